@@ -1,0 +1,43 @@
+"""EdgeKit: take an image classifier from PyTorch to a device and prove there that it is faster and still right.
+
+The public functions are resolved on first use, so that `import edgekit` stays light::
+
+    import edgekit
+
+    bundle = edgekit.train(edgekit.Recipe.load("digits"))
+    onnx = edgekit.export_bundle(bundle, "onnx")
+    int8 = edgekit.quantize(onnx).bundle
+    report = edgekit.validate([int8])
+"""
+
+from .deploy.registry import resolve
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Bundle": ".deploy.bundle:Bundle",
+    "Recipe": ".toolkit.recipe:Recipe",
+    "export_bundle": ".export:export_bundle",
+    "import_model": ".toolkit.importing:import_model",
+    "load": ".deploy.session:load",
+    "quantize": ".toolkit.quantize:quantize",
+    "train": ".toolkit.train:train",
+    "validate": ".toolkit.validate:validate",
+}
+
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll] # each is resolved by __getattr__
+    "Bundle",
+    "Recipe",
+    "export_bundle",
+    "import_model",
+    "load",
+    "quantize",
+    "train",
+    "validate",
+]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
+    return resolve(_PUBLIC[name], __name__)

@@ -1,0 +1,51 @@
+"""The agent: measures on the machine where it runs: `python -m edgekit.deploy.agent JOB`.
+
+A job is a folder: `job.json` (bundles, plan), and, when there are test images, `images/`. The agent prints progress as
+JSON lines and ends with one line: the result, or what went wrong. It needs Python, numpy, Pillow and the runtime.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .environment import describe
+from .errors import EdgeKitError
+from .measure import measure
+from .plan import Plan
+
+JOB, IMAGES = "job.json", "images"
+
+
+def run(job: Path) -> dict[str, Any]:
+    """Measure what the job asks for; progress goes to standard output."""
+    request = json.loads((job / JOB).read_text())
+    images = job / IMAGES
+    before = describe()
+    measurements = measure(
+        {name: Path(path) for name, path in request["bundles"].items()},
+        Plan.from_json(request["plan"]),
+        images if images.is_dir() else None,
+        lambda what, share: _say({"progress": what, "share": share}),
+    )
+    after = describe()
+    return {
+        "environment": {**before, "load_after": after["load"]},
+        "measurements": [measurement.to_json() for measurement in measurements],
+    }
+
+
+def _say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def main() -> None:
+    """Run the job named on the command line."""
+    try:
+        _say({"result": run(Path(sys.argv[1]))})
+    except EdgeKitError as error:
+        _say({"error": str(error), "fix": error.fix})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The errors a person can do something about.
+
+EdgeKitError                 one line for the person, and the next thing to type
+├── BundleError              a bundle is damaged, foreign, or not of the kind that was asked for
+├── DataError                an image, a label or a data set is not usable
+├── DeviceError              a device, or a process on it, did not answer
+├── MissingPackageError      an optional package is not installed
+├── ParityError              a converted model is not the same model
+├── RecipeError              a setting is unknown or out of range
+└── TrainingError            training cannot go on
+
+Anything else that is raised is a bug in EdgeKit and shows its trace.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+DISTRIBUTION = "edgekit-vision"
+
+# Which extra of the distribution brings an importable package.
+_EXTRAS = {
+    "onnx": "quantize",
+    "lightning_fabric": "train",
+    "matplotlib": "train",
+    "onnxscript": "train",
+    "onnxslim": "train",
+    "safetensors": "train",
+    "tomli": "train",
+    "torch": "train",
+    "torchvision": "train",
+    "timm": "timm",
+    "onnxruntime": "",
+    "numpy": "",
+    "PIL": "",
+}
+
+
+class EdgeKitError(Exception):
+    """An error with a remedy: `str(error)` says what is wrong, `error.fix` what to type or do next."""
+
+    def __init__(self, message: str, *, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+    def __reduce__(self):  # exceptions with keyword arguments do not pickle by themselves
+        return (_rebuild, (type(self), str(self), self.fix))
+
+
+class BundleError(EdgeKitError):
+    """A bundle is damaged, foreign, or not of the kind that was asked for."""
+
+
+class DataError(EdgeKitError):
+    """An image, a label or a data set is not usable."""
+
+
+class DeviceError(EdgeKitError):
+    """A device, or a process on it, did not answer."""
+
+
+class MissingPackageError(EdgeKitError):
+    """An optional package is not installed."""
+
+
+class ParityError(EdgeKitError):
+    """A converted model is not the same model."""
+
+
+class RecipeError(EdgeKitError):
+    """A setting is unknown or out of range."""
+
+
+class TrainingError(EdgeKitError):
+    """Training cannot go on."""
+
+
+def _rebuild(kind: type[EdgeKitError], message: str, fix: str) -> EdgeKitError:
+    return kind(message, fix=fix)
+
+
+def missing_package(error: ModuleNotFoundError) -> MissingPackageError | None:
+    """Turn a failed import of an optional package into the line that installs it; None if it is not one of ours."""
+    root = (error.name or "").partition(".")[0]
+    if root not in _EXTRAS:
+        return None
+    extra = _EXTRAS[root]
+    target = f"'{DISTRIBUTION}[{extra}]'" if extra else DISTRIBUTION
+    return MissingPackageError(f"the package {root} is not installed", fix=f"pip install {target}")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that `name` is not one of `known`, with the nearest ones first ("did you mean")."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"one of: {', '.join(known)}"
+    return f"unknown {kind} {name!r}; {hint}"

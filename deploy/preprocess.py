@@ -1,0 +1,176 @@
+"""The one implementation of preprocessing: from an image file to the tensor a network sees.
+
+Training's evaluation, calibration, validation and the device all call it, and the bundle's manifest carries its
+settings. It reproduces torchvision's PIL transforms (Resize, CenterCrop, ToTensor, Normalize) bit for bit, with Pillow
+and numpy alone.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import DataError, RecipeError, unknown
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+# Pillow's modes that hold more than 8 bits a channel. Converting them would clip or rescale the values silently.
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+# Above this a resized image is a mistake (a one-pixel-high strip scaled up), not a picture.
+_MAX_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Settings from decoded image to network input.
+
+    Attributes:
+        mode: "RGB" (3 channels) or "L" (1 channel, ITU-R 601-2 luma as Pillow computes it).
+        resize: length of the shorter side in pixels (the longer follows), (height, width), or None for none.
+        crop: centre crop, (height, width) in pixels, or None. An image smaller than it is padded with zeros.
+        interpolation: a key of INTERPOLATIONS. Resampling is antialiased, as Pillow's is.
+        mean, std: one value a channel, on the scale [0, 1].
+    """
+
+    mode: Literal["RGB", "L"]
+    resize: int | tuple[int, int] | None
+    crop: tuple[int, int] | None
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        channels = {"RGB": 3, "L": 1}.get(self.mode)
+        if channels is None:
+            raise RecipeError(unknown("image mode", str(self.mode), ("RGB", "L")), fix="use RGB or L")
+        if self.interpolation not in INTERPOLATIONS:
+            raise RecipeError(
+                unknown("interpolation", self.interpolation, INTERPOLATIONS),
+                fix=f"use one of: {', '.join(INTERPOLATIONS)}",
+            )
+        if not len(self.mean) == len(self.std) == channels:
+            raise RecipeError(
+                f"mean has {len(self.mean)} and std {len(self.std)} values, mode {self.mode} needs {channels} of each",
+                fix=f"give {channels} comma-separated value{'s' * (channels > 1)} for each",
+            )
+        if not all(np.isfinite(self.mean)) or not all(s > 0 and np.isfinite(s) for s in self.std):
+            raise RecipeError("mean must be finite and std positive", fix="values are on the scale 0 to 1, e.g. 0.485")
+        for size in (self.resize, self.crop):
+            sides = (size,) if isinstance(size, int) else size or ()
+            if any(side < 1 for side in sides):
+                raise RecipeError(f"an image size of {size} is not possible", fix="sizes are in pixels, from 1")
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Preprocess":
+        """Read what `to_json` wrote."""
+
+        def pair(value: Any) -> Any:
+            return tuple(value) if isinstance(value, list) else value
+
+        return cls(**{key: pair(value) for key, value in data.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return asdict(self)
+
+    def pixels(self, image: Image.Image) -> Image.Image:
+        """Convert, resize and crop a decoded image; the result is 8 bits a channel, in `mode`.
+
+        Raises:
+            DataError: the image has more than 8 bits a channel.
+        """
+        image = _converted(image, self.mode)
+        if self.resize is not None:
+            width, height = _resized(image.size, self.resize)
+            if width * height > _MAX_PIXELS:
+                raise DataError(
+                    f"an image of {image.width}x{image.height} would become {width}x{height} pixels",
+                    fix="crop it first: its sides differ too much",
+                )
+            if (width, height) != image.size:
+                image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        if self.crop is not None:
+            image = _centre_crop(image, *self.crop)
+        return image
+
+    def normalize(self, image: Image.Image) -> np.ndarray:
+        """float32 [c, h, w] of an image that `pixels` (or an augmentation) made."""
+        array = np.asarray(image, dtype=np.uint8)
+        planes = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+        mean = np.asarray(self.mean, np.float32)[:, None, None]
+        std = np.asarray(self.std, np.float32)[:, None, None]
+        return (planes.astype(np.float32) / np.float32(255) - mean) / std
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """float32 [c, h, w] of a decoded image."""
+        return self.normalize(self.pixels(image))
+
+    def batch(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """float32 [n, c, h, w] of decoded images."""
+        return np.stack([self(image) for image in images])
+
+
+def decode(source: bytes | Path) -> Image.Image:
+    """Decode an image file and turn it upright by its EXIF orientation.
+
+    Raises:
+        DataError: the file is missing, truncated or not an image; the message names it.
+    """
+    name = "image" if isinstance(source, bytes) else str(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise DataError(f"no such image: {name}", fix="check the path") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{name} is too large to decode safely: {error}", fix="make it smaller first") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"cannot decode {name}: {error}", fix="replace or remove the file, or pass --skip-corrupt"
+        ) from error
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode in _DEEP_MODES:
+        raise DataError(
+            f"the image has more than 8 bits a channel (Pillow mode {image.mode}); EdgeKit will not guess its range",
+            fix="convert it to 8 bits first",
+        )
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
+    """(width, height) after resizing; the rule for one number is torchvision's: the longer side is truncated."""
+    if not isinstance(resize, int):
+        height, width = resize
+        return width, height
+    width, height = size
+    if width <= height:
+        return resize, int(resize * height / width)
+    return int(resize * width / height), resize
+
+
+def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """torchvision's CenterCrop on a PIL image, padding and rounding included."""
+    if width > image.width or height > image.height:
+        left, top = max(0, (width - image.width) // 2), max(0, (height - image.height) // 2)
+        right, bottom = max(0, (width - image.width + 1) // 2), max(0, (height - image.height + 1) // 2)
+        image = ImageOps.expand(image, (left, top, right, bottom), fill=0)
+    top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,31 @@
+"""Registries: dict literals of name -> "module:object", resolved on use, so that naming a thing does not import it."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import EdgeKitError, RecipeError, missing_package, unknown
+
+
+def resolve(reference: str, package: str) -> Any:
+    """Import what "module:object" (relative to `package`) names.
+
+    Raises:
+        MissingPackageError: the module needs an optional package that is not installed.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module, package), name)
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from error
+
+
+def choose(registry: Mapping[str, Any], name: str, kind: str, error: type[EdgeKitError] = RecipeError) -> Any:
+    """The entry called `name`.
+
+    Raises:
+        EdgeKitError: (of class `error`) no such entry; the message suggests the nearest names.
+    """
+    if name not in registry:
+        raise error(unknown(kind, name, registry), fix=f"choose one of: {', '.join(registry)}")
+    return registry[name]

@@ -1,0 +1,41 @@
+"""torch.export programs (.pt2), run by torch operator for operator."""
+
+import numpy as np
+import torch
+
+from ..bundle import Bundle
+from ..errors import BundleError
+from ..session import in_batches_of
+
+
+class ExportedProgramSession:
+    """A torch.export program on the CPU."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            self._module = torch.export.load(str(bundle.model_path)).module()
+        except Exception as error:  # torch.export.load lets errors of zipfile, json and its own schema through
+            raise BundleError(
+                f"torch {torch.__version__} cannot load {bundle.model_path}: {error}",
+                fix="use the torch version it was exported with, or export it again",
+            ) from error
+        self._batch = bundle.manifest.input.batch
+        self.facts = {
+            "runtime": "torch.export",
+            "version": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+        }
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """float32 [n, c, h, w] -> float32 logits [n, k]."""
+        return in_batches_of(self._batch, batch, self._run)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return self._module(torch.from_numpy(batch)).numpy()
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._module

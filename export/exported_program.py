@@ -1,0 +1,20 @@
+"""torch.export programs (.pt2)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..deploy.bundle import Manifest
+from . import Options, example_input
+
+
+def export(network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest) -> dict[str, Any]:
+    """Capture and save the network (see Format.export)."""
+    del manifest
+    shapes = ({0: torch.export.Dim.DYNAMIC},) if options.dynamic_batch else None
+    program = torch.export.export(network, (torch.from_numpy(example_input(images, options)),), dynamic_shapes=shapes)
+    torch.export.save(program, str(path))
+    return {"exporter": "torch.export"}

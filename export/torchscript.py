@@ -1,0 +1,23 @@
+"""TorchScript by tracing and freezing. Deprecated upstream; many mobile apps still run it."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..deploy.bundle import Manifest
+from . import Options, example_input
+
+
+def export(network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest) -> dict[str, Any]:
+    """Trace, freeze and save the network (see Format.export). A traced network takes any batch by its nature."""
+    del manifest
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # torch announces the deprecation at every call; `deprecated` records it
+        traced = torch.jit.trace(network, torch.from_numpy(example_input(images, options)))
+        assert isinstance(traced, torch.jit.ScriptModule)  # noqa: S101 # what trace makes of a module
+        torch.jit.freeze(traced.eval()).save(str(path))
+    return {"exporter": "torch.jit.trace", "deprecated": "TorchScript is deprecated by PyTorch; prefer onnx"}

@@ -1,0 +1,1 @@
+"""The commands and what is behind them: recipes, data sets, training, quantization, validation, reports."""

@@ -1,0 +1,62 @@
+"""Reading the command line's short forms: 3x224x224, 0.485,0.456,0.406."""
+
+from ..deploy.errors import RecipeError
+from ..deploy.preprocess import Preprocess
+
+
+def shape_of(text: str) -> tuple[int, int, int]:
+    """(channels, height, width) of "3x224x224".
+
+    Raises:
+        RecipeError: not of that form, or neither grey nor RGB.
+    """
+    sides = _sides(text, "--input")
+    if len(sides) != 3 or sides[0] not in (1, 3):
+        raise RecipeError(f"--input {text} is not channels x height x width", fix="e.g. --input 3x224x224 (or 1x28x28)")
+    return sides[0], sides[1], sides[2]
+
+
+def preprocess_of(
+    shape: tuple[int, int, int], resize: str | None, crop: int | None, mean: str | None, std: str | None,
+    interpolation: str,
+) -> Preprocess:  # fmt: skip
+    """The preprocessing that the import options describe; mean and std must be said, because nobody can see them.
+
+    Raises:
+        RecipeError: an option is missing or does not fit the input.
+    """
+    channels, height, width = shape
+    if mean is None or std is None:
+        raise RecipeError(
+            "the model's mean and std are not known",
+            fix="pass what it was trained with: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (0 and 1 for none)",
+        )
+    sides = _sides(resize, "--resize") if resize else [min(height, width)]
+    if len(sides) > 2:
+        raise RecipeError(f"--resize {resize} has too many sides", fix="--resize 256, or --resize 224x224")
+    return Preprocess(
+        mode="RGB" if channels == 3 else "L",
+        resize=(sides[0], sides[1]) if len(sides) == 2 else sides[0],
+        crop=(crop, crop) if crop else (height, width),
+        interpolation=interpolation,
+        mean=_values(mean, "--mean", channels),
+        std=_values(std, "--std", channels),
+    )
+
+
+def _sides(text: str, option: str) -> list[int]:
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = [0]
+    if min(sides) < 1:
+        raise RecipeError(f"{option} {text} is not a size", fix=f"whole pixels joined by x, e.g. {option} 3x224x224")
+    return sides
+
+
+def _values(text: str, option: str, channels: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError:
+        raise RecipeError(f"{option} {text} is not a list of numbers", fix=f"e.g. {option} 0.485,0.456,0.406") from None
+    return values * channels if len(values) == 1 else values

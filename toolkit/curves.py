@@ -1,0 +1,38 @@
+"""What a training's history shows: its curves, and over-fitting."""
+
+import io
+from collections.abc import Sequence
+
+# A validation loss this far above its best, while the training loss still falls, is over-fitting and not noise.
+_RISE = 1.1
+
+
+def draw_curves(history: Sequence[dict[str, float]]) -> bytes:
+    """A PNG of loss and accuracy, training and validation, over the epochs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axis, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for part, style in (("train", "o-"), ("validation", "s--")):
+            axis.plot(epochs, [row[f"{part}_{what}"] for row in history], style, label=part, markersize=3)
+        axis.set(xlabel="epoch", ylabel=what)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return stream.getvalue()
+
+
+def over_fitting(history: Sequence[dict[str, float]]) -> str | None:
+    """One line when the validation loss rose from its best while the training loss went on falling, else None."""
+    best = min(range(len(history)), key=lambda index: history[index]["validation_loss"])
+    first, last = history[best], history[-1]
+    rose = last["validation_loss"] > _RISE * first["validation_loss"]
+    if best >= len(history) - 2 or not rose or last["train_loss"] >= first["train_loss"]:
+        return None
+    return (
+        f"over-fitting since epoch {first['epoch']:.0f}: the validation loss rose from "
+        f"{first['validation_loss']:.3f} to {last['validation_loss']:.3f} while the training loss fell; "
+        "fewer epochs, augmentation or weight decay help"
+    )

@@ -1,0 +1,275 @@
+"""Data sets: named ones and a person's own, divided into train, validation and test parts."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..deploy.bundle import Bundle
+from ..deploy.errors import DataError, unknown
+from ..deploy.images import ImageSet, open_images, read_idx, stratified
+from .console import say
+
+PARTS = ("train", "validation", "test")
+
+# Folder names that people use for the parts of a data set.
+_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_TEST_SHARE = 0.2
+_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_FASHION_LABELS = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint parts, and what to type to get them again.
+
+    Attributes:
+        data: a named set, or a path.
+        root: where a named set was found or kept; None for its default.
+        seed: of the random division, where the set does not come divided.
+    """
+
+    data: str
+    root: str | None
+    seed: int
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+
+    def reference(self) -> dict[str, Any]:
+        """What a manifest records (the ids go beside it)."""
+        counts = {part: len(getattr(self, part)) for part in PARTS}
+        return {"data": self.data, "root": self.root, "seed": self.seed, "images": counts}
+
+    def splits(self) -> dict[str, tuple[str, ...]]:
+        """The ids of each part."""
+        return {part: getattr(self, part).ids for part in PARTS}
+
+
+def load_dataset(
+    data: str,
+    *,
+    root: str | None = None,
+    seed: int = 0,
+    validation: float = 1 / 6,
+    labels: Sequence[str] | None = None,
+    skip_corrupt: bool = False,
+) -> Dataset:
+    """Open a named data set or a folder, and divide it.
+
+    Parts that come divided (train/, val/, test/ folders; the test files of MNIST and CIFAR-10) are kept. Without a test
+    part a val/ folder is it, else a fifth of the images, drawn by class. Validation images are then drawn, by class,
+    from what is left: `validation` is their share of it. Ids are relative to the set's root, so they say the part.
+
+    Raises:
+        DataError: nothing there, or not an image set.
+    """
+    if data in DATASETS:
+        given = DATASETS[data](Path(root) if root else None)
+    elif not Path(data).exists():
+        raise DataError(
+            f"no folder or file at {data}, and {unknown('data set', data, DATASETS)}",
+            fix=f"pass a path, or one of: {', '.join(DATASETS)}",
+        )
+    else:
+        data = str(Path(data).resolve())
+        given = _open_parts(Path(data), labels, skip_corrupt)
+    return _divide(data, root, seed, validation, given)
+
+
+def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrupt: bool = False) -> ImageSet | None:
+    """The images of one part ("train", "validation", "test") for a bundle, None when it does not know of any.
+
+    Args:
+        images: another place to take them from: its own part of that name when it has one, else all of it.
+
+    Raises:
+        DataError: the data set is not where it was, or is not the one that was recorded.
+    """
+    labels = bundle.manifest.labels
+    if images is not None:
+        return _part_elsewhere(images, part, labels, skip_corrupt)
+    recorded = bundle.manifest.data
+    if not recorded:
+        return None
+    if recorded["data"] in DATASETS:
+        given = DATASETS[recorded["data"]](Path(recorded["root"]) if recorded["root"] else None)
+    elif not Path(recorded["data"]).exists():
+        raise DataError(
+            f"the data set of {bundle.path.name} was at {recorded['data']}, which is not on this machine",
+            fix="pass --images with a folder of class folders",
+        )
+    else:
+        given = _open_parts(Path(recorded["data"]), labels, skip_corrupt=False)
+    return _joined(given).select(bundle.splits()[part])
+
+
+def _part_elsewhere(images: str, part: str, labels: Sequence[str], skip_corrupt: bool) -> ImageSet:
+    if images in DATASETS:
+        given = load_dataset(images)
+        chosen = getattr(given, part)
+        if chosen.labels != tuple(labels):
+            raise DataError(
+                f"{images} has other labels than the model: {', '.join(chosen.labels[:5])} …",
+                fix="pass --images with the model's own data",
+            )
+        return chosen
+    given = _open_parts(Path(images), labels, skip_corrupt)
+    if part in given:
+        return given[part]
+    if set(given) == {"all"}:
+        return given["all"]
+    raise DataError(
+        f"{images} is divided into {', '.join(given)} and has no {part} part",
+        fix=f"pass the folder of the part itself, e.g. {images}/{next(iter(given))}",
+    )
+
+
+def _open_parts(path: Path, labels: Sequence[str] | None, skip_corrupt: bool) -> dict[str, ImageSet]:
+    """{part: images} of a folder that comes divided, {"all": images} of one that does not."""
+    folders = {part: path / name for part, names in _FOLDERS.items() for name in names if (path / name).is_dir()}
+    if "train" not in folders and "test" not in folders:
+        return {"all": _told(open_images(path, labels, skip_corrupt=skip_corrupt))}
+    if labels is None:
+        first = folders.get("train") or folders["test"]
+        labels = open_images(first).labels
+    parts = {}
+    for part, folder in folders.items():
+        images = _told(open_images(folder, labels, skip_corrupt=skip_corrupt))
+        parts[part] = _prefixed(images, folder.name)
+    return parts
+
+
+def _told(images: ImageSet) -> ImageSet:
+    if images.left_out:
+        say(f"left out {len(images.left_out)} corrupt images: {', '.join(images.left_out)}")
+    return images
+
+
+def _prefixed(images: ImageSet, prefix: str) -> ImageSet:
+    return ImageSet(
+        images.labels,
+        tuple(f"{prefix}/{name}" for name in images.ids),
+        images.targets,
+        images.pictures,
+        images.left_out,
+    )
+
+
+def _joined(parts: dict[str, ImageSet]) -> ImageSet:
+    """All parts as one set."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    sets = list(parts.values())
+    arrays = [images.pictures for images in sets if isinstance(images.pictures, np.ndarray)]
+    return ImageSet(
+        sets[0].labels,
+        tuple(name for images in sets for name in images.ids),
+        np.concatenate([images.targets for images in sets]),
+        np.concatenate(arrays) if arrays else [Path(picture) for images in sets for picture in images.pictures],
+    )
+
+
+def _divide(data: str, root: str | None, seed: int, share: float, given: dict[str, ImageSet]) -> Dataset:
+    if "all" in given:
+        rest, test = _drawn(given["all"], _TEST_SHARE, seed)
+    elif "train" not in given:
+        raise DataError(f"{data} has no train/ folder", fix="add train/, or pass one folder of class folders")
+    elif "test" in given:
+        rest, test = given["train"], given["test"]
+    elif "validation" in given:
+        say(f"{data} has no test/ folder: its validation folder is the test part, validation is drawn from train/")
+        rest, test = given["train"], given.pop("validation")
+    else:
+        rest, test = _drawn(given["train"], _TEST_SHARE, seed)
+    train, validation = (rest, given["validation"]) if "validation" in given else _drawn(rest, share, seed + 1)
+    return Dataset(data, root, seed, train, validation, test)
+
+
+def _drawn(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """(what is left, what was drawn); each class gives its share, and at least one image stays on each side."""
+    if len(images) < 2:
+        raise DataError("one image cannot be divided into parts", fix="pass more images")
+    count = min(max(1, round(len(images) * share)), len(images) - 1)
+    drawn = stratified(images.targets, count, seed)
+    left = np.setdiff1d(np.arange(len(images)), drawn)
+    return images.take(left), images.take(drawn)
+
+
+def _digits(root: Path | None) -> dict[str, ImageSet]:
+    """UCI handwritten digits, in the package."""
+    del root  # it is nowhere else
+    return {"all": open_images(Path(__file__).parent / "data" / "digits.npz")}
+
+
+def _idx_set(folder_name: str, labels: Sequence[str], torchvision_name: str, system: Path | None):
+    def read(root: Path | None) -> dict[str, ImageSet]:
+        places = [root, root and root / folder_name / "raw"] if root else [system]
+        folder = next((place for place in places if place and _idx_file(place, "t10k-labels-idx1-ubyte")), None)
+        if folder is None:
+            keep = root or _cache()
+            _torchvision(torchvision_name, keep)
+            folder = keep / folder_name / "raw"
+        parts = {}
+        for part, prefix in (("train", "train"), ("test", "t10k")):
+            files = [_idx_file(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
+            if None in files:
+                raise DataError(f"{folder} has no {prefix} idx files", fix="download the data set again")
+            parts[part] = _prefixed(read_idx(files[0], files[1], labels), part)  # type: ignore[arg-type]
+        return parts
+
+    return read
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _cifar10(root: Path | None) -> dict[str, ImageSet]:
+    """CIFAR-10: torchvision's download, or a root with train/ and test/ folders of class folders."""
+    if root is not None and (root / "train").is_dir():
+        return _open_parts(root, None, skip_corrupt=False)
+    parts = {}
+    for part, source in zip(("train", "test"), _torchvision("CIFAR10", root or _cache()), strict=True):
+        ids = tuple(f"{part}/{index}" for index in range(len(source.data)))
+        parts[part] = ImageSet(tuple(source.classes), ids, np.asarray(source.targets, np.int64), source.data)
+    return parts
+
+
+def _torchvision(name: str, keep: Path) -> list[Any]:
+    """Torchvision's own downloaded training and test sets.
+
+    Raises:
+        DataError: it can neither be found in `keep` nor downloaded.
+    """
+    import torchvision
+
+    try:
+        make = getattr(torchvision.datasets, name)
+        return [make(str(keep), train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"cannot find {name} in {keep}, nor download it: {error}",
+            fix="pass --root with the folder that holds it (as torchvision keeps it)",
+        ) from error
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+
+
+DATASETS: dict[str, Callable[[Path | None], dict[str, ImageSet]]] = {
+    "digits": _digits,
+    "mnist": _idx_set("MNIST", tuple("0123456789"), "MNIST", None),
+    "fashion-mnist": _idx_set("FashionMNIST", _FASHION_LABELS, "FashionMNIST", _DEBIAN_FASHION_MNIST),
+    "cifar10": _cifar10,
+}

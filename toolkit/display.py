@@ -1,0 +1,44 @@
+"""Figures as people read them, the same in the terminal and on the page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def model_name(model: Mapping[str, Any]) -> str:
+    """Name, format and precision."""
+    return f"{model['name']} {model['precision']} ({model_runtime(model)})"
+
+
+def model_runtime(model: Mapping[str, Any]) -> str:
+    """What ran it."""
+    return model["session"].get("runtime", model["format"])
+
+
+def megabytes(size: int | None) -> str:
+    """Bytes as MB (10^6)."""
+    return "-" if size is None else f"{size / 1e6:.2f} MB"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def drop_text(drop: Mapping[str, float] | None) -> str:
+    """Percentage points lost, with the interval."""
+    return "-" if drop is None else f"{drop['points']:+.2f} [{drop['low']:+.2f}, {drop['high']:+.2f}]"
+
+
+def speedup_text(speedup: Mapping[str, float] | None) -> str:
+    """A ratio with the interval."""
+    return "-" if speedup is None else f"{speedup['ratio']:.2f}x [{speedup['low']:.2f}, {speedup['high']:.2f}]"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds, three significant digits."""
+    return "-" if value is None else f"{value:.3g} ms"
+
+
+def latency_text(latency: Mapping[str, float | None]) -> str:
+    """The median of the calls."""
+    return milliseconds(latency["p50"])

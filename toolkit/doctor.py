@@ -1,0 +1,64 @@
+"""What is here, what is missing, and the line that installs it."""
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from ..deploy.environment import describe
+from ..deploy.errors import DISTRIBUTION
+from .targets import TARGETS, this_machine
+
+# package on PyPI -> (import name, extra that brings it, what it is for)
+_PACKAGES = {
+    "numpy": ("numpy", "", "everything"),
+    "pillow": ("PIL", "", "decoding and preprocessing images"),
+    "onnxruntime": ("onnxruntime", "", "running ONNX models"),
+    "onnx": ("onnx", "quantize", "quantizing, importing and inspecting ONNX models"),
+    "torch": ("torch", "train", "training, exporting, the original as a baseline"),
+    "torchvision": ("torchvision", "train", "networks, augmentation, downloads"),
+    "lightning-fabric": ("lightning_fabric", "train", "training"),
+    "onnxslim": ("onnxslim", "train", "exporting ONNX"),
+    "onnxscript": ("onnxscript", "train", "exporting ONNX by torch.export"),
+    "safetensors": ("safetensors", "train", "weights"),
+    "matplotlib": ("matplotlib", "train", "curves and grids"),
+    "timm": ("timm", "timm", "networks called timm:NAME"),
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package EdgeKit can use: its version (None when it is missing), what it is for, what installs it."""
+
+    name: str
+    version: str | None
+    purpose: str
+    install: str
+
+
+def diagnose() -> dict[str, Any]:
+    """The machine, the packages, the GPU that torch sees, and the quantization target that this machine is."""
+    target = this_machine()
+    return {
+        "machine": describe(),
+        "target": {"name": target, "why": TARGETS[target].why},
+        "gpu": _gpu(),
+        "packages": [_package(name) for name in _PACKAGES],
+    }
+
+
+def _package(name: str) -> Package:
+    module, extra, purpose = _PACKAGES[name]
+    try:
+        found = version(name) if find_spec(module) else None
+    except PackageNotFoundError:
+        found = "unknown"
+    return Package(name, found, purpose, f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {name}")
+
+
+def _gpu() -> str | None:
+    if not find_spec("torch"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -1,0 +1,85 @@
+"""What is in a bundle: manifest, operators, parameters, multiply-accumulates, sizes, lineage."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..deploy.bundle import Bundle
+
+
+def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Facts about a bundle, as plain values; the graph's need the file to be ONNX."""
+    manifest = bundle.manifest
+    facts: dict[str, Any] = {
+        "id": bundle.id,
+        "name": manifest.name,
+        "format": manifest.format,
+        "precision": manifest.precision,
+        "input": [manifest.input.batch or "any", *manifest.input.shape],
+        "labels": list(manifest.labels),
+        "preprocess": manifest.preprocess.to_json(),
+        "parameters": manifest.parameters,
+        "size_bytes": bundle.size_bytes,
+        "data": dict(manifest.data),
+        "requires": dict(manifest.requires),
+        "details": _without_ids(manifest.details),
+        "tools": dict(manifest.tools),
+        "lineage": [*map(dict, bundle.ancestry())],
+        "files": {name: facts["sha256"] for name, facts in manifest.files.items()},
+    }
+    if manifest.format == "onnx":
+        facts |= _graph(bundle)
+    return facts
+
+
+def _without_ids(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's details with long lists of ids counted instead of shown."""
+    shown = {}
+    for key, value in details.items():
+        if isinstance(value, Mapping):
+            value = _without_ids(value)
+        shown[key] = f"{len(value)} ids" if key == "ids" else value
+    return shown
+
+
+def _graph(bundle: Bundle) -> dict[str, Any]:
+    import onnx
+
+    from .quantize.verify import weight_bytes
+
+    model = onnx.load(str(bundle.model_path))
+    counts = Counter(node.op_type for node in model.graph.node)
+    sizes = weight_bytes(model)
+    total = sum(sizes.values())
+    return {
+        "opset": model.opset_import[0].version,
+        "operators": dict(counts.most_common()),
+        "macs": _macs(onnx.shape_inference.infer_shapes(model)),
+        "weight_bytes": sizes,
+        "quantized_share": (sizes.get("int8", 0) + sizes.get("uint8", 0)) / total if total else 0.0,
+    }
+
+
+def _macs(model: Any) -> int | None:
+    """Multiply-accumulates of Conv, Gemm and MatMul for one image; None where a shape is not known."""
+    graph = model.graph
+    shapes = {
+        entry.name: [dim.dim_value or 1 for dim in entry.type.tensor_type.shape.dim]
+        for entry in (*graph.input, *graph.output, *graph.value_info)
+    }
+    shapes |= {entry.name: list(entry.dims) for entry in graph.initializer}
+    total = 0
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        output, weight = shapes.get(node.output[0]), shapes.get(node.input[1])
+        if not output or not weight:
+            return None
+        if node.op_type == "Conv":  # each output value sums over one filter: input channels a group times the kernel
+            total += int(np.prod(output[1:])) * int(np.prod(weight[1:]))
+        else:
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            total += int(np.prod(output[1:])) * weight[-1 if transposed else -2]
+    return total

@@ -1,0 +1,95 @@
+"""Predict images with a bundle."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..deploy.bundle import Bundle
+from ..deploy.errors import DataError
+from ..deploy.files import write_file
+from ..deploy.images import UNLABELLED, ImageSet, open_images
+from ..deploy.session import open_session
+from .datasets import DATASETS, part_of
+
+_GRID = 12
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of one image, best first, with their softmax confidences; its true label where known."""
+
+    id: str
+    labels: tuple[str, ...]
+    confidences: tuple[float, ...]
+    truth: str | None
+
+
+def open_for_prediction(bundle: Bundle, source: str, *, skip_corrupt: bool = False) -> ImageSet:
+    """An image file, a folder, or a named data set (its test part), labels by the bundle's list where there are any.
+
+    Raises:
+        DataError: nothing there that is an image.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix != ".npz":
+        return ImageSet(bundle.manifest.labels, (path.name,), np.asarray([UNLABELLED]), [path])
+    if source in DATASETS:
+        images = part_of(bundle, "test", source)
+        assert images is not None  # noqa: S101 # named sets always have a test part
+        return images
+    return open_images(path, bundle.manifest.labels, skip_corrupt=skip_corrupt)
+
+
+def predict(bundle: Bundle, images: ImageSet, top: int = 5) -> list[Prediction]:
+    """The `top` best classes of each image, preprocessed as the bundle's manifest says."""
+    if top < 1:
+        raise DataError(f"--top {top} asks for nothing", fix="pass 1 or more")
+    session = open_session(bundle)
+    names = bundle.manifest.labels
+    predictions = []
+    for sample in images:
+        logits = session.run(bundle.manifest.preprocess(sample.image)[None])[0].astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        best = np.argsort(-logits, kind="stable")[:top]
+        truth = None if sample.label == UNLABELLED else names[sample.label]
+        predictions.append(
+            Prediction(sample.id, tuple(names[i] for i in best), tuple(float(shares[i]) for i in best), truth)
+        )
+    session.close()
+    return predictions
+
+
+def write_csv(predictions: list[Prediction], path: Path) -> None:
+    """`Image,Category` with the best class of each image."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("Image", "Category"))
+    writer.writerows((one.id, one.labels[0]) for one in predictions)
+    write_file(path, stream.getvalue())
+
+
+def draw_grid(images: ImageSet, predictions: list[Prediction], path: Path, seed: int = 0) -> None:
+    """A PNG of up to 12 random images with their true and predicted labels; wrong ones are marked in red."""
+    from matplotlib.figure import Figure
+
+    chosen = np.random.default_rng(seed).permutation(len(images))[:_GRID]
+    columns = min(4, len(chosen))
+    figure = Figure(figsize=(2.4 * columns, 2.7 * -(-len(chosen) // columns)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(-(-len(chosen) // columns), columns)).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, index in zip(axes, chosen, strict=False):
+        one, image = predictions[index], images[index].image
+        axis.imshow(np.asarray(image.convert("RGB")))
+        wrong = one.truth is not None and one.truth != one.labels[0]
+        truth = "" if one.truth is None else f"\ntrue: {one.truth}"
+        axis.set_title(
+            f"{one.labels[0]} ({one.confidences[0]:.0%}){truth}", fontsize=9, color="crimson" if wrong else None
+        )
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    write_file(path, stream.getvalue())

@@ -1,0 +1,152 @@
+"""Post-training quantization: prepare, observe, emit, verify, judge: a stage a file."""
+
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...deploy.bundle import Bundle, Manifest, create
+from ...deploy.errors import BundleError, DataError, EdgeKitError
+from ...deploy.images import ImageSet
+from ...deploy.parity import Parity, compare
+from ...deploy.registry import choose
+from ...deploy.session import open_session
+from ..console import progress_bar, say
+from ..contract import Drop, Judgement, compare_accuracy, judge_drop
+from ..datasets import part_of
+from ..targets import TARGETS, this_machine
+from ..workspace import REJECTED, RUNS, new_path
+
+PRECISIONS = ("int8", "fp16")
+
+# Which part of the data calibrates, and which one judges: the test part is not touched before validate.
+_CALIBRATION, _SELECTION = "train", "validation"
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantize made.
+
+    Attributes:
+        bundle: the new bundle; its folder ends in `.rejected` when the contract was missed.
+        drop: on the selection part; None without labelled images.
+        judgement: the contract's outcome.
+    """
+
+    bundle: Bundle
+    drop: Drop | None
+    judgement: Judgement
+
+
+def quantize(
+    bundle: Bundle,
+    *,
+    precision: str = "int8",
+    target: str | None = None,
+    images: str | None = None,
+    calibration_images: int = 512,
+    max_drop: float | None = None,
+    skip_corrupt: bool = False,
+    out: Path | None = None,
+    runs: Path = RUNS,
+) -> Quantized:
+    """Write an fp32 ONNX bundle with its precision lowered, and judge it on the selection images.
+
+    int8: QDQ, per-channel weights, ranges from the calibration images (drawn by class from the training part).
+    fp16: weights and arithmetic by casts; input and output stay float32.
+
+    Args:
+        target: a key of TARGETS; None is this machine.
+        images: another place for calibration and selection images than the bundle's own data set.
+        max_drop: see contract.judge_drop.
+
+    Raises:
+        BundleError: not an fp32 ONNX bundle.
+        DataError: no calibration images.
+        EdgeKitError: the result is not what was asked for (weights left float).
+    """
+    import onnx
+
+    from .emit import emit_fp16, emit_int8
+    from .observe import observe
+    from .prepare import prepare
+    from .verify import verify_fp16, verify_int8
+
+    if out is not None and out.exists():
+        raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
+    if bundle.manifest.format != "onnx" or bundle.manifest.precision != "fp32":
+        raise BundleError(
+            f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
+            fix="run: edgekit export --format onnx",
+        )
+    if precision not in PRECISIONS:
+        raise EdgeKitError(f"no precision is called {precision!r}", fix=f"choose one of: {', '.join(PRECISIONS)}")
+    target = target or this_machine()
+    wanted = choose(TARGETS, target, "target", EdgeKitError)
+    model = prepare(onnx.load(str(bundle.model_path)))
+    details: dict[str, Any] = {"precision": precision}
+    if precision == "int8":
+        say(f"target {target}: {wanted.why}")
+        calibration = _calibration(bundle, images, calibration_images, skip_corrupt)
+        with progress_bar("quantize") as show:
+            ranges = observe(model, bundle.manifest, calibration, lambda share: show("calibration", share))
+        model = emit_int8(model, ranges, wanted)
+        details |= {"target": target, "calibration": {"ids": calibration.ids, "seed": _SEED, "method": "minmax"}}
+        details["verified"] = verify_int8(model)
+    else:
+        model = emit_fp16(model)
+        details["verified"] = verify_fp16(model)
+    manifest = replace(
+        bundle.manifest,
+        precision=precision,
+        details=details,
+        requires={"isa": "vnni"} if precision == "int8" and target == "x86" else {},
+        lineage=bundle.ancestry(),
+    )
+    selection = part_of(bundle, _SELECTION, images, skip_corrupt=skip_corrupt)
+    content = model.SerializeToString()
+    parity, drop = _compare(bundle, manifest, content, selection)
+    judgement = judge_drop(drop, max_drop)
+    path = out or new_path(f"{manifest.name}-onnx-{precision}", runs)
+    if judgement.outcome == "fail":
+        path = path.with_name(path.name + REJECTED)
+    details |= {"parity": asdict(parity), "selection": drop and asdict(drop), "judgement": asdict(judgement)}
+    with create(path) as draft:
+        (draft.folder / manifest.model).write_bytes(content)
+        draft.add_golden(bundle.golden())
+        draft.add_splits(bundle.splits())
+        draft.finish(manifest, ("onnx", "onnxruntime"))
+    return Quantized(Bundle.open(path), drop, judgement)
+
+
+def _calibration(bundle: Bundle, images: str | None, count: int, skip_corrupt: bool) -> ImageSet:
+    if count < 1:
+        raise DataError(f"{count} calibration images are not enough", fix="--calibration-images 512")
+    train = part_of(bundle, _CALIBRATION, images, skip_corrupt=skip_corrupt)
+    if train is None or len(train) == 0:
+        raise DataError(f"{bundle.path} knows of no images to calibrate with", fix="pass --images with a folder")
+    return train.stratified(count, _SEED)
+
+
+def _compare(
+    source: Bundle, manifest: Manifest, content: bytes, selection: ImageSet | None
+) -> tuple[Parity, Drop | None]:
+    """Run the new model and its source: parity on the golden samples, top-1 on the selection images."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / manifest.model).write_bytes(content)
+        sessions = [open_session(source), open_session(Bundle(Path(folder), manifest, id=""))]
+        golden = source.golden()
+        parity = compare(golden, sessions[1].run(golden.tensors))
+        if selection is None or not selection.labelled:
+            return parity, None
+        predictions: list[list[int]] = [[], []]
+        with progress_bar("quantize") as show:
+            for done, sample in enumerate(selection):
+                tensor = manifest.preprocess(sample.image)[None]
+                for session, answers in zip(sessions, predictions, strict=True):
+                    answers.append(int(session.run(tensor)[0].argmax()))
+                show("selection images", done / len(selection))
+    return parity, compare_accuracy(selection.targets, np.asarray(predictions[0]), np.asarray(predictions[1]))

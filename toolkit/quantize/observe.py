@@ -1,0 +1,81 @@
+"""Watch a float model's activations on calibration images: running ranges, whose memory does not grow with images."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from ...deploy.bundle import Manifest
+from ...deploy.errors import EdgeKitError
+from ...deploy.images import ImageSet
+from .emit import OPS
+
+Ranges = dict[str, tuple[float, float]]
+
+_BATCH = 16
+
+
+def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Callable[[float], None]) -> Ranges:
+    """(smallest, largest) value of every activation that a quantizable operator reads or writes.
+
+    The graph itself reduces each activation to two numbers, and only those come out of a run.
+
+    Raises:
+        EdgeKitError: an activation is not a finite number on some image.
+    """
+    tensors = _activations(model)
+    session = onnxruntime.InferenceSession(
+        _with_reductions(model, tensors).SerializeToString(), _options(), providers=["CPUExecutionProvider"]
+    )
+    outputs = [f"{name}{suffix}" for name in tensors for suffix in ("/min", "/max")]
+    low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
+    size = manifest.input.batch or _BATCH
+    for start in range(0, len(images), size):
+        # a model of a fixed batch is filled up with the last image again, which changes no range
+        indices = [min(start + offset, len(images) - 1) for offset in range(size)]
+        batch = manifest.preprocess.batch([images[index].image for index in indices])
+        values = np.asarray(session.run(outputs, {session.get_inputs()[0].name: batch}), np.float64).reshape(-1, 2)
+        _require_finite(values, tensors, [images.ids[index] for index in indices])
+        low, high = np.minimum(low, values[:, 0]), np.maximum(high, values[:, 1])
+        progress(min(1.0, (start + size) / len(images)))
+    return {name: (float(low[place]), float(high[place])) for place, name in enumerate(tensors)}
+
+
+def _activations(model: onnx.ModelProto) -> list[str]:
+    graph = model.graph
+    constants = {entry.name for entry in graph.initializer}
+    floats = {
+        entry.name
+        for entry in (*graph.value_info, *graph.input, *graph.output)
+        if entry.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    seen = [name for node in graph.node if node.op_type in OPS for name in (*node.input, *node.output)]
+    return [name for name in dict.fromkeys(seen) if name in floats and name not in constants]
+
+
+def _with_reductions(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
+    """The model with the minimum and maximum of each tensor as further scalar outputs."""
+    augmented = onnx.ModelProto()
+    augmented.CopyFrom(model)
+    for name in tensors:
+        for operator, suffix in (("ReduceMin", "/min"), ("ReduceMax", "/max")):
+            augmented.graph.node.append(onnx.helper.make_node(operator, [name], [name + suffix], keepdims=0))
+            augmented.graph.output.append(onnx.helper.make_tensor_value_info(name + suffix, onnx.TensorProto.FLOAT, []))
+    return augmented
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _require_finite(values: np.ndarray, tensors: list[str], ids: list[str]) -> None:
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(broken):
+        raise EdgeKitError(
+            f"activation {tensors[broken[0]]} is not a finite number on one of the images {', '.join(ids)}",
+            fix="the float model is broken on it: check its weights and the image",
+        )

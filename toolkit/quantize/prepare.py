@@ -1,0 +1,49 @@
+"""Make a float graph ready to quantize: BatchNorm folded into convolutions, constants folded, shapes known."""
+
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from ...deploy.errors import BundleError
+
+# Per-channel QuantizeLinear came with opset 13.
+_MIN_OPSET = 13
+_UPGRADED_OPSET = 17
+QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
+
+
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model as ONNX Runtime's basic (hardware-independent) optimisations leave it, with inferred shapes.
+
+    Raises:
+        BundleError: the model is quantized already, or its opset cannot be raised to one that can be.
+    """
+    if any(node.op_type in QUANTIZED_OPS for node in model.graph.node):
+        raise BundleError("the model is quantized already", fix="pass the fp32 model that it was made from")
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < _MIN_OPSET:
+        model = _upgraded(model, opset)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        optimized = onnx.load(str(path))
+    optimized.metadata_props.extend(
+        entry for entry in model.metadata_props if entry.key not in {known.key for known in optimized.metadata_props}
+    )
+    return onnx.shape_inference.infer_shapes(optimized)
+
+
+def _upgraded(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    try:
+        return onnx.version_converter.convert_version(model, _UPGRADED_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and C++ errors of its own
+        raise BundleError(
+            f"the model has opset {opset}, quantizing needs {_MIN_OPSET}, and it cannot be raised: {error}",
+            fix=f"export it again with opset {_UPGRADED_OPSET}",
+        ) from error

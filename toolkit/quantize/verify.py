@@ -1,0 +1,86 @@
+"""Is a quantized file really quantized? Its weights by type, and what ONNX Runtime makes of its graph."""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from ...deploy.errors import EdgeKitError
+from .emit import COMPUTE
+
+_MIN_SHARE = 0.9
+
+
+def verify_int8(model: onnx.ModelProto) -> dict[str, Any]:
+    """Weight bytes by type, the share of weights in int8, and the operators of the graph as ONNX Runtime runs it.
+
+    Raises:
+        EdgeKitError: less than 90 % of the weights of Conv, Gemm and MatMul are int8.
+    """
+    share = _share(model, onnx.TensorProto.INT8)
+    if share < _MIN_SHARE:
+        raise EdgeKitError(
+            f"only {share:.0%} of the weights became int8", fix="the network has operators that EdgeKit cannot quantize"
+        )
+    operators = _as_run(model)
+    return {
+        "int8_share": share,
+        "weight_bytes": weight_bytes(model),
+        "qdq_left": operators["QuantizeLinear"] + operators["DequantizeLinear"],
+        "float_left": sum(operators[name] for name in (*COMPUTE, "FusedConv", "FusedGemm", "FusedMatMul")),
+        "operators_as_run": dict(operators.most_common()),
+    }
+
+
+def verify_fp16(model: onnx.ModelProto) -> dict[str, Any]:
+    """Weight bytes by type and the share of weights in float16.
+
+    Raises:
+        EdgeKitError: less than 90 % of the weights of Conv, Gemm and MatMul are float16.
+    """
+    share = _share(model, onnx.TensorProto.FLOAT16)
+    if share < _MIN_SHARE:
+        raise EdgeKitError(f"only {share:.0%} of the weights became float16", fix="report the network")
+    return {"fp16_share": share, "weight_bytes": weight_bytes(model)}
+
+
+def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
+    """Bytes of constants by data type."""
+    sizes: Counter[str] = Counter()
+    for entry in model.graph.initializer:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.data_type)
+        sizes[str(dtype)] += int(np.prod(entry.dims, dtype=np.int64)) * dtype.itemsize
+    return dict(sizes)
+
+
+def _share(model: onnx.ModelProto, wanted: int) -> float:
+    """The share of the weight values of Conv, Gemm and MatMul that are of the wanted type."""
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    right = total = 0
+    for node in model.graph.node:
+        if node.op_type not in COMPUTE:
+            continue
+        name = node.input[1]
+        while name not in constants and name in makers:  # through DequantizeLinear, Transpose or Cast
+            name = makers[name].input[0]
+        if name in constants:
+            count = int(np.prod(constants[name].dims, dtype=np.int64))
+            total += count
+            right += count * (constants[name].data_type == wanted)
+    return right / total if total else 0.0
+
+
+def _as_run(model: onnx.ModelProto) -> Counter[str]:
+    """How often each operator is in the graph after all of ONNX Runtime's optimisations on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # it warns that an optimised file is for this machine only, as is meant
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return Counter(node.op_type for node in onnx.load(str(path)).graph.node)

@@ -1,0 +1,211 @@
+"""A report as one self-contained HTML page: no script, no font, no request; light and dark, phone and desk.
+
+Built with ElementTree, which escapes every label and file name by itself.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+import numpy as np
+
+from ..deploy.images import ImageSet
+from . import charts
+from .display import drop_text, megabytes, milliseconds, model_name, percent, speedup_text
+
+_GALLERY = 24
+_THUMBNAIL = 96
+
+Report = Mapping[str, Any]
+
+
+def render(report: Report, images: ImageSet | None) -> str:
+    """The page of a report.
+
+    Args:
+        images: the test images, for the gallery of those on which the models disagree; None leaves it out.
+    """
+    page = Element("html", lang="en")
+    head = SubElement(page, "head")
+    SubElement(head, "meta", charset="utf-8")
+    SubElement(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
+    SubElement(head, "title").text = f"EdgeKit: {report['verdict']}"
+    SubElement(head, "style").text = (Path(__file__).parent / "report.css").read_text()
+    body = SubElement(page, "body")
+    main = SubElement(body, "main")
+    main.extend(_verdict(report))
+    for title, parts in (
+        ("Models", _models(report)),
+        ("Latency", [charts.latency(report)]),
+        ("Accuracy against latency", [charts.plane(report)] if report["models"][0]["top1"] is not None else []),
+        ("Images on which the models disagree", _gallery(report, images)),
+        ("Confusion", _confusion(report)),
+        ("Accuracy by class", _per_class(report)),
+        ("Lineage", _lineage(report)),
+        ("Machine", _environment(report)),
+    ):
+        content = list(parts)
+        if content:
+            section = SubElement(main, "section")
+            SubElement(section, "h2").text = title
+            section.extend(content)
+    return "<!DOCTYPE html>\n" + tostring(page, encoding="unicode", method="html")
+
+
+def _verdict(report: Report) -> list[Element]:
+    heading = Element("h1", {"class": report["verdict"]})
+    heading.text = report["verdict"]
+    reason = Element("p", {"class": "reason"})
+    reason.text = report["reason"]
+    return [heading, reason]
+
+
+def _models(report: Report) -> Iterator[Element]:
+    rows = []
+    for model in report["models"]:
+        baseline = model["id"] == report["baseline"]
+        rows.append(
+            [
+                model_name(model),
+                "baseline" if baseline else f"{speedup_text(model['speedup'])} {model['outcome']}",
+                "baseline" if baseline else drop_text(model["drop"]),
+                _with_interval(model["top1"], model["top1_interval"]),
+                megabytes(model["size_bytes"]),
+                *(milliseconds(model["latency_ms"][key]) for key in ("p50", "p90", "p99")),
+                percent(model["top5"]),
+                "-" if model["flips"] is None else str(model["flips"]),
+                milliseconds(model["preprocess_ms"]),
+                f"{milliseconds(model['load_ms'])} / {milliseconds(model['first_ms'])}",
+                megabytes(model["peak_rss_bytes"]),
+                f"{model['parity']['logits_max_abs']:.2g}",
+            ]
+        )
+    header = "model|speed-up|drop, points|top-1|size|p50|p90|p99|top-5|flips|preprocess|load / first|peak memory|parity"
+    yield _table(header.split("|"), rows)
+    for model in report["models"]:
+        for warning in model["warnings"]:
+            line = Element("p", {"class": "warning"})
+            line.text = f"{model_name(model)}: {warning}"
+            yield line
+
+
+def _with_interval(share: float | None, interval: Sequence[float] | None) -> str:
+    return percent(share) + (f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else "")
+
+
+def _gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
+    """Images whose answer changed, those that the optimised model loses first."""
+    base, last = report["models"][0], report["models"][-1]
+    if images is None or base is last or not base["predictions"]:
+        return
+    first, second, targets = (np.asarray(v) for v in (base["predictions"], last["predictions"], report["targets"]))
+    flips = np.flatnonzero(first != second)
+    if not len(flips):
+        note = Element("p")
+        note.text = f"None of {len(images)}: every image has the same answer."
+        yield note
+        return
+    order = sorted(flips, key=lambda index: (first[index] != targets[index], index))
+    gallery = Element("div", {"class": "gallery"})
+    for index in order[:_GALLERY]:
+        figure = SubElement(gallery, "figure")
+        SubElement(figure, "img", src=_thumbnail(images, int(index)), alt=images.ids[index])
+        caption = SubElement(figure, "figcaption")
+        names = [
+            report["labels"][value] if value >= 0 else "?" for value in (targets[index], first[index], second[index])
+        ]
+        caption.text = f"{names[0]}: {names[1]} → {names[2]}"
+    note = Element("p")
+    note.text = f"{len(flips)} of {len(images)}; true label: {model_name(base)} → {model_name(last)}" + (
+        f"; the first {_GALLERY} are shown" if len(flips) > _GALLERY else ""
+    )
+    yield note
+    yield gallery
+
+
+def _thumbnail(images: ImageSet, index: int) -> str:
+    image = images[index].image.convert("RGB")
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _confusion(report: Report) -> Iterator[Element]:
+    """The optimised model's confusion matrix: a row a true class."""
+    model, targets = report["models"][-1], report["targets"]
+    if not model["predictions"] or -1 in targets:
+        return
+    size = len(report["labels"])
+    counts = np.zeros((size, size), int)
+    np.add.at(counts, (targets, model["predictions"]), 1)
+    shown = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    if len(shown) > 30:
+        wrong = counts * (1 - np.eye(size, dtype=int))
+        pairs = np.argwhere(wrong)[np.argsort(-wrong[wrong > 0], kind="stable")][:20]
+        rows = [[report["labels"][a], report["labels"][b], str(wrong[a, b])] for a, b in pairs]
+        yield _table(["true", "predicted", "images"], rows)
+        return
+    names = [report["labels"][index] for index in shown]
+    rows = []
+    for index in shown:
+        total = counts[index].sum()
+        cells = [_shaded(int(counts[index, other]), total, index == other) for other in shown]
+        rows.append([report["labels"][index], *cells])
+    yield _table(["true \\ predicted", *names], rows)
+
+
+def _shaded(count: int, total: int, right: bool) -> Element:
+    share = count / total if total else 0.0
+    colour = "var(--good)" if right else "var(--bad)"
+    cell = Element("td", style=f"background: color-mix(in srgb, {colour} {round(60 * share)}%, transparent)")
+    cell.text = str(count) if count else "·"
+    return cell
+
+
+def _per_class(report: Report) -> Iterator[Element]:
+    models = [model for model in report["models"] if model["per_class"]]
+    if models:
+        labels = list(models[0]["per_class"])
+        yield _table(
+            ["class", *map(model_name, models)],
+            [[label, *(percent(model["per_class"][label]) for model in models)] for label in labels[:200]],
+        )
+
+
+def _lineage(report: Report) -> Iterator[Element]:
+    rows = []
+    for model in report["models"]:
+        steps = [f"{step['format']} {step['precision']} {step['id']}" for step in model["lineage"]]
+        rows.append([model_name(model), " → ".join([*steps, model["id"]]), model["bundle"]])
+    yield _table(["model", "made from", "bundle"], rows)
+
+
+def _environment(report: Report) -> Iterator[Element]:
+    facts = {**report["device"], **{f"plan {key}": value for key, value in report["plan"].items()}}
+    versions = facts.pop("versions", {})
+    rows = [
+        [key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)] for key, value in facts.items()
+    ]
+    yield _table(["fact", "value"], rows + [[f"{name} version", value] for name, value in versions.items()])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str | Element]]) -> Element:
+    """A table that scrolls sideways where the screen is narrow."""
+    frame = Element("div", {"class": "scroll"})
+    table = SubElement(frame, "table")
+    line = SubElement(SubElement(table, "thead"), "tr")
+    for name in header:
+        SubElement(line, "th").text = name
+    body = SubElement(table, "tbody")
+    for row in rows:
+        line = SubElement(body, "tr")
+        for cell in row:
+            if isinstance(cell, str):
+                SubElement(line, "td").text = cell
+            else:
+                line.append(cell)
+    return frame

@@ -1,0 +1,42 @@
+"""What each target needs of a quantized graph, so that it runs it fast and right."""
+
+import platform
+from dataclasses import dataclass
+
+from ..deploy.environment import has_vnni
+
+
+@dataclass(frozen=True)
+class Target:
+    """How to quantize for a kind of hardware.
+
+    Attributes:
+        signed: int8 activations, else uint8.
+        symmetric: activations' zero point in the middle of their type (0 for int8).
+        reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
+        quantize_bias: int32 biases; without, they stay float.
+        why: one line for the person.
+    """
+
+    signed: bool
+    symmetric: bool
+    reduce_range: bool
+    quantize_bias: bool
+    why: str
+
+
+TARGETS: dict[str, Target] = {
+    "x86": Target(False, False, False, True, "uint8 activations, which x86 with VNNI multiplies by int8 at full speed"),
+    "x86-avx2": Target(False, False, True, True, "uint8 activations and 7-bit weights: without VNNI 8 bits saturate"),
+    "arm": Target(True, False, False, True, "int8 activations, which ARM's dot product multiplies by int8"),
+    "tensorrt": Target(
+        True, True, False, False, "symmetric int8 activations and float biases, the form its parser takes"
+    ),
+}
+
+
+def this_machine() -> str:
+    """The target that this machine is."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "arm"
+    return "x86" if has_vnni() else "x86-avx2"
