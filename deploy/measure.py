@@ -216,4 +216,4 @@ def _time_blocks(subjects: Sequence[_Subject], plan: Plan, progress: Callable[[f
             answer = subject.workers[process].ask("time", calls=subject.calls)
             subject.blocks.append(Block(number, process, tuple(answer["ns"])))
         number += 1
-        progress(min(number / plan.rounds, (time.monotonic() - start) / plan.seconds, 1.0))
+        progress(min(number / plan.rounds, (time.monotonic() - start) / max(plan.seconds, 1e-9), 1.0))

@@ -2,11 +2,13 @@
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError
+from ..deploy.runtimes.torchscript import load_module as load_torchscript
 from ..models import create
 
 TORCH_FORMATS = ("torch", "exported-program", "torchscript")
@@ -21,7 +23,7 @@ def load_module(bundle: Bundle) -> nn.Module:
     if bundle.manifest.format == "exported-program":
         return torch.export.load(str(bundle.model_path)).module()
     if bundle.manifest.format == "torchscript":
-        return torch.jit.load(str(bundle.model_path), map_location="cpu").eval()
+        return load_torchscript(bundle.model_path)
     if bundle.manifest.format != "torch":
         raise BundleError(
             f"{bundle.path} is {bundle.manifest.format}, which has no torch module",
@@ -31,7 +33,7 @@ def load_module(bundle: Bundle) -> nn.Module:
     try:
         network = create(**{**architecture, "image_size": tuple(architecture["image_size"])})
         network.load_state_dict(load_file(bundle.model_path))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
             f"the network of {bundle.path} cannot be made again: {error}", fix="train or import it again"
         ) from error

@@ -21,6 +21,7 @@ from ..deploy.parity import FLOAT_TOLERANCE
 from . import Options, example_input
 
 _INPUT, _OUTPUT = "image", "logits"
+_OPSET, _DYNAMO_OPSET = 17, 18
 
 
 def export(network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest) -> dict[str, Any]:
@@ -31,7 +32,8 @@ def export(network: nn.Module, images: np.ndarray, path: Path, options: Options,
     taken, and the manifest says so.
 
     Opset 17 is the default: the lowest that has every operator of the networks here in its present form (LayerNorm
-    came with 17), and the highest that TensorRT 8.6 reads.
+    came with 17), and the highest that TensorRT 8.6 reads. The other exporter makes 18, its lowest. An opset that is
+    asked for is made or refused.
 
     Raises:
         EdgeKitError: neither exporter can export the network.
@@ -71,7 +73,7 @@ def _torch_script(network: nn.Module, example: torch.Tensor, options: Options) -
     axes = {_INPUT: {0: "batch"}, _OUTPUT: {0: "batch"}} if options.dynamic_batch else None
     torch.onnx.export(
         network, (example,), stream,  # pyright: ignore[reportArgumentType] # this exporter takes a stream
-        dynamo=False, opset_version=options.opset,
+        dynamo=False, opset_version=options.opset or _OPSET,
         input_names=[_INPUT], output_names=[_OUTPUT], dynamic_axes=axes,
     )  # fmt: skip
     return stream.getvalue()
@@ -81,7 +83,7 @@ def _dynamo(network: nn.Module, example: torch.Tensor, options: Options) -> byte
     shapes = ({0: torch.export.Dim.DYNAMIC},) if options.dynamic_batch else None
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its steps
         program = torch.onnx.export(
-            network, (example,), dynamo=True, opset_version=max(options.opset, 18),
+            network, (example,), dynamo=True, opset_version=options.opset or _DYNAMO_OPSET,
             input_names=[_INPUT], output_names=[_OUTPUT], dynamic_shapes=shapes, verbose=False,
         )  # fmt: skip
     assert program is not None  # noqa: S101 # no file was asked for, so a program is returned
@@ -102,6 +104,9 @@ def _made(exporter: str, network: nn.Module, images: np.ndarray, options: Option
     model = onnxslim.slim(onnx.load_from_string(content))
     assert isinstance(model, onnx.ModelProto)  # noqa: S101 # what slim returns when no file is asked for
     onnx.checker.check_model(model, full_check=True)
+    made = model.opset_import[0].version
+    if options.opset not in (None, made):
+        raise ValueError(f"opset {options.opset} was asked for and {made} made")
     return model
 
 

@@ -24,7 +24,10 @@ SkipCorrupt = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Images = Annotated[
-    str | None, typer.Option(help="Images from elsewhere than the bundle's own data set: a folder, .npz or named set.")
+    str | None,
+    typer.Option(
+        "--images", "--data", help="Images from elsewhere than the bundle's own data set: a folder, .npz or named set."
+    ),
 ]
 MaxDrop = Annotated[
     float | None,
@@ -122,7 +125,7 @@ def export(
         str, typer.Option(help="onnx, torchscript (deprecated by PyTorch) or exported-program.")
     ] = "onnx",
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Take any number of images at once.")] = False,
-    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set. Default: the lowest that suffices.")] = None,
     cross_check: Annotated[
         bool, typer.Option("--cross-check", help="Export with both of torch's exporters, compare.")
     ] = False,
@@ -301,6 +304,7 @@ def demo() -> None:
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:
     """The recipe that was named, else the model's, else the digits'; then the settings of single options."""
+    from .console import say
     from .recipe import Recipe, for_model
 
     if recipe:
@@ -311,6 +315,9 @@ def _recipe(recipe: str | None, model: str | None, data: str | None, settings: l
         chosen = for_model(model or "convnet")
     else:
         chosen = Recipe.load("digits")
+    if data in ("digits", "mnist") and chosen.augment.horizontal_flip:
+        say("digits are not flipped: a mirrored digit is another one, or none")
+        settings = [*settings, "augment.horizontal_flip=0.0"]
     name = Path(data).name if data else chosen.data.data
     if not recipe:
         settings = [*settings, f"name={json.dumps(f'{chosen.model.name}-{name}')}"]

@@ -2,7 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 
@@ -43,3 +44,39 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
             bar.update(task, completed=share)
 
         yield show
+
+
+class TrainingBar:
+    """A bar with images/s and time left on a terminal; a line an epoch everywhere."""
+
+    def __init__(self, epochs: int, steps: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), BarColumn(),
+            TextColumn("{task.fields[speed]:.0f} images/s"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._task = self._bar.add_task("train", total=epochs * steps, epoch=1, epochs=epochs, speed=0.0)
+        self._start, self._images = time.monotonic(), 0
+
+    def __enter__(self) -> "TrainingBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def step(self, images: int) -> None:
+        """One batch of this many images is done."""
+        self._images += images
+        self._bar.update(self._task, advance=1, speed=self._images / (time.monotonic() - self._start))
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """One epoch is done; `row` has its metrics."""
+        self._bar.update(self._task, epoch=int(row["epoch"]) + 1)
+        say(
+            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
+            f"validation loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.4f}  "
+            f"{row['images_per_s']:.0f} images/s"
+        )

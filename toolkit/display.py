@@ -42,3 +42,14 @@ def milliseconds(value: float | None) -> str:
 def latency_text(latency: Mapping[str, float | None]) -> str:
     """The median of the calls."""
     return milliseconds(latency["p50"])
+
+
+def speedups(report: Mapping[str, Any]) -> list[str]:
+    """How much faster each candidate is than every model that it is not headed against: the steps between."""
+    models = {model["id"]: model for model in report["models"]}
+    lines = []
+    for model in report["models"]:
+        for other, ratio in model.get("speedup_over", {}).items():
+            if "judgements" in model and other != report["baseline"]:
+                lines.append(f"{model_name(model)} against {model_name(models[other])}: {speedup_text(ratio)}")
+    return lines

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -178,14 +179,10 @@ def _file_source(path: Path) -> Source:
 
 def _copy_torchscript(path: Path, out: Path) -> tuple[int | None, int]:
     """A TorchScript module; tracing leaves the batch free, and the parity gates see to it when it is not."""
-    import torch
+    from ..deploy.runtimes.torchscript import load_module
 
     out.write_bytes(path.read_bytes())
-    try:
-        module = torch.jit.load(str(out), map_location="cpu")
-    except RuntimeError as error:
-        raise BundleError(f"torch cannot load {path}: {error}", fix="save it again with this torch") from error
-    return None, sum(weight.numel() for weight in module.parameters())
+    return None, sum(weight.numel() for weight in load_module(out).parameters())
 
 
 def _copy_program(path: Path, out: Path, spec: TensorSpec) -> tuple[int | None, int]:
@@ -328,7 +325,9 @@ def _load_weights(network: Any, weights: Path) -> None:
         if weights.suffix == ".safetensors":
             state = load_file(weights)
         else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of pickle protocols; the error below says what matters
+                state = torch.load(weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise EdgeKitError(
             f"{weights} is not a plain state dict: {str(error).strip().splitlines()[0]}",

@@ -47,6 +47,7 @@ def _without_ids(details: Mapping[str, Any]) -> dict[str, Any]:
 def _graph(bundle: Bundle) -> dict[str, Any]:
     import onnx
 
+    from .quantize.prepare import opset_of
     from .quantize.verify import weight_bytes
 
     model = onnx.load(str(bundle.model_path))
@@ -54,7 +55,7 @@ def _graph(bundle: Bundle) -> dict[str, Any]:
     sizes = weight_bytes(model)
     total = sum(sizes.values())
     return {
-        "opset": model.opset_import[0].version,
+        "opset": opset_of(model),
         "operators": dict(counts.most_common()),
         "macs": _macs(onnx.shape_inference.infer_shapes(model)),
         "weight_bytes": sizes,
@@ -79,7 +80,6 @@ def _macs(model: Any) -> int | None:
             return None
         if node.op_type == "Conv":  # each output value sums over one filter: input channels a group times the kernel
             total += int(np.prod(output[1:])) * int(np.prod(weight[1:]))
-        else:
-            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-            total += int(np.prod(output[1:])) * weight[-1 if transposed else -2]
+        else:  # each output value sums over one column of the weights
+            total += int(np.prod(output[1:])) * int(np.prod(weight)) // output[-1]
     return total

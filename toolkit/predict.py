@@ -88,7 +88,7 @@ def draw_grid(images: ImageSet, predictions: list[Prediction], path: Path, seed:
         wrong = one.truth is not None and one.truth != one.labels[0]
         truth = "" if one.truth is None else f"\ntrue: {one.truth}"
         axis.set_title(
-            f"{one.labels[0]} ({one.confidences[0]:.0%}){truth}", fontsize=9, color="crimson" if wrong else None
+            f"{one.labels[0]} ({one.confidences[0]:.0%}){truth}", fontsize=9, color="crimson" if wrong else "black"
         )
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)

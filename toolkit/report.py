@@ -14,7 +14,7 @@ import numpy as np
 
 from ..deploy.images import ImageSet
 from . import charts
-from .display import drop_text, megabytes, milliseconds, model_name, percent, speedup_text
+from .display import drop_text, megabytes, milliseconds, model_name, percent, speedup_text, speedups
 
 _GALLERY = 24
 _THUMBNAIL = 96
@@ -85,6 +85,10 @@ def _models(report: Report) -> Iterator[Element]:
         )
     header = "model|speed-up|drop, points|top-1|size|p50|p90|p99|top-5|flips|preprocess|load / first|peak memory|parity"
     yield _table(header.split("|"), rows)
+    for text in speedups(report):
+        line = Element("p")
+        line.text = text
+        yield line
     for model in report["models"]:
         for warning in model["warnings"]:
             line = Element("p", {"class": "warning"})

@@ -3,19 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from .display import drop_text, latency_text, megabytes, model_name, model_runtime, percent, speedup_text
+from .display import drop_text, latency_text, megabytes, model_name, model_runtime, percent, speedup_text, speedups
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     """The models side by side, the warnings, and the verdict last, where the eye is."""
-    table = Table(title=f"{escape(str(report['device']['cpu']))}, {report['images']} test images")
+    table = Table(box=SIMPLE_HEAD, title=f"{escape(str(report['device']['cpu']))}, {report['images']} test images")
     for column in ("model", "size", "top-1", "drop, points", "latency", "speed-up"):
-        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=column != "model")
+        table.add_column(
+            column, justify="left" if column == "model" else "right", no_wrap=column != "model", overflow="fold"
+        )
     for model in report["models"]:
         baseline = model["id"] == report["baseline"]
         table.add_row(
@@ -27,6 +30,8 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
             "baseline" if baseline else _stacked(speedup_text(model["speedup"])),
         )
     yield table
+    for line in speedups(report):
+        yield escape(line)
     for model in report["models"]:
         for warning in model["warnings"]:
             yield f"[yellow]warning[/] {escape(model_name(model))}: {escape(warning)}"

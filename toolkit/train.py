@@ -1,12 +1,10 @@
 """Training: one flat loop on Lightning Fabric."""
 
-import csv
-import io
 import json
 import math
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,17 @@ from ..deploy.errors import EdgeKitError, RecipeError, TrainingError
 from ..deploy.files import write_file
 from ..deploy.preprocess import Preprocess
 from ..models import create as create_model
+from . import checkpoint
 from .augment import Examples
-from .console import err, say
-from .curves import draw_curves, over_fitting
+from .console import TrainingBar, err, out, say
+from .curves import over_fitting
 from .datasets import Dataset, load_dataset
 from .preprocessing import decide
 from .recipe import Recipe, TrainSettings
 from .workspace import RUNS, new_path
 
 WORK = ".train"
-_STATE, _BEST, _RECIPE, _METRICS, _CURVES = "last.pt", "best.safetensors", "recipe.json", "metrics.csv", "curves.png"
+_RECIPE = "recipe.json"
 
 OPTIMIZERS = {
     "sgd": lambda weights, s: torch.optim.SGD(weights, s.lr, momentum=s.momentum, weight_decay=s.weight_decay),
@@ -42,12 +41,18 @@ OPTIMIZERS = {
 
 
 @dataclass
-class _State:
-    """What a run can be continued from."""
+class _Run:
+    """A training under way. `network` is what Fabric makes of `plain`, whose weights are the same."""
 
-    epoch: int = 0
-    best: float = -1.0
-    history: list[dict[str, float]] = field(default_factory=list)
+    fabric: lightning_fabric.Fabric
+    settings: TrainSettings
+    work: Path
+    plain: nn.Module
+    network: Any
+    optimizer: Any
+    scheduler: Any
+    loaders: dict[str, Any]
+    progress: checkpoint.Progress
 
 
 def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS) -> Bundle:
@@ -60,12 +65,13 @@ def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS) -> Bund
         RecipeError: the network cannot be made like this, or the device is not there.
         DataError: the data set is not usable.
     """
-    bundle_path = out or new_path(recipe.name, runs)
-    if bundle_path.exists():
-        raise EdgeKitError(f"{bundle_path} exists already", fix="choose another --out, or remove it first")
+    fabric = _fabric(recipe.train)
+    bundle_path = fabric.broadcast(out or new_path(recipe.name, runs))
     work = bundle_path.with_name(bundle_path.name + WORK)
-    write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
-    return _run(recipe, work, bundle_path)
+    for path in (bundle_path, work):
+        if path.exists() and fabric.is_global_zero:
+            raise EdgeKitError(f"{path} exists already", fix="choose another --out, or remove it first")
+    return _train(fabric, recipe, work, bundle_path)
 
 
 def resume(work: Path) -> Bundle:
@@ -78,7 +84,7 @@ def resume(work: Path) -> Bundle:
     if not (work / _RECIPE).is_file() or bundle_path.exists():
         raise TrainingError(f"{work} is not the folder of an unfinished training", fix="pass a folder runs/*.train")
     recipe = Recipe.from_dict(json.loads((work / _RECIPE).read_text()))
-    return _run(recipe, work, bundle_path)
+    return _train(_fabric(recipe.train), recipe, work, bundle_path)
 
 
 def newest_unfinished(runs: Path = RUNS) -> Path:
@@ -93,54 +99,130 @@ def newest_unfinished(runs: Path = RUNS) -> Path:
     return max(folders, key=lambda entry: entry.stat().st_mtime)
 
 
-def _run(recipe: Recipe, work: Path, bundle_path: Path) -> Bundle:
-    settings = recipe.train
-    fabric = _fabric(settings)
-    torch.manual_seed(settings.seed)
-    dataset = load_dataset(**_data_arguments(recipe))
+def _train(fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path) -> Bundle:
+    err.quiet = out.quiet = not fabric.is_global_zero  # one process speaks for all
+    torch.manual_seed(recipe.train.seed)
+    data = recipe.data
+    dataset = load_dataset(
+        data.data, root=data.root, seed=data.seed, validation=data.validation, skip_corrupt=data.skip_corrupt
+    )
     if not dataset.train.labelled:
         raise TrainingError(f"{dataset.data} has images without labels", fix="put them into class folders")
     preprocess = decide(recipe.preprocess, dataset.train)
-    network, architecture = _network(recipe, preprocess, len(dataset.train.labels))
-    say(
-        f"{recipe.model.name} on {dataset.data}: {len(dataset.train)} training, {len(dataset.validation)} validation, "
-        f"{len(dataset.test)} test images, {fabric.device.type}, {fabric._precision.precision}"
-    )
-    plain = network
-    optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings)
-    loaders = _loaders(dataset, preprocess, recipe)
-    scheduler = _scheduler(optimizer, settings, steps=len(loaders["train"]))
-    network, optimizer = fabric.setup(network, optimizer)
-    train_loader, validation_loader = fabric.setup_dataloaders(loaders["train"], loaders["validation"])
-    state = _restore(work, plain, optimizer, scheduler)
-    with _epoch_progress(settings.epochs, len(train_loader)) as progress:
-        for epoch in range(state.epoch, settings.epochs):
-            # One seed an epoch: a run that is resumed here draws what an uninterrupted one does.
-            torch.manual_seed(settings.seed * 100_003 + epoch + 1)
-            row = _train_epoch(fabric, network, optimizer, scheduler, train_loader, settings, epoch, progress, work)
-            row |= {f"validation_{key}": value for key, value in _evaluate(fabric, network, validation_loader).items()}
-            _keep(fabric, work, state, row, plain, optimizer, scheduler)
-            progress.told(row)
-    if warning := over_fitting(state.history):
-        say(warning)
-    plain.load_state_dict(load_weights((work / _BEST).read_bytes()))
-    test = _evaluate(fabric, network, fabric.setup_dataloaders(loaders["test"]))
+    plain, architecture = _network(recipe, preprocess, len(dataset.train.labels))
     if fabric.is_global_zero:
-        _write(bundle_path, recipe, dataset, preprocess, plain, architecture, {"best": state.best, "test": test}, work)
+        write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
+    run = _start(fabric, recipe, dataset, preprocess, plain, work)
+    try:
+        _fit(run)
+    except KeyboardInterrupt:
+        say(f"stopped; {run.progress.epoch} whole epochs are kept in {work}: edgekit train --resume")
+        raise
+    if warning := over_fitting(run.progress.history):
+        say(warning)
+    plain.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
+    results = {"best_validation": run.progress.best, "test": _evaluate(run, run.loaders["test"])}
+    if fabric.is_global_zero:
+        _write(bundle_path, recipe, dataset, preprocess, plain.cpu().eval(), architecture, results, work)
     fabric.barrier()
-    say(f"test accuracy {test['accuracy']:.4f} on {len(dataset.test)} images (best validation {state.best:.4f})")
+    say(
+        f"test accuracy {results['test']['accuracy']:.4f} on {len(dataset.test)} images "
+        f"(best validation {run.progress.best:.4f})"
+    )
     return Bundle.open(bundle_path)
 
 
-def _data_arguments(recipe: Recipe) -> dict[str, Any]:
-    data = recipe.data
+def _fit(run: _Run) -> None:
+    """The loop: train, evaluate and record, epoch after epoch."""
+    with TrainingBar(run.settings.epochs, len(run.loaders["train"])) as bar:
+        for epoch in range(run.progress.epoch, run.settings.epochs):
+            # One seed an epoch: a run that is resumed here draws what an uninterrupted one does.
+            torch.manual_seed(run.settings.seed * 100_003 + epoch + 1)
+            row = _train_epoch(run, epoch, bar)
+            evaluated = _evaluate(run, run.loaders["validation"])
+            row |= {f"validation_{key}": value for key, value in evaluated.items()}
+            better = run.progress.add(row)
+            if run.fabric.is_global_zero:
+                checkpoint.save(run.work, run.progress, better, run.plain, run.optimizer, run.scheduler)
+            bar.epoch(row)
+
+
+def _train_epoch(run: _Run, epoch: int, bar: TrainingBar) -> dict[str, float]:
+    """One pass over the training images; returns the epoch's row of metrics."""
+    run.network.train()
+    if hasattr(run.loaders["train"].sampler, "set_epoch"):
+        run.loaders["train"].sampler.set_epoch(epoch)
+    start, total, right, seen = time.monotonic(), 0.0, 0, 0
+    for step, (inputs, targets) in enumerate(run.loaders["train"]):
+        logits = run.network(inputs)
+        loss = F.cross_entropy(logits, targets, label_smoothing=run.settings.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise _not_a_number(run, value, epoch, step)
+        run.fabric.backward(loss)
+        if run.settings.clip:
+            run.fabric.clip_gradients(run.network, run.optimizer, max_norm=run.settings.clip)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scheduler.step()
+        total += value * len(targets)
+        right += int((logits.argmax(1) == targets).sum())
+        seen += len(targets)
+        bar.step(len(targets))
     return {
-        "data": data.data,
-        "root": data.root,
-        "seed": data.seed,
-        "validation": data.validation,
-        "skip_corrupt": data.skip_corrupt,
+        "epoch": epoch + 1,
+        "lr": run.scheduler.get_last_lr()[0],
+        "train_loss": total / seen,
+        "train_accuracy": right / seen,
+        "images_per_s": seen / (time.monotonic() - start),
     }
+
+
+def _evaluate(run: _Run, loader: Any) -> dict[str, float]:
+    """Mean loss and accuracy over a part, summed over all processes."""
+    run.network.eval()
+    sums = torch.zeros(3, device=run.fabric.device, dtype=torch.float64)
+    with torch.inference_mode():
+        for inputs, targets in loader:
+            logits = run.network(inputs).float()
+            loss = F.cross_entropy(logits, targets, reduction="sum").item()
+            sums += sums.new_tensor([loss, (logits.argmax(1) == targets).sum().item(), len(targets)])
+    loss, right, seen = torch.as_tensor(run.fabric.all_reduce(sums, reduce_op="sum")).tolist()
+    return {"loss": loss / seen, "accuracy": right / seen}
+
+
+def _not_a_number(run: _Run, value: float, epoch: int, step: int) -> TrainingError:
+    best = run.work / checkpoint.BEST
+    kept = f"the best checkpoint so far is {best}" if best.exists() else "no epoch was finished yet"
+    return TrainingError(
+        f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at learning rate "
+        f"{run.scheduler.get_last_lr()[0]:.3g}: the rate is too high or the gradients explode; {kept}",
+        fix="try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
+    )
+
+
+def _start(
+    fabric: lightning_fabric.Fabric,
+    recipe: Recipe,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    plain: nn.Module,
+    work: Path,
+) -> _Run:
+    """Everything the loop needs, from the beginning or from where an interrupted run stopped."""
+    settings = recipe.train
+    say(
+        f"{recipe.model.name} on {dataset.data}: {len(dataset.train)} training, {len(dataset.validation)} validation, "
+        f"{len(dataset.test)} test images, {fabric.device.type}"
+    )
+    optimizer = OPTIMIZERS[settings.optimizer](plain.parameters(), settings)
+    network, wrapped = fabric.setup(plain, optimizer)
+    loaders = {part: fabric.setup_dataloaders(loader) for part, loader in _loaders(dataset, preprocess, recipe).items()}
+    scheduler = _scheduler(optimizer, settings, steps=len(loaders["train"]))
+    progress = checkpoint.restore(work, plain, optimizer, scheduler)
+    if progress.epoch:
+        say(f"resuming {work} after epoch {progress.epoch}")
+    return _Run(fabric, settings, work, plain, network, wrapped, scheduler, loaders, progress)
 
 
 def _fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
@@ -149,13 +231,13 @@ def _fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
     if settings.device == "cuda" and not cuda:
         raise RecipeError("torch finds no CUDA GPU here", fix="--set train.device=cpu, or run edgekit doctor")
     device = ("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device
-    precision = settings.precision
+    precision: Any = settings.precision
     if precision == "auto":
         mixed = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "16-mixed"
         precision = mixed if device == "cuda" else "32-true"
-    world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // world
-    fabric = lightning_fabric.Fabric(accelerator=device, devices=world, num_nodes=nodes, precision=precision)  # type: ignore[arg-type]
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // here
+    fabric = lightning_fabric.Fabric(accelerator=device, devices=here, num_nodes=nodes, precision=precision)
     fabric.launch()
     return fabric
 
@@ -172,7 +254,7 @@ def _network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.M
     try:
         return create_model(**architecture, pretrained=recipe.model.pretrained), architecture
     except ValueError as error:
-        raise RecipeError(str(error), fix="change the [model] or [preprocess] section of the recipe") from error
+        raise RecipeError(str(error), fix="change the recipe's [model] or [preprocess] (--set model.…=)") from error
     except OSError as error:
         raise RecipeError(
             f"cannot download the published weights: {error}", fix="--set model.pretrained=false"
@@ -185,25 +267,25 @@ def _loaders(dataset: Dataset, preprocess: Preprocess, recipe: Recipe) -> dict[s
     files = isinstance(dataset.train.pictures, list)
     workers = settings.workers if settings.workers >= 0 else min(4, os.cpu_count() or 1) * files
     common: dict[str, Any] = {
-        "num_workers": workers, "persistent_workers": workers > 0,
+        "batch_size": settings.batch_size,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
         "multiprocessing_context": "spawn" if workers else None,
-    }  # fmt: skip
+    }
     # BatchNorm cannot train on a last batch of one image
     short = len(dataset.train) > settings.batch_size and len(dataset.train) % settings.batch_size == 1
+    examples = Examples(dataset.train, preprocess, recipe.augment)
     return {
-        "train": DataLoader(
-            Examples(dataset.train, preprocess, recipe.augment),
-            settings.batch_size, shuffle=True, drop_last=short, **common,
-        ),
-        "validation": DataLoader(Examples(dataset.validation, preprocess), settings.batch_size, **common),
-        "test": DataLoader(Examples(dataset.test, preprocess), settings.batch_size, **common),
-    }  # fmt: skip
+        "train": DataLoader(examples, shuffle=True, drop_last=short, **common),
+        "validation": DataLoader(Examples(dataset.validation, preprocess), **common),
+        "test": DataLoader(Examples(dataset.test, preprocess), **common),
+    }
 
 
 def _scheduler(optimizer: Any, settings: TrainSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """A schedule that is stepped once a batch."""
-    total = settings.epochs * steps
     schedules = torch.optim.lr_scheduler
+    total = settings.epochs * steps
     if settings.schedule == "step":
         return schedules.StepLR(optimizer, settings.step_size * steps, settings.gamma)
     if settings.schedule == "cosine":
@@ -213,108 +295,11 @@ def _scheduler(optimizer: Any, settings: TrainSettings, steps: int) -> torch.opt
     return schedules.ConstantLR(optimizer, factor=1.0)
 
 
-def _train_epoch(
-    fabric: Any, network: Any, optimizer: Any, scheduler: Any, loader: Any, settings: TrainSettings,
-    epoch: int, progress: Any, work: Path,
-) -> dict[str, float]:  # fmt: skip
-    """One pass over the training images; returns the epoch's row of metrics."""
-    network.train()
-    if hasattr(loader.sampler, "set_epoch"):
-        loader.sampler.set_epoch(epoch)
-    start, total, right, seen = time.monotonic(), 0.0, 0, 0
-    for step, (inputs, targets) in enumerate(loader):
-        logits = network(inputs)
-        loss = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise _not_a_number(value, epoch, step, scheduler.get_last_lr()[0], work)
-        fabric.backward(loss)
-        if settings.clip:
-            fabric.clip_gradients(network, optimizer, max_norm=settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        scheduler.step()
-        total += value * len(targets)
-        right += int((logits.argmax(1) == targets).sum())
-        seen += len(targets)
-        progress.step(len(targets))
-    seconds = time.monotonic() - start
-    return {
-        "epoch": epoch + 1,
-        "lr": scheduler.get_last_lr()[0],
-        "train_loss": total / seen,
-        "train_accuracy": right / seen,
-        "images_per_s": seen / seconds,
-    }
-
-
-def _evaluate(fabric: Any, network: Any, loader: Any) -> dict[str, float]:
-    """Mean loss and accuracy over a part, summed over all processes."""
-    network.eval()
-    sums = torch.zeros(3, device=fabric.device, dtype=torch.float64 if fabric.device.type != "mps" else torch.float32)
-    with torch.inference_mode():
-        for inputs, targets in loader:
-            logits = network(inputs).float()
-            loss = F.cross_entropy(logits, targets, reduction="sum")
-            sums += torch.stack(
-                [loss.to(sums), (logits.argmax(1) == targets).sum().to(sums), sums.new_tensor(len(targets))]
-            )
-    loss, right, seen = fabric.all_reduce(sums, reduce_op="sum").tolist()
-    return {"loss": loss / seen, "accuracy": right / seen}
-
-
-def _not_a_number(value: float, epoch: int, step: int, lr: float, work: Path) -> TrainingError:
-    kept = f"the best checkpoint so far is {work / _BEST}" if (work / _BEST).exists() else "no epoch was finished yet"
-    return TrainingError(
-        f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at learning rate {lr:.3g}: "
-        f"the rate is too high or the gradients explode; {kept}",
-        fix="try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
-    )
-
-
-def _restore(work: Path, network: nn.Module, optimizer: Any, scheduler: Any) -> _State:
-    """Load the last whole epoch of an interrupted run into the network, optimizer and schedule, if there is one."""
-    path = work / _STATE
-    if not path.is_file():
-        return _State()
-    saved = torch.load(path, weights_only=True)
-    network.load_state_dict(saved["network"])
-    optimizer.load_state_dict(saved["optimizer"])
-    scheduler.load_state_dict(saved["scheduler"])
-    say(f"resuming {work} after epoch {saved['epoch']}")
-    return _State(saved["epoch"], saved["best"], saved["history"])
-
-
-def _keep(
-    fabric: Any, work: Path, state: _State, row: dict[str, float], network: nn.Module, optimizer: Any, scheduler: Any
-) -> None:
-    """Record an epoch: the best weights, then everything that resuming needs, then the metrics and their picture."""
-    state.epoch += 1
-    state.history.append(row)
-    better = row["validation_accuracy"] > state.best
-    state.best = max(state.best, row["validation_accuracy"])
-    if not fabric.is_global_zero:
-        return
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
-    if better:
-        write_file(work / _BEST, save_weights(weights))
-    stream = io.BytesIO()
-    saved = {"network": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-    torch.save({**saved, "epoch": state.epoch, "best": state.best, "history": state.history}, stream)
-    write_file(work / _STATE, stream.getvalue())
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(row))
-    writer.writeheader()
-    writer.writerows(state.history)
-    write_file(work / _METRICS, table.getvalue())
-    write_file(work / _CURVES, draw_curves(state.history))
-
-
 def _write(
     path: Path, recipe: Recipe, dataset: Dataset, preprocess: Preprocess, network: nn.Module,
     architecture: dict[str, Any], results: dict[str, Any], work: Path,
 ) -> None:  # fmt: skip
-    network = network.cpu().eval()
+    """Write the bundle of a trained network, with its metrics and curves."""
 
     def run(tensors: Any) -> Any:
         with torch.inference_mode():
@@ -336,44 +321,8 @@ def _write(
     )
     with create(path) as draft:
         (draft.folder / manifest.model).write_bytes(save_weights(network.state_dict()))
-        for name in (_METRICS, _CURVES):
+        for name in (checkpoint.METRICS, checkpoint.CURVES):
             (draft.folder / name).write_bytes((work / name).read_bytes())
         draft.add_golden(make_golden(dataset.test, preprocess, run))
         draft.add_splits(dataset.splits())
         draft.finish(manifest, ("torch", "torchvision", "lightning-fabric"))
-
-
-class _epoch_progress:  # noqa: N801 # used as `with _epoch_progress(...)`
-    """A bar with images/s and time left on a terminal; a line an epoch everywhere."""
-
-    def __init__(self, epochs: int, steps: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), BarColumn(),
-            TextColumn("{task.fields[speed]:.0f} images/s"), TimeRemainingColumn(),
-        )  # fmt: skip
-        self._bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
-        self._task = self._bar.add_task("train", total=epochs * steps, epoch=1, epochs=epochs, speed=0.0)
-        self._start, self._images = time.monotonic(), 0
-
-    def __enter__(self) -> "_epoch_progress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.stop()
-
-    def step(self, images: int) -> None:
-        """One batch is done."""
-        self._images += images
-        self._bar.update(self._task, advance=1, speed=self._images / (time.monotonic() - self._start))
-
-    def told(self, row: dict[str, float]) -> None:
-        """One epoch is done."""
-        self._bar.update(self._task, epoch=int(row["epoch"]) + 1)
-        say(
-            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
-            f"validation loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.4f}  "
-            f"{row['images_per_s']:.0f} images/s"
-        )

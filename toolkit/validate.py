@@ -134,6 +134,8 @@ def make_report(
                 own = [judge_drop(drop, max_drop, confidence)]
                 if min_speedup is not None:
                     own.append(judge_speedup(speedup, min_speedup))
+                if speedup.high < 1:
+                    model["warnings"].append(f"slower than the baseline here: {speedup.value:.2f} times as fast")
                 model["judgements"] = [{**asdict(one), "exit_code": one.exit_code} for one in own]
                 judgements += own
         models.append(model)

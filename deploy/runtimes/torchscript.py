@@ -1,5 +1,8 @@
 """TorchScript (deprecated upstream, still what many mobile apps run)."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -8,18 +11,30 @@ from ..errors import BundleError
 from ..session import in_batches_of
 
 
+def load_module(path: Path) -> torch.jit.ScriptModule:
+    """The module in a TorchScript file, on the CPU, in evaluation mode.
+
+    Raises:
+        BundleError: this torch cannot load the file.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the deprecation is said once, where the format is chosen
+        try:
+            return torch.jit.load(str(path), map_location="cpu").eval()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise BundleError(
+                f"torch {torch.__version__} cannot load {path}: {reason}", fix="save the model again with this torch"
+            ) from error
+
+
 class TorchScriptSession:
     """A TorchScript module, frozen by its exporter, on the CPU."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        try:
-            self._module = torch.jit.load(str(bundle.model_path), map_location="cpu").eval()
-        except RuntimeError as error:
-            raise BundleError(
-                f"torch {torch.__version__} cannot load {bundle.model_path}: {error}", fix="export the model again"
-            ) from error
+        self._module = load_module(bundle.model_path)
         self._batch = bundle.manifest.input.batch
         self.facts = {"runtime": "torchscript", "version": str(torch.__version__), "threads": torch.get_num_threads()}
 

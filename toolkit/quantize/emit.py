@@ -52,7 +52,26 @@ def emit_int8(model: onnx.ModelProto, ranges: "Ranges", target: Target) -> onnx.
         },
     )
     quantizer.quantize_model()
-    return quantizer.model.model
+    quantized = quantizer.model.model
+    _float_logits(quantized)
+    return quantized
+
+
+def _float_logits(model: onnx.ModelProto) -> None:
+    """Take out the QuantizeLinear/DequantizeLinear pair before the graph's output.
+
+    Eight bits for the logits buy nothing, since nothing integer follows, and can change the order of the best classes.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for output in model.graph.output:
+        dequantize = makers.get(output.name)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            continue
+        quantize = makers[dequantize.input[0]]
+        source = makers[quantize.input[0]]
+        source.output[list(source.output).index(quantize.input[0])] = output.name
+        model.graph.node.remove(quantize)
+        model.graph.node.remove(dequantize)
 
 
 def emit_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

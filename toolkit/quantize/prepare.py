@@ -22,9 +22,8 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if any(node.op_type in QUANTIZED_OPS for node in model.graph.node):
         raise BundleError("the model is quantized already", fix="pass the fp32 model that it was made from")
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < _MIN_OPSET:
-        model = _upgraded(model, opset)
+    if opset_of(model) < _MIN_OPSET:
+        model = _upgraded(model, opset_of(model))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         options = onnxruntime.SessionOptions()
@@ -36,7 +35,16 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     optimized.metadata_props.extend(
         entry for entry in model.metadata_props if entry.key not in {known.key for known in optimized.metadata_props}
     )
+    used = {node.domain for node in optimized.graph.node} | {"", "ai.onnx"}
+    kept = [entry for entry in optimized.opset_import if entry.domain in used]  # ONNX Runtime lists all that it knows
+    del optimized.opset_import[:]
+    optimized.opset_import.extend(kept)
     return onnx.shape_inference.infer_shapes(optimized)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operator set in a model."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
 def _upgraded(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

@@ -1,0 +1,187 @@
+"""Image sets: what they read, in which order, and what they refuse."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgekit.deploy.errors import DataError
+from edgekit.deploy.images import UNLABELLED, ImageSet, open_images, read_idx, stratified
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+Folder = Callable[..., Path]
+
+
+def test_class_folders(image_folder: Folder) -> None:
+    """A class folder's name is the label, the path in the set the id."""
+    images = open_images(image_folder())
+    assert images.labels == ("cat", "dog")
+    assert images.ids[:2] == ("cat/0.png", "cat/1.png")
+    assert [sample.label for sample in images] == [0] * 6 + [1] * 6
+
+
+def test_folders_are_matched_to_a_label_list_by_name(image_folder: Folder) -> None:
+    """Targets follow the list's order; a class of the list without images is fine."""
+    images = open_images(image_folder(), ["bird", "dog", "cat"])
+    assert set(images.targets[:6]) == {2}
+    assert set(images.targets[6:]) == {1}
+
+
+def test_a_folder_outside_the_label_list_is_an_error(image_folder: Folder) -> None:
+    """It suggests the nearest label."""
+    with pytest.raises(DataError, match="did you mean dogs"):
+        open_images(image_folder(), ["cat", "dogs"])
+
+
+def test_an_empty_class_folder_is_named(image_folder: Folder) -> None:
+    """Not silently a class with nothing in it."""
+    folder = image_folder()
+    (folder / "empty one").mkdir()
+    with pytest.raises(DataError, match="empty one"):
+        open_images(folder)
+
+
+def test_numbered_images_beside_a_csv(tmp_path: Path) -> None:
+    """Image,Category with numbers for files; categories sort as numbers."""
+    for index in (1, 2, 10):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{index}.jpg")
+    (tmp_path / "labels.csv").write_text("Image,Category\n10,2\n1,10\n2,2\n")
+    images = open_images(tmp_path)
+    assert images.labels == ("2", "10")
+    assert images.ids == ("10", "1", "2")
+    assert images.targets.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [("Image,Category\n7,a\n", "7"), ("image;class\n1;a\n", "Image,Category"), ("Image,Category\n1,a\n1,a\n", "more than once"),
+     ("Image,Category\n", "no rows")],
+)  # fmt: skip
+def test_a_wrong_csv_is_explained(tmp_path: Path, table: str, words: str) -> None:
+    """A missing file, other columns, a repeated image, nothing at all."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(DataError, match=words):
+        open_images(tmp_path)
+
+
+def _idx(array: np.ndarray) -> bytes:
+    return struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx_files(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """MNIST's format, gzipped or not."""
+    pictures = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    (tmp_path / "images").write_bytes(pack(_idx(pictures)))
+    (tmp_path / "labels").write_bytes(pack(_idx(np.array([1, 0, 1], np.uint8))))
+    images = read_idx(tmp_path / "images", tmp_path / "labels")
+    assert images.targets.tolist() == [1, 0, 1]
+    np.testing.assert_array_equal(np.asarray(images[2].image), pictures[2])
+
+
+def test_truncated_idx_is_named(tmp_path: Path) -> None:
+    """Cut anywhere, gzipped or not, it is refused."""
+    whole = _idx(np.zeros((3, 4, 5), np.uint8))
+    labels = _idx(np.zeros(3, np.uint8))
+    (tmp_path / "labels").write_bytes(labels)
+    for content in (whole[:-1], whole[:7], whole + b"x", gzip.compress(whole)[:-9], b""):
+        (tmp_path / "images").write_bytes(content)
+        with pytest.raises(DataError, match="images"):
+            read_idx(tmp_path / "images", tmp_path / "labels")
+
+
+def test_npz(tmp_path: Path) -> None:
+    """images, labels and names; refused when they do not belong together."""
+    pictures = np.zeros((4, 6, 6, 3), np.uint8)
+    np.savez(tmp_path / "good.npz", images=pictures, labels=[0, 1, 1, 0], names=["a", "b"])
+    assert open_images(tmp_path / "good.npz").labels == ("a", "b")
+    assert open_images(tmp_path / "good.npz", ["b", "a"]).targets.tolist() == [1, 0, 0, 1]
+    for wrong in (
+        {"images": pictures},
+        {"images": pictures, "labels": [0, 1]},
+        {"images": pictures / 1.0, "labels": [0] * 4},
+    ):
+        np.savez(tmp_path / "bad.npz", **wrong)
+        with pytest.raises(DataError, match=r"bad\.npz"):
+            open_images(tmp_path / "bad.npz")
+
+
+def test_a_label_outside_the_list_is_named(tmp_path: Path) -> None:
+    """Image and label stand in the message."""
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 7])
+    with pytest.raises(DataError, match="image 1 has label 7"):
+        open_images(tmp_path / "x.npz", ["a", "b"])
+
+
+def test_an_npz_with_pickles_is_refused(tmp_path: Path) -> None:
+    """Nothing in a data file is run."""
+    np.savez(tmp_path / "x.npz", images=np.array([{"a": 1}], dtype=object), labels=[0])
+    with pytest.raises(DataError, match="x.npz"):
+        open_images(tmp_path / "x.npz")
+
+
+def test_a_plain_folder_has_no_labels(tmp_path: Path) -> None:
+    """Numbered names sort as numbers."""
+    for name in ("10", "9", "a"):
+        Image.new("L", (3, 3)).save(tmp_path / f"{name}.png")
+    images = open_images(tmp_path)
+    assert images.ids == ("9.png", "10.png", "a.png")
+    assert not images.labelled
+    assert set(images.targets) == {UNLABELLED}
+
+
+def test_skip_corrupt_lists_what_it_left_out(image_folder: Folder) -> None:
+    """Without it the first use of the image is an error that names it."""
+    folder = image_folder()
+    (folder / "cat" / "0.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"cat/0\.png"):
+        list(open_images(folder))
+    images = open_images(folder, skip_corrupt=True)
+    assert images.left_out == ("cat/0.png",)
+    assert len(list(images)) == 11
+
+
+@pytest.mark.parametrize("path", ["nowhere", "empty"])
+def test_nothing_there(tmp_path: Path, path: str) -> None:
+    """A missing folder and an empty one are named."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=path):
+        open_images(tmp_path / path)
+
+
+@pytest.mark.parametrize("arrays", [True, False])
+def test_a_saved_set_is_the_same_set(image_folder: Folder, tmp_path: Path, arrays: bool) -> None:
+    """What travels to the device is what was there: images, labels, ids."""
+    images = open_images(image_folder("ünïcode földer"))
+    if arrays:
+        pixels = np.stack([np.asarray(sample.image) for sample in images])
+        images = ImageSet(images.labels, images.ids, images.targets, pixels)
+    (tmp_path / "job").mkdir()
+    images.save(tmp_path / "job")
+    back = ImageSet.load(tmp_path / "job")
+    assert (back.labels, back.ids, back.targets.tolist()) == (images.labels, images.ids, images.targets.tolist())
+    for first, second in zip(images, back, strict=True):
+        np.testing.assert_array_equal(np.asarray(first.image), np.asarray(second.image))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.integers(1, 90), st.integers(0, 9))
+def test_stratified_keeps_the_shares(targets: list[int], count: int, seed: int) -> None:
+    """As many as asked for (or there are), each class within one of its share, the same for the same seed."""
+    array = np.asarray(targets)
+    chosen = stratified(array, count, seed)
+    assert len(set(chosen.tolist())) == len(chosen) == min(count, len(targets))
+    for name in set(targets):
+        share = targets.count(name) * len(chosen) / len(targets)
+        assert abs(int((array[chosen] == name).sum()) - share) <= 1
+    np.testing.assert_array_equal(chosen, stratified(array, count, seed))
+
+
+def test_select_says_what_is_gone(image_folder: Folder) -> None:
+    """Ids that were recorded and are not there any more are not passed over."""
+    with pytest.raises(DataError, match=r"cat/99\.png"):
+        open_images(image_folder()).select(["cat/0.png", "cat/99.png"])

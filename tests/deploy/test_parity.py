@@ -1,0 +1,53 @@
+"""Parity tells the same model from another one."""
+
+import numpy as np
+import pytest
+from edgekit.deploy.bundle import Bundle, Golden
+from edgekit.deploy.parity import compare, replay
+from edgekit.deploy.session import open_session
+
+
+@pytest.fixture
+def golden() -> Golden:
+    """Logits of a made-up model."""
+    return Golden(
+        [], np.zeros((8, 1, 2, 2), np.float32), np.random.default_rng(0).normal(0, 5, (8, 4)).astype(np.float32)
+    )
+
+
+def test_rounding_is_the_same_model(golden: Golden) -> None:
+    """What another order of additions does."""
+    assert compare(golden, golden.logits * np.float32(1 + 1e-6)).exact
+
+
+@pytest.mark.parametrize("wrong", ["bias", "nan", "inf", "shape", "order"])
+def test_another_model_is_not(golden: Golden, wrong: str) -> None:
+    """A slightly wrong bias, what is no number, another shape, images in another order."""
+    logits = golden.logits.copy()
+    if wrong == "bias":
+        logits[:, 2] += 0.01
+    elif wrong in ("nan", "inf"):
+        logits[3, 1] = float(wrong)
+    elif wrong == "shape":
+        logits = logits[:, :3]
+    else:
+        logits = logits[::-1]
+    assert not compare(golden, logits).exact
+
+
+def test_a_tie_has_no_class_to_keep() -> None:
+    """Two logits that are equal up to rounding may change places."""
+    golden = Golden([], np.zeros((1, 1, 1, 1), np.float32), np.array([[1.0, 1.0 + 1e-6]], np.float32))
+    assert compare(golden, golden.logits[:, ::-1]).exact
+
+
+def test_another_preprocessing_is_told_from_another_model(fp32: Bundle) -> None:
+    """The tensors differ, the logits (made from the recorded tensors) do not."""
+    import dataclasses
+
+    session = open_session(fp32)
+    other = dataclasses.replace(fp32.manifest.preprocess, interpolation="nearest")
+    changed = dataclasses.replace(fp32, manifest=dataclasses.replace(fp32.manifest, preprocess=other))
+    parity = replay(changed, session.run)
+    assert not parity.same_input
+    assert parity.exact

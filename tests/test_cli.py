@@ -1,0 +1,235 @@
+"""The command line, as a person meets it."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from edgekit.deploy.bundle import Bundle
+from PIL import Image
+
+from .conftest import DATA, EDGEKIT
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_the_four_commands(edgekit: Run, tmp_path: Path) -> None:
+    """train, export, quantize and validate, with no other argument than fewer epochs, in an empty folder."""
+    edgekit("train", "--set", "train.epochs=3")
+    exported = edgekit("export", "--format", "onnx")
+    assert "taking runs/001-convnet-digits" in exported.stderr
+    assert exported.stdout == "runs/002-convnet-digits-onnx-fp32\n"
+    edgekit("quantize")
+    done = edgekit("validate", "--seconds", "1")
+    folder = tmp_path / "runs/003-convnet-digits-onnx-int8.report"
+    assert sorted(path.name for path in folder.iterdir()) == ["junit.xml", "report.html", "report.json"]
+    report = json.loads((folder / "report.json").read_text())
+    assert [model["session"]["runtime"] for model in report["models"]] == ["torch eager", "onnxruntime", "onnxruntime"]
+    assert [model["precision"] for model in report["models"]] == ["fp32", "fp32", "int8"]
+    assert report["verdict"] in done.stdout
+    assert report["models"][2]["top1"] > 0.5
+
+
+def test_import_then_the_chain(edgekit: Run, tmp_path: Path) -> None:
+    """An ONNX file that EdgeKit did not make, through quantize and validate."""
+    from edgekit.toolkit.datasets import load_dataset
+
+    for index, sample in enumerate(load_dataset("digits").test.take(range(60))):
+        folder = tmp_path / "my images" / str(sample.label)
+        folder.mkdir(parents=True, exist_ok=True)
+        sample.image.save(folder / f"{index}.png")
+    edgekit("import", DATA / "lenet-fp32/model.onnx", "--name", "mine", "--input", "1x32x32", "--mean", "0.305", "--std",
+            "0.323", "--images", "my images")  # fmt: skip
+    edgekit("quantize")
+    done = edgekit("validate", "--seconds", "0.5", "--json")
+    report = json.loads(done.stdout)
+    assert report["images"] == 12
+    assert [model["format"] for model in report["models"]] == ["onnx", "onnx"]
+    assert report["models"][0]["top1"] > 0.7
+
+
+def test_json_is_the_report(report_of: Callable[..., dict], tmp_path: Path) -> None:
+    """What --json prints is what report.json holds."""
+    printed = report_of(DATA / "lenet-int8", "--limit", "40", "--out", "there")
+    assert json.loads((tmp_path / "there/report.json").read_text()) == printed
+
+
+def test_a_contract_that_cannot_hold_fails(report_of: Callable[..., dict]) -> None:
+    """Exit 3 for a speed-up that is certainly missed, 4 for a drop that so few images cannot prove."""
+    assert report_of(DATA / "lenet-int8", "--limit", "20", "--min-speedup", "50", code=3)["verdict"] == "fail"
+    assert report_of(DATA / "lenet-int8", "--limit", "20", "--max-drop", "1", code=4)["verdict"] == "inconclusive"
+
+
+def test_one_model_alone(report_of: Callable[..., dict]) -> None:
+    """Without anything to compare with it is held against its golden samples."""
+    report = report_of(DATA / "lenet-fp32", "--limit", "20", "--baseline", DATA / "lenet-fp32")
+    assert (len(report["models"]), report["verdict"]) == (1, "pass")
+
+
+def test_predict(edgekit: Run, tmp_path: Path) -> None:
+    """One image, many, a CSV, a grid; grey, colour and palette images alike."""
+    edgekit("predict", DATA / "lenet-fp32", "digits", "--csv", "out.csv", "--grid", "grid.png")
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert len(rows) == 359
+    assert set(rows[0]) == {"Image", "Category"}
+    assert Image.open(tmp_path / "grid.png").size[0] > 400
+    for mode in ("L", "RGB", "RGBA", "CMYK", "P", "1"):
+        Image.new("RGB", (1, 1), "white").convert(mode).save(
+            tmp_path / f"ä {mode}.{'jpg' if mode == 'CMYK' else 'png'}"
+        )
+        path = f"ä {mode}.{'jpg' if mode == 'CMYK' else 'png'}"
+        answer = json.loads(edgekit("predict", DATA / "lenet-fp32", path, "--json", "--top", "2").stdout)
+        assert len(answer[0]["labels"]) == 2
+        assert answer[0]["truth"] is None
+
+
+def test_predictions_are_good(edgekit: Run) -> None:
+    """On the test part of the digits, with their labels."""
+    answers = json.loads(edgekit("predict", DATA / "lenet-int8", "digits", "--json").stdout)
+    assert sum(one["truth"] == one["labels"][0] for one in answers) / len(answers) > 0.9
+    assert all(0 <= share <= 1.0001 for one in answers for share in one["confidences"])
+
+
+def test_inspect(edgekit: Run) -> None:
+    """Operators, parameters, multiply-accumulates, share quantized, lineage."""
+    float_, quantized = (
+        json.loads(edgekit("inspect", DATA / name, "--json").stdout) for name in ("lenet-fp32", "lenet-int8")
+    )
+    # conv 6@5x5 on 28x28, conv 16@5x5 of 6 on 10x10, then the dense layers
+    assert float_["macs"] == quantized["macs"] == 6 * 25 * 784 + 16 * 150 * 100 + 400 * 120 + 120 * 84 + 84 * 10
+    assert float_["parameters"] == 61_706
+    assert float_["operators"]["Conv"] == 2
+    assert (float_["quantized_share"], quantized["quantized_share"] > 0.8) == (0.0, True)
+    assert [step["precision"] for step in quantized["lineage"]] == ["fp32", "fp32", "int8"]
+    assert "61706" in edgekit("inspect", DATA / "lenet-int8").stdout
+
+
+def test_doctor(edgekit: Run) -> None:
+    """What is installed, and what this machine is."""
+    found = json.loads(edgekit("doctor", "--json").stdout)
+    assert {"numpy", "onnxruntime", "torch"} <= {package["name"] for package in found["packages"]}
+    assert found["target"]["name"] in ("x86", "x86-avx2", "arm")
+    assert "onnxruntime" in edgekit("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train --model mobilnet_v2", "did you mean mobilenet_v2"),
+        ("train --recipe lennet", "did you mean lenet"),
+        ("train --set train.lrr=1", "did you mean train.lr"),
+        ("train --data fashion_mnist", "did you mean fashion-mnist"),
+        ("train --resume", "no unfinished training"),
+        ("train --resume --epochs 3", "pass --resume alone"),
+        ("export", "run: edgekit train"),
+        ("quantize", "run: edgekit export --format onnx"),
+        ("quantize --dynamic", "slower"),
+        ("validate", "run: edgekit export --format onnx"),
+        ("validate nowhere", "pass a folder under runs/"),
+        ("inspect .", "is not a bundle"),
+        ("report nothing.json", "report.json of edgekit validate"),
+        ("import x.onnx --name a --input 3x8 --images .", "channels x height x width"),
+        ("import x.onnx --name a --input 3x8x8 --images .", "--mean 0.485"),
+        ("import x.onnx --name a --input 3x8x8 --images . --mean 0 --std 1", "no file at x.onnx"),
+        ("import x.onnx --name a --input 3x8x8 --images . --mean 0,1 --std 1", "mean has 2"),
+        ("import x.onnx --name a --input 3x8x8 --images . --mean a --std 1", "not a list of numbers"),
+        ("import x --name a --input 3x8x8 --images . --mean 0 --std 1 --interpolation cubic", "did you mean bicubic"),
+    ],
+)
+def test_user_errors_are_two_lines(edgekit: Run, tmp_path: Path, arguments: str, words: str) -> None:
+    """What is wrong and what to type, exit 1, no trace, nothing written."""
+    done = edgekit(*arguments.split(), code=1)
+    lines = done.stderr.strip().splitlines()
+    assert lines[-2].startswith("error: ")
+    assert lines[-1].startswith("fix: ")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [("export --format onx", "did you mean onnx"), ("export --cross-check --format torchscript", "does not apply")],
+)
+def test_export_errors(edgekit: Run, trained: Bundle, arguments: str, words: str) -> None:
+    """With a bundle at hand."""
+    assert words in edgekit("export", trained.path, *arguments.split()[1:], code=1).stderr
+
+
+def test_usage_errors_exit_2(edgekit: Run) -> None:
+    """An option that does not exist."""
+    assert "No such option" in edgekit("train", "--epoch", "3", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("blocked", "arguments", "line"),
+    [
+        ("torch", "train", "pip install 'edgekit-vision[train]'"),
+        ("onnx", f"quantize {DATA}/lenet-fp32", "pip install 'edgekit-vision[quantize]'"),
+        ("lightning_fabric", "train", "pip install 'edgekit-vision[train]'"),
+        ("matplotlib", f"predict {DATA}/lenet-fp32 digits --grid g.png", "pip install 'edgekit-vision[train]'"),
+    ],
+)
+def test_a_missing_package_says_what_to_install(tmp_path: Path, blocked: str, arguments: str, line: str) -> None:
+    """The exact line, and nothing else."""
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] == {blocked!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from edgekit.toolkit.cli import main\n"
+        f"sys.argv = ['edgekit', *{arguments.split()!r}]\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == f"fix: {line}"
+
+
+def test_nobody_is_told_to_install_the_bare_name() -> None:
+    """`edgekit` on PyPI is another project's."""
+    root = DATA.parent.parent
+    files = [*root.glob("*.md"), *root.glob("*/**/*.py"), root / "pyproject.toml", root / "Makefile"]
+    texts = {path: path.read_text() for path in files if ".venv" not in path.parts}
+    assert [
+        path for path, text in texts.items() if "install " + "edgekit " in text or "install " + "edgekit\n" in text
+    ] == []
+
+
+@pytest.mark.parametrize("command", ["export", "quantize", "import", "validate"])
+def test_kill_9_leaves_nothing_half(tmp_path: Path, trained: Bundle, command: str) -> None:
+    """A writing command killed at any moment leaves its result whole or not at all."""
+    arguments = {
+        "export": ["export", trained.path, "--out", "made"],
+        "quantize": ["quantize", DATA / "lenet-fp32", "--out", "made"],
+        "import": ["import", DATA / "lenet-fp32/model.onnx", "--name", "x", "--input", "1x32x32", "--mean", "0.3", "--std",
+                   "0.3", "--images", "digits", "--out", "made"],
+        "validate": ["validate", DATA / "lenet-int8", "--limit", "10", "--seconds", "0", "--out", "made"],
+    }[command]  # fmt: skip
+    whole = time.monotonic()
+    subprocess.run([*EDGEKIT, *map(str, arguments)], cwd=tmp_path, check=True, capture_output=True)
+    whole = time.monotonic() - whole
+    for share in (0.5, 0.8, 0.9, 0.95, 0.98):
+        folder = tmp_path / f"at {share}"
+        folder.mkdir()
+        process = subprocess.Popen([*EDGEKIT, *map(str, arguments)], cwd=folder, stdout=-3, stderr=-3)
+        time.sleep(whole * share)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (folder / "made").exists() and command != "validate":
+            Bundle.open(folder / "made")
+        for path in (folder / "made").glob("*") if command == "validate" and (folder / "made").exists() else ():
+            assert path.name.startswith(".") or path.read_text().rstrip().endswith(("}", "</html>", "/testsuite>"))
+
+
+def test_paths_with_spaces_and_other_letters(edgekit: Run, tmp_path: Path) -> None:
+    """Everywhere a path can be given."""
+    out = tmp_path / "größe 1" / "模型"
+    edgekit("quantize", DATA / "lenet-fp32", "--out", out)
+    edgekit("validate", out, "--limit", "10", "--seconds", "0", "--baseline", DATA / "lenet-fp32")
+    assert (tmp_path / "größe 1" / "模型.report" / "report.html").exists()

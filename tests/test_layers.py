@@ -1,0 +1,135 @@
+"""The arrows between the folders, the package list, and what the command line may load."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("deploy", "models", "export", "toolkit")
+MAY_IMPORT = {
+    "deploy": set(),
+    "models": set(),
+    "export": {"models", "deploy"},
+    "toolkit": {"models", "deploy", "export"},
+}
+DEVICE_PACKAGES = {"numpy", "PIL", "onnxruntime", "torch"}  # the last two in their own session files alone
+HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "matplotlib", "lightning_fabric")
+COMMANDS = ("train", "import", "export", "quantize", "validate", "predict", "inspect", "doctor", "report", "demo")
+
+
+def _modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def _imports(path: Path) -> list[tuple[str, str]]:
+    """(folder of EdgeKit, "") or ("", package) for each import anywhere in a file."""
+    package = path.relative_to(ROOT).parent.parts
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [("", alias.name.partition(".")[0]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.append(("", (node.module or "").partition(".")[0]))
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            target = (*base, *(node.module or node.names[0].name).split("."))
+            found.append((target[0], ""))
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_import_only_what_is_below_them(folder: str) -> None:
+    """deploy stands on nothing, models on nothing, export on both, and nothing imports toolkit."""
+    for path in _modules(folder):
+        for target, _ in _imports(path):
+            assert target in {"", folder, *MAY_IMPORT[folder]}, f"{path} imports {target}"
+
+
+def test_deploy_imports_no_package_but_those_of_the_device() -> None:
+    """The device install is numpy, Pillow and the runtime of a session's own file."""
+    for path in _modules("deploy"):
+        outside = {name for _, name in _imports(path) if name} - set(sys.stdlib_module_names)
+        allowed = DEVICE_PACKAGES if path.parent.name == "runtimes" else {"numpy", "PIL"}
+        assert outside <= allowed, f"{path} imports {outside - allowed}"
+
+
+def test_deploy_runs_without_torch_typer_and_onnx() -> None:
+    """Every module of deploy but torch's own sessions imports where those packages are blocked."""
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in _modules("deploy")]
+    names = [f"edgekit.{name}" for name in names if not name.endswith(("torchscript", "exported_program"))]
+    code = (
+        "import sys, importlib\n"
+        "for name in ('torch', 'typer', 'onnx', 'rich'): sys.modules[name] = None\n"
+        f"for name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    """--help of every command answers without torch, onnx, onnxruntime or numpy."""
+    code = (
+        "import sys\nfrom edgekit.toolkit.cli import main\n"
+        f"sys.argv = ['edgekit', *{command.split()!r}, '--help']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+    assert "Usage:" in done.stdout
+
+
+def test_every_command_is_tested_for_its_help() -> None:
+    """The list above is the list of commands."""
+    from edgekit.toolkit.cli import app
+
+    names = {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
+    assert names == set(COMMANDS)
+
+
+def test_package_list_matches_the_folders() -> None:
+    """A sub-package that pyproject.toml forgets would be missing from the wheel."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    holders = {
+        path.parent
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".toml", ".npz")
+    }
+    found = {".".join(("edgekit", *path.relative_to(ROOT).parts)) for path in holders}
+    assert listed == {"edgekit", *found}
+
+
+def test_root_holds_no_stray_modules() -> None:
+    """A .py file in the root would ship as part of the package."""
+    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
+
+
+def test_public_names_resolve() -> None:
+    """Everything in __all__ is there, and everything resolvable is in __all__."""
+    import edgekit
+
+    assert sorted(edgekit.__all__) == edgekit.__all__ == sorted(edgekit._PUBLIC)
+    assert all(getattr(edgekit, name) for name in edgekit.__all__)
+
+
+@pytest.mark.parametrize("registry", ["RUNTIMES", "FORMATS", "DEVICES"])
+def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
+    """Each entry names an object that exists, and each file in the folder has an entry."""
+    from edgekit.deploy import devices, session
+    from edgekit.deploy.registry import resolve
+    from edgekit import export
+
+    entries, package, folder = {
+        "RUNTIMES": (session.RUNTIMES, "edgekit.deploy", ROOT / "deploy/runtimes"),
+        "FORMATS": ({k: v.export for k, v in export.FORMATS.items()}, "edgekit.export", ROOT / "export"),
+        "DEVICES": (devices.DEVICES, "edgekit.deploy.devices", ROOT / "deploy/devices"),
+    }[registry]
+    for reference in entries.values():
+        assert callable(resolve(reference, package))
+    modules = {reference.partition(":")[0].rpartition(".")[2] for reference in entries.values()} | {"eager"}
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= modules

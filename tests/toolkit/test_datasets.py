@@ -1,0 +1,116 @@
+"""Data sets: disjoint parts that come back the same."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.errors import DataError
+from edgekit.toolkit.datasets import load_dataset, part_of
+from PIL import Image
+
+Folder = Callable[..., Path]
+
+
+def _disjoint(dataset) -> bool:
+    parts = [set(ids) for ids in dataset.splits().values()]
+    return all(parts) and len(set.union(*parts)) == sum(map(len, parts))
+
+
+def test_digits() -> None:
+    """1,797 images in three disjoint parts, ten classes in each, the same every time."""
+    dataset = load_dataset("digits")
+    assert sum(len(ids) for ids in dataset.splits().values()) == 1797
+    assert _disjoint(dataset)
+    assert set(dataset.test.targets) == set(dataset.train.targets) == set(range(10))
+    assert load_dataset("digits").splits() == dataset.splits()
+    assert load_dataset("digits", seed=1).splits() != dataset.splits()
+
+
+@pytest.mark.parametrize(
+    ("folders", "test_from"),
+    [
+        (("train", "val", "test"), "test"),
+        (("train", "test"), "test"),
+        (("train", "val"), "val"),
+        (("train",), "train"),
+        ((), ""),
+    ],
+)
+def test_folders_that_come_divided(image_folder: Folder, folders: tuple[str, ...], test_from: str) -> None:
+    """The parts that there are stay, the others are drawn; nothing is in two parts."""
+    for name in folders or ("",):
+        path = image_folder(f"set/{name}", each=10)
+    dataset = load_dataset(str(path if not folders else path.parent))
+    assert _disjoint(dataset)
+    assert {name.split("/")[0] for name in dataset.test.ids} <= {test_from or "cat", "dog"} | {test_from}
+    if "test" in folders:
+        assert len(dataset.test) == 20
+
+
+def _idx_set(folder: Path) -> None:
+    def write(name: str, array: np.ndarray) -> None:
+        head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape)
+        (folder / name).write_bytes(head + array.tobytes())
+
+    for prefix, count in (("train", 60), ("t10k", 20)):
+        write(f"{prefix}-images-idx3-ubyte", np.zeros((count, 28, 28), np.uint8))
+        write(f"{prefix}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
+
+
+@pytest.mark.parametrize("where", ["", "MNIST/raw"])
+def test_mnist_under_a_root(tmp_path: Path, where: str) -> None:
+    """The idx files themselves, or torchvision's folder; the official test part stays."""
+    (tmp_path / where).mkdir(parents=True, exist_ok=True)
+    _idx_set(tmp_path / where)
+    dataset = load_dataset("mnist", root=str(tmp_path))
+    assert len(dataset.test) == 20
+    assert dataset.test.ids[0] == "test/0"
+    assert (len(dataset.train), len(dataset.validation)) == (50, 10)
+
+
+def test_cifar10_under_a_root_of_class_folders(image_folder: Folder) -> None:
+    """train/ and test/ folders of class folders."""
+    image_folder("cifar/train")
+    root = image_folder("cifar/test").parent
+    assert len(load_dataset("cifar10", root=str(root)).test) == 12
+
+
+def test_an_unknown_name_suggests() -> None:
+    """A typo in a set's name is not a path."""
+    with pytest.raises(DataError, match="did you mean fashion-mnist"):
+        load_dataset("fashion_mnist")
+
+
+def test_parts_come_back_by_their_ids(fp32: Bundle) -> None:
+    """What a bundle recorded is what quantize and validate get."""
+    for part in ("train", "validation", "test"):
+        images = part_of(fp32, part)
+        assert images is not None
+        assert images.ids == tuple(fp32.splits()[part])
+
+
+def test_a_changed_data_set_is_noticed(fp32: Bundle, tmp_path: Path) -> None:
+    """A folder that is gone, and one with fewer images."""
+    import dataclasses
+
+    moved = dataclasses.replace(fp32.manifest, data={"data": str(tmp_path / "gone"), "root": None, "seed": 0})
+    with pytest.raises(DataError, match="not on this machine") as caught:
+        part_of(dataclasses.replace(fp32, manifest=moved), "test")
+    assert "--images" in caught.value.fix
+
+
+def test_images_from_elsewhere(fp32: Bundle, tmp_path: Path) -> None:
+    """Class folders in any order are matched to the model's labels; a folder of its own test part gives that."""
+    for label in ("7", "3"):
+        folder = tmp_path / "own" / "test" / label
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "x.png")
+    for source in (tmp_path / "own", tmp_path / "own" / "test"):
+        images = part_of(fp32, "test", str(source))
+        assert images is not None
+        assert images.targets.tolist() == [3, 7]
+    with pytest.raises(DataError, match="has no train part"):
+        part_of(fp32, "train", str(tmp_path / "own"))

@@ -1,0 +1,18 @@
+"""Compare a wheel's files with those that git keeps in the packages: nothing forgotten, nothing stray."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("deploy", "export", "models", "toolkit")
+
+if __name__ == "__main__":
+    kept = subprocess.run(["git", "ls-files", *FOLDERS, "__init__.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    expected = {f"edgekit/{name}" for name in kept.stdout.split()}
+    with zipfile.ZipFile(sys.argv[1]) as wheel:
+        found = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    if expected != found:
+        sys.exit(f"missing from the wheel: {sorted(expected - found)}\nstray in it: {sorted(found - expected)}")
+    print(f"wheel: {len(found)} files, as in the checkout")
