@@ -43,8 +43,8 @@ def test_import_then_the_chain(edgekit: Run, tmp_path: Path) -> None:
         folder = tmp_path / "my images" / str(sample.label)
         folder.mkdir(parents=True, exist_ok=True)
         sample.image.save(folder / f"{index}.png")
-    edgekit("import", DATA / "lenet-fp32/model.onnx", "--name", "mine", "--input", "1x32x32", "--mean", "0.305", "--std",
-            "0.323", "--images", "my images")  # fmt: skip
+    edgekit("import", DATA / "lenet-fp32/model.onnx", "--name", "mine", "--input", "1x32x32", "--mean", "0.305",
+            "--std", "0.323", "--images", "my images")  # fmt: skip
     edgekit("quantize")
     done = edgekit("validate", "--seconds", "0.5", "--json")
     report = json.loads(done.stdout)
@@ -181,7 +181,8 @@ def test_a_missing_package_says_what_to_install(tmp_path: Path, blocked: str, ar
         "import sys\n"
         "class Absent:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] == {blocked!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)\n"
+        f"        if name.split('.')[0] == {blocked!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Absent())\n"
         "from edgekit.toolkit.cli import main\n"
         f"sys.argv = ['edgekit', *{arguments.split()!r}]\nmain()\n"
@@ -207,8 +208,8 @@ def test_kill_9_leaves_nothing_half(tmp_path: Path, trained: Bundle, command: st
     arguments = {
         "export": ["export", trained.path, "--out", "made"],
         "quantize": ["quantize", DATA / "lenet-fp32", "--out", "made"],
-        "import": ["import", DATA / "lenet-fp32/model.onnx", "--name", "x", "--input", "1x32x32", "--mean", "0.3", "--std",
-                   "0.3", "--images", "digits", "--out", "made"],
+        "import": ["import", DATA / "lenet-fp32/model.onnx", "--name", "x", "--input", "1x32x32", "--mean", "0.3",
+                   "--std", "0.3", "--images", "digits", "--out", "made"],
         "validate": ["validate", DATA / "lenet-int8", "--limit", "10", "--seconds", "0", "--out", "made"],
     }[command]  # fmt: skip
     whole = time.monotonic()

@@ -58,9 +58,8 @@ def test_every_error_is_in_the_tree_of_its_module() -> None:
 
 def test_version_is_the_changelogs() -> None:
     """The package, its metadata and the change log agree."""
-    import tomllib
-
     import edgekit
+    import tomllib
 
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert version == edgekit.__version__

@@ -3,10 +3,10 @@
 import ast
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("deploy", "models", "export", "toolkit")
@@ -120,9 +120,9 @@ def test_public_names_resolve() -> None:
 @pytest.mark.parametrize("registry", ["RUNTIMES", "FORMATS", "DEVICES"])
 def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
     """Each entry names an object that exists, and each file in the folder has an entry."""
+    from edgekit import export
     from edgekit.deploy import devices, session
     from edgekit.deploy.registry import resolve
-    from edgekit import export
 
     entries, package, folder = {
         "RUNTIMES": (session.RUNTIMES, "edgekit.deploy", ROOT / "deploy/runtimes"),

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("deploy", "export", "models", "toolkit")
 
 if __name__ == "__main__":
-    kept = subprocess.run(["git", "ls-files", *FOLDERS, "__init__.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept = subprocess.run(
+        ["git", "ls-files", *FOLDERS, "__init__.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     expected = {f"edgekit/{name}" for name in kept.stdout.split()}
     with zipfile.ZipFile(sys.argv[1]) as wheel:
         found = {name for name in wheel.namelist() if ".dist-info/" not in name}

@@ -58,8 +58,8 @@ def test_numbered_images_beside_a_csv(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [("Image,Category\n7,a\n", "7"), ("image;class\n1;a\n", "Image,Category"), ("Image,Category\n1,a\n1,a\n", "more than once"),
-     ("Image,Category\n", "no rows")],
+    [("Image,Category\n7,a\n", "7"), ("image;class\n1;a\n", "Image,Category"),
+     ("Image,Category\n1,a\n1,a\n", "more than once"), ("Image,Category\n", "no rows")],
 )  # fmt: skip
 def test_a_wrong_csv_is_explained(tmp_path: Path, table: str, words: str) -> None:
     """A missing file, other columns, a repeated image, nothing at all."""

@@ -25,7 +25,8 @@ NET = """
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+            convolution = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+            self.body = nn.Sequential(*convolution, nn.AdaptiveAvgPool2d(2), nn.Flatten())
             self.head = nn.Linear(32, 2)
 
         def forward(self, x):

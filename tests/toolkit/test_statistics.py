@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 from edgekit.toolkit.statistics import (
-    images_needed, mcnemar, paired_difference, percentile, ratio_of_medians, wilson,
+    images_needed,
+    mcnemar,
+    paired_difference,
+    percentile,
+    ratio_of_medians,
+    wilson,
 )  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st

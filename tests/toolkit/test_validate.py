@@ -33,8 +33,8 @@ def _measurement(bundle: Bundle, ms: float, classes: np.ndarray) -> Measurement:
     ]
     predictions = Predictions(tuple(classes.tolist()), (0.9,) * len(classes), (True,) * len(classes))
     parity = {"tensor_max_abs": 0.0, "logits_max_abs": 0.1, "top1_agreement": 1.0, "scale": 10.0}
-    return Measurement(bundle.id, {"runtime": "made up"}, (1.0,) * 3, (2.0,) * 3, (1000,) * 64, tuple(blocks), 1 << 26, parity,
-                       predictions)  # fmt: skip
+    return Measurement(bundle.id, {"runtime": "made up"}, (1.0,) * 3, (2.0,) * 3, (1000,) * 64, tuple(blocks), 1 << 26,
+                       parity, predictions)  # fmt: skip
 
 
 @pytest.fixture
