@@ -14,7 +14,10 @@ _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     """The models side by side, the warnings, and the verdict last, where the eye is."""
-    table = Table(box=SIMPLE_HEAD, title=f"{escape(str(report['device']['cpu']))}, {report['images']} test images")
+    names = {model["name"] for model in report["models"]}
+    title = f"{names.pop()}, " if len(names) == 1 else ""  # said once, in the title
+    title += f"{report['device']['cpu']}, {report['images']} test images"
+    table = Table(box=SIMPLE_HEAD, title=escape(title))
     for column in ("model", "size", "top-1", "drop, points", "latency", "speed-up"):
         table.add_column(
             column, justify="left" if column == "model" else "right", no_wrap=column != "model", overflow="fold"
@@ -22,7 +25,7 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     for model in report["models"]:
         baseline = model["id"] == report["baseline"]
         table.add_row(
-            f"{escape(model['name'])}\n{model['precision']} {escape(model_runtime(model))}",
+            escape(f"{model['precision']} {model_runtime(model)}" if not names else model_name(model)),
             megabytes(model["size_bytes"]),
             percent(model["top1"]),
             "baseline" if baseline else _stacked(drop_text(model["drop"])),

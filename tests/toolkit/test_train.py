@@ -116,9 +116,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("schedule", ["step", "cosine", "one-cycle", "constant"])
 def test_optimizers_and_schedules(optimizer: str, schedule: str) -> None:
     """Each runs to its end; the schedule moves the rate as it should."""
-    recipe = Recipe.load("digits", ["model.name=lenet", "preprocess.size=16", "train.epochs=2",
-                                    f"train.optimizer={optimizer}", f"train.schedule={schedule}", "train.step_size=1", "train.gamma=0.5",
-                                    "train.lr=0.01", "train.clip=1.0", "train.label_smoothing=0.1"])  # fmt: skip
+    settings = ["model.name=lenet", "preprocess.size=16", "train.epochs=2", "train.step_size=1", "train.gamma=0.5",
+                "train.lr=0.01", "train.clip=1.0", "train.label_smoothing=0.1"]  # fmt: skip
+    chosen = [f"train.optimizer={optimizer}", f"train.schedule={schedule}"]
+    recipe = Recipe.load("digits", [*settings, *chosen])
     bundle = training.train(recipe, out=Path("made"))
     rates = [float(row["lr"]) for row in csv.DictReader((bundle.path / "metrics.csv").read_text().splitlines())]
     expected = {"step": [0.005, 0.0025], "cosine": [0.005, 0.0], "constant": [0.01, 0.01]}
