@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 from collections import Counter
@@ -72,6 +73,14 @@ class ImageSet:
         stream = io.BytesIO()
         Image.fromarray(picture).save(stream, "PNG")
         return stream.getvalue(), ".png"
+
+    def sha256(self) -> str:
+        """Hex SHA-256 of all ids and pictures: whether these are the very same images."""
+        digest = hashlib.sha256()
+        for name, picture in zip(self.ids, self.pictures, strict=True):
+            content = picture.read_bytes() if isinstance(picture, Path) else np.ascontiguousarray(picture).tobytes()
+            digest.update(hashlib.sha256(name.encode() + b"\0" + content).digest())
+        return digest.hexdigest()
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
         """The images at these indices, in this order."""

@@ -129,7 +129,7 @@ def test_doctor(edgekit: Run) -> None:
         ("export", "run: edgekit train"),
         ("quantize", "run: edgekit export --format onnx"),
         ("quantize --dynamic", "slower"),
-        ("validate", "run: edgekit export --format onnx"),
+        ("validate", "run: edgekit quantize"),
         ("validate nowhere", "pass a folder under runs/"),
         ("inspect .", "is not a bundle"),
         ("report nothing.json", "report.json of edgekit validate"),

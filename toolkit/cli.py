@@ -209,7 +209,7 @@ def validate(
     from .workspace import newest
 
     chosen = [Bundle.open(path) for path in bundles or []] or [
-        newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit export --format onnx")
+        newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit quantize")
     ]
     result = validate_bundles(
         chosen, baseline=Bundle.open(baseline) if baseline else None, images=images, limit=limit, max_drop=max_drop,

@@ -74,6 +74,7 @@ def load_dataset(
         DataError: nothing there, or not an image set.
     """
     if data in DATASETS:
+        root = str(Path(root).resolve()) if root else None
         given = DATASETS[data](Path(root) if root else None)
     elif not Path(data).exists():
         raise DataError(

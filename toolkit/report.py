@@ -80,7 +80,7 @@ def _models(report: Report) -> Iterator[Element]:
                 milliseconds(model["preprocess_ms"]),
                 f"{milliseconds(model['load_ms'])} / {milliseconds(model['first_ms'])}",
                 megabytes(model["peak_rss_bytes"]),
-                f"{model['parity']['logits_max_abs']:.2g}",
+                _parity(model["parity"]["logits_max_abs"]),
             ]
         )
     header = "model|speed-up|drop, points|top-1|size|p50|p90|p99|top-5|flips|preprocess|load / first|peak memory|parity"
@@ -98,6 +98,10 @@ def _models(report: Report) -> Iterator[Element]:
 
 def _with_interval(share: float | None, interval: Sequence[float] | None) -> str:
     return percent(share) + (f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else "")
+
+
+def _parity(difference: float | None) -> str:
+    return "not a number" if difference is None else f"{difference:.2g}"
 
 
 def _gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:

@@ -252,9 +252,15 @@ def _network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.M
         "activation": recipe.model.activation,
     }
     try:
-        return create_model(**architecture, pretrained=recipe.model.pretrained), architecture
-    except ValueError as error:
-        raise RecipeError(str(error), fix="change the recipe's [model] or [preprocess] (--set model.…=)") from error
+        network = create_model(**architecture, pretrained=recipe.model.pretrained)
+        with torch.inference_mode():  # some networks say only here that an image is too small for them
+            network.eval()(torch.zeros(1, architecture["in_channels"], *preprocess.crop or ()))
+        return network, architecture
+    except (ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"{recipe.model.name} cannot be made for images of {preprocess.crop}: {error}",
+            fix="another --model, or --set preprocess.size=…",
+        ) from error
     except OSError as error:
         raise RecipeError(
             f"cannot download the published weights: {error}", fix="--set model.pretrained=false"

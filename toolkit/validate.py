@@ -1,5 +1,6 @@
 """Validation: measure the original and the optimised models together on a device, compare, and give a verdict."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from ..deploy.environment import has_vnni
 from ..deploy.errors import BundleError
 from ..deploy.images import UNLABELLED, ImageSet
 from ..deploy.measurement import Measurement
-from ..deploy.parity import TENSOR_TOLERANCE
+from ..deploy.parity import Parity
 from ..deploy.plan import Plan
 from .console import progress_bar, say
 from .contract import Judgement, compare_accuracy, judge_drop, judge_speedup, overall
@@ -200,7 +201,10 @@ def _describe(bundle: Bundle, measurement: Measurement, targets: np.ndarray, con
         "load_ms": float(np.median(measurement.load_ms)),
         "first_ms": float(np.median(measurement.first_ms)),
         "peak_rss_bytes": measurement.peak_rss_bytes,
-        "parity": {key: measurement.parity[key] for key in ("tensor_max_abs", "logits_max_abs", "top1_agreement")},
+        "parity": {
+            key: value if math.isfinite(value := measurement.parity[key]) else None
+            for key in ("tensor_max_abs", "logits_max_abs", "top1_agreement")
+        },
         "session": dict(measurement.session),
         "lineage": [*map(dict, manifest.lineage)],
         "predictions": list(predictions.classes) if predictions else None,
@@ -215,9 +219,14 @@ def _describe(bundle: Bundle, measurement: Measurement, targets: np.ndarray, con
 
 def _warnings(bundle: Bundle, measurement: Measurement) -> list[str]:
     found = []
-    if measurement.parity["tensor_max_abs"] > TENSOR_TOLERANCE:
+    parity = Parity(**measurement.parity)
+    if not math.isfinite(parity.logits_max_abs):
+        found.append("its answers on the golden samples are not numbers")
+    elif bundle.manifest.precision == "fp32" and not parity.exact:
+        found.append(f"not the same model as its source here: logits differ by up to {parity.logits_max_abs:.3g}")
+    if not parity.same_input:
         found.append(
-            f"preprocessing here differs from the source's by up to {measurement.parity['tensor_max_abs']:.3g}: "
+            f"preprocessing here differs from the source's by up to {parity.tensor_max_abs:.3g}: "
             "another decoder or Pillow"
         )
     if bundle.manifest.requires.get("isa") == "vnni" and not has_vnni():

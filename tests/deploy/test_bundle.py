@@ -183,6 +183,30 @@ def test_a_place_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody, whom a folder's mode binds")
+def test_a_read_only_folder_is_explained(tmp_path: Path) -> None:
+    """With the reason, and nothing but what was there before."""
+    folder = tmp_path / "mine"
+    folder.mkdir(mode=0o755)
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    code = textwrap.dedent("""
+        import os, sys
+        from pathlib import Path
+        from edgekit.deploy.bundle import create
+        from edgekit.deploy.errors import EdgeKitError
+        os.seteuid(65534)
+        try:
+            with create(Path(sys.argv[1]) / "runs" / "new"):
+                pass
+        except EdgeKitError as error:
+            print(error)
+    """)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert "Permission denied" in done.stdout
+    assert list(folder.iterdir()) == []
+
+
 def test_ids_tell_bundles_apart(copy: Path, fp32: Bundle) -> None:
     """The id is the manifest's: the same copy has the same, a changed one another."""
     assert Bundle.open(copy).id == fp32.id

@@ -98,6 +98,10 @@ def test_calibration_comes_from_the_training_part(fp32: Bundle, tmp_path: Path) 
     """Drawn by class; ids and seed are in the manifest; neither validation nor test images are among them."""
     made = quantize(fp32, calibration_images=100, out=tmp_path / "made").bundle
     ids = made.manifest.details["calibration"]["ids"]
+    train = part_of(fp32, "train")
+    assert train is not None
+    assert made.manifest.details["calibration"]["sha256"] == train.select(ids).sha256()
+    assert train.select(ids[::-1]).sha256() != train.select(ids).sha256()
     parts = fp32.splits()
     assert len(set(ids)) == 100
     assert set(ids) <= set(parts["train"])
@@ -105,12 +109,12 @@ def test_calibration_comes_from_the_training_part(fp32: Bundle, tmp_path: Path) 
 
 
 def test_the_result_is_int8(fp32: Bundle, tmp_path: Path) -> None:
-    """All weights, and the optimised graph has neither float convolutions nor Q/DQ but at its ends."""
+    """All weights, and the optimised graph has no float layer and one QuantizeLinear, at its input."""
     made = quantize(fp32, target="x86-avx2", out=tmp_path / "made").bundle
     verified = made.manifest.details["verified"]
     assert verified["int8_share"] == 1.0
     assert verified["float_left"] == 0
-    assert verified["qdq_left"] == 2
+    assert verified["qdq_left"] == 1
     assert made.size_bytes < 0.4 * fp32.size_bytes
 
 

@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -98,6 +99,31 @@ def test_a_slower_model_is_called_slower(judged: Callable[..., tuple]) -> None:
     (report, _), _ = judged(second=3.0)
     assert report["models"][1]["outcome"] == "slower"
     assert any("slower than the baseline" in warning for warning in report["models"][1]["warnings"])
+
+
+def test_a_model_that_answers_no_numbers_is_called_so(fp32: Bundle, int8: Bundle) -> None:
+    """And the report stays JSON."""
+    test = part_of(fp32, "test")
+    assert test is not None
+    good, bad = _measurement(fp32, 2.0, test.targets), _measurement(int8, 1.0, np.zeros(len(test), int))
+    bad = replace(bad, parity={**bad.parity, "logits_max_abs": float("nan"), "top1_agreement": 0.0})
+    report, judgement = make_report(
+        [fp32, int8], Measured(ENVIRONMENT, [good, bad]), test, [int8.id], Plan(), None, None, 0.95
+    )
+    assert judgement.outcome == "fail"
+    assert report["models"][1]["parity"]["logits_max_abs"] is None
+    assert "not numbers" in report["models"][1]["warnings"][0]
+    assert "not a number" in render(json.loads(json.dumps(report, allow_nan=False)), None)
+
+
+def test_an_fp32_model_that_is_another_one_here_is_called_so(fp32: Bundle, int8: Bundle) -> None:
+    """A kernel of this device that computes something else."""
+    test = part_of(fp32, "test")
+    assert test is not None
+    measured = [_measurement(fp32, 2.0, test.targets), _measurement(int8, 1.0, test.targets)]
+    report, _ = make_report([fp32, int8], Measured(ENVIRONMENT, measured), test, [int8.id], Plan(), None, None, 0.95)
+    assert "not the same model" in report["models"][0]["warnings"][0]
+    assert not any("not the same model" in warning for warning in report["models"][1]["warnings"])
 
 
 class _Page(HTMLParser):

@@ -94,7 +94,8 @@ def quantize(
         with progress_bar("quantize") as show:
             ranges = observe(model, bundle.manifest, calibration, lambda share: show("calibration", share))
         model = emit_int8(model, ranges, wanted)
-        details |= {"target": target, "calibration": {"ids": calibration.ids, "seed": _SEED, "method": "minmax"}}
+        recorded = {"ids": calibration.ids, "seed": _SEED, "sha256": calibration.sha256(), "method": "minmax"}
+        details |= {"target": target, "calibration": recorded}
         details["verified"] = verify_int8(model)
     else:
         model = emit_fp16(model)
