@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.preprocess import decode
 from PIL import Image
 
 from .conftest import DATA, EDGEKIT
@@ -77,7 +78,7 @@ def test_predict(edgekit: Run, tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert len(rows) == 359
     assert set(rows[0]) == {"Image", "Category"}
-    assert Image.open(tmp_path / "grid.png").size[0] > 400
+    assert decode(tmp_path / "grid.png").width > 400
     for mode in ("L", "RGB", "RGBA", "CMYK", "P", "1"):
         Image.new("RGB", (1, 1), "white").convert(mode).save(
             tmp_path / f"ä {mode}.{'jpg' if mode == 'CMYK' else 'png'}"
