@@ -8,6 +8,7 @@ from torch import nn
 
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError
+from ..deploy.runtimes.exported_program import load_program
 from ..deploy.runtimes.torchscript import load_module as load_torchscript
 from ..models import create
 
@@ -21,7 +22,7 @@ def load_module(bundle: Bundle) -> nn.Module:
         BundleError: the bundle is of another format, or its weights do not fit its architecture.
     """
     if bundle.manifest.format == "exported-program":
-        return torch.export.load(str(bundle.model_path)).module()
+        return load_program(bundle.model_path).module()
     if bundle.manifest.format == "torchscript":
         return load_torchscript(bundle.model_path)
     if bundle.manifest.format != "torch":

@@ -234,4 +234,4 @@ def test_paths_with_spaces_and_other_letters(edgekit: Run, tmp_path: Path) -> No
     out = tmp_path / "größe 1" / "模型"
     edgekit("quantize", DATA / "lenet-fp32", "--out", out)
     edgekit("validate", out, "--limit", "10", "--seconds", "0", "--baseline", DATA / "lenet-fp32")
-    assert (tmp_path / "größe 1" / "模型.report" / "report.html").exists()
+    assert (tmp_path / "runs" / "模型.report" / "report.html").exists()

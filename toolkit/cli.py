@@ -199,14 +199,16 @@ def validate(
     ] = None,
     skip_corrupt: SkipCorrupt = False,
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.json, report.html, junit.xml.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.json, report.html, junit.xml; default: in runs/.")
+    ] = None,
 ) -> None:
     """Compare original and optimised models on this machine: accuracy, latency, a verdict."""
     from ..deploy.bundle import Bundle
     from ..deploy.plan import Plan
     from .tables import validation_table
     from .validate import validate as validate_bundles
-    from .workspace import newest
+    from .workspace import RUNS, newest
 
     chosen = [Bundle.open(path) for path in bundles or []] or [
         newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit quantize")
@@ -216,7 +218,7 @@ def validate(
         min_speedup=min_speedup, confidence=confidence, plan=Plan(seconds=seconds, threads=threads),
         skip_corrupt=skip_corrupt,
     )  # fmt: skip
-    _report(result, out or chosen[-1].path.parent / f"{chosen[-1].path.name}.report")
+    _report(result, out or RUNS / f"{chosen[-1].path.name}.report")
     _show(result.report, validation_table, as_json)
     raise typer.Exit(result.judgement.exit_code)
 
@@ -294,10 +296,10 @@ def demo() -> None:
     """Train a small CNN on embedded digits, export, quantize, validate, and write the report."""
     from .demo import demo as run_demo
     from .tables import validation_table
+    from .workspace import RUNS
 
     quantized, result = run_demo()
-    path = quantized.bundle.path
-    _report(result, path.parent / f"{path.name}.report")
+    _report(result, RUNS / f"{quantized.bundle.path.name}.report")
     _show(result.report, validation_table, as_json=False)
     raise typer.Exit(result.judgement.exit_code)
 

@@ -187,15 +187,12 @@ def _copy_torchscript(path: Path, out: Path) -> tuple[int | None, int]:
 
 def _copy_program(path: Path, out: Path, spec: TensorSpec) -> tuple[int | None, int]:
     """A torch.export program; its batch is what its first input's shape says."""
-    import torch
+    from ..deploy.runtimes.exported_program import load_program
 
     out.write_bytes(path.read_bytes())
-    try:
-        program = torch.export.load(str(out))
-        wanted = program.graph_signature.user_inputs
-        shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in wanted)
-    except Exception as error:  # torch.export.load lets errors of zipfile, json and its own schema through
-        raise BundleError(f"torch cannot load {path}: {error}", fix="export it again with this torch") from error
+    program = load_program(out)
+    wanted = program.graph_signature.user_inputs
+    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in wanted)
     if len(wanted) != 1 or tuple(shape[1:]) != spec.shape:
         raise BundleError(f"{path} takes {len(wanted)} input(s), the first {list(shape)}", fix="correct --input")
     return shape[0] if isinstance(shape[0], int) else None, _parameters(program)

@@ -1,5 +1,8 @@
 """torch.export programs (.pt2), run by torch operator for operator."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -8,19 +11,31 @@ from ..errors import BundleError
 from ..session import in_batches_of
 
 
+def load_program(path: Path) -> torch.export.ExportedProgram:
+    """The program in a .pt2 file.
+
+    Raises:
+        BundleError: this torch cannot load the file.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # some releases warn of how they read their own format
+        try:
+            return torch.export.load(str(path))
+        except Exception as error:  # it lets errors of zipfile, json and its own schema through
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BundleError(
+                f"torch {torch.__version__} cannot load {path}: {reason}",
+                fix="use the torch version it was exported with, or export it again",
+            ) from error
+
+
 class ExportedProgramSession:
     """A torch.export program on the CPU."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        try:
-            self._module = torch.export.load(str(bundle.model_path)).module()
-        except Exception as error:  # torch.export.load lets errors of zipfile, json and its own schema through
-            raise BundleError(
-                f"torch {torch.__version__} cannot load {bundle.model_path}: {error}",
-                fix="use the torch version it was exported with, or export it again",
-            ) from error
+        self._module = load_program(bundle.model_path).module()
         self._batch = bundle.manifest.input.batch
         self.facts = {
             "runtime": "torch.export",

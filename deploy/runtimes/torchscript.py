@@ -18,7 +18,7 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
         BundleError: this torch cannot load the file.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the deprecation is said once, where the format is chosen
+        warnings.simplefilter("ignore")  # the deprecation is said once, where the format is chosen
         try:
             return torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as error:
