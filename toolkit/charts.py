@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
-from .display import milliseconds, model_name, percent
+from .display import milliseconds, model_names, percent
 
 _WIDTH, _ROW, _LEFT, _RIGHT = 760, 56, 20, 20
 _COLOURS = ("var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)")
@@ -14,7 +14,7 @@ _COLOURS = ("var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)")
 
 def latency(report: Mapping[str, Any]) -> Element:
     """A strip a model: the median of every block as a dot, the median over all as a line, on a logarithmic scale."""
-    models = report["models"]
+    models, names = report["models"], model_names(report)
     values = [np.asarray([block["p50"] for block in model["blocks_ms"]]) for model in models]
     axis = _Axis(min(v.min() for v in values), max(v.max() for v in values), _LEFT, _WIDTH - _RIGHT)
     chart = _chart(_ROW * len(models) + 30, "Latency of each block, by model")
@@ -22,7 +22,7 @@ def latency(report: Mapping[str, Any]) -> Element:
     for row, (model, blocks) in enumerate(zip(models, values, strict=True)):
         middle = row * _ROW + 34
         colour = _COLOURS[row % len(_COLOURS)]
-        _text(chart, _LEFT, middle - 18, f"{model_name(model)}, median {milliseconds(float(np.median(blocks)))}")
+        _text(chart, _LEFT, middle - 18, f"{names[model['id']]}, median {milliseconds(float(np.median(blocks)))}")
         # the dots are spread over the row by their order in time, so that a drift shows as a slope
         for place, value in enumerate(blocks):
             offset = 16 * (place / max(1, len(blocks) - 1) - 0.5)
@@ -39,7 +39,7 @@ def latency(report: Mapping[str, Any]) -> Element:
 
 def plane(report: Mapping[str, Any]) -> Element:
     """Top-1 accuracy with its interval against median latency (logarithmic); up and to the left is better."""
-    models, height = report["models"], 260
+    models, names, height = report["models"], model_names(report), 260
     points = [(model, float(np.median([block["p50"] for block in model["blocks_ms"]]))) for model in models]
     across = _Axis(min(x for _, x in points) / 1.3, max(x for _, x in points) * 1.3, 70, _WIDTH - _RIGHT)
     lows, highs = zip(*(model["top1_interval"] for model in models), strict=True)
@@ -61,7 +61,7 @@ def plane(report: Mapping[str, Any]) -> Element:
         bottom, top = (f"{up(bound):.1f}" for bound in model["top1_interval"])
         SubElement(chart, "line", {"x1": x, "x2": x, "y1": bottom, "y2": top, "stroke": colour, "stroke-width": "2"})
         SubElement(chart, "circle", cx=x, cy=f"{up(model['top1']):.1f}", r="6", fill=colour)
-    return _with_legend(chart, [model_name(model) for model in models])
+    return _with_legend(chart, [names[model["id"]] for model in models])
 
 
 class _Axis:

@@ -4,12 +4,26 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def subject(report: Mapping[str, Any]) -> str:
+    """What was measured where, for a title; the models' name only where they share one."""
+    names = {model["name"] for model in report["models"]}
+    shared = [names.pop()] if len(names) == 1 else []
+    return ", ".join([*shared, str(report["device"]["cpu"]), f"{report['images']} test images"])
+
+
+def model_names(report: Mapping[str, Any]) -> dict[str, str]:
+    """id -> how a model is called beside the others: without the name that they share."""
+    models = report["models"]
+    shared = len({model["name"] for model in models}) == 1
+    return {model["id"]: f"{model['precision']} {_runtime(model)}" if shared else model_name(model) for model in models}
+
+
 def model_name(model: Mapping[str, Any]) -> str:
     """Name, format and precision."""
-    return f"{model['name']} {model['precision']} ({model_runtime(model)})"
+    return f"{model['name']} {model['precision']} ({_runtime(model)})"
 
 
-def model_runtime(model: Mapping[str, Any]) -> str:
+def _runtime(model: Mapping[str, Any]) -> str:
     """What ran it."""
     return model["session"].get("runtime", model["format"])
 
@@ -46,10 +60,10 @@ def latency_text(latency: Mapping[str, float | None]) -> str:
 
 def speedups(report: Mapping[str, Any]) -> list[str]:
     """How much faster each candidate is than every model that it is not headed against: the steps between."""
-    models = {model["id"]: model for model in report["models"]}
+    names = model_names(report)
     lines = []
     for model in report["models"]:
         for other, ratio in model.get("speedup_over", {}).items():
             if "judgements" in model and other != report["baseline"]:
-                lines.append(f"{model_name(model)} against {model_name(models[other])}: {speedup_text(ratio)}")
+                lines.append(f"{names[model['id']]} against {names[other]}: {speedup_text(ratio)}")
     return lines

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..deploy.images import ImageSet
 from . import charts
-from .display import drop_text, megabytes, milliseconds, model_name, percent, speedup_text, speedups
+from .display import drop_text, megabytes, milliseconds, model_names, percent, speedup_text, speedups, subject
 
 _GALLERY = 24
 _THUMBNAIL = 96
@@ -39,8 +39,11 @@ def render(report: Report, images: ImageSet | None) -> str:
     main.extend(_verdict(report))
     for title, parts in (
         ("Models", _models(report)),
-        ("Latency", [charts.latency(report)]),
-        ("Accuracy against latency", [charts.plane(report)] if report["models"][0]["top1"] is not None else []),
+        ("Latency", [_scrolling(charts.latency(report))]),
+        (
+            "Accuracy against latency",
+            [_scrolling(charts.plane(report))] if report["models"][0]["top1"] is not None else [],
+        ),
         ("Images on which the models disagree", _gallery(report, images)),
         ("Confusion", _confusion(report)),
         ("Accuracy by class", _per_class(report)),
@@ -58,18 +61,21 @@ def render(report: Report, images: ImageSet | None) -> str:
 def _verdict(report: Report) -> list[Element]:
     heading = Element("h1", {"class": report["verdict"]})
     heading.text = report["verdict"]
+    what = Element("p", {"class": "subject"})
+    what.text = subject(report)
     reason = Element("p", {"class": "reason"})
     reason.text = report["reason"]
-    return [heading, reason]
+    return [heading, reason, what]
 
 
 def _models(report: Report) -> Iterator[Element]:
+    names = model_names(report)
     rows = []
     for model in report["models"]:
         baseline = model["id"] == report["baseline"]
         rows.append(
             [
-                model_name(model),
+                names[model["id"]],
                 "baseline" if baseline else f"{speedup_text(model['speedup'])} {model['outcome']}",
                 "baseline" if baseline else drop_text(model["drop"]),
                 _with_interval(model["top1"], model["top1_interval"]),
@@ -92,7 +98,7 @@ def _models(report: Report) -> Iterator[Element]:
     for model in report["models"]:
         for warning in model["warnings"]:
             line = Element("p", {"class": "warning"})
-            line.text = f"{model_name(model)}: {warning}"
+            line.text = f"{names[model['id']]}: {warning}"
             yield line
 
 
@@ -106,7 +112,7 @@ def _parity(difference: float | None) -> str:
 
 def _gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
     """Images whose answer changed, those that the optimised model loses first."""
-    base, last = report["models"][0], report["models"][-1]
+    base, last, names = report["models"][0], report["models"][-1], model_names(report)
     if images is None or base is last or not base["predictions"]:
         return
     first, second, targets = (np.asarray(v) for v in (base["predictions"], last["predictions"], report["targets"]))
@@ -122,12 +128,12 @@ def _gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
         figure = SubElement(gallery, "figure")
         SubElement(figure, "img", src=_thumbnail(images, int(index)), alt=images.ids[index])
         caption = SubElement(figure, "figcaption")
-        names = [
+        labels = [
             report["labels"][value] if value >= 0 else "?" for value in (targets[index], first[index], second[index])
         ]
-        caption.text = f"{names[0]}: {names[1]} → {names[2]}"
+        caption.text = f"{labels[0]}: {labels[1]} → {labels[2]}"
     note = Element("p")
-    note.text = f"{len(flips)} of {len(images)}; true label: {model_name(base)} → {model_name(last)}" + (
+    note.text = f"{len(flips)} of {len(images)}; true label: {names[base['id']]} → {names[last['id']]}" + (
         f"; the first {_GALLERY} are shown" if len(flips) > _GALLERY else ""
     )
     yield note
@@ -175,20 +181,21 @@ def _shaded(count: int, total: int, right: bool) -> Element:
 
 
 def _per_class(report: Report) -> Iterator[Element]:
+    names = model_names(report)
     models = [model for model in report["models"] if model["per_class"]]
     if models:
         labels = list(models[0]["per_class"])
         yield _table(
-            ["class", *map(model_name, models)],
+            ["class", *(names[model["id"]] for model in models)],
             [[label, *(percent(model["per_class"][label]) for model in models)] for label in labels[:200]],
         )
 
 
 def _lineage(report: Report) -> Iterator[Element]:
-    rows = []
+    names, rows = model_names(report), []
     for model in report["models"]:
         steps = [f"{step['format']} {step['precision']} {step['id']}" for step in model["lineage"]]
-        rows.append([model_name(model), " → ".join([*steps, model["id"]]), model["bundle"]])
+        rows.append([names[model["id"]], " → ".join([*steps, model["id"]]), model["bundle"]])
     yield _table(["model", "made from", "bundle"], rows)
 
 
@@ -203,8 +210,7 @@ def _environment(report: Report) -> Iterator[Element]:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str | Element]]) -> Element:
     """A table that scrolls sideways where the screen is narrow."""
-    frame = Element("div", {"class": "scroll"})
-    table = SubElement(frame, "table")
+    table = Element("table")
     line = SubElement(SubElement(table, "thead"), "tr")
     for name in header:
         SubElement(line, "th").text = name
@@ -216,4 +222,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str | Element]]) -> El
                 SubElement(line, "td").text = cell
             else:
                 line.append(cell)
+    return _scrolling(table)
+
+
+def _scrolling(content: Element) -> Element:
+    frame = Element("div", {"class": "scroll"})
+    frame.append(content)
     return frame

@@ -7,17 +7,15 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from .display import drop_text, latency_text, megabytes, model_name, model_runtime, percent, speedup_text, speedups
+from .display import drop_text, latency_text, megabytes, model_names, percent, speedup_text, speedups, subject
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     """The models side by side, the warnings, and the verdict last, where the eye is."""
-    names = {model["name"] for model in report["models"]}
-    title = f"{names.pop()}, " if len(names) == 1 else ""  # said once, in the title
-    title += f"{report['device']['cpu']}, {report['images']} test images"
-    table = Table(box=SIMPLE_HEAD, title=escape(title))
+    names = model_names(report)
+    table = Table(box=SIMPLE_HEAD, title=escape(subject(report)))
     for column in ("model", "size", "top-1", "drop, points", "latency", "speed-up"):
         table.add_column(
             column, justify="left" if column == "model" else "right", no_wrap=column != "model", overflow="fold"
@@ -25,7 +23,7 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     for model in report["models"]:
         baseline = model["id"] == report["baseline"]
         table.add_row(
-            escape(f"{model['precision']} {model_runtime(model)}" if not names else model_name(model)),
+            escape(names[model["id"]]),
             megabytes(model["size_bytes"]),
             percent(model["top1"]),
             "baseline" if baseline else _stacked(drop_text(model["drop"])),
@@ -37,7 +35,7 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
         yield escape(line)
     for model in report["models"]:
         for warning in model["warnings"]:
-            yield f"[yellow]warning[/] {escape(model_name(model))}: {escape(warning)}"
+            yield f"[yellow]warning[/] {escape(names[model['id']])}: {escape(warning)}"
     yield f"[bold {_COLOURS[report['verdict']]}]{report['verdict']}[/]: {escape(report['reason'])}"
 
 
