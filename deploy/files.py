@@ -116,5 +116,5 @@ def _explained(path: Path) -> Iterator[None]:
         if error.errno not in _UNWRITABLE:
             raise
         raise EdgeKitError(
-            f"cannot write {path}: {error.strerror}", fix="choose a writable place with room for it (--out, --runs)"
+            f"cannot write {path}: {error.strerror}", fix="choose a writable place with room for it (--out)"
         ) from error

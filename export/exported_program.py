@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..deploy.bundle import Manifest
+from ..deploy.runtimes.exported_program import save_program
 from . import Options, example_input
 
 
@@ -16,5 +17,5 @@ def export(network: nn.Module, images: np.ndarray, path: Path, options: Options,
     del manifest
     shapes = ({0: torch.export.Dim.DYNAMIC},) if options.dynamic_batch else None
     program = torch.export.export(network, (torch.from_numpy(example_input(images, options)),), dynamic_shapes=shapes)
-    torch.export.save(program, str(path))
+    save_program(program, path)
     return {"exporter": "torch.export"}

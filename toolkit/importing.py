@@ -238,6 +238,8 @@ def _capture(module: str, factory: str, weights: Path | None, out: Path, spec: T
     """Make the person's network, load its weights, and save it with torch.export, so that the bundle needs no code."""
     import torch
 
+    from ..deploy.runtimes.exported_program import save_program
+
     network = _call_factory(module, factory)
     if not isinstance(network, torch.nn.Module):
         raise EdgeKitError(f"{module}:{factory} made a {type(network).__name__}", fix="name what makes a torch module")
@@ -261,7 +263,7 @@ def _capture(module: str, factory: str, weights: Path | None, out: Path, spec: T
             ) from error
         batch = 1
         say(f"{factory} takes one image at a time: {str(free).strip().splitlines()[0]}")
-    torch.export.save(program, str(out))
+    save_program(program, out)
     return batch, _parameters(program)
 
 

@@ -259,7 +259,7 @@ def _network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.M
     except (ValueError, RuntimeError) as error:
         raise RecipeError(
             f"{recipe.model.name} cannot be made for images of {preprocess.crop}: {error}",
-            fix="another --model, or --set preprocess.size=…",
+            fix="another --model, or other settings, e.g. --set preprocess.mode=RGB --set preprocess.size=64",
         ) from error
     except OSError as error:
         raise RecipeError(

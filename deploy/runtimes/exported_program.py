@@ -1,5 +1,6 @@
 """torch.export programs (.pt2), run by torch operator for operator."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
                 f"torch {torch.__version__} cannot load {path}: {reason}",
                 fix="use the torch version it was exported with, or export it again",
             ) from error
+
+
+def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a .pt2 file; through memory, since torch itself crashes where the disk is full."""
+    stream = io.BytesIO()
+    torch.export.save(program, stream)
+    path.write_bytes(stream.getvalue())
 
 
 class ExportedProgramSession:
