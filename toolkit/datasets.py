@@ -21,7 +21,7 @@ _FOLDERS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-_TEST_SHARE = 0.2
+_TEST_SHARE, _VALIDATION_SHARE = 0.2, 1 / 6
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _FASHION_LABELS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -60,7 +60,7 @@ def load_dataset(
     *,
     root: str | None = None,
     seed: int = 0,
-    validation: float = 1 / 6,
+    validation: float = _VALIDATION_SHARE,
     labels: Sequence[str] | None = None,
     skip_corrupt: bool = False,
 ) -> Dataset:
@@ -82,7 +82,7 @@ def load_dataset(
             fix=f"pass a path, or one of: {', '.join(DATASETS)}",
         )
     else:
-        data = str(Path(data).resolve())
+        data = place(data)
         given = _open_parts(Path(data), labels, skip_corrupt)
     return _divide(data, root, seed, validation, given)
 
@@ -91,15 +91,15 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
     """The images of one part ("train", "validation", "test") for a bundle, None when it does not know of any.
 
     Args:
-        images: another place to take them from: its own part of that name when it has one, else all of it.
+        images: another place to take them from; the bundle's own data set by its name or path is no other place.
 
     Raises:
         DataError: the data set is not where it was, or is not the one that was recorded.
     """
     labels = bundle.manifest.labels
-    if images is not None:
-        return _part_elsewhere(images, part, labels, skip_corrupt)
     recorded = bundle.manifest.data
+    if images is not None and place(images) != recorded.get("data"):
+        return _part_elsewhere(bundle, images, part, skip_corrupt)
     if not recorded:
         return None
     if recorded["data"] in DATASETS:
@@ -114,25 +114,30 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
     return _joined(given).select(bundle.splits()[part])
 
 
-def _part_elsewhere(images: str, part: str, labels: Sequence[str], skip_corrupt: bool) -> ImageSet:
+def place(images: str) -> str:
+    """How a place of images is recorded: a named set by its name, a path in full."""
+    return images if images in DATASETS else str(Path(images).resolve())
+
+
+def _part_elsewhere(bundle: Bundle, images: str, part: str, skip_corrupt: bool) -> ImageSet:
+    """A part of another data set, divided as `load_dataset` does it.
+
+    A folder that does not come divided is the test part as a whole, unless the model was calibrated on it: then it is
+    divided here as it was there, and only images that the model has not seen are left.
+    """
     if images in DATASETS:
-        given = load_dataset(images)
-        chosen = getattr(given, part)
-        if chosen.labels != tuple(labels):
+        dataset = load_dataset(images)
+        if dataset.test.labels != bundle.manifest.labels:
             raise DataError(
-                f"{images} has other labels than the model: {', '.join(chosen.labels[:5])} …",
+                f"{images} has other labels than the model: {', '.join(dataset.test.labels[:5])} …",
                 fix="pass --images with the model's own data",
             )
-        return chosen
-    given = _open_parts(Path(images), labels, skip_corrupt)
-    if part in given:
-        return given[part]
-    if set(given) == {"all"}:
-        return given["all"]
-    raise DataError(
-        f"{images} is divided into {', '.join(given)} and has no {part} part",
-        fix=f"pass the folder of the part itself, e.g. {images}/{next(iter(given))}",
-    )
+        return getattr(dataset, part)
+    given = _open_parts(Path(images), bundle.manifest.labels, skip_corrupt)
+    seen = bundle.manifest.details.get("calibration", {}).get("images") == place(images)
+    if part == "test" and not seen and ("all" in given or "test" in given):
+        return given.get("test") or given["all"]
+    return getattr(_divide(images, None, 0, _VALIDATION_SHARE, given), part)
 
 
 def _open_parts(path: Path, labels: Sequence[str] | None, skip_corrupt: bool) -> dict[str, ImageSet]:

@@ -112,5 +112,33 @@ def test_images_from_elsewhere(fp32: Bundle, tmp_path: Path) -> None:
         images = part_of(fp32, "test", str(source))
         assert images is not None
         assert images.targets.tolist() == [3, 7]
-    with pytest.raises(DataError, match="has no train part"):
+    with pytest.raises(DataError, match="has no train/ folder"):
         part_of(fp32, "train", str(tmp_path / "own"))
+
+
+def test_a_folder_that_calibrated_is_not_the_test_set(fp32: Bundle, tmp_path: Path) -> None:
+    """--images with one folder for quantize and for validate: calibration, selection and test stay disjoint."""
+    from edgekit.toolkit.quantize import quantize
+
+    for index, sample in enumerate(load_dataset("digits").train.take(range(100))):
+        folder = tmp_path / "own" / str(sample.label)
+        folder.mkdir(parents=True, exist_ok=True)
+        sample.image.save(folder / f"{index}.png")
+    source = str(tmp_path / "own")
+    assert len(part_of(fp32, "test", source) or ()) == 100, "an independent folder is the test set as a whole"
+    made = quantize(fp32, images=source, out=tmp_path / "made").bundle
+    used = set(made.manifest.details["calibration"]["ids"])
+    test, selection = part_of(made, "test", source), part_of(made, "validation", source)
+    assert test is not None
+    assert selection is not None
+    assert len(test) == 20
+    assert not used & set(test.ids)
+    assert not used & set(selection.ids)
+    assert not set(test.ids) & set(selection.ids)
+
+
+def test_naming_the_models_own_data_changes_nothing(fp32: Bundle) -> None:
+    """--images digits for a model of the digits gives the recorded parts."""
+    images = part_of(fp32, "test", "digits")
+    assert images is not None
+    assert images.ids == tuple(fp32.splits()["test"])

@@ -15,7 +15,7 @@ from ...deploy.registry import choose
 from ...deploy.session import open_session
 from ..console import progress_bar, say
 from ..contract import Drop, Judgement, compare_accuracy, judge_drop
-from ..datasets import part_of
+from ..datasets import part_of, place
 from ..targets import TARGETS, this_machine
 from ..workspace import REJECTED, RUNS, new_path
 
@@ -94,7 +94,13 @@ def quantize(
         with progress_bar("quantize") as show:
             ranges = observe(model, bundle.manifest, calibration, lambda share: show("calibration", share))
         model = emit_int8(model, ranges, wanted)
-        recorded = {"ids": calibration.ids, "seed": _SEED, "sha256": calibration.sha256(), "method": "minmax"}
+        recorded = {
+            "images": place(images) if images else None,
+            "ids": calibration.ids,
+            "sha256": calibration.sha256(),
+            "seed": _SEED,
+            "method": "minmax",
+        }
         details |= {"target": target, "calibration": recorded}
         details["verified"] = verify_int8(model)
     else:
