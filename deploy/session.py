@@ -29,12 +29,12 @@ class Session(Protocol):
         ...
 
 
-# format -> session class; each takes (bundle, threads). torch's needs the network's code, so it lives above.
+# format -> what opens a session, taking (bundle, threads). torch's needs the network's code, so it lives above.
 RUNTIMES: dict[str, str] = {
     "onnx": ".runtimes.ort:OrtSession",
-    "torchscript": ".runtimes.torchscript:TorchScriptSession",
-    "exported-program": ".runtimes.exported_program:ExportedProgramSession",
-    "torch": "..export.eager:TorchSession",
+    "torchscript": ".runtimes.torchscript:open_session",
+    "exported-program": ".runtimes.exported_program:open_session",
+    "torch": "..export.eager:open_session",
 }
 
 
@@ -48,11 +48,11 @@ def open_session(bundle: Bundle, threads: int | None = None) -> Session:
         BundleError: the bundle's format has no runtime here, or its model file cannot be loaded.
         MissingPackageError: the runtime is not installed.
     """
-    return session_class(bundle)(bundle, threads)
+    return opener(bundle)(bundle, threads)
 
 
-def session_class(bundle: Bundle) -> Callable[[Bundle, int | None], Session]:
-    """What loads a bundle's model; asking for it imports the runtime.
+def opener(bundle: Bundle) -> Callable[[Bundle, int | None], Session]:
+    """What opens a session of a bundle; asking for it imports the runtime.
 
     Raises:
         BundleError: the bundle's format has no runtime.

@@ -21,7 +21,7 @@ from .bundle import Bundle
 from .errors import EdgeKitError, missing_package
 from .images import UNLABELLED, ImageSet
 from .parity import replay
-from .session import Session, open_session, session_class
+from .session import Session, open_session, opener
 
 # Timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
 _INPUTS = 64
@@ -43,7 +43,7 @@ class Worker:
         """Check the bundle and import its runtime, which is no part of loading a model."""
         self._bundle = Bundle.open(bundle)
         self._images = ImageSet.load(Path(images)) if images else None
-        session_class(self._bundle)
+        opener(self._bundle)
         return {}
 
     def open(self, threads: int) -> dict[str, Any]:

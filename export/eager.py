@@ -1,7 +1,5 @@
-"""A bundle's network as a torch module, and the session that runs it eagerly."""
+"""A bundle's network as a torch module, and its session."""
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -9,6 +7,7 @@ from torch import nn
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError
 from ..deploy.runtimes.exported_program import load_program
+from ..deploy.runtimes.torch_module import ModuleSession
 from ..deploy.runtimes.torchscript import load_module as load_torchscript
 from ..models import create
 
@@ -41,20 +40,6 @@ def load_module(bundle: Bundle) -> nn.Module:
     return network.eval()
 
 
-class TorchSession:
-    """A network run eagerly by torch on the CPU."""
-
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._module = load_module(bundle)
-        self.facts = {"runtime": "torch eager", "version": str(torch.__version__), "threads": torch.get_num_threads()}
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """float32 [n, c, h, w] -> float32 logits [n, k]."""
-        with torch.inference_mode():
-            return self._module(torch.from_numpy(batch)).numpy()
-
-    def close(self) -> None:
-        """Free the network."""
-        del self._module
+def open_session(bundle: Bundle, threads: int | None) -> ModuleSession:
+    """Load a torch bundle; torch runs the network eagerly."""
+    return ModuleSession(load_module(bundle), "torch eager", None, threads)

@@ -60,7 +60,9 @@ def test_deploy_imports_no_package_but_those_of_the_device() -> None:
 def test_deploy_runs_without_torch_typer_and_onnx() -> None:
     """Every module of deploy but torch's own sessions imports where those packages are blocked."""
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in _modules("deploy")]
-    names = [f"edgekit.{name}" for name in names if not name.endswith(("torchscript", "exported_program"))]
+    names = [
+        f"edgekit.{name}" for name in names if not name.endswith(("torchscript", "exported_program", "torch_module"))
+    ]
     code = (
         "import sys, importlib\n"
         "for name in ('torch', 'typer', 'onnx', 'rich'): sys.modules[name] = None\n"
@@ -119,7 +121,7 @@ def test_public_names_resolve() -> None:
 
 @pytest.mark.parametrize("registry", ["RUNTIMES", "FORMATS", "DEVICES"])
 def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
-    """Each entry names an object that exists, and each file in the folder has an entry."""
+    """Each entry names an object that exists, and each file has an entry, but what torch's formats share."""
     from edgekit import export
     from edgekit.deploy import devices, session
     from edgekit.deploy.registry import resolve
@@ -131,5 +133,8 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
     }[registry]
     for reference in entries.values():
         assert callable(resolve(reference, package))
-    modules = {reference.partition(":")[0].rpartition(".")[2] for reference in entries.values()} | {"eager"}
+    modules = {reference.partition(":")[0].rpartition(".")[2] for reference in entries.values()} | {
+        "eager",
+        "torch_module",
+    }
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= modules

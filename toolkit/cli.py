@@ -364,9 +364,6 @@ def main() -> None:
         if (missing := missing_package(error)) is None:
             raise
         _fail(missing)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 def _fail(error: EdgeKitError) -> None:

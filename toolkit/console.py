@@ -76,7 +76,7 @@ class TrainingBar:
         """One epoch is done; `row` has its metrics."""
         self._bar.update(self._task, epoch=int(row["epoch"]) + 1)
         say(
-            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
-            f"validation loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.4f}  "
+            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
+            f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
             f"{row['images_per_s']:.0f} images/s"
         )

@@ -4,12 +4,11 @@ import io
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..session import in_batches_of
+from .torch_module import ModuleSession
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
@@ -37,28 +36,7 @@ def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
     path.write_bytes(stream.getvalue())
 
 
-class ExportedProgramSession:
-    """A torch.export program on the CPU."""
-
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._module = load_program(bundle.model_path).module()
-        self._batch = bundle.manifest.input.batch
-        self.facts = {
-            "runtime": "torch.export",
-            "version": str(torch.__version__),
-            "threads": torch.get_num_threads(),
-        }
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """float32 [n, c, h, w] -> float32 logits [n, k]."""
-        return in_batches_of(self._batch, batch, self._run)
-
-    def _run(self, batch: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return self._module(torch.from_numpy(batch)).numpy()
-
-    def close(self) -> None:
-        """Free the model."""
-        del self._module
+def open_session(bundle: Bundle, threads: int | None) -> ModuleSession:
+    """Load an exported-program bundle; torch runs it operator for operator."""
+    module = load_program(bundle.model_path).module()
+    return ModuleSession(module, "torch.export", bundle.manifest.input.batch, threads)

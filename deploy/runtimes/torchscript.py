@@ -3,12 +3,11 @@
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..session import in_batches_of
+from .torch_module import ModuleSession
 
 
 def load_module(path: Path) -> torch.jit.ScriptModule:
@@ -28,24 +27,6 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
             ) from error
 
 
-class TorchScriptSession:
-    """A TorchScript module, frozen by its exporter, on the CPU."""
-
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._module = load_module(bundle.model_path)
-        self._batch = bundle.manifest.input.batch
-        self.facts = {"runtime": "torchscript", "version": str(torch.__version__), "threads": torch.get_num_threads()}
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """float32 [n, c, h, w] -> float32 logits [n, k]."""
-        return in_batches_of(self._batch, batch, self._run)
-
-    def _run(self, batch: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return self._module(torch.from_numpy(batch)).numpy()
-
-    def close(self) -> None:
-        """Free the model."""
-        del self._module
+def open_session(bundle: Bundle, threads: int | None) -> ModuleSession:
+    """Load a torchscript bundle."""
+    return ModuleSession(load_module(bundle.model_path), "torchscript", bundle.manifest.input.batch, threads)

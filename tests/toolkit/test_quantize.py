@@ -165,6 +165,7 @@ def test_without_labels_nothing_is_proved(fp32: Bundle, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [({"target": "x68"}, EdgeKitError, "did you mean x86"), ({"precision": "int4"}, EdgeKitError, "int4"),
+     ({"precision": "fp16", "target": "arm"}, EdgeKitError, "the same for every target"),
      ({"calibration_images": 0}, DataError, "not enough"), ({"images": "nowhere"}, DataError, "nowhere")],
 )  # fmt: skip
 def test_wrong_requests_are_refused(

@@ -3,7 +3,7 @@
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from ..datasets import part_of, place
 from ..targets import TARGETS, this_machine
 from ..workspace import REJECTED, RUNS, new_path
 
-PRECISIONS = ("int8", "fp16")
+if TYPE_CHECKING:
+    import onnx
 
 # Which part of the data calibrates, and which one judges: the test part is not touched before validate.
 _CALIBRATION, _SELECTION = "train", "validation"
@@ -70,10 +71,7 @@ def quantize(
     """
     import onnx
 
-    from .emit import emit_fp16, emit_int8
-    from .observe import observe
     from .prepare import prepare
-    from .verify import verify_fp16, verify_int8
 
     if out is not None and out.exists():
         raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
@@ -82,60 +80,83 @@ def quantize(
             f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
             fix="run: edgekit export --format onnx",
         )
-    if precision not in PRECISIONS:
-        raise EdgeKitError(f"no precision is called {precision!r}", fix=f"choose one of: {', '.join(PRECISIONS)}")
-    target = target or this_machine()
-    wanted = choose(TARGETS, target, "target", EdgeKitError)
-    model = prepare(onnx.load(str(bundle.model_path)))
-    details: dict[str, Any] = {"precision": precision}
-    if precision == "int8":
-        say(f"target {target}: {wanted.why}")
-        calibration = _calibration(bundle, images, calibration_images, skip_corrupt)
-        with progress_bar("quantize") as show:
-            ranges = observe(model, bundle.manifest, calibration, lambda share: show("calibration", share))
-        model = emit_int8(model, ranges, wanted)
-        recorded = {
-            "images": place(images) if images else None,
-            "ids": calibration.ids,
-            "sha256": calibration.sha256(),
-            "seed": _SEED,
-            "method": "minmax",
-        }
-        details |= {"target": target, "calibration": recorded}
-        details["verified"] = verify_int8(model)
-    else:
-        model = emit_fp16(model)
-        details["verified"] = verify_fp16(model)
-    manifest = replace(
-        bundle.manifest,
-        precision=precision,
-        details=details,
-        requires={"isa": "vnni"} if precision == "int8" and target == "x86" else {},
-        lineage=bundle.ancestry(),
-    )
-    selection = part_of(bundle, _SELECTION, images, skip_corrupt=skip_corrupt)
+    lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
+    request = _Request(bundle, target, images, calibration_images, skip_corrupt)
+    model, details, requires = lower(prepare(onnx.load(str(bundle.model_path))), request)
+    manifest = replace(bundle.manifest, precision=precision, requires=requires, lineage=bundle.ancestry())
     content = model.SerializeToString()
-    parity, drop = _compare(bundle, manifest, content, selection)
+    parity, drop = _compare(bundle, manifest, content, part_of(bundle, _SELECTION, images, skip_corrupt=skip_corrupt))
     judgement = judge_drop(drop, max_drop)
+    details |= {"parity": asdict(parity), "selection": drop and asdict(drop), "judgement": asdict(judgement)}
     path = out or new_path(f"{manifest.name}-onnx-{precision}", runs)
     if judgement.outcome == "fail":
         path = path.with_name(path.name + REJECTED)
-    details |= {"parity": asdict(parity), "selection": drop and asdict(drop), "judgement": asdict(judgement)}
     with create(path) as draft:
         (draft.folder / manifest.model).write_bytes(content)
         draft.add_golden(bundle.golden())
         draft.add_splits(bundle.splits())
-        draft.finish(manifest, ("onnx", "onnxruntime"))
+        draft.finish(replace(manifest, details=details), ("onnx", "onnxruntime"))
     return Quantized(Bundle.open(path), drop, judgement)
 
 
-def _calibration(bundle: Bundle, images: str | None, count: int, skip_corrupt: bool) -> ImageSet:
-    if count < 1:
-        raise DataError(f"{count} calibration images are not enough", fix="--calibration-images 512")
-    train = part_of(bundle, _CALIBRATION, images, skip_corrupt=skip_corrupt)
+class _Request(NamedTuple):
+    """What lowering the precision may need to know."""
+
+    bundle: Bundle
+    target: str | None
+    images: str | None
+    calibration_images: int
+    skip_corrupt: bool
+
+
+# The new model, what its manifest remembers of the making, and what it requires of the machine.
+_Lowered = tuple["onnx.ModelProto", dict[str, Any], dict[str, Any]]
+
+
+def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
+    from .emit import emit_int8
+    from .observe import observe
+    from .verify import verify_int8
+
+    name = request.target or this_machine()
+    target = choose(TARGETS, name, "target", EdgeKitError)
+    say(f"target {name}: {target.why}")
+    images = _calibration(request)
+    with progress_bar("quantize") as show:
+        ranges = observe(model, request.bundle.manifest, images, lambda share: show("calibration", share))
+    quantized = emit_int8(model, ranges, target)
+    calibration = {
+        "images": place(request.images) if request.images else None,
+        "ids": images.ids,
+        "sha256": images.sha256(),
+        "seed": _SEED,
+        "method": "minmax",
+    }
+    details = {"target": name, "calibration": calibration, "verified": verify_int8(quantized)}
+    return quantized, details, {"isa": "vnni"} if name == "x86" else {}
+
+
+def _fp16(model: "onnx.ModelProto", request: _Request) -> _Lowered:
+    from .emit import emit_fp16
+    from .verify import verify_fp16
+
+    if request.target is not None:
+        raise EdgeKitError("fp16 is the same for every target", fix="leave out --target, or --precision int8")
+    halved = emit_fp16(model)
+    return halved, {"verified": verify_fp16(halved)}, {}
+
+
+def _calibration(request: _Request) -> ImageSet:
+    if request.calibration_images < 1:
+        raise DataError(
+            f"{request.calibration_images} calibration images are not enough", fix="--calibration-images 512"
+        )
+    train = part_of(request.bundle, _CALIBRATION, request.images, skip_corrupt=request.skip_corrupt)
     if train is None or len(train) == 0:
-        raise DataError(f"{bundle.path} knows of no images to calibrate with", fix="pass --images with a folder")
-    return train.stratified(count, _SEED)
+        raise DataError(
+            f"{request.bundle.path} knows of no images to calibrate with", fix="pass --images with a folder"
+        )
+    return train.stratified(request.calibration_images, _SEED)
 
 
 def _compare(
