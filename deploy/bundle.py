@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import BundleError
+from .errors import BundleError, RecipeError
 from .files import new_folder, sha256
 from .images import ImageSet
 from .preprocess import Preprocess
@@ -109,11 +109,28 @@ class Manifest:
             data["preprocess"] = Preprocess.from_json(data["preprocess"])
             data["labels"] = tuple(data["labels"])
             data["lineage"] = tuple(data["lineage"])
-            return cls(**data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            manifest = cls(**data)
+            manifest._check_types()
+            return manifest
+        except (ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
             raise BundleError(
                 f"{where} is not an EdgeKit manifest: {error}", fix="pass a folder that an edgekit command wrote"
             ) from error
+
+    def _check_types(self) -> None:
+        """Raise TypeError for an entry that is not what the code below relies on."""
+        texts = (self.name, self.format, self.precision, self.model, *self.labels)
+        sides = (*self.input.shape, *([] if self.input.batch is None else [self.input.batch]))
+        mappings = (self.architecture, self.data, self.details, self.requires, self.tools, self.files)
+        numbers = [*(facts["size"] for facts in self.files.values())]
+        hashes = [*(facts["sha256"] for facts in self.files.values())]
+        steps = [step[key] for step in self.lineage for key in ("id", "name", "format", "precision")]
+        for kind, entries in ((str, [*texts, *hashes, *steps]), (int, [*sides, *numbers]), (dict, mappings)):
+            for entry in entries:
+                if type(entry) is not kind:
+                    raise TypeError(f"{entry!r} where a {kind.__name__} belongs")
+        if min(sides) < 1 or not isinstance(self.created, (int, float)):
+            raise ValueError(f"an input of {sides}, made at {self.created!r}")
 
 
 class Golden(NamedTuple):
@@ -157,7 +174,7 @@ class Bundle:
             _check_file(path, name, facts)
         if manifest.model not in manifest.files or _GOLDEN not in manifest.files:
             raise BundleError(f"{source} lists no model or no golden samples", fix="make the bundle again")
-        return cls(path, manifest, hashlib.sha256(text.encode()).hexdigest()[:16])
+        return cls(path, manifest, manifest_id(text))
 
     @property
     def model_path(self) -> Path:
@@ -186,6 +203,11 @@ class Bundle:
         """The lineage that a bundle made from this one has: its own, and itself."""
         own = {"id": self.id, **{key: getattr(self.manifest, key) for key in ("name", "format", "precision")}}
         return (*(dict(entry) for entry in self.manifest.lineage), own)
+
+
+def manifest_id(text: str) -> str:
+    """A bundle's id: of its manifest's text, which holds the hash of every file."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Draft:

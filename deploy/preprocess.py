@@ -68,10 +68,12 @@ class Preprocess:
             )
         if not all(np.isfinite(self.mean)) or not all(s > 0 and np.isfinite(s) for s in self.std):
             raise RecipeError("mean must be finite and std positive", fix="values are on the scale 0 to 1, e.g. 0.485")
-        for size in (self.resize, self.crop):
-            sides = (size,) if isinstance(size, int) else size or ()
-            if any(side < 1 for side in sides):
-                raise RecipeError(f"an image size of {size} is not possible", fix="sizes are in pixels, from 1")
+        pairs = [(self.resize, self.resize) if isinstance(self.resize, int) else self.resize, self.crop]
+        for pair in pairs:
+            if pair is not None and not (
+                isinstance(pair, tuple) and len(pair) == 2 and all(type(side) is int and side >= 1 for side in pair)
+            ):
+                raise RecipeError(f"an image size of {pair} is not possible", fix="sizes are in whole pixels, from 1")
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Preprocess":

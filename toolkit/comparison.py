@@ -9,6 +9,14 @@ from ..deploy.errors import EdgeKitError
 from .display import model_name
 from .validate import SCHEMA
 
+# What showing and comparing a report needs of it.
+_REPORT_KEYS = ("verdict", "reason", "device", "plan", "baseline", "images", "labels", "targets", "ids", "models")
+_MODEL_KEYS = (
+    "id", "bundle", "name", "format", "precision", "size_bytes", "top1", "top1_interval", "top5", "per_class", "drop",
+    "flips", "latency_ms", "speedup", "preprocess_ms", "load_ms", "first_ms", "peak_rss_bytes", "parity", "session",
+    "lineage", "predictions", "blocks_ms", "warnings",
+)  # fmt: skip
+
 # What must agree before two latencies may be compared.
 _HARDWARE = ("machine", "cpu", "cores_allowed")
 
@@ -22,13 +30,18 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         schema = report["schema"]
-        known = all(key in report for key in ("models", "device", "verdict"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        missing = [key for key in _REPORT_KEYS if key not in report]
+        missing += [key for model in report.get("models", []) for key in _MODEL_KEYS if key not in model]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EdgeKitError(
             f"{path} is not an EdgeKit report: {error}", fix="pass a report.json of edgekit validate"
         ) from error
-    if schema != SCHEMA or not known:
+    if schema != SCHEMA:
         raise EdgeKitError(f"{path} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="validate again, or upgrade")
+    if missing or not report["models"]:
+        raise EdgeKitError(
+            f"{path} is not whole: it lacks {', '.join(dict.fromkeys(missing)) or 'models'}", fix="validate again"
+        )
     return {**report, "source": str(path)}
 
 

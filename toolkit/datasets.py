@@ -257,8 +257,13 @@ def _torchvision(name: str, keep: Path) -> list[Any]:
     Raises:
         DataError: it can neither be found in `keep` nor downloaded.
     """
-    import torchvision
-
+    try:
+        import torchvision
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"{name} is not in {keep}, and downloading it needs torchvision",
+            fix="pass --images with a folder of its images, or pip install 'edgekit-vision[train]'",
+        ) from error
     try:
         make = getattr(torchvision.datasets, name)
         return [make(str(keep), train=train, download=True) for train in (True, False)]

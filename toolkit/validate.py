@@ -55,8 +55,8 @@ def validate(
     """Compare optimised models with their original, measured together on one device.
 
     Args:
-        bundles: the candidates; the models between them and the baseline are measured too when they can be found.
-        baseline: what they are compared with; None is the source model in torch, or the fp32 ONNX without torch.
+        bundles: the candidates; the models that they were made from are measured too, as far as they are found.
+        baseline: what they are compared with, alone; None is the source model in torch, or the fp32 ONNX without torch.
         images: test images from elsewhere than the bundle's own test part.
         limit: take this many of them, drawn by class.
         max_drop, min_speedup: the contract (see contract.py).
@@ -81,10 +81,12 @@ def validate(
 
 
 def _with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None) -> list[Bundle]:
-    """[baseline, the models between, candidates], each once."""
+    """[baseline, the models between where no baseline was named, candidates], each once."""
     labels = {bundle.manifest.labels for bundle in (*bundles, *([baseline] if baseline else []))}
     if len(labels) != 1:
         raise BundleError("the bundles have different labels", fix="validate models of the same classes together")
+    if baseline is not None:
+        return list({bundle.id: bundle for bundle in (baseline, *bundles)}.values())
     found = []
     for bundle in bundles:
         for entry in bundle.manifest.lineage:
@@ -95,8 +97,7 @@ def _with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None) -> list[
                 say(f"{ancestor.path} needs a runtime that is not installed here: not compared")
             else:
                 found.append(ancestor)
-    ordered = [*([baseline] if baseline else []), *found, *bundles]
-    return list({bundle.id: bundle for bundle in ordered}.values())
+    return list({bundle.id: bundle for bundle in (*found, *bundles)}.values())
 
 
 def _runs_here(bundle: Bundle) -> bool:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..deploy.bundle import MANIFEST, Bundle, Manifest
+from ..deploy.bundle import MANIFEST, Bundle, Manifest, manifest_id
 from ..deploy.errors import BundleError
 from .console import say
 
@@ -50,7 +50,7 @@ def given_or_newest(path: Path | None, accept: Callable[[Manifest], bool], wante
     bundle = Bundle.open(path)
     if not accept(bundle.manifest):
         kind = f"{bundle.manifest.format} {bundle.manifest.precision}"
-        raise BundleError(f"{path} is a {kind} bundle; needed is a {wanted}", fix=f"run: {make}")
+        raise BundleError(f"{path} is {kind}; needed: {wanted}", fix=f"run: {make}")
     return bundle
 
 
@@ -58,9 +58,8 @@ def find(bundle_id: str, *places: Path) -> Bundle | None:
     """The bundle with this id among the folders in `places`, None when it is not there."""
     for place in places:
         for path, _ in _manifests(place):
-            bundle = Bundle.open(path)
-            if bundle.id == bundle_id:
-                return bundle
+            if manifest_id((path / MANIFEST).read_text(encoding="utf-8", errors="replace")) == bundle_id:
+                return Bundle.open(path)
     return None
 
 

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit.deploy.bundle import Bundle, create
+from edgekit.deploy.bundle import Bundle, Manifest, create
 from edgekit.deploy.errors import BundleError, EdgeKitError
 from edgekit.deploy.files import new_folder, write_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 
 @pytest.fixture
@@ -212,3 +215,33 @@ def test_ids_tell_bundles_apart(copy: Path, fp32: Bundle) -> None:
     assert Bundle.open(copy).id == fp32.id
     _edit(copy, lambda manifest: manifest.update(created=time.time()))
     assert Bundle.open(copy).id != fp32.id
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=3), children, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), value=json_values)
+def test_any_edit_of_a_manifest_is_taken_or_refused(data: st.DataObject, value: object) -> None:
+    """Whatever stands in place of whatever entry: a bundle error, or a manifest that the rest of the code can use."""
+    source = Path(__file__).parent.parent / "data" / "lenet-int8" / "manifest.json"
+    manifest = json.loads(source.read_text())
+    place = manifest
+    while True:
+        keys = sorted(place) if isinstance(place, dict) else range(len(place))
+        key = data.draw(st.sampled_from(list(keys)))
+        if not isinstance(place[key], (dict, list)) or not place[key] or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = value
+    try:
+        read = Manifest.from_json(json.dumps(manifest), source)
+    except BundleError:
+        return
+    assert all(isinstance(label, str) for label in read.labels)
+    assert all(isinstance(facts["size"], int) for facts in read.files.values())
+    assert read.preprocess(Image.new("L", (9, 7))).dtype == np.float32

@@ -164,3 +164,20 @@ def test_what_cannot_be_trained_is_refused(image_folder: Callable[..., Path], tm
     if not torch.cuda.is_available():
         with pytest.raises(RecipeError, match="no CUDA GPU"):
             training.train(Recipe.load("digits", ["train.device=cuda"]), out=tmp_path / "c")
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path: Path) -> None:
+    """Two processes train one network, and one of them writes the bundle and speaks."""
+    import os
+    import sys
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "edgekit.toolkit.cli",
+               "train", "--model", "lenet", "--data", "digits", "--set", "train.epochs=2"]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.split() == ["runs/001-lenet-digits"]
+    assert done.stderr.count("epoch   1") == 1
+    assert Bundle.open(tmp_path / "runs/001-lenet-digits").manifest.format == "torch"

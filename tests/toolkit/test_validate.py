@@ -184,7 +184,19 @@ def test_reports_compare_offline(judged: Callable[..., tuple], tmp_path: Path) -
     assert len(compare_reports([first, third], across_hardware=True)["rows"]) == 4
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 2, "models": [], "device": {}, "verdict": "pass"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"schema": 2}',
+        '{"schema": 1}',
+        '{"schema": 1, "models": [{}]}',
+        '{"schema": 1, "models": 3}',
+    ],
+)
 def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     """The file is named."""
     (tmp_path / "x.json").write_text(text)
@@ -207,3 +219,20 @@ def test_models_of_other_classes_are_not_compared(int8: Bundle) -> None:
     other = dataclasses.replace(int8, manifest=dataclasses.replace(int8.manifest, labels=("a", "b")))
     with pytest.raises(BundleError, match="different labels"):
         validate([int8], baseline=other)
+
+
+def test_a_damaged_neighbour_is_in_nobodys_way(int8: Bundle, fp32: Bundle, tmp_path: Path) -> None:
+    """Looking for the baseline beside a bundle opens only the baseline; a named baseline is the only one."""
+    import shutil
+
+    for name in ("lenet-fp32", "lenet-int8"):
+        shutil.copytree(int8.path.parent / name, tmp_path / "all" / name)
+    shutil.copytree(fp32.path, tmp_path / "all" / "a-damaged")
+    (tmp_path / "all" / "a-damaged" / "model.onnx").write_bytes(b"x")
+    manifest = json.loads((fp32.path / "manifest.json").read_text())
+    (tmp_path / "all" / "a-damaged" / "manifest.json").write_text(json.dumps({**manifest, "name": "other"}))
+    quick = Plan(seconds=0.1, rounds=3, processes=1, block_ms=2, threads=1)
+    candidate = Bundle.open(tmp_path / "all" / "lenet-int8")
+    assert len(validate([candidate], limit=5, plan=quick).report["models"]) == 2
+    alone = validate([candidate], baseline=candidate, limit=5, plan=quick)
+    assert len(alone.report["models"]) == 1

@@ -1,0 +1,55 @@
+"""runs/: numbered names, and the newest bundle that fits."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.errors import BundleError
+from edgekit.toolkit.workspace import find, given_or_newest, new_path, newest
+
+
+def _put(source: Bundle, path: Path, created: float) -> Path:
+    shutil.copytree(source.path, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "created": created}))
+    return path
+
+
+def test_names_count_up_and_suit_every_file_system(tmp_path: Path) -> None:
+    """Whatever the person calls the model, and whatever else is there."""
+    assert new_path("a", tmp_path / "runs").name == "001-a"
+    for name in ("007-x", "notes", "012-y.train", ".hidden"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert new_path("my model/v2: β", tmp_path / "runs").name == "013-my-model-v2-β"
+    assert new_path("../..", tmp_path / "runs").parent == tmp_path / "runs"
+
+
+def test_newest_is_by_time_and_kind(fp32: Bundle, int8: Bundle, tmp_path: Path) -> None:
+    """Not by name; rejected, unreadable and foreign folders are nobody's newest."""
+    _put(fp32, tmp_path / "009-old", 100)
+    wanted = _put(fp32, tmp_path / "001-new", 200)
+    _put(int8, tmp_path / "010-other-kind", 300)
+    _put(fp32, tmp_path / "011-bad.rejected", 400)
+    (tmp_path / "012-foreign").mkdir()
+    (tmp_path / "012-foreign" / "manifest.json").write_text("{")
+    found = newest(lambda manifest: manifest.precision == "fp32", "fp32 bundle", "edgekit export", tmp_path)
+    assert found.path == wanted
+    with pytest.raises(BundleError, match="there is no fp16 bundle") as caught:
+        newest(lambda manifest: manifest.precision == "fp16", "fp16 bundle", "edgekit quantize", tmp_path)
+    assert "edgekit quantize" in caught.value.fix
+
+
+def test_a_named_bundle_of_the_wrong_kind_is_refused(int8: Bundle) -> None:
+    """It says what it is and what is needed."""
+    with pytest.raises(BundleError, match="is onnx int8; needed: torch bundle"):
+        given_or_newest(int8.path, lambda manifest: manifest.format == "torch", "torch bundle", "edgekit train")
+
+
+def test_find_by_id(fp32: Bundle, int8: Bundle) -> None:
+    """Beside another bundle, or nowhere."""
+    found = find(fp32.id, int8.path.parent)
+    assert found is not None
+    assert found.path == fp32.path
+    assert find("0" * 16, int8.path.parent, Path("nowhere")) is None
