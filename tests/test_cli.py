@@ -36,22 +36,45 @@ def test_the_four_commands(edgekit: Run, tmp_path: Path) -> None:
     assert report["models"][2]["top1"] > 0.5
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.onnx's own
 def test_import_then_the_chain(edgekit: Run, tmp_path: Path) -> None:
-    """An ONNX file that EdgeKit did not make, through quantize and validate."""
+    """An ONNX file that EdgeKit did not make, through quantize and validate: plain torch, its own loop and exporter."""
+    import numpy as np
+    import torch
     from edgekit.toolkit.datasets import load_dataset
+    from torch import nn
 
-    for index, sample in enumerate(load_dataset("digits").test.take(range(60))):
-        folder = tmp_path / "my images" / str(sample.label)
+    digits = load_dataset("digits")
+    for index, sample in enumerate(digits.test):
+        folder = tmp_path / "my images" / f"digit {sample.label}"
         folder.mkdir(parents=True, exist_ok=True)
         sample.image.save(folder / f"{index}.png")
-    edgekit("import", DATA / "lenet-fp32/model.onnx", "--name", "mine", "--input", "1x32x32", "--mean", "0.305",
-            "--std", "0.323", "--images", "my images")  # fmt: skip
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Hardswish(), nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10), nn.Softmax(1),
+    )  # fmt: skip
+    images = torch.from_numpy(np.stack([np.asarray(sample.image) for sample in digits.train])[:, None] / 255.0).float()
+    targets = torch.from_numpy(digits.train.targets)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.nll_loss(network(images).log(), targets).backward()
+        optimizer.step()
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    torch.onnx.export(network.eval(), (images[:2],), str(tmp_path / "foreign.onnx"), dynamo=True, opset_version=20,
+                      dynamic_shapes=shapes, verbose=False)  # fmt: skip
+    (tmp_path / "labels.txt").write_text("".join(f"digit {index}\n" for index in range(10)))
+    edgekit("import", "foreign.onnx", "--name", "mine", "--input", "1x8x8", "--mean", "0", "--std", "1",
+            "--labels", "labels.txt", "--images", "my images")  # fmt: skip
     edgekit("quantize")
-    done = edgekit("validate", "--seconds", "0.5", "--json")
-    report = json.loads(done.stdout)
-    assert report["images"] == 12
-    assert [model["format"] for model in report["models"]] == ["onnx", "onnx"]
-    assert report["models"][0]["top1"] > 0.7
+    report = json.loads(edgekit("validate", "--seconds", "0.5", "--json").stdout)
+    float_, int8 = report["models"]
+    assert report["images"] == 72
+    assert (float_["format"], float_["precision"], int8["precision"]) == ("onnx", "fp32", "int8")
+    assert float_["top1"] > 0.85
+    assert int8["top1"] > 0.8
+    assert float_["parity"]["logits_max_abs"] < 1e-5
 
 
 def test_json_is_the_report(report_of: Callable[..., dict], tmp_path: Path) -> None:
