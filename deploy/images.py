@@ -168,7 +168,7 @@ def open_images(path: Path, labels: Sequence[str] | None = None, *, skip_corrupt
         images = _read_class_folders(path, labels)
     else:
         images = _read_plain(path, labels)
-    return _without_corrupt(images) if skip_corrupt else images
+    return without_corrupt(images) if skip_corrupt else images
 
 
 def read_idx(images: Path, targets: Path, labels: Sequence[str] | None = None) -> ImageSet:
@@ -311,7 +311,12 @@ def _index_of(name: str, labels: Sequence[str], where: object) -> int:
         ) from None
 
 
-def _without_corrupt(images: ImageSet) -> ImageSet:
+def without_corrupt(images: ImageSet) -> ImageSet:
+    """The images that can be decoded (each is, once); the others are listed in `left_out`.
+
+    Raises:
+        DataError: none can.
+    """
     good, bad = [], []
     for index in range(len(images)):
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..deploy.bundle import Bundle
 from ..deploy.errors import DataError, unknown
-from ..deploy.images import ImageSet, open_images, read_idx, stratified
+from ..deploy.images import ImageSet, open_images, read_idx, stratified, without_corrupt
 from .console import say
 
 PARTS = ("train", "validation", "test")
@@ -111,7 +111,8 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
         )
     else:
         given = _open_parts(Path(recorded["data"]), labels, skip_corrupt=False)
-    return _joined(given).select(bundle.splits()[part])
+    chosen = _joined(given).select(bundle.splits()[part])
+    return _told(without_corrupt(chosen)) if skip_corrupt else chosen
 
 
 def place(images: str) -> str:
@@ -141,18 +142,28 @@ def _part_elsewhere(bundle: Bundle, images: str, part: str, skip_corrupt: bool) 
 
 
 def _open_parts(path: Path, labels: Sequence[str] | None, skip_corrupt: bool) -> dict[str, ImageSet]:
-    """{part: images} of a folder that comes divided, {"all": images} of one that does not."""
+    """{part: images} of a folder that comes divided, {"all": images} of one that does not.
+
+    A folder called train among others is a class (the vehicle), unless it holds class folders itself.
+    """
     folders = {part: path / name for part, names in _FOLDERS.items() for name in names if (path / name).is_dir()}
-    if "train" not in folders and "test" not in folders:
+    if not folders or (_other_folders(path, folders) and not all(map(_has_folders, folders.values()))):
         return {"all": _told(open_images(path, labels, skip_corrupt=skip_corrupt))}
     if labels is None:
-        first = folders.get("train") or folders["test"]
-        labels = open_images(first).labels
+        labels = open_images(folders.get("train") or next(iter(folders.values()))).labels
     parts = {}
     for part, folder in folders.items():
         images = _told(open_images(folder, labels, skip_corrupt=skip_corrupt))
         parts[part] = _prefixed(images, folder.name)
     return parts
+
+
+def _other_folders(path: Path, known: dict[str, Path]) -> bool:
+    return any(entry not in known.values() and entry.is_dir() and entry.name[0] != "." for entry in path.iterdir())
+
+
+def _has_folders(path: Path) -> bool:
+    return any(entry.is_dir() for entry in path.iterdir())
 
 
 def _told(images: ImageSet) -> ImageSet:

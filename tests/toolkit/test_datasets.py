@@ -142,3 +142,40 @@ def test_naming_the_models_own_data_changes_nothing(fp32: Bundle) -> None:
     images = part_of(fp32, "test", "digits")
     assert images is not None
     assert images.ids == tuple(fp32.splits()["test"])
+
+
+def test_a_class_called_train_is_a_class(image_folder: Folder) -> None:
+    """Among other class folders it is the vehicle, not the training part."""
+    dataset = load_dataset(str(image_folder(classes=("car", "test", "train"), each=10)))
+    assert dataset.train.labels == ("car", "test", "train")
+    assert sum(len(ids) for ids in dataset.splits().values()) == 30
+
+
+def test_other_folders_beside_the_parts_change_nothing(image_folder: Folder) -> None:
+    """Parts that hold class folders are parts, whatever lies beside them."""
+    image_folder("set/test")
+    root = image_folder("set/train").parent
+    (root / "notes").mkdir()
+    assert load_dataset(str(root)).train.labels == ("cat", "dog")
+
+
+def test_skip_corrupt_holds_for_the_models_own_data(fp32: Bundle, image_folder: Folder) -> None:
+    """A test image that went bad after training is left out, and said, where that is asked for."""
+    import dataclasses
+
+    folder = image_folder()
+    ids = ("cat/0.png", "cat/1.png", "dog/0.png")
+    (folder / "cat" / "1.png").write_bytes(b"broken")
+    manifest = dataclasses.replace(
+        fp32.manifest, labels=("cat", "dog"), data={"data": str(folder), "root": None, "seed": 0}
+    )
+
+    class Recorded(Bundle):
+        def splits(self) -> dict[str, list[str]]:
+            return {"test": list(ids)}
+
+    bundle = Recorded(fp32.path, manifest, "x")
+    images = part_of(bundle, "test", skip_corrupt=True)
+    assert images is not None
+    assert images.ids == ("cat/0.png", "dog/0.png")
+    assert images.left_out == ("cat/1.png",)

@@ -57,7 +57,7 @@ def bring(image_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Bu
     return run
 
 
-def _same(bundle: Bundle, network: nn.Module) -> None:
+def _assert_same(bundle: Bundle, network: nn.Module) -> None:
     golden = bundle.golden()
     with torch.inference_mode():
         expected = network(torch.from_numpy(golden.tensors)).numpy()
@@ -71,7 +71,7 @@ def test_torch_export_program(bring: Callable[..., Bundle], network: nn.Module, 
     bundle = bring(tmp_path / "net.pt2")
     assert (bundle.manifest.format, bundle.manifest.input.batch) == ("exported-program", 1)
     assert bundle.manifest.parameters == sum(w.numel() for w in network.parameters())
-    _same(bundle, network)
+    _assert_same(bundle, network)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -80,7 +80,7 @@ def test_torchscript(bring: Callable[..., Bundle], network: nn.Module, tmp_path:
     torch.jit.trace(network, torch.zeros(1, 3, 20, 20)).save(str(tmp_path / "net.pt"))
     bundle = bring(tmp_path / "net.pt")
     assert bundle.manifest.format == "torchscript"
-    _same(bundle, network)
+    _assert_same(bundle, network)
 
 
 @pytest.mark.parametrize("weights", ["net.safetensors", "net.pth", "checkpoint.pth"])
@@ -95,7 +95,7 @@ def test_factory_in_a_file_with_weights(
         torch.save({"state_dict": state} if weights.startswith("check") else state, tmp_path / weights)
     bundle = bring(f"{tmp_path}/net.py:Net", weights=tmp_path / weights)
     assert bundle.manifest.input.batch is None
-    _same(bundle, network)
+    _assert_same(bundle, network)
 
 
 def test_a_repository_with_its_own_models_package(
@@ -106,7 +106,7 @@ def test_a_repository_with_its_own_models_package(
     (tmp_path / "models" / "__init__.py").write_text("MINE = True\n")
     (tmp_path / "models" / "net.py").write_text("from models import MINE\n" + textwrap.dedent(NET))
     save_file(network.state_dict(), tmp_path / "w.safetensors")
-    _same(bring("models.net:Net", weights=tmp_path / "w.safetensors"), network)
+    _assert_same(bring("models.net:Net", weights=tmp_path / "w.safetensors"), network)
 
 
 def _onnx(path: Path, network: nn.Module, **options: object) -> Path:
@@ -121,7 +121,7 @@ def test_onnx(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path, 
     names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {0: "n"}} if dynamic else None}
     bundle = bring(_onnx(tmp_path / "net.onnx", network, **names))
     assert (bundle.manifest.format, bundle.manifest.input.batch) == ("onnx", None if dynamic else 1)
-    _same(bundle, network)
+    _assert_same(bundle, network)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -131,7 +131,7 @@ def test_external_weights_are_taken_in(bring: Callable[..., Bundle], network: nn
     onnx.save(model, str(tmp_path / "net.onnx"), save_as_external_data=True, location="net.data", size_threshold=0)
     bundle = bring(tmp_path / "net.onnx")
     (tmp_path / "net.data").unlink()
-    _same(bundle, network)
+    _assert_same(bundle, network)
 
 
 def _graph(inputs: list[tuple[str, int, list]], outputs: int = 1) -> onnx.ModelProto:
