@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .environment import describe
+from .environment import allowed_cores, cores_got, describe, state
 from .errors import EdgeKitError
 from .measure import measure
 from .plan import Plan
@@ -21,16 +21,15 @@ def run(job: Path) -> dict[str, Any]:
     """Measure what the job asks for; progress goes to standard output."""
     request = json.loads((job / JOB).read_text())
     images = job / IMAGES
-    before = describe()
+    environment = {**describe(), "cores_got": round(cores_got(allowed_cores()), 2), "before": state()}
     measurements = measure(
         {name: Path(path) for name, path in request["bundles"].items()},
         Plan.from_json(request["plan"]),
         images if images.is_dir() else None,
         lambda what, share: _say({"progress": what, "share": share}),
     )
-    after = describe()
     return {
-        "environment": {**before, "load_after": after["load"]},
+        "environment": {**environment, "after": state()},
         "measurements": [measurement.to_json() for measurement in measurements],
     }
 

@@ -1,8 +1,14 @@
-"""What machine this is. Anything that cannot be read is "unavailable", never zero."""
+"""What machine this is, and in what state. Anything that cannot be read is "unavailable", never zero."""
 
+import hashlib
 import os
 import platform
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .bundle import tool_versions
@@ -13,30 +19,84 @@ UNAVAILABLE = "unavailable"
 _ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _VNNI = {"avx512_vnni", "avx_vnni"}
 
+_SYSTEM = Path("/sys")
+_CGROUP = _SYSTEM / "fs/cgroup"
+
 
 def describe() -> dict[str, Any]:
-    """The machine, its state and its libraries, as plain values for a report."""
+    """The machine and its libraries, as plain values for a report: what does not change while it measures."""
     return {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _cpu_model(),
         "cores_allowed": allowed_cores(),
         "cores": os.cpu_count() or UNAVAILABLE,
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else UNAVAILABLE,
         "isa": cpu_isa(),
-        "memory_bytes": _memory_bytes(),
-        "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else UNAVAILABLE,
-        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory_bytes": _meminfo("MemTotal"),
+        "governor": _first_line(_SYSTEM / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "cgroup_cores": _cgroup_quota() or "no limit",
+        "power": _power_source(),
+        "timer_ns": timer_ns(),
         "versions": tool_versions(("onnxruntime", "torch", "onnx")),
+    }
+
+
+def state() -> dict[str, Any]:
+    """What may change from one moment to the next; read before and after a measurement.
+
+    "throttled" counts events since the machine started, "cgroup_throttled" those of this cgroup's CPU quota.
+    """
+    swap = _meminfo("SwapTotal"), _meminfo("SwapFree")
+    return {
+        "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else UNAVAILABLE,
+        "mhz": _mhz(),
+        "temperature_c": temperature(),
+        "throttled": _throttled(),
+        "cgroup_throttled": _cgroup_throttled(),
+        "swap_used_bytes": UNAVAILABLE if UNAVAILABLE in swap else int(swap[0]) - int(swap[1]),
+        "power": _power_source(),
     }
 
 
 def allowed_cores() -> int:
     """How many cores this process may keep busy: the affinity mask, and the cgroup's CPU quota rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _first_line("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        cores = min(cores, max(1, -(-int(quota) // int(period))))
-    return cores
+    quota = _cgroup_quota()
+    return cores if quota is None else min(cores, max(1, int(-(-quota // 1))))
+
+
+def cores_got(threads: int, seconds: float = 0.3) -> float:
+    """How many cores so many busy threads really get, now: the processor time they had over the time that passed.
+
+    Where other processes keep b of n cores busy, n threads get about n * n / (n + b).
+    """
+    end = time.perf_counter() + seconds
+
+    def spin() -> None:
+        while time.perf_counter() < end:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2000)  # about a millisecond outside the interpreter's lock
+
+    spinners = [threading.Thread(target=spin) for _ in range(threads)]
+    processor, wall = time.process_time(), time.perf_counter()
+    for spinner in spinners:
+        spinner.start()
+    for spinner in spinners:
+        spinner.join()
+    return (time.process_time() - processor) / (time.perf_counter() - wall)
+
+
+def timer_ns() -> int:
+    """What reading the clock costs: the median of 1,000 readings in a row."""
+    clock = time.perf_counter_ns
+    readings = [clock() for _ in range(1001)]
+    return int(median(after - before for before, after in pairwise(readings)))
+
+
+def temperature() -> float | str:
+    """The hottest sensor of the system, in degrees Celsius."""
+    found = [value for path in _SYSTEM.glob("class/thermal/thermal_zone*/temp") if (value := _number(path)) is not None]
+    return max(found) / 1000 if found else UNAVAILABLE
 
 
 def cpu_isa() -> list[str]:
@@ -62,19 +122,93 @@ def _cpu_model() -> str:
     return platform.processor() or UNAVAILABLE
 
 
-def _memory_bytes() -> int | str:
+def _meminfo(entry: str) -> int | str:
+    """Bytes."""
     for line in _lines("/proc/meminfo"):
-        if line.startswith("MemTotal:"):
+        if line.startswith(f"{entry}:"):
             return int(line.split()[1]) * 1024
     return UNAVAILABLE
 
 
-def _first_line(path: str) -> str:
+def _mhz() -> list[int] | str:
+    """The frequency of each core."""
+    files = sorted(_SYSTEM.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    found = [int(value // 1000) for path in files if (value := _number(path)) is not None]
+    found = found or [int(float(line.split(":")[1])) for line in _lines("/proc/cpuinfo") if line.startswith("cpu MHz")]
+    return found or UNAVAILABLE
+
+
+def _throttled() -> int | str:
+    """Thermal events: x86's counters, the Raspberry Pi firmware's flags, cooling that holds a CPU's frequency down."""
+    events = [
+        value
+        for path in _SYSTEM.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
+        if (value := _number(path)) is not None
+    ]
+    flags = _first_line(_SYSTEM / "devices/platform/soc/soc:firmware/get_throttled")
+    if flags != UNAVAILABLE:
+        events.append(bin(int(flags, 16)).count("1"))
+    for cooler in _SYSTEM.glob("class/thermal/cooling_device*"):
+        if "cpufreq" in _first_line(cooler / "type") and (value := _number(cooler / "cur_state")) is not None:
+            events.append(value)
+    return int(sum(events)) if events else UNAVAILABLE
+
+
+def _power_source() -> str:
+    supplies = list(_SYSTEM.glob("class/power_supply/*"))
+    mains = [path for path in supplies if _first_line(path / "type") in ("Mains", "USB")]
+    if any(_first_line(path / "online") == "1" for path in mains):
+        return "mains"
+    return "battery" if any(_first_line(path / "type") == "Battery" for path in supplies) else UNAVAILABLE
+
+
+def _cgroups(controller: str) -> Iterator[Path]:
+    """This process's cgroup folders from its own upwards, of version 2 or of version 1's `controller`."""
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _CGROUP / controller if controllers else _CGROUP
+        own = root / path.lstrip("/")
+        yield from (folder for folder in (own, *own.parents) if folder == root or root in folder.parents)
+
+
+def _cgroup_quota() -> float | None:
+    """Cores' worth of time that the tightest limit above this process allows; None without a limit."""
+    limits = []
+    for folder in _cgroups("cpu"):
+        quota, _, period = _first_line(folder / "cpu.max").partition(" ")
+        if not period:
+            quota, period = _first_line(folder / "cpu.cfs_quota_us"), _first_line(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit():
+            limits.append(int(quota) / int(period))
+    return min(limits) if limits else None
+
+
+def _cgroup_throttled() -> int | str:
+    """How often the CPU quota of any cgroup above this process stopped it."""
+    counts = [
+        int(line.split()[1])
+        for folder in _cgroups("cpu")
+        for line in _lines(folder / "cpu.stat")
+        if line.startswith("nr_throttled ")
+    ]
+    return sum(counts) if counts else UNAVAILABLE
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(_first_line(path))
+    except ValueError:
+        return None
+
+
+def _first_line(path: Path | str) -> str:
     lines = _lines(path)
     return lines[0].strip() if lines else UNAVAILABLE
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: Path | str) -> list[str]:
     try:
         return Path(path).read_text(errors="replace").splitlines()
     except OSError:

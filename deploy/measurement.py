@@ -1,7 +1,7 @@
 """Measurements: what a device reports of one model. Raw values only; every figure shown is derived from them."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -12,12 +12,43 @@ class Block:
     Attributes:
         round: the models of one round were timed within a moment of each other.
         process: which of the model's processes ran it.
-        ns: nanoseconds of each call.
+        at: seconds since the run began.
+        calls: calls to a sample: 1, or as many as take a millisecond together.
+        ns: nanoseconds of each sample.
+        cpu_ns: processor time of the process in the block, over all its threads.
+        switches: how often the system took a processor away from it; None where it does not say.
     """
 
     round: int
     process: int
+    at: float
+    calls: int
     ns: tuple[int, ...]
+    cpu_ns: int
+    switches: int | None
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds a call, on average: the whole block over its calls.
+
+        Not the median, which a busy machine biases: where processes take turns of a few milliseconds, every call longer
+        than a turn is interrupted, and of shorter ones only a few, so their medians do not slow down alike.
+        """
+        return sum(self.ns) / len(self.ns) / self.calls / 1e6
+
+    @property
+    def call_ms(self) -> list[float]:
+        """Milliseconds a call, of each sample."""
+        return [value / self.calls / 1e6 for value in self.ns]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How a process was warmed up: how long, how many calls, and whether its times settled."""
+
+    ms: float
+    calls: int
+    settled: bool
 
 
 @dataclass(frozen=True)
@@ -36,42 +67,90 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Throughput:
+    """Calls with this many images at once, in one process: nanoseconds of each."""
+
+    process: int
+    batch: int
+    ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Images offered at a fixed rate to one process: nanoseconds from when each was due until its answer was there.
+
+    A process that fell hopelessly behind answered fewer than were offered.
+    """
+
+    process: int
+    fps: float
+    offered: int
+    ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """A second of a long run: when it began, the median of its calls, the machine's state where it was looked at."""
+
+    at: float
+    call_ns: int
+    state: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One model on one device.
 
     Attributes:
         bundle: the bundle's id.
         session: what the session says of itself (runtime, version, provider, threads).
-        load_ms, first_ms: a value a process: reading the file and making the session; the first inference.
-        preprocess_ns: decoding and preprocessing, a value an image.
+        file_ms, load_ms, first_ms: a value a process: reading the model file (from the disk where the system lets go of
+            its copy in memory), making the session, the first inference.
+        preprocess_ns, postprocess_ns: decoding and preprocessing; softmax and ranking; a value an image.
+        warm_ups: one a process.
         blocks: timed calls of inference alone, batch 1, in the order they ran.
+        checked, differed: outputs of timed calls that were held against the accuracy run's; how many had another class.
         peak_rss_bytes: largest resident memory of a fresh process that loaded the model and ran it; None when the
             system does not say.
         parity: the golden samples replayed here (see deploy.parity.Parity).
         predictions: None when there are no test images.
+        throughput, frames, sustained: of the scenarios that the plan asked for.
     """
 
     bundle: str
     session: Mapping[str, Any]
-    load_ms: tuple[float, ...]
-    first_ms: tuple[float, ...]
-    preprocess_ns: tuple[int, ...]
-    blocks: tuple[Block, ...]
+    file_ms: Sequence[float]
+    load_ms: Sequence[float]
+    first_ms: Sequence[float]
+    preprocess_ns: Sequence[int]
+    postprocess_ns: Sequence[int]
+    warm_ups: Sequence[WarmUp]
+    blocks: Sequence[Block]
+    checked: int
+    differed: int
     peak_rss_bytes: int | None
     parity: Mapping[str, float]
     predictions: Predictions | None
+    throughput: Sequence[Throughput] = field(default=())
+    frames: Sequence[Frames] = field(default=())
+    sustained: Sequence[Sustained] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Measurement":
-        """Read what `to_json` wrote."""
-        blocks = tuple(Block(b["round"], b["process"], tuple(b["ns"])) for b in data["blocks"])
+    def from_json(cls, data: Mapping[str, Any]) -> "Measurement":
+        """Read what `to_json` wrote, from JSON or not."""
+        lists = ("file_ms", "load_ms", "first_ms", "preprocess_ns", "postprocess_ns")
+        parts = {
+            "warm_ups": WarmUp, "blocks": Block, "throughput": Throughput, "frames": Frames, "sustained": Sustained
+        }  # fmt: skip
+        read = {name: tuple(data[name]) for name in lists}
+        read |= {name: tuple(_read(kind, entry) for entry in data[name]) for name, kind in parts.items()}
         seen = data["predictions"]
-        predictions = seen and Predictions(
-            tuple(seen["classes"]), tuple(seen["confidences"]), seen["in_top5"] and tuple(seen["in_top5"])
-        )
-        rest = {name: tuple(data[name]) for name in ("load_ms", "first_ms", "preprocess_ns")}
-        return cls(**{**data, **rest, "blocks": blocks, "predictions": predictions})
+        return cls(**{**data, **read, "predictions": seen and _read(Predictions, seen)})
+
+
+def _read(kind: type, entry: Mapping[str, Any]) -> Any:
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})

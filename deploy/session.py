@@ -29,12 +29,15 @@ class Session(Protocol):
         ...
 
 
-# format -> what opens a session, taking (bundle, threads). torch's needs the network's code, so it lives above.
+# format -> what opens a session, taking (bundle, threads). torch's needs the network's code, so it lives above; the
+# last two are what measuring is tested with.
 RUNTIMES: dict[str, str] = {
     "onnx": ".runtimes.ort:OrtSession",
     "torchscript": ".runtimes.torchscript:open_session",
     "exported-program": ".runtimes.exported_program:open_session",
     "torch": "..export.eager:open_session",
+    "null": ".runtimes.null:NullSession",
+    "slowed": ".runtimes.slowed:SlowedSession",
 }
 
 

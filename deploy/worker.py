@@ -16,16 +16,27 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from PIL import Image
 
-from .bundle import Bundle
+from .bundle import Bundle, Golden
+from .environment import state
 from .errors import EdgeKitError, missing_package
 from .images import UNLABELLED, ImageSet
 from .parity import replay
+from .postprocess import probabilities, ranked
+from .preprocess import decode
 from .session import Session, open_session, opener
 
 # Timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
-_INPUTS = 64
+INPUTS = 64
 _PROGRESS_EVERY_S = 0.2
+
+# Warm-up: at least so many calls and so long, then until the medians of two windows in a row differ by less than this.
+_WARM_UP_CALLS, _WARM_UP_S, _WARM_UP_CAP_S = 10, 0.5, 30.0
+_WINDOW_CALLS, _WINDOW_S, _SETTLED = 5, 0.1, 0.01
+
+# An offered load is given up once an image is late by so many times as long as all of them should have taken.
+_HOPELESS = 2.0
 
 
 class Worker:
@@ -35,29 +46,36 @@ class Worker:
         self._answers = answers
         self._bundle: Bundle | None = None
         self._session: Session | None = None
+        self._golden: Golden | None = None
         self._images: ImageSet | None = None
+        self._chosen: list[int] = []
         self._inputs: list[np.ndarray] = []
         self._next = 0
 
     def start(self, bundle: str, images: str | None) -> dict[str, Any]:
         """Check the bundle and import its runtime, which is no part of loading a model."""
         self._bundle = Bundle.open(bundle)
+        self._golden = self._bundle.golden()
         self._images = ImageSet.load(Path(images)) if images else None
         opener(self._bundle)
         return {}
 
     def open(self, threads: int) -> dict[str, Any]:
-        """Load the model and run it once, timing both apart."""
+        """Read the file, load the model, run it once: each timed apart."""
         assert self._bundle is not None  # noqa: S101 # the caller starts before it opens
-        first_input = self._bundle.golden().tensors[:1]
+        assert self._golden is not None  # noqa: S101 # as above
+        first_input = self._golden.tensors[:1]
         start = time.perf_counter_ns()
+        _read_from_disk(self._bundle.model_path)
+        read = time.perf_counter_ns()
         self._session = open_session(self._bundle, threads)
         loaded = time.perf_counter_ns()
         self._session.run(first_input)
         ran = time.perf_counter_ns()
         return {
             "session": dict(self._session.facts),
-            "load_ms": (loaded - start) / 1e6,
+            "file_ms": (read - start) / 1e6,
+            "load_ms": (loaded - read) / 1e6,
             "first_ms": (ran - loaded) / 1e6,
         }
 
@@ -74,9 +92,8 @@ class Worker:
         for target, tensor in self._tensors(self._images):
             logits = session.run(tensor)[0]
             best = int(logits.argmax())
-            shifted = np.exp(logits - logits[best], dtype=np.float64)
             classes.append(best)
-            confidences.append(round(float(1 / shifted.sum()), 6))
+            confidences.append(round(float(probabilities(logits)[best]), 6))
             if target != UNLABELLED:
                 in_top5.append(bool((logits > logits[target]).sum() < 5))
         return {
@@ -86,54 +103,153 @@ class Worker:
         }
 
     def prepare(self) -> dict[str, Any]:
-        """Preprocess the inputs to be timed on (each timed), then warm up; says how long one call takes."""
+        """Preprocess the inputs to be timed on, warm up, postprocess: each timed; says how long one call takes."""
         bundle, session = self._opened()
-        preprocess_ns = []
-        if self._images is not None:
-            for index in range(min(_INPUTS, len(self._images))):
-                start = time.perf_counter_ns()
-                tensor = bundle.manifest.preprocess(self._images[index].image)[None]
-                preprocess_ns.append(time.perf_counter_ns() - start)
-                self._inputs.append(tensor)
-        else:
-            self._inputs = [tensor[None] for tensor in bundle.golden().tensors]
-        calls: list[int] = []
-        begin = time.perf_counter_ns()
-        # At least 10 calls and 0.3 s: caches, lazy allocations and clock frequencies settle.
-        while len(calls) < 10 or time.perf_counter_ns() - begin < 300_000_000:
+        self._inputs, preprocess_ns = [], []
+        for position in range(self._choose()):
             start = time.perf_counter_ns()
-            session.run(self._inputs[len(calls) % len(self._inputs)])
-            calls.append(time.perf_counter_ns() - start)
-            if time.perf_counter_ns() - begin > 20_000_000_000:  # a very slow model has nothing left to settle
-                break
-        return {"preprocess_ns": preprocess_ns, "call_ns": int(np.median(calls[len(calls) // 2 :]))}
+            tensor = bundle.manifest.preprocess(self._picture(position))[None]
+            preprocess_ns.append(time.perf_counter_ns() - start)
+            self._inputs.append(tensor)
+        warm_up, call_ns = self._warm_up()
+        postprocess_ns = []
+        for tensor in self._inputs:
+            logits = session.run(tensor)[0]
+            start = time.perf_counter_ns()
+            self._answer(logits)
+            postprocess_ns.append(time.perf_counter_ns() - start)
+        return {
+            "preprocess_ns": preprocess_ns, "postprocess_ns": postprocess_ns, "warm_up": warm_up, "call_ns": call_ns
+        }  # fmt: skip
 
-    def time(self, calls: int) -> dict[str, Any]:
-        """Time a block of calls of inference alone."""
+    def time(self, samples: int, calls: int) -> dict[str, Any]:
+        """Time a block of inference alone: so many samples of so many calls.
+
+        Says also which input the last call had and its class, to be held against the accuracy run.
+        """
         _, session = self._opened()
-        inputs, clock, count = self._inputs, time.perf_counter_ns, len(self._inputs)
-        ns = [0] * calls
-        for call in range(calls):
-            tensor = inputs[(self._next + call) % count]
+        run, clock = session.run, time.perf_counter_ns
+        # the other models had the caches meanwhile; where a block has calls to spare, its first ones are not timed
+        for _ in range(max(1, samples // 20) * calls if samples >= 5 else 0):
+            run(self._following(1)[0])
+        ns, logits = [0] * samples, None
+        switches, processor = _switches(), time.process_time_ns()
+        for sample in range(samples):
+            tensors = self._following(calls)
             start = clock()
+            for tensor in tensors:
+                logits = run(tensor)
+            ns[sample] = clock() - start
+        processor = time.process_time_ns() - processor
+        after = _switches()
+        assert logits is not None  # noqa: S101 # a block has at least one call
+        return {
+            "ns": ns,
+            "cpu_ns": processor,
+            "switches": None if switches is None or after is None else after - switches,
+            "input": self._chosen[(self._next - 1) % len(self._inputs)],
+            "class": int(logits[0].argmax()),
+        }
+
+    def throughput(self, batch: int, seconds: float) -> dict[str, Any]:
+        """Time calls with `batch` images at once for so long, three at least, after one that is not timed."""
+        _, session = self._opened()
+        ns: list[int] = []
+        session.run(np.concatenate(self._following(batch)))
+        end = time.monotonic() + seconds
+        while len(ns) < 3 or time.monotonic() < end:
+            tensor = np.concatenate(self._following(batch))
+            start = time.perf_counter_ns()
             session.run(tensor)
-            ns[call] = clock() - start
-        self._next = (self._next + calls) % count
+            ns.append(time.perf_counter_ns() - start)
         return {"ns": ns}
+
+    def serve(self, fps: float, frames: int) -> dict[str, Any]:
+        """Answer images that fall due at a fixed rate, whether or not the one before is done.
+
+        A time runs from when the image was due, not from when the model got to it, so a stall counts for every image
+        that it made wait ("coordinated omission", G. Tene). The whole path is timed, from the image file to the answer.
+        """
+        bundle, session = self._opened()
+        interval, ns = 1e9 / fps, []
+        start = time.perf_counter_ns() + 1_000_000
+        for frame in range(frames):
+            due = start + round(frame * interval)
+            _wait_until(due)
+            picture = self._picture(frame % len(self._inputs))
+            self._answer(session.run(bundle.manifest.preprocess(picture)[None])[0])
+            ns.append(time.perf_counter_ns() - due)
+            if ns[-1] > _HOPELESS * frames * interval:  # the rest would wait longer still; they are missed as well
+                break
+        return {"ns": ns}
+
+    def sustain(self, look: bool) -> dict[str, Any]:
+        """Run without a pause for a second; `look` at the machine's state as well."""
+        return {"call_ns": int(np.median(self._run_for(1.0, 1))), "state": state() if look else None}
 
     def memory(self) -> dict[str, Any]:
         """Largest resident memory of this process so far."""
-        try:
-            import resource
-        except ImportError:
-            return {"peak_rss_bytes": None}
+        usage = _usage()
         unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes on Linux, bytes on macOS
-        return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        return {"peak_rss_bytes": None if usage is None else usage.ru_maxrss * unit}
 
     def _opened(self) -> tuple[Bundle, Session]:
         if self._bundle is None or self._session is None:
             raise RuntimeError("the first requests must be start and open")
         return self._bundle, self._session
+
+    def _choose(self) -> int:
+        """Spread the inputs over the test images, or take all golden ones; says how many there are."""
+        count = len(self._images) if self._images is not None else len(self._golden_images())
+        self._chosen = sorted({int(index) for index in np.linspace(0, count - 1, min(INPUTS, count))})
+        return len(self._chosen)
+
+    def _picture(self, position: int) -> Image.Image:
+        """Decode the input at this position."""
+        index = self._chosen[position]
+        return self._images[index].image if self._images is not None else decode(self._golden_images()[index])
+
+    def _golden_images(self) -> list[bytes]:
+        assert self._golden is not None  # noqa: S101 # the caller starts before anything else
+        return self._golden.images
+
+    def _following(self, count: int) -> list[np.ndarray]:
+        """The next inputs, round and round."""
+        start, self._next = self._next, self._next + count
+        return [self._inputs[position % len(self._inputs)] for position in range(start, self._next)]
+
+    def _run_for(self, seconds: float, least: int) -> list[int]:
+        """Run for so long, and at least so many calls but no longer than the warm-up's cap; ns of each."""
+        _, session = self._opened()
+        ns: list[int] = []
+        begin = time.monotonic()
+        while not ns or (spent := time.monotonic() - begin) < seconds or (len(ns) < least and spent < _WARM_UP_CAP_S):
+            (tensor,) = self._following(1)
+            start = time.perf_counter_ns()
+            session.run(tensor)
+            ns.append(time.perf_counter_ns() - start)
+        return ns
+
+    def _warm_up(self) -> tuple[dict[str, Any], int]:
+        """Run until the times settle; how that went, and the last window's median in ns a call."""
+        medians, calls, begin = [], 0, time.monotonic()
+        settled = False
+        while not settled and time.monotonic() - begin < _WARM_UP_CAP_S:
+            ns = self._run_for(_WINDOW_S, _WINDOW_CALLS)
+            calls += len(ns)
+            medians.append(float(np.median(ns)))
+            settled = (
+                calls >= _WARM_UP_CALLS
+                and time.monotonic() - begin >= _WARM_UP_S
+                and abs(medians[-1] / medians[-2] - 1) < _SETTLED
+            )
+        spent = {"ms": 1e3 * (time.monotonic() - begin), "calls": calls, "settled": settled}
+        return spent, max(1, round(medians[-1]))
+
+    def _answer(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Postprocessing: the five best classes with their probabilities."""
+        best = ranked(logits, 5)
+        return best, probabilities(logits)[best]
 
     def _tensors(self, images: ImageSet) -> Iterator[tuple[int, np.ndarray]]:
         bundle, _ = self._opened()
@@ -143,6 +259,39 @@ class Worker:
                 said = time.monotonic()
                 _say(self._answers, {"progress": done})
             yield sample.label, bundle.manifest.preprocess(sample.image)[None]
+
+
+def _read_from_disk(path: Path) -> None:
+    """Read a file whose copy in memory the system was asked to let go of."""
+    with path.open("rb", buffering=0) as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while file.read(1 << 20):
+            pass
+
+
+def _wait_until(due: int) -> None:
+    """Sleep, and spin for the last half of a millisecond, which no sleep hits."""
+    rest = due - time.perf_counter_ns()
+    if rest > 1_000_000:
+        time.sleep((rest - 500_000) / 1e9)
+    while time.perf_counter_ns() < due:
+        pass
+
+
+def _usage() -> Any:
+    """getrusage(2) of this process; None where the system has none."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF)
+
+
+def _switches() -> int | None:
+    """Involuntary context switches of all threads so far."""
+    usage = _usage()
+    return None if usage is None else usage.ru_nivcsw
 
 
 def _say(stream: TextIO, message: dict[str, Any]) -> None:

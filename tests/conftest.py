@@ -5,12 +5,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
+from hypothesis import settings
 from PIL import Image
+
+# speed is no matter of tests, and this machine may be busy
+settings.register_profile("edgekit", deadline=None)
+settings.load_profile("edgekit")
 
 DATA = Path(__file__).parent / "data"
 EDGEKIT = [sys.executable, "-m", "edgekit.toolkit.cli"]
@@ -36,6 +42,45 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
     recipe = Recipe.load("digits", ["train.epochs=2", "preprocess.size=16", "train.lr=0.004"])
     return train(recipe, runs=tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def untrained(trained: Bundle) -> Callable[..., Bundle]:
+    """Make a bundle of a network as it is initialised, with BatchNorm statistics of real images."""
+    import torch
+    from edgekit.deploy.bundle import TensorSpec, create, make_golden
+    from edgekit.deploy.preprocess import Preprocess
+    from edgekit.models import create as create_model
+    from edgekit.toolkit.datasets import load_dataset
+    from safetensors.torch import save_file
+
+    def make(name: str, path: Path, side: int = 32) -> Bundle:
+        torch.manual_seed(0)
+        size = (side, side)
+        architecture = {"name": name, "num_classes": 10, "in_channels": 3, "image_size": size, "activation": "relu"}
+        network = create_model(**architecture)
+        preprocess = Preprocess("RGB", side, size, "bilinear", (0.5,) * 3, (0.25,) * 3)
+        dataset = load_dataset("digits")
+        with torch.no_grad():
+            for start in range(0, 256, 64):
+                batch = preprocess.batch([sample.image for sample in dataset.train.take(range(start, start + 64))])
+                network(torch.from_numpy(batch))
+        network.eval()
+
+        def run(tensors: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return network(torch.from_numpy(tensors)).numpy()
+
+        spec = TensorSpec(3, side, side)
+        manifest = replace(trained.manifest, name=name, input=spec, preprocess=preprocess, architecture=architecture)
+        with create(path) as draft:
+            save_file(network.state_dict(), draft.folder / manifest.model)
+            draft.add_golden(make_golden(dataset.test, preprocess, run))
+            draft.add_splits({part: ids[:64] for part, ids in dataset.splits().items()})
+            draft.finish(manifest)
+        return Bundle.open(path)
+
+    return make
 
 
 @pytest.fixture

@@ -1,7 +1,11 @@
-"""Reading the command line's short forms: 3x224x224, 0.485,0.456,0.406."""
+"""Reading the command line's short forms: 3x224x224, 0.485,0.456,0.406, 10m."""
 
 from ..deploy.errors import RecipeError
+from ..deploy.plan import Plan
 from ..deploy.preprocess import Preprocess
+from ..deploy.registry import choose
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def shape_of(text: str) -> tuple[int, int, int]:
@@ -14,6 +18,35 @@ def shape_of(text: str) -> tuple[int, int, int]:
     if len(sides) != 3 or sides[0] not in (1, 3):
         raise RecipeError(f"--input {text} is not channels x height x width", fix="e.g. --input 3x224x224 (or 1x28x28)")
     return sides[0], sides[1], sides[2]
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Seconds of "90s", "10m", "1h" or plain seconds.
+
+    Raises:
+        RecipeError: not of that form.
+    """
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
+    try:
+        seconds = float(number) * _SECONDS[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise RecipeError(f"{option} {text} is not a time", fix=f"e.g. {option} 90s, {option} 10m, {option} 1h")
+    return seconds
+
+
+def plan_of(seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None) -> Plan:
+    """The plan that validate's options describe.
+
+    Raises:
+        RecipeError: an unknown scenario, or a value out of range.
+    """
+    choose({"single_stream": None, "offline": None}, scenario, "scenario")
+    return Plan(
+        seconds=seconds, threads=threads, offline=scenario == "offline", fps=fps,
+        sustained_s=seconds_of(sustained, "--sustained") if sustained else None,
+    )  # fmt: skip
 
 
 def preprocess_of(

@@ -37,6 +37,10 @@ MaxDrop = Annotated[
     ),
 ]
 
+MinSpeedup = Annotated[float | None, typer.Option(help="Least allowed speed-up over the baseline (a ratio).")]
+Confidence = Annotated[float, typer.Option(help="Of every interval.", min=0.5, max=0.999)]
+AcrossHardware = Annotated[bool, typer.Option("--across-hardware", help="Compare reports of different machines.")]
+
 
 @app.command()
 def train(
@@ -185,38 +189,55 @@ def validate(
     bundles: Annotated[
         list[Path] | None, typer.Argument(help="Optimised bundles. Default: the newest in runs/.")
     ] = None,
-    baseline: Annotated[Path | None, typer.Option(help="Compare with this bundle. Default: the source model.")] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="Compare with this bundle, or with an earlier report.json. Default: the source model."),
+    ] = None,
     images: Images = None,
     limit: Annotated[int | None, typer.Option(help="Take this many test images, drawn by class.", min=1)] = None,
     max_drop: MaxDrop = None,
-    min_speedup: Annotated[
-        float | None, typer.Option(help="Least allowed speed-up over the baseline (a ratio).")
-    ] = None,
-    confidence: Annotated[float, typer.Option(help="Of every interval.", min=0.5, max=0.999)] = 0.95,
-    seconds: Annotated[float, typer.Option(help="Time for the latency blocks.", min=0)] = 8.0,
+    min_speedup: MinSpeedup = None,
+    confidence: Confidence = 0.95,
+    seconds: Annotated[
+        float, typer.Option(help="Least time for the latency blocks; three times this at most.", min=0)
+    ] = 8.0,
     threads: Annotated[
         int | None, typer.Option(help="Threads for one inference. Default: the cores allowed.", min=1)
     ] = None,
+    scenario: Annotated[
+        str, typer.Option(help="single_stream, or offline: that and throughput by batch size.")
+    ] = "single_stream",
+    fps: Annotated[
+        float | None, typer.Option(help="Also offer this many images a second; counts the deadlines missed.")
+    ] = None,
+    sustained: Annotated[
+        str | None, typer.Option(help="Also run each model this long without a pause: 90s, 10m, 1h.")
+    ] = None,
+    across_hardware: AcrossHardware = False,
     skip_corrupt: SkipCorrupt = False,
     as_json: AsJson = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for report.json, report.html, junit.xml; default: in runs/.")
+        Path | None, typer.Option(help="Folder for report.json, .html, junit.xml, summary.md; default: in runs/.")
     ] = None,
 ) -> None:
     """Compare original and optimised models on this machine: accuracy, latency, a verdict."""
     from ..deploy.bundle import Bundle
-    from ..deploy.plan import Plan
+    from .arguments import plan_of
+    from .comparison import read_report
+    from .contract import Contract
     from .tables import validation_table
     from .validate import validate as validate_bundles
     from .workspace import RUNS, newest
 
+    plan = plan_of(seconds, threads, scenario, fps, sustained)
+    stored = read_report(baseline) if baseline and baseline.is_file() else None
     chosen = [Bundle.open(path) for path in bundles or []] or [
         newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit quantize")
     ]
     result = validate_bundles(
-        chosen, baseline=Bundle.open(baseline) if baseline else None, images=images, limit=limit, max_drop=max_drop,
-        min_speedup=min_speedup, confidence=confidence, plan=Plan(seconds=seconds, threads=threads),
-        skip_corrupt=skip_corrupt,
+        chosen, baseline=Bundle.open(baseline) if baseline and stored is None else None, stored=stored, images=images,
+        limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan, skip_corrupt=skip_corrupt,
+        across_hardware=across_hardware,
     )  # fmt: skip
     _report(result, out or RUNS / f"{chosen[-1].path.name}.report")
     _show(result.report, validation_table, as_json)
@@ -262,33 +283,65 @@ def inspect(bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")], 
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """What is installed, what this machine has, what is missing and the line that installs it."""
+def doctor(
+    bundle: Annotated[Path | None, typer.Argument(help="With --self-test: a model to do it with.")] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Measure a model against itself, and against itself slowed by 3 %.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="With --self-test: how long.", min=1)] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """What is installed, what this machine has and can measure, what is missing and the line that installs it."""
     from .doctor import diagnose
-    from .tables import doctor_table
+    from .selftest import self_test as run_self_test
+    from .tables import doctor_table, self_test_table
 
-    _show(diagnose(), doctor_table, as_json)
+    if not self_test:
+        if bundle:
+            raise EdgeKitError("a bundle is used by the self-test alone", fix=f"edgekit doctor --self-test {bundle}")
+        _show(diagnose(), doctor_table, as_json)
+        return
+    from ..deploy.bundle import Bundle
+
+    found, code = run_self_test(Bundle.open(bundle) if bundle else None, seconds)
+    _show(found, self_test_table, as_json)
+    raise typer.Exit(code)
 
 
 @app.command()
 def report(
-    reports: Annotated[list[Path], typer.Argument(help="report.json files; the first is compared with the others.")],
-    across_hardware: Annotated[bool, typer.Option("--across-hardware", help="Compare different machines.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write the first report as a page here.")] = None,
+    reports: Annotated[
+        list[Path], typer.Argument(help="report.json files; of several, the last is held against each before it.")
+    ],
+    max_drop: MaxDrop = None,
+    min_speedup: MinSpeedup = None,
+    confidence: Confidence = 0.95,
+    across_hardware: AcrossHardware = False,
+    html: Annotated[Path | None, typer.Option(help="Write the page of a single report here.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a report again, or compare several, without measuring."""
+    """Show a report again, or hold one against earlier ones, without measuring."""
     from .comparison import compare_reports, read_report
-    from .files import write_page
+    from .contract import Contract
+    from .files import write_junit, write_markdown, write_page
     from .tables import comparison_table, validation_table
 
     read = [read_report(path) for path in reports]
-    if html:
-        write_page(read[0], html)
+    code = 0
     if len(read) == 1:
-        _show(read[0], validation_table, as_json)
+        document, table = read[0], validation_table
     else:
-        _show(compare_reports(read, across_hardware=across_hardware), comparison_table, as_json)
+        document, verdict = compare_reports(
+            read, Contract(max_drop, min_speedup, confidence), across_hardware=across_hardware
+        )
+        table, code = comparison_table, verdict.exit_code
+    for path, write in ((html, write_page), (junit, write_junit), (markdown, write_markdown)):
+        if path:
+            write(document, path)
+    _show(document, table, as_json)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -1,20 +1,38 @@
-"""Reports read again and compared offline."""
+"""Reports read again and compared offline: the gate of a change against what was measured before it."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..deploy.errors import EdgeKitError
+from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall
 from .display import model_name
-from .validate import SCHEMA
+from .noise import Signal
+from .results import SCHEMA, admit, as_json, ratio
+from .statistics import (
+    BlockTime,
+    Interval,
+    exponential,
+    process_speedups,
+    process_times,
+    unpaired_difference,
+    welch_difference,
+)
 
 # What showing and comparing a report needs of it.
-_REPORT_KEYS = ("verdict", "reason", "device", "plan", "baseline", "images", "labels", "targets", "ids", "models")
+_REPORT_KEYS = (
+    "verdict", "reason", "noise", "device", "plan", "baseline", "images", "labels", "targets", "ids", "models",
+)  # fmt: skip
 _MODEL_KEYS = (
-    "id", "bundle", "name", "format", "precision", "size_bytes", "top1", "top1_interval", "top5", "per_class", "drop",
-    "flips", "latency_ms", "speedup", "preprocess_ms", "load_ms", "first_ms", "peak_rss_bytes", "parity", "session",
-    "lineage", "predictions", "blocks_ms", "warnings",
+    "id", "bundle", "name", "format", "precision", "size_bytes", "top1", "top1_interval", "top5", "per_class",
+    "calibration_error", "drop", "flips", "flips_by_class", "latency_ms", "latency_upper_ms", "time_ms", "samples",
+    "calls_per_sample", "outliers", "speedup", "file_ms", "load_ms", "first_ms", "warm_up_ms", "preprocess_ms",
+    "postprocess_ms", "peak_rss_bytes", "parity", "session", "lineage", "predictions", "blocks", "offline", "frames",
+    "sustained", "warnings",
 )  # fmt: skip
 
 # What must agree before two latencies may be compared.
@@ -25,7 +43,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """A report.json of this schema.
 
     Raises:
-        EdgeKitError: no such file, or not a report of schema 1.
+        EdgeKitError: no such file, or not a report of this schema.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -45,36 +63,141 @@ def read_report(path: Path) -> dict[str, Any]:
     return {**report, "source": str(path)}
 
 
-def compare_reports(reports: Sequence[Mapping[str, Any]], *, across_hardware: bool = False) -> dict[str, Any]:
-    """A row for every model of every report, its median latency against the first report that has the same model.
-
-    Raises:
-        EdgeKitError: the reports are of different hardware, and `across_hardware` was not said.
-    """
-    different = sorted(
-        key for key in _HARDWARE if len({json.dumps(report["device"].get(key)) for report in reports}) > 1
-    )
-    if different and not across_hardware:
-        values = {key: [report["device"].get(key) for report in reports] for key in different}
+def check_hardware(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """Raise EdgeKitError where two reports' devices are not the same kind of machine."""
+    different = {
+        key: (first["device"].get(key), second["device"].get(key))
+        for key in _HARDWARE
+        if first["device"].get(key) != second["device"].get(key)
+    }
+    if different:
+        values = ", ".join(f"{key} {one!r} and {other!r}" for key, (one, other) in different.items())
         raise EdgeKitError(
             f"the reports are of different machines: {values}", fix="pass --across-hardware if that is what you mean"
         )
-    first: dict[str, float] = {}
-    rows = []
-    for report in reports:
-        for model in report["models"]:
-            p50 = model["latency_ms"]["p50"]
-            known = first.get(model["id"])
-            rows.append(
-                {
-                    "model": model_name(model),
-                    "report": report["source"],
-                    "top1": model["top1"],
-                    "latency_ms": model["latency_ms"],
-                    "latency_ratio": p50 / known if known and p50 else None,
-                }
-            )
-            if p50 is not None:
-                first.setdefault(model["id"], p50)
-    note = "medians of runs apart in time: only a ratio measured in one run has an interval"
-    return {"schema": SCHEMA, "rows": rows, "note": note}
+
+
+def counterpart(report: Mapping[str, Any], model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model of another report that this one follows: the same bundle, else one of that name, format and precision.
+
+    Raises:
+        EdgeKitError: there is none.
+    """
+    for key in (("id",), ("name", "format", "precision")):
+        for other in report["models"]:
+            if all(other[part] == model[part] for part in key):
+                return other
+    known = ", ".join(model_name(other) for other in report["models"])
+    raise EdgeKitError(
+        f"{report['source']} has no {model['name']} {model['format']} {model['precision']} to compare with",
+        fix=f"it has {known}; pass the report of the same model",
+    )
+
+
+def hold_against(
+    stored: Mapping[str, Any], report: Mapping[str, Any], candidates: Sequence[str], contract: Contract,
+    *, across_hardware: bool = False,
+) -> tuple[dict[str, Any], Judgement]:  # fmt: skip
+    """Judge a report's candidates by the models of an earlier one instead of by its own baseline.
+
+    Returns:
+        The report with those judgements, what they rest on under each candidate's "against", and their verdict.
+
+    Raises:
+        EdgeKitError: the machines differ, or the earlier report lacks a candidate.
+    """
+    if not across_hardware:
+        check_hardware(stored, report)
+    noise = [Signal(**signal) for signal in (*stored["noise"], *report["noise"])]
+    models, judgements = [], []
+    for model in report["models"]:
+        if model["id"] in candidates:
+            then = counterpart(stored, model)
+            speedup, how = _speedup(stored, then, report, model, contract.confidence)
+            drop, paired = _drop(stored, then, report, model, contract.confidence)
+            own = [admit(one, noise) for one in contract.judge(drop, speedup)]
+            judgements += own
+            against = {"report": stored["source"], "model": then["id"], "speedup": ratio(speedup), "how": how}
+            against |= {"outcome": call(speedup), "drop": drop and _points(drop), "paired": paired}
+            model = {**model, "against": against, "judgements": [as_json(one) for one in own]}
+        models.append(model)
+    verdict = overall(judgements)
+    reason = f"against {stored['source']}: {verdict.sentence}"
+    held = {**report, "models": models, "verdict": verdict.outcome, "reason": reason, "contract": asdict(contract)}
+    return held, verdict
+
+
+def compare_reports(
+    reports: Sequence[Mapping[str, Any]], contract: Contract, *, across_hardware: bool = False
+) -> tuple[dict[str, Any], Judgement]:
+    """The last report's candidates, held against each report before it, the first of which gives the verdict.
+
+    Raises:
+        EdgeKitError: see `hold_against`.
+    """
+    *earlier, last = reports
+    candidates = [model["id"] for model in last["models"] if "judgements" in model]
+    candidates = candidates or [model["id"] for model in last["models"]]
+    held = [hold_against(stored, last, candidates, contract, across_hardware=across_hardware) for stored in earlier]
+    rows = [
+        {
+            key: model[key]
+            for key in ("id", "name", "format", "precision", "session", "top1", "time_ms", "against", "judgements")
+        }
+        for report, _ in held
+        for model in report["models"]
+        if "against" in model
+    ]
+    first, verdict = held[0]
+    return {
+        "schema": SCHEMA, "verdict": first["verdict"], "reason": first["reason"], "report": last["source"],
+        "noise": [*(signal for report in reports for signal in report["noise"])], "rows": rows,
+    }, verdict  # fmt: skip
+
+
+def _speedup(
+    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any],
+    confidence: float,
+) -> tuple[Interval, str]:  # fmt: skip
+    """How many times as fast a model is now as it was then, and how that was found.
+
+    Where both runs measured the same baseline beside it, the two speed-ups are compared, so the machine's state, which
+    differs from day to day, cancels. Without one the times themselves are.
+    """
+    base_then, base_now = stored["models"][0], report["models"][0]
+    if base_then["id"] == base_now["id"] and then is not base_then and now["id"] != base_now["id"]:
+        first = process_speedups(_times(base_then), _times(then))
+        second = process_speedups(_times(base_now), _times(now))
+        how = "through the same baseline in both runs"
+    else:
+        first, second = ([-value for value in process_times(_times(model))] for model in (then, now))
+        how = "by the times of two runs, which the machine's state of the day is part of"
+    return exponential(welch_difference(second, first, confidence)), how
+
+
+def _times(model: Mapping[str, Any]) -> list[BlockTime]:
+    return [BlockTime(block["round"], block["process"], block["ms"]) for block in model["blocks"]]
+
+
+def _drop(
+    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any],
+    confidence: float,
+) -> tuple[Drop | None, bool]:  # fmt: skip
+    """The loss of accuracy since then, and whether it was counted on the same images."""
+    if then["predictions"] is None or now["predictions"] is None or then["top1"] is None or now["top1"] is None:
+        return None, False
+    if (stored["ids"], stored["targets"], stored["labels"]) == (report["ids"], report["targets"], report["labels"]):
+        answers = [np.asarray(values) for values in (report["targets"], then["predictions"], now["predictions"])]
+        return compare_accuracy(*answers, confidence=confidence), True
+    counts = len(then["predictions"]), len(now["predictions"])
+    right, still = round(then["top1"] * counts[0]), round(now["top1"] * counts[1])
+    points = unpaired_difference(right, counts[0], still, counts[1], confidence)
+    # judged and extended as if each image had been answered by both, independently: the variance is the same
+    count, before, after = min(counts), then["top1"], now["top1"]
+    lost, gained = round(count * before * (1 - after)), round(count * (1 - before) * after)
+    scaled = Interval(100 * points.value, 100 * points.low, 100 * points.high)
+    return Drop(scaled, lost, gained, 0, count, float("nan")), False
+
+
+def _points(drop: Drop) -> dict[str, float]:
+    return {"points": drop.points.value, "low": drop.points.low, "high": drop.points.high}

@@ -15,6 +15,10 @@ DEFAULT_MAX_DROP = 1.0
 
 PASS, FAIL, INCONCLUSIVE = 0, 3, 4
 
+# A speed-up is called one if its interval excludes 1 and it is at least this share; where the interval excludes only
+# differences beyond the second share, there is "no difference", and where not even those, it is "inconclusive".
+SMALLEST, RESOLVED = 0.01, 0.05
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -33,6 +37,21 @@ class Drop:
     flips: int
     count: int
     p: float
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What an optimised model is held to: limits on the drop (points of top-1) and the speed-up (a ratio), None for
+    none of one's own; the confidence of every interval."""
+
+    max_drop: float | None = None
+    min_speedup: float | None = None
+    confidence: float = CONFIDENCE
+
+    def judge(self, drop: "Drop | None", speedup: Interval) -> "list[Judgement]":
+        """The drop is always judged, the speed-up where one was asked for."""
+        judged = [judge_drop(drop, self.max_drop, self.confidence)]
+        return judged if self.min_speedup is None else [*judged, judge_speedup(speedup, self.min_speedup)]
 
 
 @dataclass(frozen=True)
@@ -95,8 +114,18 @@ def judge_speedup(speedup: Interval, min_speedup: float) -> Judgement:
         return Judgement("min_speedup", "pass", f"{seen}: at least {min_speedup:g} was asked for", strict=True)
     if speedup.high < min_speedup:
         return Judgement("min_speedup", "fail", f"{seen}: less than the {min_speedup:g} asked for", strict=True)
-    sentence = f"{seen}: {min_speedup:g} is not proved; measure longer (--seconds)"
+    sentence = f"{seen}: {min_speedup:g} is not proved, measure longer (--seconds) or on a quieter machine"
     return Judgement("min_speedup", "inconclusive", sentence, strict=True)
+
+
+def call(speedup: Interval) -> str:
+    """faster, slower, no difference or inconclusive; said for people, the contract is judged on the bounds alone."""
+    if speedup.low > 1 and speedup.value > 1 + SMALLEST:
+        return "faster"
+    if speedup.high < 1 and speedup.value < 1 / (1 + SMALLEST):
+        return "slower"
+    resolved = speedup.low > 1 / (1 + RESOLVED) and speedup.high < 1 + RESOLVED
+    return "no difference" if resolved else "inconclusive"
 
 
 def overall(judgements: list[Judgement]) -> Judgement:

@@ -53,9 +53,62 @@ def milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g} ms"
 
 
-def latency_text(latency: Mapping[str, float | None]) -> str:
-    """The median of the calls."""
-    return milliseconds(latency["p50"])
+def share(value: float) -> str:
+    """A share as a percentage with two significant digits."""
+    return f"{100 * value:.2g} %"
+
+
+def percentile_text(model: Mapping[str, Any], name: str) -> str:
+    """A percentile with its upper bound; a dash where too few samples support it."""
+    value, upper = model["latency_ms"][name], model["latency_upper_ms"][name]
+    return "-" if value is None else f"{milliseconds(value)} (≤ {milliseconds(upper)})"
+
+
+def against_lines(report: Mapping[str, Any]) -> list[str]:
+    """What each candidate is against its counterpart of an earlier report."""
+    names, lines = model_names(report), []
+    for model in report["models"]:
+        if (against := model.get("against")) is not None:
+            drop = f", drop {drop_text(against['drop'])} points" if against["drop"] else ""
+            lines.append(
+                f"{names[model['id']]} against {against['report']}: {speedup_text(against['speedup'])} "
+                f"{against['outcome']}{drop}; {against['how']}"
+            )
+    return lines
+
+
+def noise_lines(document: Mapping[str, Any]) -> list[str]:
+    """Why a run was noisy."""
+    return [f"noisy run ({signal['name']}): {signal['detail']}" for signal in document["noise"]]
+
+
+def scenario_lines(report: Mapping[str, Any]) -> list[str]:
+    """What the scenarios beside the single stream found, a line a model."""
+    names, lines = model_names(report), []
+    for model in report["models"]:
+        name = names[model["id"]]
+        if (offline := model["offline"]) is not None:
+            best = next(size for size in offline["sizes"] if size["batch"] == offline["best_batch"])
+            lines.append(
+                f"{name}, offline: {best['images_per_s']:.0f} images/s [{best['low']:.0f}, {best['high']:.0f}] "
+                f"at its best batch size, {best['batch']}"
+            )
+        if (frames := model["frames"]) is not None:
+            missed = frames["missed_share"]
+            text = (
+                f"{name}, {frames['fps']:g} images/s offered: {frames['missed']} of {frames['offered']} missed "
+                f"their deadline, {share(missed['value'])} [{share(missed['low'])}, {share(missed['high'])}]"
+            )
+            if frames["latency_ms"]["p99"] is not None:
+                text += f"; p99 {milliseconds(frames['latency_ms']['p99'])} from file to answer"
+            lines.append(text)
+        if (sustained := model["sustained"]) is not None:
+            trend = f"{sustained['slope_per_minute']:+.1%} a minute" if sustained["trend_p"] < 0.01 else "no trend"
+            lines.append(
+                f"{name}, sustained: {milliseconds(sustained['first_ms'])} at first, heading for "
+                f"{milliseconds(sustained['steady_ms'])} ({trend})"
+            )
+    return lines
 
 
 def speedups(report: Mapping[str, Any]) -> list[str]:

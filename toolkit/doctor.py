@@ -5,8 +5,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from ..deploy.environment import describe
+from ..deploy.environment import cores_got, describe, state
 from ..deploy.errors import DISTRIBUTION
+from .noise import threads_advised
+from .selftest import overhead
 from .targets import TARGETS, this_machine
 
 # package on PyPI -> (import name, extra that brings it, what it is for)
@@ -37,10 +39,15 @@ class Package:
 
 
 def diagnose() -> dict[str, Any]:
-    """The machine, the packages, the GPU that torch sees, and the quantization target that this machine is."""
-    target = this_machine()
+    """The machine and its state, the packages, the GPU that torch sees, the quantization target that this machine is,
+    and what measuring costs here."""
+    target, machine = this_machine(), describe()
+    machine["cores_got"] = round(cores_got(machine["cores_allowed"]), 2)
     return {
-        "machine": describe(),
+        "machine": machine,
+        "state": state(),
+        "threads_advised": threads_advised(machine),
+        "overhead": overhead(),
         "target": {"name": target, "why": TARGETS[target].why},
         "gpu": _gpu(),
         "packages": [_package(name) for name in _PACKAGES],

@@ -1,22 +1,34 @@
-"""A validation's files: report.json, report.html, junit.xml."""
+"""A validation's files: report.json, report.html, junit.xml, summary.md."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from ..deploy.files import write_file
-from .display import model_name
+from .display import (
+    against_lines,
+    drop_text,
+    milliseconds,
+    model_name,
+    model_names,
+    noise_lines,
+    percent,
+    scenario_lines,
+    speedup_text,
+    subject,
+)
 from .report import render
 from .validate import Validation
 
 
 def write_reports(result: Validation, folder: Path) -> list[Path]:
-    """Write the three files into `folder`, over those of an earlier validation of the same model."""
+    """Write the four files into `folder`, over those of an earlier validation of the same model."""
     contents = {
         "report.json": json.dumps(result.report, ensure_ascii=False),
         "junit.xml": junit(result.report),
+        "summary.md": markdown(result.report),
         "report.html": render(result.report, result.images),
     }
     for name, content in contents.items():
@@ -29,11 +41,21 @@ def write_page(report: Mapping[str, Any], path: Path) -> None:
     write_file(path, render(report, None))
 
 
-def junit(report: Mapping[str, Any]) -> str:
-    """JUnit XML: a test case for each judgement of each candidate."""
+def write_junit(document: Mapping[str, Any], path: Path) -> None:
+    """Write the judgements of a report, or of reports compared, as JUnit XML."""
+    write_file(path, junit(document))
+
+
+def write_markdown(document: Mapping[str, Any], path: Path) -> None:
+    """Write the summary of a report, or of reports compared."""
+    write_file(path, markdown(document))
+
+
+def junit(document: Mapping[str, Any]) -> str:
+    """JUnit XML: a test case for each judgement of each candidate; what made the run noisy as its output."""
     suite = ElementTree.Element("testsuite", name="edgekit validate")
     failed = 0
-    for model in report["models"]:
+    for model in _models(document):
         for judgement in model.get("judgements", []):
             case = ElementTree.SubElement(suite, "testcase", classname=model_name(model), name=judgement["rule"])
             if judgement["outcome"] == "fail" or judgement["exit_code"]:
@@ -41,6 +63,59 @@ def junit(report: Mapping[str, Any]) -> str:
                 ElementTree.SubElement(case, "failure", message=judgement["sentence"])
             elif judgement["outcome"] == "inconclusive":
                 ElementTree.SubElement(case, "skipped", message=judgement["sentence"])
+            else:
+                ElementTree.SubElement(case, "system-out").text = judgement["sentence"]
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(failed))
+    if document["noise"]:
+        ElementTree.SubElement(suite, "system-err").text = "\n".join(noise_lines(document))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """A summary for a pull request's comment: the verdict, the models or changes as a table, the warnings."""
+    icon = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}[document["verdict"]]
+    lines = [f"### {icon} EdgeKit: {document['verdict']}", "", _escaped(document["reason"]), ""]
+    if "models" in document:
+        names = model_names(document)
+        rows = [
+            [names[model["id"]], percent(model["top1"]), _or_baseline(drop_text(model["drop"]), model, document),
+             milliseconds(model["latency_ms"]["p50"]), _or_baseline(speedup_text(model["speedup"]), model, document)]
+            for model in document["models"]
+        ]  # fmt: skip
+        lines += _table(("model", "top-1", "drop, points", "latency", "speed-up"), rows)
+        lines += [
+            "",
+            *(f"- {_escaped(line)}" for line in [*against_lines(document), *scenario_lines(document)]),
+            _escaped(subject(document)),
+        ]
+        warnings = [f"{names[model['id']]}: {warning}" for model in document["models"] for warning in model["warnings"]]
+    else:
+        rows = [
+            [model_name(row), row["against"]["report"], drop_text(row["against"]["drop"]),
+             f"{speedup_text(row['against']['speedup'])} {row['against']['outcome']}"]
+            for row in document["rows"]
+        ]  # fmt: skip
+        lines += _table(("model", "against", "drop, points", "speed-up"), rows)
+        warnings = []
+    lines += ["", *(f"- ⚠️ {_escaped(warning)}" for warning in (*noise_lines(document), *warnings))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _models(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return document.get("models") or document["rows"]
+
+
+def _or_baseline(text: str, model: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    return "baseline" if model["id"] == document["baseline"] else text
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(map(_escaped, row))} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def _escaped(text: str) -> str:
+    """Text that is no markup: a label or a file name may hold anything."""
+    for sign in "\\|<>*_`[]":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("\n", " ")

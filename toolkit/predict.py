@@ -11,6 +11,7 @@ from ..deploy.bundle import Bundle
 from ..deploy.errors import DataError
 from ..deploy.files import write_file
 from ..deploy.images import UNLABELLED, ImageSet, open_images
+from ..deploy.postprocess import probabilities, ranked
 from ..deploy.session import open_session
 from .datasets import DATASETS, part_of
 
@@ -51,10 +52,8 @@ def predict(bundle: Bundle, images: ImageSet, top: int = 5) -> list[Prediction]:
     names = bundle.manifest.labels
     predictions = []
     for sample in images:
-        logits = session.run(bundle.manifest.preprocess(sample.image)[None])[0].astype(np.float64)
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
-        best = np.argsort(-logits, kind="stable")[:top]
+        logits = session.run(bundle.manifest.preprocess(sample.image)[None])[0]
+        shares, best = probabilities(logits), ranked(logits, top)
         truth = None if sample.label == UNLABELLED else names[sample.label]
         predictions.append(
             Prediction(sample.id, tuple(names[i] for i in best), tuple(float(shares[i]) for i in best), truth)

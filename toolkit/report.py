@@ -14,7 +14,21 @@ import numpy as np
 
 from ..deploy.images import ImageSet
 from . import charts
-from .display import drop_text, megabytes, milliseconds, model_names, percent, speedup_text, speedups, subject
+from .display import (
+    against_lines,
+    drop_text,
+    megabytes,
+    milliseconds,
+    model_names,
+    noise_lines,
+    percent,
+    percentile_text,
+    scenario_lines,
+    share,
+    speedup_text,
+    speedups,
+    subject,
+)
 
 _GALLERY = 24
 _THUMBNAIL = 96
@@ -44,11 +58,14 @@ def render(report: Report, images: ImageSet | None) -> str:
             "Accuracy against latency",
             [_scrolling(charts.plane(report))] if report["models"][0]["top1"] is not None else [],
         ),
+        ("Scenarios", _scenarios(report)),
         ("Images on which the models disagree", _gallery(report, images)),
         ("Confusion", _confusion(report)),
         ("Accuracy by class", _per_class(report)),
+        ("Where the time goes", _parts(report)),
         ("Lineage", _lineage(report)),
         ("Machine", _environment(report)),
+        ("Machine before and after", _state(report)),
     ):
         content = list(parts)
         if content:
@@ -65,7 +82,8 @@ def _verdict(report: Report) -> list[Element]:
     what.text = subject(report)
     reason = Element("p", {"class": "reason"})
     reason.text = report["reason"]
-    return [heading, reason, what]
+    noise = [_paragraph(line, "warning") for line in noise_lines(report)]
+    return [heading, reason, *noise, what]
 
 
 def _models(report: Report) -> Iterator[Element]:
@@ -80,26 +98,88 @@ def _models(report: Report) -> Iterator[Element]:
                 "baseline" if baseline else drop_text(model["drop"]),
                 _with_interval(model["top1"], model["top1_interval"]),
                 megabytes(model["size_bytes"]),
-                *(milliseconds(model["latency_ms"][key]) for key in ("p50", "p90", "p99")),
+                *(percentile_text(model, key) for key in ("p50", "p90", "p95", "p99")),
                 percent(model["top5"]),
+                "-" if model["calibration_error"] is None else share(model["calibration_error"]),
                 "-" if model["flips"] is None else str(model["flips"]),
-                milliseconds(model["preprocess_ms"]),
-                f"{milliseconds(model['load_ms'])} / {milliseconds(model['first_ms'])}",
                 megabytes(model["peak_rss_bytes"]),
                 _parity(model["parity"]["logits_max_abs"]),
             ]
         )
-    header = "model|speed-up|drop, points|top-1|size|p50|p90|p99|top-5|flips|preprocess|load / first|peak memory|parity"
+    header = "model|speed-up|drop, points|top-1|size|p50|p90|p95|p99|top-5|calibration error|flips|peak memory|parity"
     yield _table(header.split("|"), rows)
-    for text in speedups(report):
-        line = Element("p")
-        line.text = text
-        yield line
+    yield _paragraph(_figures(report), "note")
+    for text in (*speedups(report), *against_lines(report)):
+        yield _paragraph(text)
     for model in report["models"]:
         for warning in model["warnings"]:
-            line = Element("p", {"class": "warning"})
-            line.text = f"{names[model['id']]}: {warning}"
-            yield line
+            yield _paragraph(f"{names[model['id']]}: {warning}", "warning")
+
+
+def _figures(report: Report) -> str:
+    """What the table's figures are."""
+    grouped = [f"{model['calls_per_sample']}" for model in report["models"] if model["calls_per_sample"] > 1]
+    text = (
+        "Latency is inference alone, batch 1, the copies in and out included; (≤ …) bounds the true percentile at 99 % "
+        "confidence; a dash stands where too few samples support a figure."
+    )
+    if grouped:
+        text += (
+            f" Calls under a millisecond are timed {' and '.join(dict.fromkeys(grouped))} together: percentiles are of "
+            "those averages."
+        )
+    return text
+
+
+def _parts(report: Report) -> Iterator[Element]:
+    """Each step from the file on the disk to the answer, timed apart; and the outliers among the timed calls."""
+    names, rows = model_names(report), []
+    for model in report["models"]:
+        beyond = model["outliers"]
+        rounds = beyond["rounds"]
+        where = f"in {len(rounds)} of {model['blocks'][-1]['round'] + 1} rounds" if rounds else "none"
+        steps = ("file_ms", "load_ms", "first_ms", "warm_up_ms", "preprocess_ms")
+        rows.append(
+            [
+                names[model["id"]],
+                *(milliseconds(model[step]) for step in steps),
+                milliseconds(model["latency_ms"]["p50"]),
+                milliseconds(model["postprocess_ms"]),
+                f"{model['samples']} of {model['calls_per_sample']}",
+                f"{beyond['count']} ({share(beyond['share'])}) {where}" if beyond["count"] else where,
+            ]
+        )
+    header = "model|file|load|first call|warm-up|preprocess|inference|postprocess|samples of calls|outliers"
+    yield _table(header.split("|"), rows)
+
+
+def _scenarios(report: Report) -> Iterator[Element]:
+    """Throughput by batch size, deadlines, the long run."""
+    names = model_names(report)
+    for line in scenario_lines(report):
+        yield _paragraph(line)
+    offline = [model for model in report["models"] if model["offline"]]
+    if offline:
+        batches = sorted({size["batch"] for model in offline for size in model["offline"]["sizes"]})
+        rows = []
+        for model in offline:
+            of = {size["batch"]: size for size in model["offline"]["sizes"]}
+            cells = [
+                f"{of[batch]['images_per_s']:.0f} [{of[batch]['low']:.0f}, {of[batch]['high']:.0f}]"
+                if batch in of
+                else "-"
+                for batch in batches
+            ]
+            rows.append([names[model["id"]], *cells])
+        yield _table(["images/s at batch size", *map(str, batches)], rows)
+    if any(model["sustained"] for model in report["models"]):
+        yield _scrolling(charts.sustained(report))
+
+
+def _paragraph(text: str, kind: str = "") -> Element:
+    line = Element("p", {"class": kind} if kind else {})
+    line.text = text
+    return line
 
 
 def _with_interval(share: float | None, interval: Sequence[float] | None) -> str:
@@ -189,6 +269,17 @@ def _per_class(report: Report) -> Iterator[Element]:
             ["class", *(names[model["id"]] for model in models)],
             [[label, *(percent(model["per_class"][label]) for model in models)] for label in labels[:200]],
         )
+    for model in models:
+        if model["flips_by_class"]:
+            rows = [
+                [entry["label"], str(entry["lost"]), str(entry["gained"]), f"{entry['p']:.2g}"]
+                for entry in model["flips_by_class"][:20]
+            ]
+            yield _paragraph(
+                f"{names[model['id']]} against the baseline, the most certain change first (p of McNemar's test, "
+                f"adjusted for {len(model['per_class'])} classes by Holm's method)"
+            )
+            yield _table(["class", "lost", "gained", "p"], rows)
 
 
 def _lineage(report: Report) -> Iterator[Element]:
@@ -201,11 +292,24 @@ def _lineage(report: Report) -> Iterator[Element]:
 
 def _environment(report: Report) -> Iterator[Element]:
     facts = {**report["device"], **{f"plan {key}": value for key, value in report["plan"].items()}}
-    versions = facts.pop("versions", {})
-    rows = [
-        [key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)] for key, value in facts.items()
-    ]
-    yield _table(["fact", "value"], rows + [[f"{name} version", value] for name, value in versions.items()])
+    versions = {f"{name} version": value for name, value in facts.pop("versions", {}).items()}
+    shown = {key: value for key, value in (facts | versions).items() if key not in ("before", "after")}
+    yield _table(["fact", "value"], [[key, _plain(value)] for key, value in shown.items()])
+
+
+def _state(report: Report) -> Iterator[Element]:
+    """What the machine was like before and after, changes marked."""
+    before, after = (report["device"].get(key, {}) for key in ("before", "after"))
+    rows = []
+    for key in before:
+        changed = before[key] != after.get(key)
+        rows.append([key, _plain(before[key]), _plain(after.get(key)), "changed" if changed else ""])
+    if rows:
+        yield _table(["state", "before", "after", ""], rows)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str | Element]]) -> Element:

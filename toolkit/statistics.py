@@ -1,6 +1,8 @@
 """Intervals and paired tests; numpy only, since they also run on the device."""
 
+import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -25,6 +27,32 @@ class Interval:
 def critical(confidence: float) -> float:
     """The two-sided critical value of the normal distribution (1.96 for 0.95)."""
     return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+@functools.cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(200)
+
+
+@functools.lru_cache(maxsize=256)
+def student_critical(confidence: float, freedom: float) -> float:
+    """The two-sided critical value of Student's t distribution (2.78 for 0.95 and 4 degrees of freedom).
+
+    With t = sqrt(freedom) * tan(angle) the density is a power of the cosine, which Gauss and Legendre's rule
+    integrates; the angle is found by halving.
+    """
+    nodes, weights = _legendre()
+
+    def inside(angle: float) -> float:
+        """Integral of the density from 0 to this angle, up to a factor."""
+        return float(angle / 2 * (weights * np.cos(angle / 2 * (nodes + 1)) ** (freedom - 1)).sum())
+
+    wanted = confidence * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < wanted else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
 
 
 def wilson(successes: int, count: int, confidence: float = CONFIDENCE) -> Interval:
@@ -75,30 +103,199 @@ def images_needed(only_first: int, only_second: int, count: int, limit: float, c
     return max(1, math.ceil(needed) - count)
 
 
-def ratio_of_medians(
-    baseline: list[tuple[int, float]], candidate: list[tuple[int, float]], confidence: float = CONFIDENCE, seed: int = 0
+def unpaired_difference(
+    right: int, count: int, still: int, other_count: int, confidence: float = CONFIDENCE
 ) -> Interval:
-    """How many times faster the candidate is: geometric mean over rounds of (baseline's median / candidate's).
+    """(proportion right of the first set) - (of the second), each on images of its own.
 
-    The two of one round were timed within a moment of each other, so what slowed the machine for both cancels. The
-    interval is a bootstrap in two stages, of processes and of rounds within them, on the logarithm.
+    R. G. Newcombe's hybrid of two score intervals (1998, "Interval estimation for the difference between independent
+    proportions", method 10).
+    """
+    first, second = wilson(right, count, confidence), wilson(still, other_count, confidence)
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, max(-1.0, low), min(1.0, high))
+
+
+@dataclass(frozen=True)
+class BlockTime:
+    """A block as the statistics see it: its round, its process, the time of its average call (any unit)."""
+
+    round: int
+    process: int
+    value: float
+
+
+def ratio_of_times(
+    baseline: Sequence[BlockTime], candidate: Sequence[BlockTime], confidence: float = CONFIDENCE
+) -> Interval:
+    """How many times faster the candidate is: the ratio of typical blocks, from the rounds that the two share.
+
+    The two of one round were timed within a moment of each other, and a pair of rounds has them in either order, so
+    what slowed the machine for both, and a steady drift, cancel. Within a process the pairs' logarithms are averaged by
+    Hodges and Lehmann's estimator, which a few disturbed rounds do not move. What is left differs from process to
+    process (memory layout, mostly), and no number of rounds averages that away: the interval is Student's, over the
+    processes. A bootstrap over so few covers too rarely (tests/toolkit/test_statistics.py has both).
 
     Args:
-        baseline, candidate: (process, median of the block) a round, in the same rounds.
+        baseline, candidate: blocks of the same rounds, at least two rounds in each of at least two processes.
     """
-    logs = np.log([value for _, value in baseline]) - np.log([value for _, value in candidate])
-    processes = np.asarray([process for process, _ in baseline])
-    groups = [logs[processes == process] for process in np.unique(processes)]
-    generator = np.random.default_rng(seed)
-    means = np.empty(2000)
-    for sample in range(len(means)):
-        chosen = generator.integers(len(groups), size=len(groups))
-        drawn = [generator.choice(groups[group], len(groups[group])) for group in chosen]
-        means[sample] = np.concatenate(drawn).mean()
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Interval(float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high)))
+    return exponential(student_mean(process_speedups(baseline, candidate), confidence))
 
 
-def percentile(values: np.ndarray, which: int) -> float | None:
-    """A percentile, None when there are too few values to support it."""
-    return float(np.percentile(values, which)) if len(values) >= PERCENTILE_SAMPLES[which] else None
+def process_speedups(baseline: Sequence[BlockTime], candidate: Sequence[BlockTime]) -> list[float]:
+    """The logarithm of the speed-up in each process, from rounds that the two share (see ratio_of_times)."""
+    logs = np.log([block.value for block in baseline]) - np.log([block.value for block in candidate])
+    processes = np.asarray([block.process for block in baseline])
+    return [hodges_lehmann(_pairs(logs[processes == process])) for process in np.unique(processes)]
+
+
+def process_times(blocks: Sequence[BlockTime]) -> list[float]:
+    """The logarithm of a model's time in each process."""
+    values: dict[int, list[float]] = {}
+    for block in blocks:
+        values.setdefault(block.process, []).append(math.log(block.value))
+    return [hodges_lehmann(logs) for logs in values.values()]
+
+
+def welch_difference(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean of the first - mean of the second, at least two values each, of unlike spread (B. L. Welch, 1947)."""
+    errors = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
+    total, value = sum(errors), float(np.mean(first) - np.mean(second))
+    if total == 0:
+        return Interval(value, value, value)
+    freedom = total**2 / sum(error**2 / (len(side) - 1) for error, side in zip(errors, (first, second), strict=True))
+    half = student_critical(confidence, freedom) * math.sqrt(total)
+    return Interval(value, value - half, value + half)
+
+
+def typical_time(blocks: Sequence[BlockTime], confidence: float = CONFIDENCE) -> Interval:
+    """A model's typical block: the geometric mean of its processes' times, with the interval that they leave."""
+    return exponential(student_mean(process_times(blocks), confidence))
+
+
+def exponential(logarithms: Interval) -> Interval:
+    """The interval of a ratio from that of its logarithm."""
+    return Interval(math.exp(logarithms.value), math.exp(logarithms.low), math.exp(logarithms.high))
+
+
+def student_mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The mean of at least two values, with Student's interval."""
+    mean = float(np.mean(values))
+    half = student_critical(confidence, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def hodges_lehmann(values: Sequence[float] | np.ndarray) -> float:
+    """The median of the averages of all pairs (J. L. Hodges and E. L. Lehmann, 1963), each value with itself too."""
+    array = np.asarray(values, float)
+    rows, columns = np.triu_indices(len(array))
+    return float(np.median((array[rows] + array[columns]) / 2))
+
+
+def _pairs(values: np.ndarray) -> np.ndarray:
+    """The averages of neighbours two by two; a last odd one stands alone."""
+    even = len(values) // 2 * 2
+    return np.append(values[:even].reshape(-1, 2).mean(axis=1), values[even:])
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """A percentile of a sample, and an upper bound of the true one at 99 % confidence."""
+
+    value: float
+    upper: float
+
+
+def percentile(values: np.ndarray, which: int) -> Percentile | None:
+    """A percentile with its bound; None when there are too few values to support it.
+
+    The bound is MLPerf's: the largest order statistic that leaves so few values above it that, were the true percentile
+    higher, as few would be seen in 1 % of samples at most (early stopping estimate, MLPerf Inference rules).
+    """
+    count = len(values)
+    if count < PERCENTILE_SAMPLES[which]:
+        return None
+    above = _allowed_above(count, 1 - which / 100)
+    return Percentile(float(np.percentile(values, which)), float(np.sort(values)[count - 1 - above]))
+
+
+def _allowed_above(count: int, share: float, doubt: float = 0.01) -> int:
+    """The largest t with P(Binomial(count, share) <= t) <= doubt."""
+    total, above = 0.0, -1
+    log_share, log_rest = math.log(share), math.log1p(-share)
+    while above < count:
+        k = above + 1
+        log_ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        total += math.exp(log_ways + k * log_share + (count - k) * log_rest)
+        if total > doubt:
+            break
+        above = k
+    return above
+
+
+def outliers(values: np.ndarray) -> np.ndarray:
+    """Which values lie beyond J. W. Tukey's fences (1977): 1.5 interquartile ranges outside the quartiles. bool [n]."""
+    first, third = np.percentile(values, [25, 75])
+    reach = 1.5 * (third - first)
+    return (values < first - reach) | (values > third + reach)
+
+
+def mann_kendall(values: Sequence[float]) -> float:
+    """Two-sided p of H. B. Mann's (1945) and M. G. Kendall's test for a monotone trend; ties are corrected for."""
+    array = np.asarray(values, float)
+    count = len(array)
+    score = int(np.sign(array[None, :] - array[:, None])[np.triu_indices(count, 1)].sum())
+    _, ties = np.unique(array, return_counts=True)
+    variance = (count * (count - 1) * (2 * count + 5) - int((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
+    if variance <= 0:
+        return 1.0
+    z = (abs(score) - 1) / math.sqrt(variance) if score else 0.0
+    return min(1.0, 2 * (1 - NormalDist().cdf(z)))
+
+
+def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
+    """The slope of values over times: the median of the slopes of all pairs (H. Theil, 1950; P. K. Sen, 1968)."""
+    across, up = np.asarray(times, float), np.asarray(values, float)
+    rows, columns = np.triu_indices(len(across), 1)
+    return float(np.median((up[columns] - up[rows]) / (across[columns] - across[rows])))
+
+
+def steady_state(times: Sequence[float], values: Sequence[float]) -> float:
+    """Where values that approach a limit exponentially, as a warming device's do, are heading.
+
+    Least squares of `limit + size * exp(-time / constant)` for time constants from a tenth of the time seen to three
+    times it; without a significant trend the median of the second half.
+    """
+    if len(values) < 4 or mann_kendall(values) > 0.05:
+        return float(np.median(values[len(values) // 2 :]))
+    since, levels, fits = np.asarray(times, float) - times[0], np.asarray(values, float), []
+    for constant in np.geomspace(0.1, 3, 40) * since[-1]:
+        design = np.stack([np.ones_like(since), np.exp(-since / constant)], axis=1)
+        solution, *_ = np.linalg.lstsq(design, levels, rcond=None)
+        fits.append((float(((design @ solution - levels) ** 2).sum()), float(solution[0])))
+    return min(fits)[1]
+
+
+def calibration_error(confidences: Sequence[float], right: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (M. P. Naeini and others, 2015; C. Guo and others, 2017): the gap between confidence
+    and accuracy in bins of equal width, weighted by the images in each.
+
+    Args:
+        confidences: of each image's best class, 0 to 1.
+        right: bool [n], whether that class is the label.
+    """
+    shares = np.asarray(confidences, float)
+    bin_of = np.clip(np.ceil(shares * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of, right - shares, bins)
+    return float(np.abs(gaps).sum() / len(shares))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p values of several tests, raised so that the chance of any false alarm stays what it says (S. Holm, 1979)."""
+    adjusted, largest = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}

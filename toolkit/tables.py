@@ -7,7 +7,21 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from .display import drop_text, latency_text, megabytes, model_names, percent, speedup_text, speedups, subject
+from .display import (
+    against_lines,
+    drop_text,
+    megabytes,
+    milliseconds,
+    model_name,
+    model_names,
+    noise_lines,
+    percent,
+    scenario_lines,
+    share,
+    speedup_text,
+    speedups,
+    subject,
+)
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
@@ -27,16 +41,18 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
             megabytes(model["size_bytes"]),
             percent(model["top1"]),
             "baseline" if baseline else _stacked(drop_text(model["drop"])),
-            latency_text(model["latency_ms"]),
-            "baseline" if baseline else _stacked(speedup_text(model["speedup"])),
+            milliseconds(model["latency_ms"]["p50"]),
+            "baseline" if baseline else f"{_stacked(speedup_text(model['speedup']))}\n{model['outcome']}",
         )
     yield table
-    for line in speedups(report):
+    for line in (*speedups(report), *scenario_lines(report), *against_lines(report)):
         yield escape(line)
+    for line in noise_lines(report):
+        yield f"[yellow]{escape(line)}[/]"
     for model in report["models"]:
         for warning in model["warnings"]:
             yield f"[yellow]warning[/] {escape(names[model['id']])}: {escape(warning)}"
-    yield f"[bold {_COLOURS[report['verdict']]}]{report['verdict']}[/]: {escape(report['reason'])}"
+    yield _verdict(report)
 
 
 def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
@@ -59,8 +75,18 @@ def facts_table(facts: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def doctor_table(found: Mapping[str, Any]) -> Iterator[Any]:
-    """The machine, then the packages."""
-    yield from facts_table({**found["machine"], "gpu": found["gpu"] or "none that torch sees"})
+    """The machine, its state, what measuring costs on it, then the packages."""
+    gpu = found["gpu"] or "none that torch sees"
+    overhead = found["overhead"]
+    yield from facts_table(
+        {
+            **found["machine"],
+            "gpu": gpu,
+            "state": found["state"],
+            "a call that does nothing takes": f"{overhead['in_process_ns'] / 1e3:.2f} µs, "
+            f"through the agent {overhead['through_agent_ns'] / 1e3:.2f} µs",
+        }
+    )
     table = Table()
     for column in ("package", "version", "for", "install"):
         table.add_column(column)
@@ -70,20 +96,50 @@ def doctor_table(found: Mapping[str, Any]) -> Iterator[Any]:
         table.add_row(package.name, version, package.purpose, escape(package.install) if missing else "")
     yield table
     yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
+    advised, allowed = found["threads_advised"], found["machine"]["cores_allowed"]
+    if advised < allowed:
+        yield f"[yellow]other processes keep cores busy[/]: validate --threads {advised}, or wait until they are done"
+
+
+def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
+    """A model against itself and against itself slowed, and what this machine resolves."""
+    table = Table(box=SIMPLE_HEAD, title=f"{escape(found['model'])}, {milliseconds(found['call_ms'])} a call")
+    for column in ("against itself", "speed-up", "found", "expected"):
+        table.add_column(column)
+    planted = f"slowed to {found['slowed']['planted']:.3f}x"
+    for name, key, expected in (("unchanged", "same", "no difference"), (planted, "slowed", "slower")):
+        one = found[key]
+        interval = f"{one['ratio']:.4f}x [{one['low']:.4f}, {one['high']:.4f}]"
+        colour = "green" if one["outcome"] == expected else "red"
+        table.add_row(name, escape(interval), f"[{colour}]{one['outcome']}[/]", expected)
+    yield table
+    for line in noise_lines(found):
+        yield f"[yellow]{escape(line)}[/]"
+    yield f"in {found['seconds']:.0f} s this machine resolves a difference of about {share(found['resolves'])}"
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Iterator[Any]:
-    """A row for each model that stands in more than one report."""
-    table = Table(title="compared offline")
-    for column in ("model", "report", "top-1", "latency", "against the first"):
+    """The last report's candidates against each report before it, and the verdict against the first."""
+    table = Table(box=SIMPLE_HEAD, title=escape(comparison["report"]))
+    for column in ("model", "against", "drop, points", "latency", "speed-up"):
         table.add_column(column)
     for row in comparison["rows"]:
+        against = row["against"]
+        speedup = f"{_stacked(speedup_text(against['speedup']))}\n{against['outcome']}"
         table.add_row(
-            escape(row["model"]), escape(row["report"]), percent(row["top1"]), latency_text(row["latency_ms"]),
-            "first" if row["latency_ratio"] is None else f"{row['latency_ratio']:.2f}x the time",
+            escape(model_name(row)), escape(against["report"]), _stacked(drop_text(against["drop"])),
+            milliseconds(row["time_ms"]["value"]), speedup,
         )  # fmt: skip
     yield table
-    yield escape(comparison["note"])
+    for how in dict.fromkeys(row["against"]["how"] for row in comparison["rows"]):
+        yield f"compared {how}"
+    for line in noise_lines(comparison):
+        yield f"[yellow]{escape(line)}[/]"
+    yield _verdict(comparison)
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    return f"[bold {_COLOURS[document['verdict']]}]{document['verdict']}[/]: {escape(document['reason'])}"
 
 
 def _stacked(text: str) -> str:

@@ -14,6 +14,7 @@ class OrtSession:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
@@ -33,6 +34,7 @@ class OrtSession:
             "version": onnxruntime.__version__,
             "providers": self._session.get_providers(),
             "threads": threads,
+            "graph_optimization": "all",
         }
 
     def run(self, batch: np.ndarray) -> np.ndarray:

@@ -1,24 +1,34 @@
 """The agent measures models side by side and reports deaths as such."""
 
 import contextlib
+import io
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from edgekit.deploy import environment
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices import open_device
-from edgekit.deploy.environment import UNAVAILABLE, allowed_cores, describe
-from edgekit.deploy.errors import DeviceError, EdgeKitError
+from edgekit.deploy.environment import UNAVAILABLE, allowed_cores, cores_got, describe, state
+from edgekit.deploy.errors import DeviceError, EdgeKitError, RecipeError
 from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measure import WorkerProcess
 from edgekit.deploy.measurement import Measurement
-from edgekit.deploy.plan import Plan
+from edgekit.deploy.plan import SAMPLES_WANTED, Plan
+from edgekit.deploy.worker import Worker
+from edgekit.export import Options, export_bundle
+from edgekit.toolkit.planted import null_bundle
 
-QUICK = Plan(seconds=0.2, rounds=6, processes=2, block_ms=5, threads=1)
+QUICK = Plan(seconds=0.2, rounds=6, processes=3, block_ms=5, threads=1)
 
 
 @pytest.fixture
@@ -30,7 +40,7 @@ def images() -> ImageSet:
 
 
 def test_local_device(fp32: Bundle, int8: Bundle, images: ImageSet) -> None:
-    """Both models in every round, from both processes, predictions in the images' order, everything else recorded."""
+    """Both models in every round, from fresh processes, predictions in the images' order, all else recorded."""
     stages: list[str] = []
     measured = open_device("local").measure([fp32, int8], QUICK, images, lambda what, share: stages.append(what))
     first, second = measured.measurements
@@ -38,18 +48,108 @@ def test_local_device(fp32: Bundle, int8: Bundle, images: ImageSet) -> None:
     for one in measured.measurements:
         assert [block.round for block in one.blocks] == list(range(len(one.blocks)))
         assert len(one.blocks) >= 6
-        assert {block.process for block in one.blocks} == {0, 1}
+        assert [block.process for block in one.blocks] == sorted(block.process for block in one.blocks)
+        assert {block.process for block in one.blocks} == {0, 1, 2}
         assert all(ns > 0 for block in one.blocks for ns in block.ns)
+        assert all(block.calls > 10 for block in one.blocks), "calls of some microseconds are timed together"
+        assert all(ns > 500_000 for block in one.blocks for ns in block.ns)
+        assert all(before.at < after.at for before, after in pairwise(one.blocks))
         assert one.predictions is not None
         assert len(one.predictions.classes) == len(images)
         assert np.mean(np.asarray(one.predictions.classes) == images.targets) > 0.7
+        assert (one.checked, one.differed) == (len(one.blocks), 0)
         assert one.peak_rss_bytes is None or one.peak_rss_bytes > 10_000_000
-        assert len(one.load_ms) == len(one.first_ms) == 2
+        assert len(one.file_ms) == len(one.load_ms) == len(one.first_ms) == len(one.warm_ups) == 3
+        assert len(one.preprocess_ns) == len(one.postprocess_ns) == 3 * len(images)
+        assert all(warm_up.calls >= 10 and warm_up.ms >= 500 for warm_up in one.warm_ups)
         assert one.session["threads"] == 1
     assert first.parity["logits_max_abs"] == pytest.approx(0, abs=1e-4)
     assert second.parity["logits_max_abs"] > 1e-3
     assert measured.environment["cpu"]
-    assert list(dict.fromkeys(stages)) == ["loading", "accuracy", "warm-up", "latency"]
+    assert 0 < measured.environment["cores_got"] <= 1.1 * measured.environment["cores_allowed"]
+    assert measured.environment["before"].keys() == measured.environment["after"].keys() == state().keys()
+    assert list(dict.fromkeys(stages)) == ["loading", "accuracy", "latency"]
+
+
+def test_scenarios(images: ImageSet, tmp_path: Path, trained: Bundle) -> None:
+    """Throughput by batch size, offered images, a run without a pause: of a model that takes any number of images."""
+    dynamic = export_bundle(trained, "onnx", tmp_path / "dynamic", Options(dynamic_batch=True))
+    fixed = export_bundle(trained, "onnx", tmp_path / "fixed")
+    plan = replace(QUICK, offline=True, fps=1000.0, sustained_s=10.0)
+    measured = open_device("local").measure([fixed, dynamic], plan, images, lambda what, share: None)
+    first, second = measured.measurements
+    assert {entry.batch for entry in first.throughput} == {1}
+    batches = [entry.batch for entry in second.throughput if entry.process == 0]
+    assert batches[:4] == [1, 2, 4, 8]
+    assert [entry.batch for entry in second.throughput if entry.process == 2] == batches
+    for one in measured.measurements:
+        assert {(entry.process, entry.fps) for entry in one.frames} == {(0, 1000.0), (1, 1000.0), (2, 1000.0)}
+        assert sum(entry.offered for entry in one.frames) >= SAMPLES_WANTED
+        assert all(len(entry.ns) == entry.offered for entry in one.frames)
+        assert 9 <= len(one.sustained) <= 11
+        assert one.sustained[0].state is not None
+        assert Measurement.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def _worker(bundle: Bundle) -> Worker:
+    worker = Worker(io.StringIO())
+    worker.start(str(bundle.path), None)
+    worker.open(1)
+    worker.prepare()
+    return worker
+
+
+class _Stalling:
+    """A model that takes no time, but 200 ms once."""
+
+    facts: ClassVar = {"runtime": "stalling"}
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        if self.calls == 10:
+            time.sleep(0.2)
+        return np.zeros((len(batch), 10), np.float32)
+
+
+def test_a_stall_counts_for_every_image_that_it_made_wait(tmp_path: Path) -> None:
+    """At 100 images a second a stall of 200 ms makes about 20 images late, not one: no coordinated omission."""
+    worker = _worker(null_bundle(tmp_path / "null"))
+    worker._session = _Stalling()  # type: ignore[assignment]
+    late = np.asarray(worker.serve(fps=100, frames=60)["ns"]) / 1e6
+    assert len(late) == 60
+    assert late[9] >= 200
+    assert 15 <= (late > 10).sum() <= 30
+    assert (np.diff(late[9:25]) < 0).all(), "the queue empties image by image"
+
+
+def test_a_hopeless_rate_is_given_up(tmp_path: Path) -> None:
+    """A model of 20 ms at 1,000 images a second does not take 20 times as long as was planned."""
+    worker = _worker(null_bundle(tmp_path / "null", ns=20_000_000))
+    start = time.monotonic()
+    assert len(worker.serve(fps=1000, frames=300)["ns"]) < 60
+    assert time.monotonic() - start < 3
+
+
+def test_timed_calls_go_through_all_inputs(tmp_path: Path) -> None:
+    """64 of them, round and round; the answer says which was the last."""
+    worker = _worker(null_bundle(tmp_path / "null"))
+    seen = [worker.time(samples=1, calls=1)["input"] for _ in range(130)]
+    assert len(set(seen)) == 64
+    assert seen[:64] == seen[64:128]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"processes": 2}, "2 processes"), ({"fps": 0.0}, "--fps"), ({"fps": -3.0}, "--fps"),
+     ({"fps": float("nan")}, "--fps"), ({"sustained_s": 3.0}, "--sustained")],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_kept_is_refused(change: dict, message: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(RecipeError, match=message):
+        replace(QUICK, **change)
 
 
 def test_a_measurement_survives_json(fp32: Bundle) -> None:
@@ -106,4 +206,60 @@ def test_the_environment_says_unavailable_and_never_zero() -> None:
     found = describe()
     assert found["cores_allowed"] == allowed_cores() >= 1
     assert found["governor"] == UNAVAILABLE or found["governor"].isalpha()
-    assert all(value not in (0, "", None) for key, value in found.items() if key != "load")
+    assert all(value not in ("", None) for value in found.values())
+    assert found["timer_ns"] > 0
+
+
+def test_the_state_of_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Raspberry Pi as its /sys shows it: hot, held down by its firmware, on the mains, 1.5 cores for a container."""
+    entries = {
+        "class/thermal/thermal_zone0/temp": "61200",
+        "class/thermal/thermal_zone1/temp": "84300",
+        "class/thermal/cooling_device0/type": "cpufreq-cpu0",
+        "class/thermal/cooling_device0/cur_state": "2",
+        "class/thermal/cooling_device1/type": "pwm-fan",
+        "class/thermal/cooling_device1/cur_state": "4",
+        "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1500000",
+        "devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "600000",
+        "devices/platform/soc/soc:firmware/get_throttled": "50005",
+        "class/power_supply/rpi/type": "Mains",
+        "class/power_supply/rpi/online": "1",
+        "fs/cgroup/cpu.max": "max 100000",
+        "fs/cgroup/job/cpu.max": "150000 100000",
+        "fs/cgroup/job/inner/cpu.max": "max 100000",
+        "fs/cgroup/job/cpu.stat": "nr_periods 9\nnr_throttled 7",
+    }
+    for name, text in entries.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    lines = environment._lines
+    monkeypatch.setattr(environment, "_SYSTEM", tmp_path)
+    monkeypatch.setattr(environment, "_CGROUP", tmp_path / "fs/cgroup")
+    monkeypatch.setattr(
+        environment, "_lines", lambda path: ["0::/job/inner"] if str(path) == "/proc/self/cgroup" else lines(path)
+    )
+    found = state()
+    assert found["temperature_c"] == pytest.approx(84.3)
+    assert found["mhz"] == [1500, 600]
+    assert found["throttled"] == 2 + bin(0x50005).count("1")
+    assert found["cgroup_throttled"] == 7
+    assert found["power"] == "mains"
+    assert describe()["cgroup_cores"] == 1.5
+    assert allowed_cores() <= 2
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="pins processes as Linux does")
+def test_a_busy_core_is_noticed() -> None:
+    """Beside another process on the one core that it is pinned to, a thread gets about half of it."""
+    allowed = os.sched_getaffinity(0)
+    core = {min(allowed)}
+    burner = subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {core})\nwhile True: pass"])
+    try:
+        os.sched_setaffinity(0, core)
+        time.sleep(0.3)
+        assert allowed_cores() == 1
+        assert cores_got(1, seconds=0.5) < 0.75
+    finally:
+        os.sched_setaffinity(0, allowed)
+        burner.kill()
+        burner.wait()

@@ -9,6 +9,7 @@ from edgekit.deploy.errors import BundleError
 from edgekit.deploy.parity import compare, replay
 from edgekit.deploy.session import RUNTIMES, in_batches_of, load, open_session
 from edgekit.export import FORMATS, export_bundle
+from edgekit.toolkit.planted import null_bundle, slowed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,10 @@ from hypothesis import strategies as st
 @pytest.fixture(params=sorted(RUNTIMES))
 def bundle(request: pytest.FixtureRequest, trained: Bundle, tmp_path: Path) -> Bundle:
     """A bundle of each format that has a runtime."""
+    if request.param == "null":
+        return null_bundle(tmp_path / "null")
+    if request.param == "slowed":
+        return slowed(trained, tmp_path / "slowed", factor=1.5)
     return trained if request.param == "torch" else export_bundle(trained, request.param, tmp_path / "exported")
 
 

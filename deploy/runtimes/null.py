@@ -1,0 +1,32 @@
+"""A model that computes nothing and takes as long as it is told: what is left is the harness itself."""
+
+import json
+import time
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..errors import BundleError
+
+
+class NullSession:
+    """Answers zeros after spinning; its model file is JSON, `{"ns": nanoseconds of a call}`."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        try:
+            self._ns = int(json.loads(bundle.model_path.read_text())["ns"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{bundle.model_path} is no null model: {error}", fix="make the bundle again") from error
+        self._classes = len(bundle.manifest.labels)
+        self.facts = {"runtime": "null", "version": "1", "threads": threads}
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """float32 [n, c, h, w] -> zeros, float32 [n, k]."""
+        if self._ns:
+            end = time.perf_counter_ns() + self._ns
+            while time.perf_counter_ns() < end:
+                pass
+        return np.zeros((len(batch), self._classes), np.float32)
+
+    def close(self) -> None:
+        """There is nothing to free."""

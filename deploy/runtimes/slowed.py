@@ -1,0 +1,46 @@
+"""Another session, held up by a known share: the planted slow-down that a measurement has to find."""
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..errors import BundleError
+from ..session import open_session
+
+
+class SlowedSession:
+    """Spins after every call of another bundle's session.
+
+    Its model file is JSON: `{"format", "model", "factor", "drift_per_s", "since"}`. A call takes
+    factor * (1 + drift_per_s * (seconds since `since`)) times as long as the other session's.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        try:
+            settings = json.loads(bundle.model_path.read_text())
+            self._factor, self._drift = float(settings["factor"]), float(settings["drift_per_s"])
+            self._since = float(settings["since"])
+            manifest = dataclasses.replace(
+                bundle.manifest, format=str(settings["format"]), model=str(settings["model"])
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{bundle.model_path} slows nothing: {error}", fix="make the bundle again") from error
+        self._session = open_session(dataclasses.replace(bundle, manifest=manifest), threads)
+        self.facts = self._session.facts
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """float32 [n, c, h, w] -> float32 logits [n, k], late."""
+        start = time.perf_counter_ns()
+        logits = self._session.run(batch)
+        factor = self._factor * (1 + self._drift * (time.time() - self._since))
+        end = start + (time.perf_counter_ns() - start) * factor
+        while time.perf_counter_ns() < end:
+            pass
+        return logits
+
+    def close(self) -> None:
+        """Free the other session."""
+        self._session.close()

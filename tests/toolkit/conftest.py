@@ -1,0 +1,75 @@
+"""Reports on made-up measurements."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices import Measured
+from edgekit.deploy.images import ImageSet
+from edgekit.deploy.measurement import Block, Measurement, Predictions, WarmUp
+from edgekit.deploy.plan import Plan
+from edgekit.toolkit.contract import Contract, Judgement
+from edgekit.toolkit.datasets import part_of
+from edgekit.toolkit.results import make_report
+
+STATE = {
+    "load": [0.1, 0.2, 0.3], "mhz": [2000, 2000], "temperature_c": 40.0, "throttled": 0, "cgroup_throttled": 0,
+    "swap_used_bytes": 0, "power": "unavailable",
+}  # fmt: skip
+ENVIRONMENT = {
+    "machine": "x86_64", "cpu": "a <b>CPU</b> & more", "cores_allowed": 2, "cores_got": 2.0, "before": STATE,
+    "after": {**STATE, "temperature_c": 51.5}, "versions": {"numpy": "2"},
+}  # fmt: skip
+
+
+def measurement(
+    bundle: Bundle, ms: float, classes: np.ndarray, spread: float = 0.01, drift: float = 0.0
+) -> Measurement:
+    """A model that takes so long: three processes of ten blocks of 80 calls, whose speeds differ by `spread` / 4."""
+    generator = np.random.default_rng(int(ms * 1000))
+    own = 1 + generator.normal(0, spread / 4, 3)
+    blocks = []
+    for number in range(30):
+        factor = ms * 1e6 * own[number // 10] * (1 + drift * number / 30) * generator.normal(1, spread / 4)
+        ns = tuple(int(factor * value) for value in generator.normal(1, spread, 80))
+        blocks.append(Block(number, number // 10, number * 0.2, 1, ns, sum(ns), 0))
+    predictions = Predictions(tuple(classes.tolist()), (0.9,) * len(classes), (True,) * len(classes))
+    parity = {"tensor_max_abs": 0.0, "logits_max_abs": 0.1, "top1_agreement": 1.0, "scale": 10.0}
+    return Measurement(
+        bundle=bundle.id, session={"runtime": "made up"}, file_ms=(0.5,) * 3, load_ms=(1.0,) * 3, first_ms=(2.0,) * 3,
+        preprocess_ns=(1000,) * 192, postprocess_ns=(500,) * 192, warm_ups=(WarmUp(500.0, 100, True),) * 3,
+        blocks=tuple(blocks), checked=30, differed=0, peak_rss_bytes=1 << 26, parity=parity, predictions=predictions,
+    )  # fmt: skip
+
+
+class Judged(NamedTuple):
+    """A report, its verdict, and the images it is about."""
+
+    report: dict[str, Any]
+    judgement: Judgement
+    test: ImageSet
+
+
+@pytest.fixture
+def judged(fp32: Bundle, int8: Bundle) -> Callable[..., Judged]:
+    """A report on a baseline and a candidate: so many milliseconds, so many images lost, measurements as changed."""
+    test = part_of(fp32, "test")
+    assert test is not None
+
+    def run(
+        first: float = 2.0, second: float = 1.0, lost: int = 0,
+        change: Callable[[list[Measurement]], list[Measurement]] | None = None,
+        environment: dict[str, Any] | None = None, **contract: float | None,
+    ) -> Judged:  # fmt: skip
+        answers = test.targets.copy()
+        answers[:lost] = (answers[:lost] + 1) % 10
+        measured = [measurement(fp32, first, test.targets), measurement(int8, second, answers)]
+        measured = change(measured) if change else measured
+        place = Measured({**ENVIRONMENT, **(environment or {})}, measured)
+        plan = Plan(processes=3, threads=1)
+        report, judgement = make_report([fp32, int8], place, test, [int8.id], plan, Contract(**contract))
+        return Judged(report, judgement, test)
+
+    return run

@@ -1,0 +1,262 @@
+"""The report's document says what was measured, and the verdict follows from it."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from edgekit.deploy.measurement import Frames, Measurement, Sustained, Throughput, WarmUp
+from edgekit.toolkit.files import junit, markdown
+from edgekit.toolkit.noise import busy_cores, threads_advised
+
+PROMISED = {"id", "bundle", "format", "precision", "size_bytes", "parameters", "top1", "top1_interval", "top5", "drop",
+            "flips", "flips_by_class", "calibration_error", "latency_ms", "latency_upper_ms", "time_ms", "samples",
+            "calls_per_sample", "outliers", "speedup", "file_ms", "load_ms", "first_ms", "warm_up_ms", "preprocess_ms",
+            "postprocess_ms", "peak_rss_bytes", "parity", "blocks", "offline", "frames", "sustained",
+            "warnings"}  # fmt: skip
+
+Judge = Callable[..., Any]
+Change = Callable[[Measurement], Measurement]
+
+
+def _candidate(change: Change) -> Callable[[list[Measurement]], list[Measurement]]:
+    """Change the candidate's measurement."""
+    return lambda measured: [*measured[:-1], change(measured[-1])]
+
+
+def _slower_rounds(one: Measurement, factor: Callable[[int], float]) -> Measurement:
+    blocks = [replace(block, ns=tuple(int(ns * factor(block.round)) for ns in block.ns)) for block in one.blocks]
+    return replace(one, blocks=tuple(blocks))
+
+
+def test_report_has_what_the_schema_promises(judged: Judge) -> None:
+    """And is plain JSON."""
+    report, _, _ = judged(lost=2)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["schema"] == 2
+    for model in report["models"]:
+        assert model.keys() >= PROMISED
+    base, candidate = report["models"]
+    assert (base["id"], base["drop"], base["speedup"]) == (report["baseline"], None, None)
+    assert candidate["speedup"]["ratio"] == pytest.approx(2.0, rel=0.02)
+    assert candidate["speedup"]["low"] < candidate["speedup"]["ratio"] < candidate["speedup"]["high"]
+    assert candidate["drop"]["points"] == pytest.approx(100 * 2 / 359)
+    assert candidate["flips"] == 2
+    assert candidate["latency_ms"]["p50"] == pytest.approx(1.0, rel=0.02)
+    assert candidate["latency_ms"]["p99"] < candidate["latency_upper_ms"]["p99"]
+    assert candidate["time_ms"]["low"] < candidate["latency_ms"]["p50"] < candidate["time_ms"]["high"]
+    assert (candidate["samples"], len(candidate["blocks"][0]["ns"])) == (2400, 80)
+    assert candidate["outcome"] == "faster"
+    assert report["noise"] == []
+
+
+@pytest.mark.parametrize(
+    ("second", "lost", "contract", "verdict", "code"),
+    [
+        (1.0, 0, {}, "pass", 0),
+        (1.0, 0, {"max_drop": 1.0, "min_speedup": 1.5}, "pass", 0),
+        (1.0, 40, {}, "fail", 3),
+        (1.0, 2, {}, "inconclusive", 0),
+        (1.0, 2, {"max_drop": 1.0}, "inconclusive", 4),
+        (3.0, 0, {"min_speedup": 1.2}, "fail", 3),
+        (2.001, 0, {"min_speedup": 1.0}, "inconclusive", 4),
+    ],
+)
+def test_verdicts_and_exit_codes(
+    judged: Judge, second: float, lost: int, contract: dict, verdict: str, code: int
+) -> None:
+    """Of accuracy and speed, on the bounds."""
+    report, judgement, _ = judged(second=second, lost=lost, **contract)
+    assert (report["verdict"], judgement.exit_code) == (verdict, code)
+    failures = ElementTree.fromstring(junit(report)).findall(".//failure")
+    assert bool(failures) == (code != 0)
+
+
+def test_a_slower_model_is_called_slower(judged: Judge) -> None:
+    """Even where no speed was asked for."""
+    report, _, _ = judged(second=3.0)
+    assert report["models"][1]["outcome"] == "slower"
+    assert any("slower than the baseline" in warning for warning in report["models"][1]["warnings"])
+
+
+def test_a_model_that_answers_no_numbers_is_called_so(judged: Judge) -> None:
+    """And the report stays JSON."""
+
+    def change(one: Measurement) -> Measurement:
+        assert one.predictions is not None
+        wrong = replace(one.predictions, classes=(0,) * len(one.predictions.classes))
+        broken = {**one.parity, "logits_max_abs": float("nan"), "top1_agreement": 0.0}
+        return replace(one, parity=broken, predictions=wrong)
+
+    report, judgement, _ = judged(change=_candidate(change))
+    assert judgement.outcome == "fail"
+    assert report["models"][1]["parity"]["logits_max_abs"] is None
+    assert "not numbers" in report["models"][1]["warnings"][0]
+    json.dumps(report, allow_nan=False)
+
+
+def test_an_fp32_model_that_is_another_one_here_is_called_so(judged: Judge) -> None:
+    """A kernel of this device that computes something else."""
+    report, _, _ = judged()
+    assert "not the same model" in report["models"][0]["warnings"][0]
+    assert not any("not the same model" in warning for warning in report["models"][1]["warnings"])
+
+
+def test_what_the_rules_ask_for_and_the_run_did_not_reach_is_said(judged: Judge) -> None:
+    """Too few images or samples, a warm-up that did not settle, answers that were not those of the accuracy run."""
+
+    def change(one: Measurement) -> Measurement:
+        return replace(
+            one, differed=3, postprocess_ns=(500,) * 60, blocks=tuple(replace(b, ns=b.ns[:4]) for b in one.blocks),
+            warm_ups=(WarmUp(30_000.0, 9000, False), *one.warm_ups[1:]),
+        )  # fmt: skip
+
+    report, _, _ = judged(change=_candidate(change))
+    warnings = " | ".join(report["models"][1]["warnings"])
+    for words in ("20 different images", "1 of 3 processes", "662 samples", "3 of 30 answers"):
+        assert words in warnings
+    assert report["models"][1]["latency_ms"]["p50"] is not None
+    assert report["models"][1]["latency_ms"]["p99"] is None
+
+
+def test_outliers_are_counted_and_placed(judged: Judge) -> None:
+    """And left where they are: the 99th percentile has them."""
+
+    def change(one: Measurement) -> Measurement:
+        blocks = list(one.blocks)
+        blocks[7] = replace(blocks[7], ns=tuple(ns * 3 for ns in blocks[7].ns))
+        return replace(one, blocks=tuple(blocks))
+
+    report, _, _ = judged(change=_candidate(change))
+    candidate = report["models"][1]
+    assert candidate["outliers"]["count"] >= 80
+    assert 7 in candidate["outliers"]["rounds"]
+    assert candidate["latency_ms"]["p99"] > 2.5
+    assert candidate["speedup"]["ratio"] == pytest.approx(2.0, rel=0.02), "one round of thirty does not move it"
+
+
+def _bursts(one: Measurement) -> Measurement:
+    return _slower_rounds(one, lambda number: 1.3 if number % 5 == 0 else 1.0)
+
+
+def _drifts(one: Measurement) -> Measurement:
+    return _slower_rounds(one, lambda number: 1 + 0.1 * number / 30)
+
+
+def _loses_its_core(one: Measurement) -> Measurement:
+    return replace(one, blocks=tuple(replace(block, switches=20) for block in one.blocks))
+
+
+@pytest.mark.parametrize(
+    ("change", "environment", "signal"),
+    [
+        (_bursts, {}, "variation"),
+        (_drifts, {}, "trend"),
+        (_loses_its_core, {}, "switches"),
+        (lambda one: one, {"cores_got": 1.33}, "load"),
+        (lambda one: one, {"after": {"cgroup_throttled": 9}}, "quota"),
+        (lambda one: one, {"after": {"throttled": 1}}, "heat"),
+    ],
+)
+def test_a_noisy_run_says_which_signal_fired(judged: Judge, change: Change, environment: dict, signal: str) -> None:
+    """And never passes a gate of speed in silence: not in the verdict, not in JUnit, not in the summary."""
+    quiet = judged().report["device"]
+    environment = {k: {**quiet[k], **v} if k == "after" else v for k, v in environment.items()}
+    report, judgement, _ = judged(change=_candidate(change), environment=environment, min_speedup=1.2, max_drop=2.0)
+    assert [one["name"] for one in report["noise"]] == [signal]
+    assert judgement.exit_code == 0
+    (speed,) = [one for one in report["models"][1]["judgements"] if one["rule"] == "min_speedup"]
+    assert f"noisy ({signal})" in speed["sentence"]
+    assert f"noisy run ({signal})" in junit(report)
+    assert f"noisy run ({signal})" in markdown(report).replace("\\", "")
+
+
+def test_threads_that_do_not_collapse_are_advised(judged: Judge) -> None:
+    """With one of two cores busy, one thread."""
+    busy = {"cores_allowed": 2, "cores_got": 1.33}
+    assert busy_cores(busy) == pytest.approx(1.0, abs=0.05)
+    assert threads_advised(busy) == 1
+    assert threads_advised({"cores_allowed": 4, "cores_got": 3.9}) == 4
+    assert threads_advised({"cores_allowed": 1, "cores_got": 0.3}) == 1
+
+
+def test_flips_by_class_find_the_class_that_suffers(judged: Judge) -> None:
+    """A corruption of one class comes first, and is significant after adjusting; stray flips are not."""
+
+    def change(one: Measurement) -> Measurement:
+        assert one.predictions is not None
+        classes = list(one.predictions.classes)
+        sevens = [index for index, value in enumerate(classes) if value == 7]
+        for index in [*sevens[:15], classes.index(1), classes.index(2)]:
+            classes[index] = (classes[index] + 1) % 10
+        return replace(one, predictions=replace(one.predictions, classes=tuple(classes)))
+
+    report, _, _ = judged(change=_candidate(change))
+    first, *rest = report["models"][1]["flips_by_class"]
+    assert (first["label"], first["lost"], first["gained"]) == ("7", 15, 0)
+    assert first["p"] == pytest.approx(10 * 2 * 0.5**15)
+    assert [one["label"] for one in rest] == ["1", "2"]
+    assert all(one["p"] == 1 for one in rest)
+
+
+def test_calibration_error(judged: Judge) -> None:
+    """All answers right at 0.9 confidence is 0.1 off."""
+    report, _, _ = judged()
+    assert report["models"][0]["calibration_error"] == pytest.approx(0.1)
+
+
+def test_offline(judged: Judge) -> None:
+    """The best batch size, with the interval that the processes leave."""
+
+    def change(one: Measurement) -> Measurement:
+        runs = [
+            Throughput(process, batch, (int(ms * 1e6 * (1 + 0.01 * process)),) * 3)
+            for process in range(3)
+            for batch, ms in ((1, 1.0), (8, 4.0), (64, 40.0))
+        ]
+        return replace(one, throughput=tuple(runs))
+
+    report, _, _ = judged(change=_candidate(change))
+    offline = report["models"][1]["offline"]
+    assert offline["best_batch"] == 8
+    best = offline["sizes"][1]
+    assert best["low"] < best["images_per_s"] < best["high"]
+    assert best["images_per_s"] == pytest.approx(1980, rel=0.01)
+    assert report["models"][0]["offline"] is None
+
+
+def test_deadlines(judged: Judge) -> None:
+    """Late answers and those that never came are missed; percentiles of the answered alone would flatter."""
+
+    def frames(count: int) -> Change:
+        late = (20_000_000,) * (count - 5) + (60_000_000,) * 5
+        return lambda one: replace(one, frames=(Frames(0, 30.0, 700, late),))
+
+    whole = judged(change=_candidate(frames(700))).report["models"][1]["frames"]
+    assert (whole["missed"], whole["latency_ms"]["p50"]) == (5, 20.0)
+    assert whole["missed_share"]["low"] < 5 / 700 < whole["missed_share"]["high"]
+    behind = judged(change=_candidate(frames(100))).report["models"][1]["frames"]
+    assert behind["missed"] == 605
+    assert behind["latency_ms"]["p99"] is None
+
+
+def test_sustained(judged: Judge) -> None:
+    """A device that warms up from 5 to 8 ms: minutes, the trend, the limit."""
+
+    def change(one: Measurement) -> Measurement:
+        ns = [int(1e6 * (8 - 3 * np.exp(-second / 120))) for second in range(600)]
+        state = judged().report["device"]["before"]
+        seconds = [Sustained(float(at), value, state if at % 60 == 0 else None) for at, value in enumerate(ns)]
+        return replace(one, sustained=tuple(seconds))
+
+    report, _, _ = judged(change=_candidate(change))
+    sustained = report["models"][1]["sustained"]
+    assert [minute["minute"] for minute in sustained["minutes"]] == list(range(1, 11))
+    assert sustained["steady_ms"] == pytest.approx(8, rel=0.01)
+    assert sustained["first_ms"] == pytest.approx(5.05, rel=0.01)
+    assert sustained["trend_p"] < 0.001
+    assert len(sustained["states"]) == 10
+    assert "heading for 8 ms" in markdown(report)

@@ -1,0 +1,85 @@
+"""Was the machine quiet enough to be believed? Signals that it was not (MEASURING R13)."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..deploy.measurement import Measurement
+from .statistics import mann_kendall, theil_sen
+
+# Other processes' share of each core, at the start.
+_LOAD = 0.3
+# Coefficient of variation of the blocks.
+_VARIATION = 0.05
+# How often a second the system takes the processor away from each thread: 2 to 5 on a quiet machine of two cores, some
+# hundreds where another process wants the same core.
+_SWITCHES = 25.0
+# A trend counts when it is significant, and moves the latency by this share from the first block to the last.
+_DOUBT, _CHANGE = 0.01, 0.01
+
+
+class Signal(NamedTuple):
+    """One sign of noise: its name (load, quota, heat, variation, trend, switches), and what was seen."""
+
+    name: str
+    detail: str
+
+
+def signals(environment: Mapping[str, Any], measurements: Mapping[str, Measurement], threads: int) -> list[Signal]:
+    """What disturbed a run; empty for a quiet one.
+
+    Args:
+        environment: of the device, with its state before and after.
+        measurements: how a model is called -> what was measured.
+        threads: of one inference.
+    """
+    found = [*_of_machine(environment, threads)]
+    for model, measurement in measurements.items():
+        values = [block.ms for block in measurement.blocks]
+        times = [block.at for block in measurement.blocks]
+        variation = float(np.std(values, ddof=1) / np.mean(values))
+        if variation > _VARIATION:
+            found.append(Signal("variation", f"{model}: its blocks vary by {variation:.0%} (over {_VARIATION:.0%})"))
+        change = theil_sen(times, values) * (times[-1] - times[0]) / float(np.median(values))
+        if abs(change) > _CHANGE and mann_kendall(values) < _DOUBT:
+            found.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} during the run"))
+        if (rate := switch_rate(measurement)) is not None and rate > _SWITCHES * threads:
+            found.append(Signal("switches", f"{model}: lost the processor {rate:.0f} times a second"))
+    return found
+
+
+def switch_rate(measurement: Measurement) -> float | None:
+    """Involuntary context switches a second of timed blocks; None where the system does not count them."""
+    counts = [block.switches for block in measurement.blocks if block.switches is not None]
+    return sum(counts) / (sum(sum(block.ns) for block in measurement.blocks) / 1e9) if counts else None
+
+
+def busy_cores(environment: Mapping[str, Any]) -> float:
+    """How many of the allowed cores other processes kept busy at the start (see deploy.environment.cores_got)."""
+    allowed = environment["cores_allowed"]
+    return max(0.0, allowed * (allowed / environment["cores_got"] - 1))
+
+
+def threads_advised(environment: Mapping[str, Any]) -> int:
+    """The most threads that would have had a core each. More than that wait for one another, and collapse."""
+    return max(1, environment["cores_allowed"] - round(busy_cores(environment)))
+
+
+def _of_machine(environment: Mapping[str, Any], threads: int) -> list[Signal]:
+    found = []
+    allowed, busy = environment["cores_allowed"], busy_cores(environment)
+    if busy / allowed > _LOAD:
+        detail = f"other processes kept about {busy:.1f} of {allowed} cores busy at the start"
+        if threads > (advised := threads_advised(environment)):
+            detail += f"; {threads} threads wait for one another then, try --threads {advised}"
+        found.append(Signal("load", detail))
+    before, after = environment["before"], environment["after"]
+    for key, name, what in (
+        ("cgroup_throttled", "quota", "the container's CPU quota stopped the run {} times"),
+        ("throttled", "heat", "the CPU was throttled {} times"),
+    ):
+        values = before[key], after[key]
+        if all(isinstance(value, int) for value in values) and values[1] > values[0]:
+            found.append(Signal(name, what.format(values[1] - values[0])))
+    return found

@@ -1,0 +1,314 @@
+"""The report's document: what measurements say, as a function of them alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from ..deploy.bundle import Bundle
+from ..deploy.devices import Measured
+from ..deploy.environment import has_vnni
+from ..deploy.images import UNLABELLED, ImageSet
+from ..deploy.measure import lacking
+from ..deploy.measurement import Block, Measurement
+from ..deploy.parity import Parity
+from ..deploy.plan import Plan
+from ..deploy.worker import INPUTS
+from .contract import Contract, Judgement, call, compare_accuracy, overall
+from .display import model_names
+from .noise import Signal, signals
+from .scenarios import scenarios
+from .statistics import (
+    PERCENTILE_SAMPLES,
+    BlockTime,
+    Interval,
+    calibration_error,
+    holm,
+    mcnemar,
+    outliers,
+    percentile,
+    ratio_of_times,
+    typical_time,
+    wilson,
+)
+
+SCHEMA = 2
+
+
+def make_report(
+    chain: Sequence[Bundle], measured: Measured, test: ImageSet | None, candidates: Sequence[str], plan: Plan,
+    contract: Contract,
+) -> tuple[dict[str, Any], Judgement]:  # fmt: skip
+    """The document of schema 2 and the verdict.
+
+    Args:
+        chain: the models, the baseline first.
+        candidates: ids of those that are held to the contract.
+    """
+    measurements = measured.measurements
+    targets = test.targets if test is not None else np.empty(0, np.int64)
+    labels = chain[0].manifest.labels
+    models = [
+        _describe(bundle, one, targets, plan, contract.confidence)
+        for bundle, one in zip(chain, measurements, strict=True)
+    ]
+    names = model_names({"models": models}).values()
+    threads = plan.threads or measured.environment["cores_allowed"]
+    noise = signals(measured.environment, dict(zip(names, measurements, strict=True)), threads)
+    judgements = []
+    for model, measurement in zip(models[1:], measurements[1:], strict=True):
+        model |= _compare(measurements, measurement, targets, labels, contract.confidence)
+        if model["id"] in candidates:
+            if model["speedup"]["high"] < 1:
+                model["warnings"].append(
+                    f"slower than the baseline here: {model['speedup']['ratio']:.2f} times as fast"
+                )
+            drop = _drop(measurements[0], measurement, targets, contract.confidence)
+            own = [admit(one, noise) for one in contract.judge(drop, interval_of(model["speedup"]))]
+            model["judgements"] = [as_json(one) for one in own]
+            judgements += own
+    verdict = overall(judgements) if judgements else _alone(models[0], contract)
+    report = {
+        "schema": SCHEMA,
+        "verdict": verdict.outcome,
+        "reason": verdict.sentence,
+        "contract": asdict(contract),
+        "noise": [signal._asdict() for signal in noise],
+        "device": measured.environment,
+        "plan": plan.to_json(),
+        "baseline": models[0]["id"],
+        "images": len(targets),
+        "labels": list(labels),
+        "targets": targets.tolist(),
+        "ids": list(test.ids) if test is not None else [],
+        "models": models,
+    }
+    return report, verdict
+
+
+def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
+    """Say in a judgement of speed that the machine was noisy: its interval holds what varied, not what stayed wrong."""
+    if judgement.rule != "min_speedup" or not noise:
+        return judgement
+    names = ", ".join(dict.fromkeys(signal.name for signal in noise))
+    return replace(judgement, sentence=f"{judgement.sentence}; the run was noisy ({names})")
+
+
+def as_json(judgement: Judgement) -> dict[str, Any]:
+    """A judgement in the document."""
+    return {**asdict(judgement), "exit_code": judgement.exit_code}
+
+
+def interval_of(speedup: Mapping[str, float]) -> Interval:
+    """A ratio read from the document."""
+    return Interval(speedup["ratio"], speedup["low"], speedup["high"])
+
+
+def ratio(speedup: Interval) -> dict[str, float]:
+    """A ratio in the document."""
+    return {"ratio": speedup.value, "low": speedup.low, "high": speedup.high}
+
+
+def block_times(blocks: Sequence[Block]) -> list[BlockTime]:
+    """Blocks as the statistics see them: milliseconds a call."""
+    return [BlockTime(block.round, block.process, block.ms) for block in blocks]
+
+
+def _alone(model: Mapping[str, Any], contract: Contract) -> Judgement:
+    """The verdict on a model with nothing to compare it with: does it answer as its golden samples say?"""
+    if contract.max_drop is not None or contract.min_speedup is not None:
+        return Judgement(
+            "baseline", "inconclusive", "there is no baseline to hold the contract against; pass --baseline", True
+        )
+    agreement = model["parity"]["top1_agreement"]
+    if agreement < 1.0:
+        return Judgement(
+            "golden", "inconclusive", f"it agrees with its source on {agreement:.0%} of the golden samples"
+        )
+    return Judgement(
+        "golden", "pass", "it answers all golden samples as its source did; nothing to compare its speed with"
+    )
+
+
+def _describe(
+    bundle: Bundle, measurement: Measurement, targets: np.ndarray, plan: Plan, confidence: float
+) -> dict[str, Any]:
+    """One model's entry in the report, without what compares it with the baseline."""
+    manifest, predictions = bundle.manifest, measurement.predictions
+    top1, top5 = _accuracy(measurement, targets, confidence)
+    time = typical_time(block_times(measurement.blocks), confidence)
+    calls = np.asarray([value for block in measurement.blocks for value in block.call_ms])
+    percentiles = {f"p{which}": percentile(calls, which) for which in PERCENTILE_SAMPLES}
+    return {
+        "id": bundle.id,
+        "bundle": str(bundle.path),
+        "name": manifest.name,
+        "format": manifest.format,
+        "precision": manifest.precision,
+        "size_bytes": bundle.size_bytes,
+        "parameters": manifest.parameters,
+        "top1": top1 and top1.value,
+        "top1_interval": top1 and [top1.low, top1.high],
+        "top5": top5,
+        "per_class": _per_class(measurement, targets, manifest.labels),
+        "calibration_error": _calibration_error(measurement, targets) if top1 else None,
+        "drop": None,
+        "flips": None,
+        "flips_by_class": None,
+        "latency_ms": {name: found and found.value for name, found in percentiles.items()},
+        "latency_upper_ms": {name: found and found.upper for name, found in percentiles.items()},
+        "time_ms": {"value": time.value, "low": time.low, "high": time.high},
+        "samples": len(calls),
+        "calls_per_sample": measurement.blocks[0].calls,
+        "outliers": _outliers(measurement, calls),
+        "speedup": None,
+        **{name: _median(getattr(measurement, name)) for name in ("file_ms", "load_ms", "first_ms")},
+        "warm_up_ms": _median([warm_up.ms for warm_up in measurement.warm_ups]),
+        "preprocess_ms": _median(measurement.preprocess_ns, 1e-6),
+        "postprocess_ms": _median(measurement.postprocess_ns, 1e-6),
+        "peak_rss_bytes": measurement.peak_rss_bytes,
+        "parity": {
+            key: value if math.isfinite(value := measurement.parity[key]) else None
+            for key in ("tensor_max_abs", "logits_max_abs", "top1_agreement")
+        },
+        "session": dict(measurement.session),
+        "lineage": [*map(dict, manifest.lineage)],
+        "predictions": list(predictions.classes) if predictions else None,
+        "confidences": list(predictions.confidences) if predictions else None,
+        "blocks": [
+            {"round": block.round, "process": block.process, "at": round(block.at, 3), "ms": block.ms,
+             "ns": list(block.ns)}
+            for block in measurement.blocks
+        ],
+        **scenarios(measurement, confidence),
+        "warnings": _warnings(bundle, measurement, plan),
+    }  # fmt: skip
+
+
+def _compare(
+    measurements: Sequence[Measurement], measurement: Measurement, targets: np.ndarray, labels: Sequence[str],
+    confidence: float,
+) -> dict[str, Any]:  # fmt: skip
+    """What compares a model's entry with the others, the baseline first of all."""
+    base = measurements[0]
+    speedups = {
+        other.bundle: ratio_of_times(block_times(other.blocks), block_times(measurement.blocks), confidence)
+        for other in measurements
+        if other is not measurement
+    }
+    entry = {
+        "speedup": ratio(speedups[base.bundle]),
+        "outcome": call(speedups[base.bundle]),
+        "speedup_over": {other: ratio(speedup) for other, speedup in speedups.items()},
+    }
+    if base.predictions and measurement.predictions:
+        entry["flips"] = int((_classes(base) != _classes(measurement)).sum())
+    if (drop := _drop(base, measurement, targets, confidence)) is not None:
+        entry["drop"] = {"points": drop.points.value, "low": drop.points.low, "high": drop.points.high}
+        entry["mcnemar_p"] = drop.p
+        entry["flips_by_class"] = _flips_by_class(targets, _classes(base), _classes(measurement), labels)
+    return entry
+
+
+def _drop(base: Measurement, measurement: Measurement, targets: np.ndarray, confidence: float) -> Any:
+    if base.predictions is None or measurement.predictions is None:
+        return None
+    return compare_accuracy(targets, _classes(base), _classes(measurement), confidence)
+
+
+def _flips_by_class(
+    targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Images of each class that only one of the two gets right, the most certain change first; Holm-adjusted p."""
+    right, still = baseline == targets, candidate == targets
+    counts: dict[str, tuple[int, int]] = {}
+    for index, label in enumerate(labels):
+        if (of := targets == index).any():
+            counts[label] = int((right & ~still)[of].sum()), int((~right & still)[of].sum())
+    adjusted = holm({label: mcnemar(*pair) for label, pair in counts.items()})
+    changed = [
+        {"label": label, "lost": lost, "gained": gained, "p": adjusted[label]}
+        for label, (lost, gained) in counts.items()
+        if lost or gained
+    ]
+    return sorted(changed, key=lambda entry: (entry["p"], entry["gained"] - entry["lost"]))
+
+
+def _outliers(measurement: Measurement, calls: np.ndarray) -> dict[str, Any]:
+    """How many samples lie beyond Tukey's fences, and in which rounds they are; none is left out of anything."""
+    beyond = outliers(calls)
+    rounds = np.repeat([block.round for block in measurement.blocks], [len(block.ns) for block in measurement.blocks])
+    return {"count": int(beyond.sum()), "share": float(beyond.mean()), "rounds": np.unique(rounds[beyond]).tolist()}
+
+
+def _warnings(bundle: Bundle, measurement: Measurement, plan: Plan) -> list[str]:
+    found = []
+    parity = Parity(**measurement.parity)
+    if not math.isfinite(parity.logits_max_abs):
+        found.append("its answers on the golden samples are not numbers")
+    elif bundle.manifest.precision == "fp32" and not parity.exact:
+        found.append(f"not the same model as its source here: logits differ by up to {parity.logits_max_abs:.3g}")
+    if not parity.same_input:
+        found.append(
+            f"preprocessing here differs from the source's by up to {parity.tensor_max_abs:.3g}: "
+            "another decoder or Pillow"
+        )
+    if bundle.manifest.requires.get("isa") == "vnni" and not has_vnni():
+        found.append("quantized for x86 with VNNI, which this CPU lacks: sums may saturate (--target x86-avx2)")
+    if measurement.differed:
+        found.append(
+            f"{measurement.differed} of {measurement.checked} answers of the timed calls are not those that its "
+            "accuracy was counted on"
+        )
+    return found + _shortcomings(measurement, plan)
+
+
+def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
+    """What the rules of measuring ask for and this run did not reach."""
+    found = []
+    inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
+    if inputs < INPUTS:
+        found.append(f"timed on {inputs} different images, {INPUTS} are the rule (pass --images)")
+    if unsettled := sum(not warm_up.settled for warm_up in measurement.warm_ups):
+        found.append(f"its times had not settled when the warm-up ended in {unsettled} of {plan.processes} processes")
+    processes = sorted({block.process for block in measurement.blocks})
+    missed = dict.fromkeys(
+        reason
+        for process in processes
+        for reason in lacking([block for block in measurement.blocks if block.process == process], plan)
+    )
+    if missed:
+        found.append(f"the time did not suffice for {' and '.join(missed)} (--seconds)")
+    return found
+
+
+def _accuracy(measurement: Measurement, targets: np.ndarray, confidence: float) -> tuple[Interval | None, float | None]:
+    predictions = measurement.predictions
+    if predictions is None or predictions.in_top5 is None:
+        return None, None
+    right = int((_classes(measurement) == targets).sum())
+    return wilson(right, len(targets), confidence), float(np.mean(predictions.in_top5))
+
+
+def _calibration_error(measurement: Measurement, targets: np.ndarray) -> float:
+    assert measurement.predictions is not None  # noqa: S101 # asked only where there is an accuracy
+    return calibration_error(measurement.predictions.confidences, _classes(measurement) == targets)
+
+
+def _per_class(measurement: Measurement, targets: np.ndarray, labels: Sequence[str]) -> dict[str, float] | None:
+    """Top-1 of each class that has images."""
+    if measurement.predictions is None or len(targets) == 0 or (targets == UNLABELLED).any():
+        return None
+    right = _classes(measurement) == targets
+    return {label: float(right[targets == index].mean()) for index, label in enumerate(labels) if index in targets}
+
+
+def _classes(measurement: Measurement) -> np.ndarray:
+    assert measurement.predictions is not None  # noqa: S101 # asked only where there are predictions
+    return np.asarray(measurement.predictions.classes)
+
+
+def _median(values: Sequence[float], unit: float = 1.0) -> float | None:
+    return float(np.median(values)) * unit if len(values) else None
