@@ -28,7 +28,7 @@ def test_the_four_commands(edgekit: Run, tmp_path: Path) -> None:
     edgekit("quantize")
     done = edgekit("validate", "--seconds", "1")
     folder = tmp_path / "runs/003-convnet-digits-onnx-int8.report"
-    assert sorted(path.name for path in folder.iterdir()) == ["junit.xml", "report.html", "report.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["junit.xml", "report.html", "report.json", "summary.md"]
     report = json.loads((folder / "report.json").read_text())
     assert [model["session"]["runtime"] for model in report["models"]] == ["torch eager", "onnxruntime", "onnxruntime"]
     assert [model["precision"] for model in report["models"]] == ["fp32", "fp32", "int8"]

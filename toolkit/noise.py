@@ -1,5 +1,6 @@
 """Was the machine quiet enough to be believed? Signals that it was not (MEASURING R13)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,16 +38,29 @@ def signals(environment: Mapping[str, Any], measurements: Mapping[str, Measureme
     found = [*_of_machine(environment, threads)]
     for model, measurement in measurements.items():
         values = [block.ms for block in measurement.blocks]
-        times = [block.at for block in measurement.blocks]
         variation = float(np.std(values, ddof=1) / np.mean(values))
         if variation > _VARIATION:
             found.append(Signal("variation", f"{model}: its blocks vary by {variation:.0%} (over {_VARIATION:.0%})"))
-        change = theil_sen(times, values) * (times[-1] - times[0]) / float(np.median(values))
-        if abs(change) > _CHANGE and mann_kendall(values) < _DOUBT:
+        change, doubt = _trend(measurement)
+        if abs(change) > _CHANGE and doubt < _DOUBT:
             found.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} during the run"))
         if (rate := switch_rate(measurement)) is not None and rate > _SWITCHES * threads:
             found.append(Signal("switches", f"{model}: lost the processor {rate:.0f} times a second"))
     return found
+
+
+def _trend(measurement: Measurement) -> tuple[float, float]:
+    """The share by which the blocks got slower within the processes, scaled to the whole run, and the trend's p.
+
+    Within, because a new process is a step up or down that is none of the machine's.
+    """
+    processes: dict[int, list[tuple[float, float]]] = {}
+    for block in measurement.blocks:
+        processes.setdefault(block.process, []).append((block.at, math.log(block.ms)))
+    runs = [tuple(zip(*points, strict=True)) for points in processes.values()]
+    slope = float(np.median([theil_sen(times, logs) for times, logs in runs]))
+    span = measurement.blocks[-1].at - measurement.blocks[0].at
+    return math.expm1(slope * span), mann_kendall(*(logs for _, logs in runs))
 
 
 def switch_rate(measurement: Measurement) -> float | None:

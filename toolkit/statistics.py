@@ -242,13 +242,18 @@ def outliers(values: np.ndarray) -> np.ndarray:
     return (values < first - reach) | (values > third + reach)
 
 
-def mann_kendall(values: Sequence[float]) -> float:
-    """Two-sided p of H. B. Mann's (1945) and M. G. Kendall's test for a monotone trend; ties are corrected for."""
-    array = np.asarray(values, float)
-    count = len(array)
-    score = int(np.sign(array[None, :] - array[:, None])[np.triu_indices(count, 1)].sum())
-    _, ties = np.unique(array, return_counts=True)
-    variance = (count * (count - 1) * (2 * count + 5) - int((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
+def mann_kendall(*series: Sequence[float]) -> float:
+    """Two-sided p of H. B. Mann's (1945) and M. G. Kendall's test for a monotone trend; ties are corrected for.
+
+    Of several series the scores and their variances are added, as in the seasonal test of R. M. Hirsch and others
+    (1982): a trend within them is found, and a step from one to the next is none.
+    """
+    score, variance = 0, 0.0
+    for values in series:
+        array, count = np.asarray(values, float), len(values)
+        score += int(np.sign(array[None, :] - array[:, None])[np.triu_indices(count, 1)].sum())
+        _, ties = np.unique(array, return_counts=True)
+        variance += (count * (count - 1) * (2 * count + 5) - int((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
     if variance <= 0:
         return 1.0
     z = (abs(score) - 1) / math.sqrt(variance) if score else 0.0

@@ -87,7 +87,7 @@ def test_a_noisy_earlier_run_is_said_too(written: Callable[..., dict]) -> None:
         return [replace(one, blocks=tuple(map(slower, one.blocks))) for one in measured]
 
     comparison, _ = compare_reports([written("a", change=drifts), written("b")], Contract(min_speedup=0.9))
-    assert {signal["name"] for signal in comparison["noise"]} == {"trend", "variation"}
+    assert "trend" in {signal["name"] for signal in comparison["noise"]}
     assert "noisy" in comparison["reason"] or "noisy" in str(comparison["rows"][0]["judgements"])
 
 

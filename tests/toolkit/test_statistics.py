@@ -291,6 +291,15 @@ def test_mann_kendall_by_hand() -> None:
     assert mann_kendall([3, 3, 3, 3]) == 1.0
 
 
+def test_mann_kendall_of_several_series() -> None:
+    """Steps between processes are no trend; the same small rise within each of them is."""
+    generator = np.random.default_rng(0)
+    steps = [level + generator.normal(0, 0.01, 10) for level in (1.0, 1.1, 1.2, 1.3, 1.4)]
+    assert mann_kendall(np.concatenate(steps).tolist()) < 1e-9
+    assert mann_kendall(*steps) > 0.05
+    assert mann_kendall(*(step + np.linspace(0, 0.03, 10) for step in steps)) < 0.001
+
+
 def test_mann_kendall_rarely_sees_a_trend_in_noise() -> None:
     """5 % of noise has p below 0.05."""
     generator = np.random.default_rng(0)

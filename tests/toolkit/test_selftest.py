@@ -1,0 +1,64 @@
+"""The self-test goes the whole way, and what it plants is there."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.errors import BundleError
+from edgekit.deploy.session import open_session
+from edgekit.toolkit.planted import null_bundle, slowed
+from edgekit.toolkit.selftest import overhead, smallest_difference
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path) -> None:
+    """The same answers, later by the factor; with a drift, later and later."""
+    made = slowed(fp32, tmp_path / "slowed", factor=3.0)
+    tensors = fp32.golden().tensors[:1]
+    np.testing.assert_array_equal(open_session(made, 1).run(tensors), open_session(fp32, 1).run(tensors))
+    assert made.manifest.lineage == fp32.manifest.lineage
+
+
+def test_a_null_or_slowed_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    """As every runtime's."""
+    made = null_bundle(tmp_path / "null")
+    (made.path / "model.json").write_text('{"ns": "fast"}')
+    with pytest.raises(BundleError, match="no null model"):
+        open_session(made)
+
+
+def test_overhead_is_measured_both_ways() -> None:
+    """In this process and through the agent: a call of nothing takes something."""
+    found = overhead()
+    assert found.keys() == {"in_process_ns", "through_agent_ns"}
+    assert all(value > 0 for value in found.values())
+
+
+def test_the_smallest_difference_is_found_nine_times_in_ten() -> None:
+    """Five processes that differ by 1 %: differences of the size named are significant in about 90 % of experiments."""
+    from edgekit.toolkit.statistics import student_mean
+
+    generator = np.random.default_rng(0)
+    # the standard error is estimated from few processes, so the size is taken at its typical value
+    size = np.log1p(np.median([smallest_difference([generator.normal(0, 0.01, 5).tolist()]) for _ in range(500)]))
+    found = [student_mean((size + generator.normal(0, 0.01, 5)).tolist()).low > 0 for _ in range(2000)]
+    assert 0.8 <= np.mean(found) <= 0.97
+
+
+def test_self_test_on_the_command_line(edgekit: Run, fp32: Bundle) -> None:
+    """A few seconds of it: both comparisons, the resolution, exit code 0, 3 or 4 as the table says."""
+    command = [sys.executable, "-m", "edgekit.toolkit.cli", "doctor", "--self-test", "--seconds", "5", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)
+    assert found["slowed"]["ratio"] == pytest.approx(1 / 1.03, rel=0.03)
+    assert found["resolves"] > 0
+    right = (found["same"]["outcome"], found["slowed"]["outcome"]) == ("no difference", "slower")
+    assert (done.returncode == 0) == right
+    assert done.returncode in (0, 3, 4)
+    assert "self-test" in edgekit("doctor", fp32.path, code=1).stderr
