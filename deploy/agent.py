@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .environment import allowed_cores, cores_got, describe, state
+from .environment import allowed_cores, cores_got, describe, fastest_cores, state
 from .errors import EdgeKitError
 from .measure import measure
 from .plan import Plan
@@ -21,11 +21,19 @@ def run(job: Path) -> dict[str, Any]:
     """Measure what the job asks for; progress goes to standard output."""
     request = json.loads((job / JOB).read_text())
     images = job / IMAGES
-    environment = {**describe(), "cores_got": round(cores_got(allowed_cores()), 2), "before": state()}
+    plan = Plan.from_json(request["plan"])
+    cores = fastest_cores(plan.threads or allowed_cores())
+    environment = {
+        **describe(),
+        "cores_got": round(cores_got(allowed_cores()), 2),
+        "cores_pinned": cores or "none",
+        "before": state(),
+    }
     measurements = measure(
         {name: Path(path) for name, path in request["bundles"].items()},
-        Plan.from_json(request["plan"]),
+        plan,
         images if images.is_dir() else None,
+        cores,
         lambda what, share: _say({"progress": what, "share": share}),
     )
     return {

@@ -173,7 +173,9 @@ class _Subject:
         )
 
 
-def measure(bundles: Mapping[str, Path], plan: Plan, images: Path | None, progress: Progress) -> list[Measurement]:
+def measure(
+    bundles: Mapping[str, Path], plan: Plan, images: Path | None, cores: Sequence[int] | None, progress: Progress
+) -> list[Measurement]:
     """Measure models together on this machine.
 
     Every model has one process at a time, a fresh one for each of the plan's processes, so that memory holds each model
@@ -182,6 +184,7 @@ def measure(bundles: Mapping[str, Path], plan: Plan, images: Path | None, progre
     Args:
         bundles: bundle id -> folder.
         images: a folder that ImageSet.save wrote, or None for no accuracy.
+        cores: those that every model runs on, or None for all that are allowed.
 
     Returns:
         One measurement a bundle, in their order.
@@ -189,15 +192,15 @@ def measure(bundles: Mapping[str, Path], plan: Plan, images: Path | None, progre
     Raises:
         EdgeKitError: a model cannot be loaded or run.
     """
-    threads = plan.threads or allowed_cores()
+    how = {"threads": plan.threads or allowed_cores(), "cores": cores}
     subjects = [_Subject(name, path, Bundle.open(path).manifest.input.batch) for name, path in bundles.items()]
     generator = random.Random(plan.seed)
     origin = time.monotonic()
     for process in range(plan.processes):
         with _workers(subjects, images):
-            _load(subjects, threads, progress if process == 0 else _silent)
+            _load(subjects, how, progress if process == 0 else _silent)
             if process == 0:
-                _answer_once(subjects, images, threads, progress)
+                _answer_once(subjects, images, how, progress)
 
             def part(share: float, process: int = process) -> None:
                 progress("latency", (process + share) / plan.processes)
@@ -211,7 +214,7 @@ def measure(bundles: Mapping[str, Path], plan: Plan, images: Path | None, progre
             if plan.fps is not None:
                 _offer(subjects, process, progress, plan, plan.fps)
     if plan.sustained_s is not None:
-        _sustain(subjects, images, threads, plan.sustained_s, progress)
+        _sustain(subjects, images, how, plan.sustained_s, progress)
     return [subject.result() for subject in subjects]
 
 
@@ -229,14 +232,14 @@ def _workers(subjects: Sequence[_Subject], images: Path | None) -> Iterator[None
         yield
 
 
-def _load(subjects: Sequence[_Subject], threads: int, progress: Progress) -> None:
+def _load(subjects: Sequence[_Subject], how: Mapping[str, Any], progress: Progress) -> None:
     for index, subject in enumerate(subjects):
         progress("loading", index / len(subjects))
-        subject.opened.append(subject.ask("open", threads=threads))
+        subject.opened.append(subject.ask("open", **how))
     progress("loading", 1.0)
 
 
-def _answer_once(subjects: Sequence[_Subject], images: Path | None, threads: int, progress: Progress) -> None:
+def _answer_once(subjects: Sequence[_Subject], images: Path | None, how: Mapping[str, Any], progress: Progress) -> None:
     """What one process tells of all: parity and predictions; and memory, in one more that only loads and runs."""
     for index, subject in enumerate(subjects):
 
@@ -249,7 +252,7 @@ def _answer_once(subjects: Sequence[_Subject], images: Path | None, threads: int
             subject.predictions = _predict(subject, images, part)
         weighed = WorkerProcess(subject.path, None)
         with contextlib.closing(weighed):
-            weighed.ask("open", threads=threads)
+            weighed.ask("open", **how)
             subject.peak_rss_bytes = weighed.ask("memory")["peak_rss_bytes"]
     progress("accuracy", 1.0)
 
@@ -333,7 +336,7 @@ def _offer(subjects: Sequence[_Subject], process: int, progress: Progress, plan:
 
 
 def _sustain(
-    subjects: Sequence[_Subject], images: Path | None, threads: int, seconds: float, progress: Progress
+    subjects: Sequence[_Subject], images: Path | None, how: Mapping[str, Any], seconds: float, progress: Progress
 ) -> None:
     """Each model alone, without a pause; a device that got warm cools down before the next."""
     cold = temperature()
@@ -341,7 +344,7 @@ def _sustain(
         if index:
             _cool_down(cold, seconds, progress)
         with _workers([subject], images):
-            subject.ask("open", threads=threads)
+            subject.ask("open", **how)
             subject.ask("prepare")
             start = time.monotonic()
             while (at := time.monotonic() - start) < seconds:

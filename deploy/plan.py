@@ -32,8 +32,8 @@ class Plan:
 
     seconds: float = 8.0
     rounds: int = 10
-    processes: int = 5
-    block_ms: float = 100.0
+    processes: int = 7
+    block_ms: float = 50.0
     threads: int | None = None
     seed: int = 0
     offline: bool = False

@@ -60,8 +60,10 @@ class Worker:
         opener(self._bundle)
         return {}
 
-    def open(self, threads: int) -> dict[str, Any]:
-        """Read the file, load the model, run it once: each timed apart."""
+    def open(self, threads: int, cores: list[int] | None = None) -> dict[str, Any]:
+        """Read the file, load the model, run it once: each timed apart. The model's threads keep to `cores`."""
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
         assert self._bundle is not None  # noqa: S101 # the caller starts before it opens
         assert self._golden is not None  # noqa: S101 # as above
         first_input = self._golden.tensors[:1]

@@ -53,7 +53,7 @@ def model(request: pytest.FixtureRequest, untrained: Callable[..., Bundle], tmp_
 
 
 def test_a_model_against_itself_and_against_itself_slowed(model: Bundle, tmp_path: Path) -> None:
-    """40 runs of about 20 s: "no difference" in 95 % and more of them, 3 % planted found in 90 % and more."""
+    """40 runs of 20 to 25 s: "no difference" in 95 % and more of them, 3 % planted found in 90 % and more."""
     factors = {"base": 1.0, "same": 1.0, "slow": 1.03}
     trio = [slowed(model, tmp_path / name, factor) for name, factor in factors.items()]
     same, slow = Counter(), Counter()

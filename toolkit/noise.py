@@ -82,10 +82,10 @@ def threads_advised(environment: Mapping[str, Any]) -> int:
 
 def _of_machine(environment: Mapping[str, Any], threads: int) -> list[Signal]:
     found = []
-    allowed, busy = environment["cores_allowed"], busy_cores(environment)
-    if busy / allowed > _LOAD:
+    allowed, busy, advised = environment["cores_allowed"], busy_cores(environment), threads_advised(environment)
+    if busy / allowed > _LOAD or threads > advised:
         detail = f"other processes kept about {busy:.1f} of {allowed} cores busy at the start"
-        if threads > (advised := threads_advised(environment)):
+        if threads > advised:
             detail += f"; {threads} threads wait for one another then, try --threads {advised}"
         found.append(Signal("load", detail))
     before, after = environment["before"], environment["after"]

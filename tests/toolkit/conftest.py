@@ -61,14 +61,14 @@ def judged(fp32: Bundle, int8: Bundle) -> Callable[..., Judged]:
     def run(
         first: float = 2.0, second: float = 1.0, lost: int = 0,
         change: Callable[[list[Measurement]], list[Measurement]] | None = None,
-        environment: dict[str, Any] | None = None, **contract: float | None,
+        environment: dict[str, Any] | None = None, threads: int = 1, **contract: float | None,
     ) -> Judged:  # fmt: skip
         answers = test.targets.copy()
         answers[:lost] = (answers[:lost] + 1) % 10
         measured = [measurement(fp32, first, test.targets), measurement(int8, second, answers)]
         measured = change(measured) if change else measured
         place = Measured({**ENVIRONMENT, **(environment or {})}, measured)
-        plan = Plan(processes=3, threads=1)
+        plan = Plan(processes=3, threads=threads)
         report, judgement = make_report([fp32, int8], place, test, [int8.id], plan, Contract(**contract))
         return Judged(report, judgement, test)
 

@@ -183,6 +183,15 @@ def test_threads_that_do_not_collapse_are_advised(judged: Judge) -> None:
     assert threads_advised({"cores_allowed": 1, "cores_got": 0.3}) == 1
 
 
+def test_as_many_threads_as_cores_beside_one_busy_core_is_noisy(judged: Judge) -> None:
+    """However many cores there are; fewer threads are not disturbed by it."""
+    many = {"cores_allowed": 16, "cores_got": 15.0}
+    report, _, _ = judged(environment=many, threads=16)
+    assert [one["name"] for one in report["noise"]] == ["load"]
+    assert "--threads 15" in report["noise"][0]["detail"]
+    assert judged(environment=many, threads=15).report["noise"] == []
+
+
 def test_flips_by_class_find_the_class_that_suffers(judged: Judge) -> None:
     """A corruption of one class comes first, and is significant after adjusting; stray flips are not."""
 
