@@ -40,7 +40,7 @@ def signals(environment: Mapping[str, Any], measurements: Mapping[str, Measureme
         values = [block.ms for block in measurement.blocks]
         variation = float(np.std(values, ddof=1) / np.mean(values))
         if variation > _VARIATION:
-            found.append(Signal("variation", f"{model}: its blocks vary by {variation:.0%} (over {_VARIATION:.0%})"))
+            found.append(Signal("variation", f"{model}: its blocks vary by {variation:.1%} (over {_VARIATION:.0%})"))
         change, doubt = _trend(measurement)
         if abs(change) > _CHANGE and doubt < _DOUBT:
             found.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} during the run"))
