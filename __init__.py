@@ -7,7 +7,7 @@ The public functions are resolved on first use, so that `import edgekit` stays l
     bundle = edgekit.train(edgekit.Recipe.load("digits"))
     onnx = edgekit.export_bundle(bundle, "onnx")
     int8 = edgekit.quantize(onnx).bundle
-    report = edgekit.validate([int8])
+    result = edgekit.validate([int8], contract=edgekit.Contract(max_drop=0.5, min_speedup=1.2))
 """
 
 from .deploy.registry import resolve
@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Bundle": ".deploy.bundle:Bundle",
+    "Contract": ".toolkit.contract:Contract",
+    "Plan": ".deploy.plan:Plan",
     "Recipe": ".toolkit.recipe:Recipe",
     "export_bundle": ".export:export_bundle",
     "import_model": ".toolkit.importing:import_model",
@@ -27,6 +29,8 @@ _PUBLIC = {
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] # each is resolved by __getattr__
     "Bundle",
+    "Contract",
+    "Plan",
     "Recipe",
     "export_bundle",
     "import_model",
