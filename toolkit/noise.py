@@ -16,7 +16,7 @@ _VARIATION = 0.05
 # How often a second the system takes the processor away from each thread: 2 to 5 on a quiet machine of two cores, some
 # hundreds where another process wants the same core.
 _SWITCHES = 25.0
-# A trend counts when it is significant, and moves the latency by this share from the first block to the last.
+# A trend counts when it is significant, and moves the latency by this share from a process's first block to its last.
 _DOUBT, _CHANGE = 0.01, 0.01
 
 
@@ -43,14 +43,14 @@ def signals(environment: Mapping[str, Any], measurements: Mapping[str, Measureme
             found.append(Signal("variation", f"{model}: its blocks vary by {variation:.1%} (over {_VARIATION:.0%})"))
         change, doubt = _trend(measurement)
         if abs(change) > _CHANGE and doubt < _DOUBT:
-            found.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} during the run"))
+            found.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} within a process"))
         if (rate := switch_rate(measurement)) is not None and rate > _SWITCHES * threads:
             found.append(Signal("switches", f"{model}: lost the processor {rate:.0f} times a second"))
     return found
 
 
 def _trend(measurement: Measurement) -> tuple[float, float]:
-    """The share by which the blocks got slower within the processes, scaled to the whole run, and the trend's p.
+    """The share by which the blocks got slower within a process, typically, and the trend's p over all of them.
 
     Within, because a new process is a step up or down that is none of the machine's.
     """
@@ -58,9 +58,8 @@ def _trend(measurement: Measurement) -> tuple[float, float]:
     for block in measurement.blocks:
         processes.setdefault(block.process, []).append((block.at, math.log(block.ms)))
     runs = [tuple(zip(*points, strict=True)) for points in processes.values()]
-    slope = float(np.median([theil_sen(times, logs) for times, logs in runs]))
-    span = measurement.blocks[-1].at - measurement.blocks[0].at
-    return math.expm1(slope * span), mann_kendall(*(logs for _, logs in runs))
+    changes = [theil_sen(times, logs) * (times[-1] - times[0]) for times, logs in runs]
+    return math.expm1(float(np.median(changes))), mann_kendall(*(logs for _, logs in runs))
 
 
 def switch_rate(measurement: Measurement) -> float | None:
