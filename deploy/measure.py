@@ -144,9 +144,7 @@ class _Subject:
     def time(self, number: int, process: int, at: float) -> None:
         """Time one block, and hold its last answer against the accuracy run's."""
         answer = self.ask("time", samples=self.samples, calls=self.calls)
-        self.blocks.append(
-            Block(number, process, at, self.calls, tuple(answer["ns"]), answer["cpu_ns"], answer["switches"])
-        )
+        self.blocks.append(Block(number, process, at, self.calls, tuple(answer["ns"]), answer["switches"]))
         if self.predictions is not None:
             self.checked += 1
             self.differed += answer["class"] != self.predictions.classes[answer["input"]]
@@ -205,8 +203,9 @@ def measure(
             def part(share: float, process: int = process) -> None:
                 progress("latency", (process + share) / plan.processes)
 
-            for subject in subjects:
-                part(0.0)
+            for index, subject in enumerate(subjects):
+                if process == 0:
+                    progress("warm-up", index / len(subjects))
                 subject.prepare(plan)
             _time_blocks(subjects, plan, process, generator, origin, part)
             if plan.offline:

@@ -15,7 +15,6 @@ class Block:
         at: seconds since the run began.
         calls: calls to a sample: 1, or as many as take a millisecond together.
         ns: nanoseconds of each sample.
-        cpu_ns: processor time of the process in the block, over all its threads.
         switches: how often the system took a processor away from it; None where it does not say.
     """
 
@@ -24,7 +23,6 @@ class Block:
     at: float
     calls: int
     ns: tuple[int, ...]
-    cpu_ns: int
     switches: int | None
 
     @property

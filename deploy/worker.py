@@ -135,19 +135,17 @@ class Worker:
         for _ in range(max(1, samples // 20) * calls if samples >= 5 else 0):
             run(self._following(1)[0])
         ns, logits = [0] * samples, None
-        switches, processor = _switches(), time.process_time_ns()
+        switches = _switches()
         for sample in range(samples):
             tensors = self._following(calls)
             start = clock()
             for tensor in tensors:
                 logits = run(tensor)
             ns[sample] = clock() - start
-        processor = time.process_time_ns() - processor
         after = _switches()
         assert logits is not None  # noqa: S101 # a block has at least one call
         return {
             "ns": ns,
-            "cpu_ns": processor,
             "switches": None if switches is None or after is None else after - switches,
             "input": self._chosen[(self._next - 1) % len(self._inputs)],
             "class": int(logits[0].argmax()),
@@ -156,15 +154,8 @@ class Worker:
     def throughput(self, batch: int, seconds: float) -> dict[str, Any]:
         """Time calls with `batch` images at once for so long, three at least, after one that is not timed."""
         _, session = self._opened()
-        ns: list[int] = []
         session.run(np.concatenate(self._following(batch)))
-        end = time.monotonic() + seconds
-        while len(ns) < 3 or time.monotonic() < end:
-            tensor = np.concatenate(self._following(batch))
-            start = time.perf_counter_ns()
-            session.run(tensor)
-            ns.append(time.perf_counter_ns() - start)
-        return {"ns": ns}
+        return {"ns": self._run_for(seconds, 3, batch)}
 
     def serve(self, fps: float, frames: int) -> dict[str, Any]:
         """Answer images that fall due at a fixed rate, whether or not the one before is done.
@@ -220,13 +211,13 @@ class Worker:
         start, self._next = self._next, self._next + count
         return [self._inputs[position % len(self._inputs)] for position in range(start, self._next)]
 
-    def _run_for(self, seconds: float, least: int) -> list[int]:
+    def _run_for(self, seconds: float, least: int, batch: int = 1) -> list[int]:
         """Run for so long, and at least so many calls but no longer than the warm-up's cap; ns of each."""
         _, session = self._opened()
         ns: list[int] = []
         begin = time.monotonic()
         while not ns or (spent := time.monotonic() - begin) < seconds or (len(ns) < least and spent < _WARM_UP_CAP_S):
-            (tensor,) = self._following(1)
+            tensor = np.concatenate(self._following(batch))
             start = time.perf_counter_ns()
             session.run(tensor)
             ns.append(time.perf_counter_ns() - start)

@@ -25,23 +25,23 @@ def latency(report: Mapping[str, Any]) -> Element:
     _ticks(chart, axis, _ROW * len(models) + 4)
     for row, (model, blocks) in enumerate(zip(models, values, strict=True)):
         middle, colour = row * _ROW + 36, _COLOURS[row % len(_COLOURS)]
-        median = model["time_ms"]
-        interval = f"[{milliseconds(median['low'])}, {milliseconds(median['high'])}]"
-        _text(chart, _LEFT, middle - 20, f"{names[model['id']]}, {milliseconds(median['value'])} {interval}")
+        time = model["time_ms"]
+        interval = f"[{milliseconds(time['low'])}, {milliseconds(time['high'])}]"
+        _text(chart, _LEFT, middle - 20, f"{names[model['id']]}, {milliseconds(time['value'])} {interval}")
         # the dots are spread over the row by their order in time, so that a drift shows as a slope
         for place, value in enumerate(blocks):
             up = middle + 18 * (place / max(1, len(blocks) - 1) - 0.5)
             SubElement(chart, "circle", cx=f"{axis(value):.1f}", cy=f"{up:.1f}", r="3", fill=colour, opacity="0.45")
-        _error_bar(chart, (axis(median["low"]), middle), (axis(median["high"]), middle))
-        _line(chart, (axis(median["value"]), middle - 11), (axis(median["value"]), middle + 11), "var(--text)", 2)
+        _error_bar(chart, (axis(time["low"]), middle), (axis(time["high"]), middle))
+        _line(chart, (axis(time["value"]), middle - 11), (axis(time["value"]), middle + 11), "var(--text)", 2)
     return chart
 
 
 def plane(report: Mapping[str, Any]) -> Element:
     """Top-1 accuracy against latency (logarithmic), each with its interval; up and to the left is better."""
     models, names, height = report["models"], model_names(report), 260
-    medians = [model["time_ms"] for model in models]
-    left, right = min(median["low"] for median in medians), max(median["high"] for median in medians)
+    times = [model["time_ms"] for model in models]
+    left, right = min(time["low"] for time in times), max(time["high"] for time in times)
     across = _Axis(left / 1.3, right * 1.3, 70, _WIDTH - _RIGHT)
     lows, highs = zip(*(model["top1_interval"] for model in models), strict=True)
     low, high = min(lows), max(highs)
@@ -56,11 +56,11 @@ def plane(report: Mapping[str, Any]) -> Element:
     for share in np.linspace(low, high, 5):
         _text(chart, 4, up(share) + 4, percent(float(share)))
         _grid(chart, (70, up(share)), (_WIDTH - _RIGHT, up(share)))
-    for row, (model, median) in enumerate(zip(models, medians, strict=True)):
-        x, y, colour = across(median["value"]), up(model["top1"]), _COLOURS[row % len(_COLOURS)]
+    for row, (model, time) in enumerate(zip(models, times, strict=True)):
+        x, y, colour = across(time["value"]), up(model["top1"]), _COLOURS[row % len(_COLOURS)]
         bottom, top = model["top1_interval"]
         _error_bar(chart, (x, up(bottom)), (x, up(top)), colour)
-        _error_bar(chart, (across(median["low"]), y), (across(median["high"]), y), colour)
+        _error_bar(chart, (across(time["low"]), y), (across(time["high"]), y), colour)
         SubElement(chart, "circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="5", fill=colour)
     return _with_legend(chart, [names[model["id"]] for model in models])
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..deploy.errors import EdgeKitError
-from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall
+from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
 from .display import model_name
 from .noise import Signal
 from .results import SCHEMA, admit, as_json, ratio
@@ -122,8 +122,8 @@ def hold_against(
             model = {**model, "against": against, "judgements": [as_json(one) for one in own]}
         models.append(model)
     verdict = overall(judgements)
-    reason = f"against {stored['source']}: {verdict.sentence}"
-    held = {**report, "models": models, "verdict": verdict.outcome, "reason": reason, "contract": asdict(contract)}
+    why = f"against {stored['source']}: {reason(judgements)}"
+    held = {**report, "models": models, "verdict": verdict.outcome, "reason": why, "contract": asdict(contract)}
     return held, verdict
 
 

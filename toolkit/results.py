@@ -16,7 +16,7 @@ from ..deploy.measurement import Block, Measurement
 from ..deploy.parity import Parity
 from ..deploy.plan import Plan
 from ..deploy.worker import INPUTS
-from .contract import Contract, Judgement, call, compare_accuracy, overall
+from .contract import Contract, Judgement, call, compare_accuracy, overall, reason
 from .display import model_names
 from .noise import Signal, signals
 from .scenarios import scenarios
@@ -69,11 +69,12 @@ def make_report(
             own = [admit(one, noise) for one in contract.judge(drop, interval_of(model["speedup"]))]
             model["judgements"] = [as_json(one) for one in own]
             judgements += own
-    verdict = overall(judgements) if judgements else _alone(models[0], contract)
+    judgements = judgements or [_alone(models[0], contract)]
+    verdict = overall(judgements)
     report = {
         "schema": SCHEMA,
         "verdict": verdict.outcome,
-        "reason": verdict.sentence,
+        "reason": reason(judgements),
         "contract": asdict(contract),
         "noise": [signal._asdict() for signal in noise],
         "device": measured.environment,

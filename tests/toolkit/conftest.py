@@ -34,7 +34,7 @@ def measurement(
     for number in range(30):
         factor = ms * 1e6 * own[number // 10] * (1 + drift * number / 30) * generator.normal(1, spread / 4)
         ns = tuple(int(factor * value) for value in generator.normal(1, spread, 80))
-        blocks.append(Block(number, number // 10, number * 0.2, 1, ns, sum(ns), 0))
+        blocks.append(Block(number, number // 10, number * 0.2, 1, ns, 0))
     predictions = Predictions(tuple(classes.tolist()), (0.9,) * len(classes), (True,) * len(classes))
     parity = {"tensor_max_abs": 0.0, "logits_max_abs": 0.1, "top1_agreement": 1.0, "scale": 10.0}
     return Measurement(

@@ -11,6 +11,7 @@ import pytest
 from edgekit.deploy.measurement import Frames, Measurement, Sustained, Throughput, WarmUp
 from edgekit.toolkit.files import junit, markdown
 from edgekit.toolkit.noise import busy_cores, threads_advised
+from edgekit.toolkit.report import render
 
 PROMISED = {"id", "bundle", "format", "precision", "size_bytes", "parameters", "top1", "top1_interval", "top5", "drop",
             "flips", "flips_by_class", "calibration_error", "latency_ms", "latency_upper_ms", "time_ms", "samples",
@@ -95,7 +96,7 @@ def test_a_model_that_answers_no_numbers_is_called_so(judged: Judge) -> None:
     assert judgement.outcome == "fail"
     assert report["models"][1]["parity"]["logits_max_abs"] is None
     assert "not numbers" in report["models"][1]["warnings"][0]
-    json.dumps(report, allow_nan=False)
+    assert "not a number" in render(json.loads(json.dumps(report, allow_nan=False)), None)
 
 
 def test_an_fp32_model_that_is_another_one_here_is_called_so(judged: Judge) -> None:
@@ -170,6 +171,7 @@ def test_a_noisy_run_says_which_signal_fired(judged: Judge, change: Change, envi
     assert judgement.exit_code == 0
     (speed,) = [one for one in report["models"][1]["judgements"] if one["rule"] == "min_speedup"]
     assert f"noisy ({signal})" in speed["sentence"]
+    assert f"noisy ({signal})" in report["reason"]
     assert f"noisy run ({signal})" in junit(report)
     assert f"noisy run ({signal})" in markdown(report).replace("\\", "")
 

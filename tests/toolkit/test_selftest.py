@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path)
     tensors = fp32.golden().tensors[:1]
     np.testing.assert_array_equal(open_session(made, 1).run(tensors), open_session(fp32, 1).run(tensors))
     assert made.manifest.lineage == fp32.manifest.lineage
+    null = null_bundle(tmp_path / "null", ns=1_000_000)
+    held = slowed(null, tmp_path / "held", factor=3.0)
+    drifting = slowed(null, tmp_path / "drifting", drift_per_s=0.1, since=time.time() - 10)
+    for bundle, least_ns in ((held, 3_000_000), (drifting, 2_000_000)):
+        session, start = open_session(bundle, 1), time.perf_counter_ns()
+        session.run(tensors)
+        assert time.perf_counter_ns() - start >= least_ns
 
 
 def test_a_null_or_slowed_model_that_is_none_is_refused(tmp_path: Path) -> None:
