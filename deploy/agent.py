@@ -1,25 +1,51 @@
 """The agent: measures on the machine where it runs: `python -m edgekit.deploy.agent JOB`.
 
 A job is a folder: `job.json` (bundles, plan), and, when there are test images, `images/`. The agent prints progress as
-JSON lines and ends with one line: the result, or what went wrong. It needs Python, numpy, Pillow and the runtime.
+JSON lines, what was measured so far after each process, and ends with one line: the result, or what went wrong. It
+needs Python, numpy, Pillow and the runtime.
 """
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .environment import allowed_cores, cores_got, describe, fastest_cores, state
-from .errors import EdgeKitError
-from .measure import measure
+from .errors import EdgeKitError, LostDeviceError
+from .measure import Progress, measure
+from .measurement import Measurement
 from .plan import Plan
 
 JOB, IMAGES = "job.json", "images"
 
+# what is said -> as a line of JSON
+Say = Callable[[dict[str, Any]], None]
 
-def run(job: Path) -> dict[str, Any]:
-    """Measure what the job asks for; progress goes to standard output."""
-    request = json.loads((job / JOB).read_text())
+
+class Measured(NamedTuple):
+    """What a device reports: itself, and one measurement a bundle, in their order."""
+
+    environment: dict[str, Any]
+    measurements: list[Measurement]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"environment": self.environment, "measurements": [one.to_json() for one in self.measurements]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Measured":
+        """Read what `to_json` wrote."""
+        return cls(data["environment"], [Measurement.from_json(entry) for entry in data["measurements"]])
+
+
+def run(job: Path, say: Say) -> Measured:
+    """Measure what the job asks for; progress, and what there is so far, is said on the way.
+
+    Raises:
+        EdgeKitError: a model cannot be loaded or run.
+    """
+    request = json.loads((job / JOB).read_text(encoding="utf-8"))
     images = job / IMAGES
     plan = Plan.from_json(request["plan"])
     cores = fastest_cores(plan.threads or allowed_cores())
@@ -29,30 +55,71 @@ def run(job: Path) -> dict[str, Any]:
         "cores_pinned": cores or "none",
         "before": state(),
     }
-    measurements = measure(
-        {name: Path(path) for name, path in request["bundles"].items()},
-        plan,
-        images if images.is_dir() else None,
-        cores,
-        lambda what, share: _say({"progress": what, "share": share}),
+
+    def measured(measurements: Sequence[Measurement]) -> Measured:
+        return Measured({**environment, "after": state()}, list(measurements))
+
+    return measured(
+        measure(
+            {name: job / path for name, path in request["bundles"].items()},
+            plan,
+            images if images.is_dir() else None,
+            cores,
+            lambda what, share: say({"progress": what, "share": share}),
+            lambda so_far: say({"measured": measured(so_far).to_json()}),
+        )
     )
-    return {
-        "environment": {**environment, "after": state()},
-        "measurements": [measurement.to_json() for measurement in measurements],
-    }
 
 
-def _say(message: dict[str, Any]) -> None:
+def run_and_say(job: Path, say: Say) -> None:
+    """Run a job and say its result, or what went wrong."""
+    try:
+        say({"result": run(job, say).to_json()})
+    except EdgeKitError as error:
+        say({"error": str(error), "fix": error.fix})
+
+
+def follow(lines: Iterable[str], progress: Progress) -> Measured:
+    """Listen to an agent until its result is there.
+
+    Raises:
+        EdgeKitError: what the agent says went wrong.
+        LostDeviceError: the agent's words end before its result; the error has what was measured so far.
+    """
+    so_far = None
+    try:
+        for line in lines:
+            message = heard(line)
+            if "result" in message:
+                return Measured.from_json(message["result"])
+            if "error" in message:
+                raise EdgeKitError(message["error"], fix=message["fix"])
+            if "measured" in message:
+                so_far = message["measured"]
+            if "progress" in message:
+                progress(message["progress"], message["share"])
+    except LostDeviceError as error:
+        error.measured = so_far
+        raise
+    raise LostDeviceError(
+        "the measuring process ended with no result",
+        fix="run edgekit doctor; its last words are above",
+        measured=so_far,
+    )
+
+
+def heard(line: str) -> dict[str, Any]:
+    """A message; what a login script or a library prints beside them is none."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _print(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def main() -> None:
-    """Run the job named on the command line."""
-    try:
-        _say({"result": run(Path(sys.argv[1]))})
-    except EdgeKitError as error:
-        _say({"error": str(error), "fix": error.fix})
-
-
 if __name__ == "__main__":
-    main()
+    run_and_say(Path(sys.argv[1]), _print)

@@ -20,7 +20,7 @@ from .files import new_folder, sha256
 from .images import ImageSet
 from .preprocess import Preprocess
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 _GOLDEN, _GOLDEN_IMAGES, _SPLITS = "golden.npz", "golden", "splits.json.gz"
 GOLDEN_COUNT = 16
@@ -140,11 +140,13 @@ class Golden(NamedTuple):
         images: the image files, encoded.
         tensors: float32 [n, c, h, w], preprocessed.
         logits: float32 [n, k], by the source model.
+        checksums: uint32 [n], Preprocess.checksum of each decoded image: where they differ the decoder does.
     """
 
     images: list[bytes]
     tensors: np.ndarray
     logits: np.ndarray
+    checksums: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -184,14 +186,14 @@ class Bundle:
     @property
     def size_bytes(self) -> int:
         """Size of the model file."""
-        return self.model_path.stat().st_size
+        return self.manifest.files[self.manifest.model]["size"]
 
     def golden(self) -> Golden:
         """The golden samples."""
         with np.load(self.path / _GOLDEN, allow_pickle=False) as archive:
-            tensors, logits = archive["tensors"], archive["logits"]
+            tensors, logits, checksums = (archive[name] for name in ("tensors", "logits", "checksums"))
         names = sorted(name for name in self.manifest.files if PurePosixPath(name).parts[0] == _GOLDEN_IMAGES)
-        return Golden([(self.path / name).read_bytes() for name in names], tensors, logits)
+        return Golden([(self.path / name).read_bytes() for name in names], tensors, logits, checksums)
 
     def splits(self) -> dict[str, list[str]]:
         """The recorded image ids of each part of the data set; empty when none were recorded."""
@@ -222,7 +224,9 @@ class Draft:
         folder.mkdir()
         for index, image in enumerate(golden.images):
             (folder / f"{index:03d}.img").write_bytes(image)
-        np.savez_compressed(self.folder / _GOLDEN, tensors=golden.tensors, logits=golden.logits)
+        np.savez_compressed(
+            self.folder / _GOLDEN, tensors=golden.tensors, logits=golden.logits, checksums=golden.checksums
+        )
 
     def add_splits(self, splits: Mapping[str, Sequence[str]]) -> None:
         """Write the ids of the data set's parts."""
@@ -261,9 +265,11 @@ def make_golden(
         run: float32 [n, c, h, w] -> logits [n, k].
     """
     chosen = images.stratified(count, seed=0)
-    tensors = preprocess.batch([sample.image for sample in chosen])
+    pictures = [sample.image for sample in chosen]
+    tensors = preprocess.batch(pictures)
     logits = np.asarray(run(tensors), np.float32)
-    return Golden([chosen.encoded(index)[0] for index in range(len(chosen))], tensors, logits)
+    checksums = np.asarray([preprocess.checksum(picture) for picture in pictures], np.uint32)
+    return Golden([chosen.encoded(index)[0] for index in range(len(chosen))], tensors, logits, checksums)
 
 
 def tool_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -19,6 +19,20 @@ UNAVAILABLE = "unavailable"
 _ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _VNNI = {"avx512_vnni", "avx_vnni"}
 
+# MIDR_EL1's implementer and part numbers, by the kernel's arch/arm64/include/asm/cputype.h.
+_ARM_LIMITED = "0x41"
+_ARM_PARTS = {
+    "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1", "0xd0d": "Cortex-A77",
+    "0xd40": "Neoverse-V1", "0xd41": "Cortex-A78", "0xd42": "Cortex-A78AE", "0xd44": "Cortex-X1",
+    "0xd46": "Cortex-A510", "0xd47": "Cortex-A710", "0xd48": "Cortex-X2", "0xd49": "Neoverse-N2",
+    "0xd4d": "Cortex-A715", "0xd4e": "Cortex-X3", "0xd4f": "Neoverse-V2", "0xd80": "Cortex-A520",
+    "0xd81": "Cortex-A720", "0xd82": "Cortex-X4",
+}  # fmt: skip
+
+# A cgroup without a memory limit says so by a number as large as pages allow (version 1), or in words (version 2).
+_NO_LIMIT = 1 << 60
+
 _SYSTEM = Path("/sys")
 _CGROUP = _SYSTEM / "fs/cgroup"
 
@@ -28,12 +42,15 @@ def describe() -> dict[str, Any]:
     return {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
+        "board": _device_tree("model")[0],
+        "soc": _device_tree("compatible")[-1],
         "cpu": _cpu_model(),
         "cores_allowed": allowed_cores(),
         "cores": os.cpu_count() or UNAVAILABLE,
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else UNAVAILABLE,
         "isa": cpu_isa(),
         "memory_bytes": _meminfo("MemTotal"),
+        "memory_cap_bytes": memory_cap()[0],
         "governor": _first_line(_SYSTEM / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "cgroup_cores": _cgroup_quota() or "no limit",
         "power": _power_source(),
@@ -130,17 +147,42 @@ def cpu_isa() -> list[str]:
     return []
 
 
-def has_vnni() -> bool:
-    """Whether an x86 CPU multiplies uint8 by int8 without saturation."""
-    return bool(_VNNI & set(cpu_isa()))
+def has_vnni(isa: Sequence[str]) -> bool:
+    """Whether an x86 CPU with these extensions multiplies uint8 by int8 without saturation."""
+    return bool(_VNNI & set(isa))
+
+
+def memory_cap() -> tuple[int | str, int | str]:
+    """The tightest memory limit of the cgroups above this process (else all memory), and the peak use under it."""
+    capped = []
+    for folder in _cgroups("memory"):
+        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+        if limit is not None and limit < _NO_LIMIT:
+            peak = _number(folder / "memory.peak") or _number(folder / "memory.max_usage_in_bytes")
+            capped.append((int(limit), UNAVAILABLE if peak is None else int(peak)))
+    return min(capped, key=lambda pair: pair[0]) if capped else (_meminfo("MemTotal"), UNAVAILABLE)
 
 
 def _cpu_model() -> str:
+    """The CPU's name; of an ARM one, whose kernel gives numbers, that of each kind of core."""
+    numbers: dict[str, list[str]] = {"CPU implementer": [], "CPU part": []}
     for line in _lines("/proc/cpuinfo"):
         key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
+        if key.strip() == "model name":
             return value.strip()
-    return platform.processor() or UNAVAILABLE
+        if key.strip() in numbers:
+            numbers[key.strip()].append(value.strip())
+    cores = [
+        _ARM_PARTS.get(part, f"part {part}") if maker == _ARM_LIMITED else f"implementer {maker} part {part}"
+        for maker, part in zip(*numbers.values(), strict=False)
+    ]
+    return " + ".join(dict.fromkeys(cores)) or platform.processor() or UNAVAILABLE
+
+
+def _device_tree(entry: str) -> list[str]:
+    """The strings of an entry of the board's device tree (Devicetree Specification 0.4, 2.3.1 and 2.3.2)."""
+    text = _first_line(_SYSTEM / "firmware/devicetree/base" / entry)
+    return [part for part in text.split("\0") if part] or [UNAVAILABLE]
 
 
 def _meminfo(entry: str) -> int | str:

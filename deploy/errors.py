@@ -4,6 +4,7 @@ EdgeKitError                 one line for the person, and the next thing to type
 ├── BundleError              a bundle is damaged, foreign, or not of the kind that was asked for
 ├── DataError                an image, a label or a data set is not usable
 ├── DeviceError              a device, or a process on it, did not answer
+│   └── LostDeviceError      a device went away while it measured
 ├── MissingPackageError      an optional package is not installed
 ├── ParityError              a converted model is not the same model
 ├── RecipeError              a setting is unknown or out of range
@@ -14,6 +15,7 @@ Anything else that is raised is a bug in EdgeKit and shows its trace.
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 DISTRIBUTION = "edgekit-vision"
 
@@ -56,6 +58,14 @@ class DataError(EdgeKitError):
 
 class DeviceError(EdgeKitError):
     """A device, or a process on it, did not answer."""
+
+
+class LostDeviceError(DeviceError):
+    """A device went away while it measured; `measured` is what it had said until then, None for nothing."""
+
+    def __init__(self, message: str, *, fix: str, measured: dict[str, Any] | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.measured = measured
 
 
 class MissingPackageError(EdgeKitError):

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -111,13 +112,17 @@ class ImageSet:
         """At most `count` images in which every class keeps its share, the same ones for the same seed."""
         return self.take(stratified(self.targets, count, seed))
 
-    def save(self, folder: Path) -> None:
-        """Write what `load` needs into a folder: an index, and the arrays; image files stay where they are."""
+    def save(self, folder: Path, *, with_files: bool = False) -> None:
+        """Write what `load` needs into a folder: an index, and the arrays; image files too, or only where they are."""
         index: dict[str, Any] = {"labels": self.labels, "ids": self.ids, "targets": self.targets.tolist()}
         if isinstance(self.pictures, np.ndarray):
             np.save(folder / _ARRAYS, self.pictures, allow_pickle=False)
         else:
             index["files"] = [str(path.resolve()) for path in self.pictures]
+            if with_files:
+                index["files"] = [f"{number:06d}{path.suffix.lower()}" for number, path in enumerate(self.pictures)]
+                for name, path in zip(index["files"], self.pictures, strict=True):
+                    shutil.copyfile(path, folder / name)
         (folder / _INDEX).write_text(json.dumps(index))
 
     @classmethod
@@ -125,7 +130,7 @@ class ImageSet:
         """Read what `save` wrote."""
         index = json.loads((folder / _INDEX).read_text())
         files = index.get("files")
-        pictures = np.load(folder / _ARRAYS, mmap_mode="r") if files is None else [Path(file) for file in files]
+        pictures = np.load(folder / _ARRAYS, mmap_mode="r") if files is None else [folder / file for file in files]
         return cls(tuple(index["labels"]), tuple(index["ids"]), np.asarray(index["targets"], np.int64), pictures)
 
 

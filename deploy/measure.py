@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from statistics import median, stdev
 from typing import Any
 
 from .bundle import Bundle
-from .environment import allowed_cores, temperature
+from .environment import allowed_cores, memory_cap, temperature
 from .errors import DeviceError, EdgeKitError
 from .measurement import Block, Frames, Measurement, Predictions, Sustained, Throughput, WarmUp
 from .plan import HALF_WIDTH_WANTED, SAMPLES_WANTED, Plan
@@ -98,11 +99,15 @@ class WorkerProcess:
         self._stderr.seek(0)
         words = self._stderr.read().decode(errors="replace").strip().splitlines()
         reason = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        advice = "signal 9 is mostly the kernel's, out of memory: free some, or use a smaller model"
-        return DeviceError(
-            f"the process of {self._bundle} {reason} during {what}{': ' + words[-1] if words else ''}",
-            fix=advice if code == -9 else "run edgekit doctor; if the model is sound this is a bug worth reporting",
-        )
+        message = f"the process of {self._bundle} {reason} during {what}{': ' + words[-1] if words else ''}"
+        if code == -signal.SIGKILL:
+            limit, peak = memory_cap()
+            return DeviceError(
+                f"{message}; mostly that is the kernel's doing, out of memory: the cap here is {megabytes(limit)}, the "
+                f"peak was {megabytes(peak)}",
+                fix="free memory, or use a smaller model",
+            )
+        return DeviceError(message, fix="run edgekit doctor; if the model is sound this is a bug worth reporting")
 
 
 @dataclass
@@ -116,6 +121,7 @@ class _Subject:
     opened: list[dict[str, Any]] = field(default_factory=list)
     prepared: list[dict[str, Any]] = field(default_factory=list)
     parity: dict[str, float] = field(default_factory=dict)
+    golden_logits: list[list[float]] = field(default_factory=list)
     predictions: Predictions | None = None
     peak_rss_bytes: int | None = None
     calls: int = 1
@@ -164,6 +170,7 @@ class _Subject:
             differed=self.differed,
             peak_rss_bytes=self.peak_rss_bytes,
             parity=self.parity,
+            golden_logits=self.golden_logits,
             predictions=self.predictions,
             throughput=tuple(self.throughput),
             frames=tuple(self.frames),
@@ -172,8 +179,9 @@ class _Subject:
 
 
 def measure(
-    bundles: Mapping[str, Path], plan: Plan, images: Path | None, cores: Sequence[int] | None, progress: Progress
-) -> list[Measurement]:
+    bundles: Mapping[str, Path], plan: Plan, images: Path | None, cores: Sequence[int] | None, progress: Progress,
+    keep: Callable[[list[Measurement]], None] = lambda _: None,
+) -> list[Measurement]:  # fmt: skip
     """Measure models together on this machine.
 
     Every model has one process at a time, a fresh one for each of the plan's processes, so that memory holds each model
@@ -183,6 +191,7 @@ def measure(
         bundles: bundle id -> folder.
         images: a folder that ImageSet.save wrote, or None for no accuracy.
         cores: those that every model runs on, or None for all that are allowed.
+        keep: takes what was measured so far, after each process but the last.
 
     Returns:
         One measurement a bundle, in their order.
@@ -212,9 +221,16 @@ def measure(
                 _load_in_batches(subjects, process, progress, plan)
             if plan.fps is not None:
                 _offer(subjects, process, progress, plan, plan.fps)
+        if process + 1 < plan.processes:
+            keep([subject.result() for subject in subjects])
     if plan.sustained_s is not None:
         _sustain(subjects, images, how, plan.sustained_s, progress)
     return [subject.result() for subject in subjects]
+
+
+def megabytes(size: int | str) -> str:
+    """Bytes as MB (10^6), for a message."""
+    return f"{size / 1e6:.0f} MB" if isinstance(size, int) else size
 
 
 def _silent(what: str, share: float) -> None:
@@ -246,7 +262,8 @@ def _answer_once(subjects: Sequence[_Subject], images: Path | None, how: Mapping
             progress("accuracy", (index + share) / len(subjects))
 
         part(0.0)
-        subject.parity = subject.ask("golden")
+        answer = subject.ask("golden")
+        subject.parity, subject.golden_logits = answer["parity"], answer["logits"]
         if images is not None:
             subject.predictions = _predict(subject, images, part)
         weighed = WorkerProcess(subject.path, None)

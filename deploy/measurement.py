@@ -111,6 +111,7 @@ class Measurement:
         peak_rss_bytes: largest resident memory of a fresh process that loaded the model and ran it; None when the
             system does not say.
         parity: the golden samples replayed here (see deploy.parity.Parity).
+        golden_logits: what it answered on them, a list a sample.
         predictions: None when there are no test images.
         throughput, frames, sustained: of the scenarios that the plan asked for.
     """
@@ -128,6 +129,7 @@ class Measurement:
     differed: int
     peak_rss_bytes: int | None
     parity: Mapping[str, float]
+    golden_logits: Sequence[Sequence[float]]
     predictions: Predictions | None
     throughput: Sequence[Throughput] = field(default=())
     frames: Sequence[Frames] = field(default=())

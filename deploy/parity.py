@@ -19,12 +19,14 @@ class Parity:
     """How far a model's answers on the golden samples are from its source's.
 
     Attributes:
+        checksums_agreement: share of samples that are decoded to the same pixels.
         tensor_max_abs: largest difference of the preprocessed tensors, in units of the normalised input.
         logits_max_abs: largest difference of the logits; nan when an answer is not a number.
         top1_agreement: share of samples with the same top-1 class.
         scale: largest absolute logit of the source, which the tolerance is a share of.
     """
 
+    checksums_agreement: float
     tensor_max_abs: float
     logits_max_abs: float
     top1_agreement: float
@@ -40,25 +42,38 @@ class Parity:
         """Whether preprocessing here makes the tensors that it made at the source."""
         return self.tensor_max_abs <= TENSOR_TOLERANCE
 
+    @property
+    def first_difference(self) -> str:
+        """The first of decoder, preprocessing and logits that is not the source's; "none" where all are."""
+        if self.checksums_agreement < 1.0:
+            return "decoder"
+        if not self.same_input:
+            return "preprocessing"
+        return "none" if self.exact else "logits"
+
 
 def replay(bundle: Bundle, run: Callable[[np.ndarray], np.ndarray]) -> Parity:
     """Decode and preprocess the golden images here, then compare tensors and logits with the recorded ones."""
     golden = bundle.golden()
     images = [decode(image) for image in golden.images]
-    tensors = bundle.manifest.preprocess.batch(images)
-    difference = float(np.abs(tensors - golden.tensors).max())
-    return compare(golden, run(golden.tensors), tensor_max_abs=difference)
+    preprocess = bundle.manifest.preprocess
+    same = float(np.mean([preprocess.checksum(image) for image in images] == golden.checksums))
+    difference = float(np.abs(preprocess.batch(images) - golden.tensors).max())
+    return compare(golden, run(golden.tensors), checksums_agreement=same, tensor_max_abs=difference)
 
 
-def compare(golden: Golden, logits: np.ndarray, tensor_max_abs: float = 0.0) -> Parity:
+def compare(
+    golden: Golden, logits: np.ndarray, checksums_agreement: float = 1.0, tensor_max_abs: float = 0.0
+) -> Parity:
     """Compare float32 [n, k] logits with the golden ones.
 
     A sample whose two best golden logits are closer than the tolerance has no top-1 class to keep, so either counts.
     """
     scale = float(np.abs(golden.logits).max())
     if logits.shape != golden.logits.shape or not np.isfinite(logits).all():
-        return Parity(tensor_max_abs, float("nan"), 0.0, scale)
+        return Parity(checksums_agreement, tensor_max_abs, float("nan"), 0.0, scale)
     rows = np.arange(len(logits))
     chosen = golden.logits[rows, logits.argmax(axis=1)]
     same = golden.logits.max(axis=1) - chosen <= FLOAT_TOLERANCE * scale
-    return Parity(tensor_max_abs, float(np.abs(logits - golden.logits).max()), float(same.mean()), scale)
+    largest = float(np.abs(logits - golden.logits).max())
+    return Parity(checksums_agreement, tensor_max_abs, largest, float(same.mean()), scale)

@@ -7,6 +7,7 @@ and numpy alone.
 
 import io
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,6 +120,11 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> np.ndarray:
         """float32 [c, h, w] of a decoded image."""
         return self.normalize(self.pixels(image))
+
+    def checksum(self, image: Image.Image) -> int:
+        """CRC-32 of a decoded image's size and pixels in `mode`, before anything else is done with them."""
+        converted = _converted(image, self.mode)
+        return zlib.crc32(converted.tobytes(), zlib.crc32(f"{converted.width}x{converted.height}".encode()))
 
     def batch(self, images: Sequence[Image.Image]) -> np.ndarray:
         """float32 [n, c, h, w] of decoded images."""

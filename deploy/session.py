@@ -40,6 +40,16 @@ RUNTIMES: dict[str, str] = {
     "slowed": ".runtimes.slowed:SlowedSession",
 }
 
+# format -> the package that its runtime is; None for Python alone
+PACKAGES: dict[str, str | None] = {
+    "onnx": "onnxruntime",
+    "torchscript": "torch",
+    "exported-program": "torch",
+    "torch": "torch",
+    "null": None,
+    "slowed": None,
+}
+
 
 def open_session(bundle: Bundle, threads: int | None = None) -> Session:
     """Load a bundle's model.

@@ -82,9 +82,16 @@ class Worker:
         }
 
     def golden(self) -> dict[str, Any]:
-        """Replay the golden samples."""
+        """Replay the golden samples; the logits have six significant digits, about as many as float32 has."""
         bundle, session = self._opened()
-        return asdict(replay(bundle, session.run))
+        answers: list[np.ndarray] = []
+
+        def run(tensors: np.ndarray) -> np.ndarray:
+            answers.append(session.run(tensors))
+            return answers[0]
+
+        parity = asdict(replay(bundle, run))
+        return {"parity": parity, "logits": [[float(f"{value:.6g}") for value in row] for row in answers[0]]}
 
     def predict(self) -> dict[str, Any]:
         """Answer every test image, one at a time, as the device would."""
@@ -312,6 +319,8 @@ def main() -> None:
     # Libraries print what they like to standard output; the answers get a pipe of their own.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    with contextlib.suppress(OSError):  # where memory ends, this process ends first, and the agent lives to tell
+        Path("/proc/self/oom_score_adj").write_text("1000")
     worker = Worker(answers)
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
         for line in sys.stdin:

@@ -18,7 +18,8 @@ MAY_IMPORT = {
 }
 DEVICE_PACKAGES = {"numpy", "PIL", "onnxruntime", "torch"}  # the last two in their own session files alone
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "matplotlib", "lightning_fabric")
-COMMANDS = ("train", "import", "export", "quantize", "validate", "predict", "inspect", "doctor", "report", "demo")
+COMMANDS = ("train", "import", "export", "quantize", "validate", "predict", "inspect", "doctor", "provision",
+            "report", "demo")  # fmt: skip
 
 
 def _modules(folder: str) -> list[Path]:

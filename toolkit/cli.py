@@ -39,6 +39,9 @@ MaxDrop = Annotated[
 
 MinSpeedup = Annotated[float | None, typer.Option(help="Least allowed speed-up over the baseline (a ratio).")]
 Confidence = Annotated[float, typer.Option(help="Of every interval.", min=0.5, max=0.999)]
+Devices = Annotated[
+    list[str] | None, typer.Option(help="Where: local (the default), or ssh://user@host[:port]. Repeatable.")
+]
 AcrossHardware = Annotated[bool, typer.Option("--across-hardware", help="Compare reports of different machines.")]
 
 
@@ -215,17 +218,18 @@ def validate(
     ] = None,
     across_hardware: AcrossHardware = False,
     skip_corrupt: SkipCorrupt = False,
+    device: Devices = None,
     as_json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json, .html, junit.xml, summary.md; default: in runs/.")
     ] = None,
 ) -> None:
-    """Compare original and optimised models on this machine: accuracy, latency, a verdict."""
+    """Compare original and optimised models on this machine or another: accuracy, latency, a verdict."""
     from ..deploy.bundle import Bundle
     from .arguments import plan_of
     from .comparison import read_report
     from .contract import Contract
-    from .tables import validation_table
+    from .tables import devices_table, validation_table
     from .validate import validate as validate_bundles
     from .workspace import RUNS, newest
 
@@ -234,14 +238,15 @@ def validate(
     chosen = [Bundle.open(path) for path in bundles or []] or [
         newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit quantize")
     ]
+    folder, devices = out or RUNS / f"{chosen[-1].path.name}.report", device or ["local"]
     result = validate_bundles(
         chosen, baseline=Bundle.open(baseline) if baseline and stored is None else None, stored=stored, images=images,
-        limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan, skip_corrupt=skip_corrupt,
-        across_hardware=across_hardware,
+        limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan, devices=devices,
+        skip_corrupt=skip_corrupt, across_hardware=across_hardware, keep=folder,
     )  # fmt: skip
-    _report(result, out or RUNS / f"{chosen[-1].path.name}.report")
-    _show(result.report, validation_table, as_json)
-    raise typer.Exit(result.judgement.exit_code)
+    _report(result, folder)
+    _show(result.report, validation_table if len(devices) == 1 else devices_table, as_json)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()
@@ -289,16 +294,22 @@ def doctor(
         bool, typer.Option("--self-test", help="Measure a model against itself, and against itself slowed by 3 %.")
     ] = False,
     seconds: Annotated[float, typer.Option(help="With --self-test: how long.", min=1)] = 60.0,
+    device: Annotated[str | None, typer.Option(help="A board instead of this machine: ssh://user@host[:port].")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What is installed, what this machine has and can measure, what is missing and the line that installs it."""
-    from .doctor import diagnose
+    from .doctor import diagnose, diagnose_board
     from .selftest import self_test as run_self_test
-    from .tables import doctor_table, self_test_table
+    from .tables import board_table, doctor_table, self_test_table
 
+    if device and self_test:
+        raise EdgeKitError("the self-test is of this machine", fix="run edgekit doctor --self-test on the board itself")
     if not self_test:
         if bundle:
             raise EdgeKitError("a bundle is used by the self-test alone", fix=f"edgekit doctor --self-test {bundle}")
+        if device:
+            _show(diagnose_board(device), board_table, as_json)
+            return
         _show(diagnose(), doctor_table, as_json)
         return
     from ..deploy.bundle import Bundle
@@ -309,15 +320,42 @@ def doctor(
 
 
 @app.command()
+def provision(
+    device: Annotated[str, typer.Option(help="The board: ssh://user@host[:port].")],
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download the board's wheels here and send them: it has no network.")
+    ] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove all that EdgeKit put there.")] = False,
+) -> None:
+    """Install ONNX Runtime on a board, in a venv of EdgeKit's own; or remove all of EdgeKit from it."""
+    from .console import out
+    from .provision import clean as clean_board
+    from .provision import provision as provision_board
+
+    if clean:
+        if offline:
+            raise EdgeKitError("--clean installs nothing", fix="leave out --offline")
+        for folder in clean_board(device):
+            out.print(f"removed {folder}", markup=False)
+        return
+    for name, version in provision_board(device, offline=offline).items():
+        out.print(f"{name} {version}", markup=False)
+
+
+@app.command()
 def report(
     reports: Annotated[
-        list[Path], typer.Argument(help="report.json files; of several, the last is held against each before it.")
+        list[Path],
+        typer.Argument(help="report.json or result.json files; of several, the last is held against each before it."),
     ],
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     confidence: Confidence = 0.95,
     across_hardware: AcrossHardware = False,
-    html: Annotated[Path | None, typer.Option(help="Write the page of a single report here.")] = None,
+    join: Annotated[bool, typer.Option("--join", help="Show reports of several devices side by side.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the page of a single report, or of joined ones, here.")
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here.")] = None,
     as_json: AsJson = False,
@@ -326,22 +364,22 @@ def report(
     from .comparison import compare_reports, read_report
     from .contract import Contract
     from .files import write_junit, write_markdown, write_page
-    from .tables import comparison_table, validation_table
+    from .joined import join_reports
+    from .tables import comparison_table, devices_table, validation_table
 
-    read = [read_report(path) for path in reports]
-    code = 0
-    if len(read) == 1:
+    contract = Contract(max_drop, min_speedup, confidence)
+    read = [read_report(path, contract) for path in reports]
+    if join:
+        document, table = join_reports(read), devices_table
+    elif len(read) == 1:
         document, table = read[0], validation_table
     else:
-        document, verdict = compare_reports(
-            read, Contract(max_drop, min_speedup, confidence), across_hardware=across_hardware
-        )
-        table, code = comparison_table, verdict.exit_code
+        document, table = compare_reports(read, contract, across_hardware=across_hardware), comparison_table
     for path, write in ((html, write_page), (junit, write_junit), (markdown, write_markdown)):
         if path:
             write(document, path)
     _show(document, table, as_json)
-    raise typer.Exit(code)
+    raise typer.Exit(document["exit_code"])
 
 
 @app.command()
@@ -354,7 +392,7 @@ def demo() -> None:
     quantized, result = run_demo()
     _report(result, RUNS / f"{quantized.bundle.path.name}.report")
     _show(result.report, validation_table, as_json=False)
-    raise typer.Exit(result.judgement.exit_code)
+    raise typer.Exit(result.exit_code)
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:
@@ -392,7 +430,7 @@ def _report(result: Any, folder: Path) -> None:
     from .console import say
     from .files import write_reports
 
-    for path in write_reports(result, folder):
+    for path in write_reports(result.report, result.images, folder):
         say(f"wrote {path}")
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..deploy.errors import EdgeKitError
+from ..deploy.result import Result
 from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
 from .display import model_name
 from .noise import Signal
-from .results import SCHEMA, admit, as_json, ratio
+from .results import SCHEMA, admit, as_json, make_report, ratio
 from .statistics import (
     BlockTime,
     Interval,
@@ -25,28 +26,34 @@ from .statistics import (
 
 # What showing and comparing a report needs of it.
 _REPORT_KEYS = (
-    "verdict", "reason", "noise", "device", "plan", "baseline", "images", "labels", "targets", "ids", "models",
+    "verdict", "reason", "exit_code", "noise", "device", "plan", "baseline", "images", "labels", "targets", "ids",
+    "models",
 )  # fmt: skip
 _MODEL_KEYS = (
     "id", "bundle", "name", "format", "precision", "size_bytes", "top1", "top1_interval", "top5", "per_class",
     "calibration_error", "drop", "flips", "flips_by_class", "latency_ms", "latency_upper_ms", "time_ms", "samples",
     "calls_per_sample", "outliers", "speedup", "file_ms", "load_ms", "first_ms", "warm_up_ms", "preprocess_ms",
     "postprocess_ms", "peak_rss_bytes", "parity", "session", "lineage", "predictions", "blocks", "offline", "frames",
-    "sustained", "warnings",
+    "sustained", "warnings", "host", "first_difference",
 )  # fmt: skip
 
 # What must agree before two latencies may be compared.
 _HARDWARE = ("machine", "cpu", "cores_allowed")
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """A report.json of this schema.
+def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
+    """A report.json of this schema; or a result.json, such as a board wrote, of which the report is made here.
+
+    Args:
+        contract: what a result's candidates are held to.
 
     Raises:
-        EdgeKitError: no such file, or not a report of this schema.
+        EdgeKitError: no such file, or neither of them.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
+        if "result" in report:
+            report, _ = make_report(Result.from_json(report, path), contract or Contract())
         schema = report["schema"]
         missing = [key for key in _REPORT_KEYS if key not in report]
         missing += [key for model in report.get("models", []) for key in _MODEL_KEYS if key not in model]
@@ -73,7 +80,8 @@ def check_hardware(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     if different:
         values = ", ".join(f"{key} {one!r} and {other!r}" for key, (one, other) in different.items())
         raise EdgeKitError(
-            f"the reports are of different machines: {values}", fix="pass --across-hardware if that is what you mean"
+            f"the reports are of different machines: {values}",
+            fix="pass --across-hardware to hold one against the other, or --join to show them side by side",
         )
 
 
@@ -124,12 +132,12 @@ def hold_against(
     verdict = overall(judgements)
     why = f"against {stored['source']}: {reason(judgements)}"
     held = {**report, "models": models, "verdict": verdict.outcome, "reason": why, "contract": asdict(contract)}
-    return held, verdict
+    return {**held, "exit_code": verdict.exit_code}, verdict
 
 
 def compare_reports(
     reports: Sequence[Mapping[str, Any]], contract: Contract, *, across_hardware: bool = False
-) -> tuple[dict[str, Any], Judgement]:
+) -> dict[str, Any]:
     """The last report's candidates, held against each report before it, the first of which gives the verdict.
 
     Raises:
@@ -148,11 +156,12 @@ def compare_reports(
         for model in report["models"]
         if "against" in model
     ]
-    first, verdict = held[0]
+    first, _ = held[0]
     return {
-        "schema": SCHEMA, "verdict": first["verdict"], "reason": first["reason"], "report": last["source"],
+        "schema": SCHEMA, "verdict": first["verdict"], "reason": first["reason"], "exit_code": first["exit_code"],
+        "report": last["source"],
         "noise": [*(signal for report in reports for signal in report["noise"])], "rows": rows,
-    }, verdict  # fmt: skip
+    }  # fmt: skip
 
 
 def _speedup(

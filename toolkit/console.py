@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 
@@ -16,34 +16,52 @@ def say(message: str) -> None:
     err.print(message, markup=False)
 
 
+# show(stage, share from 0 to 1)
+Show = Callable[[str, float], None]
+
+
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal, a line for each new stage elsewhere; yields `show(stage, share from 0 to 1)`."""
+def progress_bar(title: str) -> Iterator[Show]:
+    """A bar on a terminal, a line for each new stage elsewhere."""
+    with progress_bars([title]) as (show,):
+        yield show
+
+
+@contextlib.contextmanager
+def progress_bars(titles: Sequence[str]) -> Iterator[list[Show]]:
+    """A bar a title, for work that goes on side by side."""
     if not sys.stderr.isatty():
-        stages: set[str] = set()
-
-        def announce(stage: str, share: float) -> None:
-            del share
-            if stage not in stages:
-                stages.add(stage)
-                say(f"{title}: {stage}")
-
-        yield announce
+        yield [_announcer(title) for title in titles]
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(title, total=1.0)
-        seen = [""]
+    with Progress(*columns, console=err, transient=True) as bars:
 
-        def show(stage: str, share: float) -> None:
-            if stage != seen[0]:
-                seen[0] = stage
-                bar.reset(task, description=f"{title}: {stage}")
-            bar.update(task, completed=share)
+        def shower(title: str) -> Show:
+            task, seen = bars.add_task(title, total=1.0), [""]
 
-        yield show
+            def show(stage: str, share: float) -> None:
+                if stage != seen[0]:
+                    seen[0] = stage
+                    bars.reset(task, description=f"{title}: {stage}")
+                bars.update(task, completed=share)
+
+            return show
+
+        yield [shower(title) for title in titles]
+
+
+def _announcer(title: str) -> Show:
+    stages: set[str] = set()
+
+    def announce(stage: str, share: float) -> None:
+        del share
+        if stage not in stages:
+            stages.add(stage)
+            say(f"{title}: {stage}")
+
+    return announce
 
 
 class TrainingBar:

@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..deploy.environment import UNAVAILABLE
+from .host import unexplained
+
 
 def subject(report: Mapping[str, Any]) -> str:
     """What was measured where, for a title; the models' name only where they share one."""
     names = {model["name"] for model in report["models"]}
     shared = [names.pop()] if len(names) == 1 else []
-    return ", ".join([*shared, str(report["device"]["cpu"]), f"{report['images']} test images"])
+    device = report["device"]
+    where = [device[key] for key in ("board", "cpu") if device.get(key, UNAVAILABLE) != UNAVAILABLE]
+    return ", ".join([*shared, *where, f"{report['images']} test images"])
 
 
 def model_names(report: Mapping[str, Any]) -> dict[str, str]:
@@ -77,6 +82,28 @@ def against_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def host_lines(report: Mapping[str, Any]) -> list[str]:
+    """How each model's answers on the device compare with the host's, image by image."""
+    names, lines = model_names(report), []
+    for model in report["models"]:
+        if (host := model["host"]) is None:
+            continue
+        text = f"logits within {host['logits_max_abs']:.2g} on the golden samples"
+        if not host["differ"]:
+            lines.append(f"{names[model['id']]}: all {host['images']} answers are the host's, {text}")
+            continue
+        shown = ", ".join(
+            f"{one['id']} ({one['host']} → {one['device']}, {one['gap']:.2g} apart)" for one in host["differ"][:5]
+        )
+        more = f" and {len(host['differ']) - 5} more" if len(host["differ"]) > 5 else ""
+        near = len(host["differ"]) - unexplained(host)
+        lines.append(
+            f"{names[model['id']]}: {len(host['differ'])} of {host['images']} answers differ from the host's, "
+            f"{near} of them near ties ({text}): {shown}{more}"
+        )
+    return lines
+
+
 def noise_lines(document: Mapping[str, Any]) -> list[str]:
     """Why a run was noisy."""
     return [f"noisy run ({signal['name']}): {signal['detail']}" for signal in document["noise"]]
@@ -108,6 +135,40 @@ def scenario_lines(report: Mapping[str, Any]) -> list[str]:
                 f"{name}, sustained: {milliseconds(sustained['first_ms'])} at first, heading for "
                 f"{milliseconds(sustained['steady_ms'])} ({trend})"
             )
+    return lines
+
+
+DEVICE_COLUMNS = ("device", "model", "top-1", "drop, points", "latency", "speed-up")
+
+
+def device_rows(document: Mapping[str, Any]) -> list[list[str]]:
+    """The models on each of several devices, in DEVICE_COLUMNS."""
+    rows = []
+    for report in document["devices"]:
+        names = model_names(report)
+        for model in report["models"]:
+            baseline = model["id"] == report["baseline"]
+            rows.append(
+                [report["device"]["name"], names[model["id"]], percent(model["top1"]),
+                 "baseline" if baseline else drop_text(model["drop"]), milliseconds(model["latency_ms"]["p50"]),
+                 "baseline" if baseline else f"{speedup_text(model['speedup'])} {model['outcome']}"]
+            )  # fmt: skip
+    return rows
+
+
+def agreement_lines(document: Mapping[str, Any]) -> list[str]:
+    """Whether several devices answer each image alike; and the devices that gave no report."""
+    lines = [f"{one['device']} gave no report: {one['error']} ({one['fix']})" for one in document["failed"]]
+    for entry in document["agreement"]:
+        if entry["images"] is None:
+            lines.append(f"{model_name(entry)}: not compared image by image, the images differ")
+            continue
+        shown = ", ".join(f"{one['id']} ({', '.join(one['answers'])})" for one in entry["differ"][:5])
+        same = entry["images"] - len(entry["differ"])
+        lines.append(
+            f"{model_name(entry)}: {same} of {entry['images']} answers are the same on all devices"
+            + (f"; not {shown}" if shown else "")
+        )
     return lines
 
 

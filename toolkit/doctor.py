@@ -5,11 +5,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
+from ..deploy.devices.ssh.board import NEEDED, Board, clock_remark, lacks
 from ..deploy.environment import cores_got, describe, state
 from ..deploy.errors import DISTRIBUTION
 from .noise import threads_advised
 from .selftest import overhead
-from .targets import TARGETS, this_machine
+from .targets import TARGETS, target_for, this_machine
 
 # package on PyPI -> (import name, extra that brings it, what it is for)
 _PACKAGES = {
@@ -52,6 +53,33 @@ def diagnose() -> dict[str, Any]:
         "gpu": _gpu(),
         "packages": [_package(name) for name in _PACKAGES],
     }
+
+
+def diagnose_board(name: str) -> dict[str, Any]:
+    """What is on a board and what it lacks; all about the machine where it can run EdgeKit's own code.
+
+    Raises:
+        DeviceError: it cannot be reached, or has no Python that is new enough.
+    """
+    with Board(name) as board:
+        probe = board.look()
+        remarks = [*lacks(probe), *([remark] if (remark := clock_remark(probe)) else [])]
+        found: dict[str, Any] = {
+            "device": name,
+            "python": probe.facts,
+            "packages": [
+                Package(
+                    NEEDED[module], package.version, _PACKAGES[NEEDED[module]][2], f"edgekit provision --device {name}"
+                )
+                for module, package in probe.packages.items()
+            ],
+            "remarks": remarks,
+        }
+        if not lacks(probe):
+            found |= board.describe()
+            target = target_for(found["machine"]["machine"], found["machine"]["isa"])
+            found["target"] = {"name": target, "why": TARGETS[target].why}
+    return found
 
 
 def _package(name: str) -> Package:

@@ -1,15 +1,22 @@
 """A validation's files: report.json, report.html, junit.xml, summary.md."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from ..deploy.files import write_file
+from ..deploy.images import ImageSet
+from ..deploy.result import Result
 from .display import (
+    DEVICE_COLUMNS,
     against_lines,
+    agreement_lines,
+    device_rows,
     drop_text,
+    host_lines,
     milliseconds,
     model_name,
     model_names,
@@ -20,20 +27,31 @@ from .display import (
     subject,
 )
 from .report import render
-from .validate import Validation
 
 
-def write_reports(result: Validation, folder: Path) -> list[Path]:
+def write_reports(report: Mapping[str, Any], images: ImageSet | None, folder: Path) -> list[Path]:
     """Write the four files into `folder`, over those of an earlier validation of the same model."""
     contents = {
-        "report.json": json.dumps(result.report, ensure_ascii=False),
-        "junit.xml": junit(result.report),
-        "summary.md": markdown(result.report),
-        "report.html": render(result.report, result.images),
+        "report.json": json.dumps(report, ensure_ascii=False),
+        "junit.xml": junit(report),
+        "summary.md": markdown(report),
+        "report.html": render(report, images),
     }
     for name, content in contents.items():
         write_file(folder / name, content)
     return [folder / name for name in contents]
+
+
+def device_slug(device: str) -> str:
+    """A device's name as a folder's."""
+    return re.sub(r"[^\w.-]+", "-", device.partition("://")[2] or device)
+
+
+def write_result(result: Result, folder: Path) -> Path:
+    """Write result.json into `folder`: what `report` makes a report from."""
+    path = folder / "result.json"
+    write_file(path, json.dumps(result.to_json()))
+    return path
 
 
 def write_page(report: Mapping[str, Any], path: Path) -> None:
@@ -86,10 +104,17 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += _table(("model", "top-1", "drop, points", "latency", "speed-up"), rows)
         lines += [
             "",
-            *(f"- {_escaped(line)}" for line in [*against_lines(document), *scenario_lines(document)]),
+            *(
+                f"- {_escaped(line)}"
+                for line in [*against_lines(document), *scenario_lines(document), *host_lines(document)]
+            ),
             _escaped(subject(document)),
         ]
         warnings = [f"{names[model['id']]}: {warning}" for model in document["models"] for warning in model["warnings"]]
+    elif "devices" in document:
+        lines += _table(DEVICE_COLUMNS, device_rows(document))
+        lines += ["", *(f"- {_escaped(line)}" for line in agreement_lines(document))]
+        warnings = []
     else:
         rows = [
             [model_name(row), row["against"]["report"], drop_text(row["against"]["drop"]),
@@ -103,6 +128,13 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _models(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What was judged; of several devices each with the device before its name."""
+    if "devices" in document:
+        return [
+            {**model, "name": f"{report['device']['name']} {model['name']}"}
+            for report in document["devices"]
+            for model in report["models"]
+        ]
     return document.get("models") or document["rows"]
 
 

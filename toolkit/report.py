@@ -15,8 +15,12 @@ import numpy as np
 from ..deploy.images import ImageSet
 from . import charts
 from .display import (
+    DEVICE_COLUMNS,
     against_lines,
+    agreement_lines,
+    device_rows,
     drop_text,
+    host_lines,
     megabytes,
     milliseconds,
     model_names,
@@ -29,6 +33,7 @@ from .display import (
     speedups,
     subject,
 )
+from .host import near_tie
 
 _GALLERY = 24
 _THUMBNAIL = 96
@@ -37,7 +42,7 @@ Report = Mapping[str, Any]
 
 
 def render(report: Report, images: ImageSet | None) -> str:
-    """The page of a report.
+    """The page of a report, or of several devices' reports joined.
 
     Args:
         images: the test images, for the gallery of those on which the models disagree; None leaves it out.
@@ -50,7 +55,16 @@ def render(report: Report, images: ImageSet | None) -> str:
     SubElement(head, "style").text = (Path(__file__).parent / "report.css").read_text()
     body = SubElement(page, "body")
     main = SubElement(body, "main")
-    main.extend(_verdict(report))
+    if "devices" in report:
+        main.extend(_joined(report, images))
+    else:
+        main.extend(_verdict(report))
+        main.extend(_sections(report, images))
+    return "<!DOCTYPE html>\n" + tostring(page, encoding="unicode", method="html")
+
+
+def _sections(report: Report, images: ImageSet | None) -> Iterator[Element]:
+    """All that is known of one device's models, under headings; what there is nothing of is left out."""
     for title, parts in (
         ("Models", _models(report)),
         ("Latency", [_scrolling(charts.latency(report))]),
@@ -59,6 +73,7 @@ def render(report: Report, images: ImageSet | None) -> str:
             [_scrolling(charts.plane(report))] if report["models"][0]["top1"] is not None else [],
         ),
         ("Scenarios", _scenarios(report)),
+        ("Device against host", _against_host(report)),
         ("Images on which the models disagree", _gallery(report, images)),
         ("Confusion", _confusion(report)),
         ("Accuracy by class", _per_class(report)),
@@ -69,10 +84,29 @@ def render(report: Report, images: ImageSet | None) -> str:
     ):
         content = list(parts)
         if content:
-            section = SubElement(main, "section")
+            section = Element("section")
             SubElement(section, "h2").text = title
             section.extend(content)
-    return "<!DOCTYPE html>\n" + tostring(page, encoding="unicode", method="html")
+            yield section
+
+
+def _joined(document: Report, images: ImageSet | None) -> Iterator[Element]:
+    """The devices side by side, then each one's own report, to be unfolded."""
+    heading = Element("h1", {"class": document["verdict"]})
+    heading.text = document["verdict"]
+    yield heading
+    yield _paragraph(document["reason"], "reason")
+    for line in noise_lines(document):
+        yield _paragraph(line, "warning")
+    yield _table(DEVICE_COLUMNS, device_rows(document))
+    for line in agreement_lines(document):
+        yield _paragraph(line)
+    for report in document["devices"]:
+        folded = Element("details")
+        SubElement(folded, "summary").text = f"{report['device']['name']}: {report['verdict']}"
+        folded.extend(_verdict(report)[1:])
+        folded.extend(_sections(report, images))
+        yield folded
 
 
 def _verdict(report: Report) -> list[Element]:
@@ -103,7 +137,7 @@ def _models(report: Report) -> Iterator[Element]:
                 "-" if model["calibration_error"] is None else share(model["calibration_error"]),
                 "-" if model["flips"] is None else str(model["flips"]),
                 megabytes(model["peak_rss_bytes"]),
-                _parity(model["parity"]["logits_max_abs"]),
+                _parity(model),
             ]
         )
     header = "model|speed-up|drop, points|top-1|size|p50|p90|p95|p99|top-5|calibration error|flips|peak memory|parity"
@@ -186,8 +220,11 @@ def _with_interval(share: float | None, interval: Sequence[float] | None) -> str
     return percent(share) + (f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else "")
 
 
-def _parity(difference: float | None) -> str:
-    return "not a number" if difference is None else f"{difference:.2g}"
+def _parity(model: Mapping[str, Any]) -> str:
+    """By how much the logits of the golden samples differ from the source's, and what is the first to differ."""
+    difference, first = model["parity"]["logits_max_abs"], model["first_difference"]
+    text = "not a number" if difference is None else f"{difference:.2g}"
+    return text if first in ("none", "logits") else f"{text} ({first} differs)"
 
 
 def _gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
@@ -226,6 +263,21 @@ def _thumbnail(images: ImageSet, index: int) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _against_host(report: Report) -> Iterator[Element]:
+    """Whether the device answers each image as the host does, and the images where it does not."""
+    names = model_names(report)
+    for line in host_lines(report):
+        yield _paragraph(line)
+    rows = [
+        [names[model["id"]], one["id"], one["truth"] or "?", one["host"], one["device"], f"{one['gap']:.3g}",
+         "near tie" if near_tie(one, model["host"]) else "not explained by the kernels"]
+        for model in report["models"]
+        for one in (model["host"] or {"differ": []})["differ"][:50]
+    ]  # fmt: skip
+    if rows:
+        yield _table(["model", "image", "true", "host", "device", "logits apart", "why"], rows)
 
 
 def _confusion(report: Report) -> Iterator[Element]:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from ..deploy.bundle import Bundle
-from ..deploy.devices import Measured
 from ..deploy.environment import has_vnni
-from ..deploy.images import UNLABELLED, ImageSet
+from ..deploy.images import UNLABELLED
 from ..deploy.measure import lacking
 from ..deploy.measurement import Block, Measurement
 from ..deploy.parity import Parity
 from ..deploy.plan import Plan
+from ..deploy.result import Result
 from ..deploy.worker import INPUTS
 from .contract import Contract, Judgement, call, compare_accuracy, overall, reason
 from .display import model_names
+from .host import unexplained
 from .noise import Signal, signals
 from .scenarios import scenarios
 from .statistics import (
@@ -34,33 +35,24 @@ from .statistics import (
     wilson,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 
 
-def make_report(
-    chain: Sequence[Bundle], measured: Measured, test: ImageSet | None, candidates: Sequence[str], plan: Plan,
-    contract: Contract,
-) -> tuple[dict[str, Any], Judgement]:  # fmt: skip
-    """The document of schema 2 and the verdict.
-
-    Args:
-        chain: the models, the baseline first.
-        candidates: ids of those that are held to the contract.
-    """
-    measurements = measured.measurements
-    targets = test.targets if test is not None else np.empty(0, np.int64)
-    labels = chain[0].manifest.labels
+def make_report(result: Result, contract: Contract) -> tuple[dict[str, Any], Judgement]:
+    """The document of schema 3 and the verdict."""
+    measurements, targets, plan = result.measurements, result.targets, result.plan
+    labels = result.bundles[0].manifest.labels
     models = [
-        _describe(bundle, one, targets, plan, contract.confidence)
-        for bundle, one in zip(chain, measurements, strict=True)
+        _describe(result, bundle, one, contract.confidence)
+        for bundle, one in zip(result.bundles, measurements, strict=True)
     ]
     names = model_names({"models": models}).values()
-    threads = plan.threads or measured.environment["cores_allowed"]
-    noise = signals(measured.environment, dict(zip(names, measurements, strict=True)), threads)
+    threads = plan.threads or result.environment["cores_allowed"]
+    noise = signals(result.environment, dict(zip(names, measurements, strict=True)), threads)
     judgements = []
     for model, measurement in zip(models[1:], measurements[1:], strict=True):
         model |= _compare(measurements, measurement, targets, labels, contract.confidence)
-        if model["id"] in candidates:
+        if model["id"] in result.candidates:
             if model["speedup"]["high"] < 1:
                 model["warnings"].append(
                     f"slower than the baseline here: {model['speedup']['ratio']:.2f} times as fast"
@@ -75,15 +67,16 @@ def make_report(
         "schema": SCHEMA,
         "verdict": verdict.outcome,
         "reason": reason(judgements),
+        "exit_code": verdict.exit_code,
         "contract": asdict(contract),
         "noise": [signal._asdict() for signal in noise],
-        "device": measured.environment,
+        "device": {"name": result.device, **result.environment},
         "plan": plan.to_json(),
         "baseline": models[0]["id"],
         "images": len(targets),
         "labels": list(labels),
         "targets": targets.tolist(),
-        "ids": list(test.ids) if test is not None else [],
+        "ids": list(result.ids),
         "models": models,
     }
     return report, verdict
@@ -133,11 +126,9 @@ def _alone(model: Mapping[str, Any], contract: Contract) -> Judgement:
     )
 
 
-def _describe(
-    bundle: Bundle, measurement: Measurement, targets: np.ndarray, plan: Plan, confidence: float
-) -> dict[str, Any]:
+def _describe(result: Result, bundle: Bundle, measurement: Measurement, confidence: float) -> dict[str, Any]:
     """One model's entry in the report, without what compares it with the baseline."""
-    manifest, predictions = bundle.manifest, measurement.predictions
+    manifest, predictions, targets = bundle.manifest, measurement.predictions, result.targets
     top1, top5 = _accuracy(measurement, targets, confidence)
     time = typical_time(block_times(measurement.blocks), confidence)
     calls = np.asarray([value for block in measurement.blocks for value in block.call_ms])
@@ -172,8 +163,10 @@ def _describe(
         "peak_rss_bytes": measurement.peak_rss_bytes,
         "parity": {
             key: value if math.isfinite(value := measurement.parity[key]) else None
-            for key in ("tensor_max_abs", "logits_max_abs", "top1_agreement")
+            for key in ("checksums_agreement", "tensor_max_abs", "logits_max_abs", "top1_agreement")
         },
+        "first_difference": Parity(**measurement.parity).first_difference,
+        "host": result.host.get(bundle.id),
         "session": dict(measurement.session),
         "lineage": [*map(dict, manifest.lineage)],
         "predictions": list(predictions.classes) if predictions else None,
@@ -184,7 +177,7 @@ def _describe(
             for block in measurement.blocks
         ],
         **scenarios(measurement, confidence),
-        "warnings": _warnings(bundle, measurement, plan),
+        "warnings": _warnings(result, bundle, measurement),
     }  # fmt: skip
 
 
@@ -244,26 +237,35 @@ def _outliers(measurement: Measurement, calls: np.ndarray) -> dict[str, Any]:
     return {"count": int(beyond.sum()), "share": float(beyond.mean()), "rounds": np.unique(rounds[beyond]).tolist()}
 
 
-def _warnings(bundle: Bundle, measurement: Measurement, plan: Plan) -> list[str]:
+def _warnings(result: Result, bundle: Bundle, measurement: Measurement) -> list[str]:
     found = []
     parity = Parity(**measurement.parity)
     if not math.isfinite(parity.logits_max_abs):
         found.append("its answers on the golden samples are not numbers")
     elif bundle.manifest.precision == "fp32" and not parity.exact:
         found.append(f"not the same model as its source here: logits differ by up to {parity.logits_max_abs:.3g}")
-    if not parity.same_input:
+    if parity.first_difference == "decoder":
         found.append(
-            f"preprocessing here differs from the source's by up to {parity.tensor_max_abs:.3g}: "
-            "another decoder or Pillow"
+            f"the decoder here gives other pixels than the source's for {1 - parity.checksums_agreement:.0%} of the "
+            f"golden samples, and the network's input differs by up to {parity.tensor_max_abs:.3g}: another libjpeg"
         )
-    if bundle.manifest.requires.get("isa") == "vnni" and not has_vnni():
+    elif parity.first_difference == "preprocessing":
+        found.append(
+            f"preprocessing here differs from the source's by up to {parity.tensor_max_abs:.3g}, from the same pixels: "
+            "another Pillow"
+        )
+    if bundle.manifest.requires.get("isa") == "vnni" and not has_vnni(result.environment["isa"]):
         found.append("quantized for x86 with VNNI, which this CPU lacks: sums may saturate (--target x86-avx2)")
     if measurement.differed:
         found.append(
             f"{measurement.differed} of {measurement.checked} answers of the timed calls are not those that its "
             "accuracy was counted on"
         )
-    return found + _shortcomings(measurement, plan)
+    if (host := result.host.get(bundle.id)) is not None and (beyond := unexplained(host)):
+        found.append(
+            f"{beyond} of its answers differ from the host's by more than the kernels' difference on the golden samples"
+        )
+    return found + _shortcomings(measurement, result.plan)
 
 
 def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
@@ -272,9 +274,11 @@ def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
     inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
     if inputs < INPUTS:
         found.append(f"timed on {inputs} different images, {INPUTS} are the rule (pass --images)")
+    processes = sorted({block.process for block in measurement.blocks})
+    if len(processes) < plan.processes:
+        found.append(f"the run was cut short: {len(processes)} of {plan.processes} processes were measured")
     if unsettled := sum(not warm_up.settled for warm_up in measurement.warm_ups):
         found.append(f"its times had not settled when the warm-up ended in {unsettled} of {plan.processes} processes")
-    processes = sorted({block.process for block in measurement.blocks})
     missed = dict.fromkeys(
         reason
         for process in processes

@@ -8,8 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from .display import (
+    DEVICE_COLUMNS,
     against_lines,
+    agreement_lines,
+    device_rows,
     drop_text,
+    host_lines,
     megabytes,
     milliseconds,
     model_name,
@@ -45,7 +49,7 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
             "baseline" if baseline else f"{_stacked(speedup_text(model['speedup']))}\n{model['outcome']}",
         )
     yield table
-    for line in (*speedups(report), *scenario_lines(report), *against_lines(report)):
+    for line in (*speedups(report), *scenario_lines(report), *against_lines(report), *host_lines(report)):
         yield escape(line)
     for line in noise_lines(report):
         yield f"[yellow]{escape(line)}[/]"
@@ -53,6 +57,21 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
         for warning in model["warnings"]:
             yield f"[yellow]warning[/] {escape(names[model['id']])}: {escape(warning)}"
     yield _verdict(report)
+
+
+def devices_table(document: Mapping[str, Any]) -> Iterator[Any]:
+    """The models on several devices, whether these agree, and the worst verdict last."""
+    table = Table(box=SIMPLE_HEAD)
+    for column in DEVICE_COLUMNS:
+        table.add_column(column, overflow="fold")
+    for row in device_rows(document):
+        table.add_row(*(escape(cell) for cell in row[:3]), *(_stacked(cell) for cell in row[3:]))
+    yield table
+    for line in agreement_lines(document):
+        yield escape(line)
+    for line in noise_lines(document):
+        yield f"[yellow]{escape(line)}[/]"
+    yield _verdict(document)
 
 
 def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
@@ -87,18 +106,39 @@ def doctor_table(found: Mapping[str, Any]) -> Iterator[Any]:
             f"through the agent {overhead['through_agent_ns'] / 1e3:.2f} µs",
         }
     )
-    table = Table()
-    for column in ("package", "version", "for", "install"):
-        table.add_column(column)
-    for package in found["packages"]:
-        missing = package.version is None
-        version = "[yellow]missing[/]" if missing else package.version
-        table.add_row(package.name, version, package.purpose, escape(package.install) if missing else "")
-    yield table
+    yield _packages(found["packages"])
     yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
     advised, allowed = found["threads_advised"], found["machine"]["cores_allowed"]
     if advised < allowed:
         yield f"[yellow]other processes keep cores busy[/]: validate --threads {advised}, or wait until they are done"
+
+
+def board_table(found: Mapping[str, Any]) -> Iterator[Any]:
+    """A board: the machine and its state as far as it can say, the packages, what is amiss."""
+    facts = found["python"]
+    own = {
+        "python": f"{'.'.join(map(str, facts['python']))} {facts['executable']}",
+        "cache": f"{facts['cache']}, {megabytes(facts['cache_bytes'])} used, {megabytes(facts['free_bytes'])} free",
+        "rsync": "there" if facts["rsync"] else "not there: files go by sftp",
+    }
+    machine = found.get("machine", {"machine": facts["machine"], "system": facts["system"]})
+    yield from facts_table({**machine, **own, **({"state": found["state"]} if "state" in found else {})})
+    yield _packages(found["packages"])
+    for remark in found["remarks"]:
+        yield f"[yellow]{escape(remark)}[/]"
+    if "target" in found:
+        yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
+
+
+def _packages(packages: Sequence[Any]) -> Table:
+    table = Table()
+    for column in ("package", "version", "for", "install"):
+        table.add_column(column)
+    for package in packages:
+        missing = package.version is None
+        version = "[yellow]missing[/]" if missing else package.version
+        table.add_row(package.name, version, package.purpose, escape(package.install) if missing else "")
+    return table
 
 
 def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:

@@ -1,9 +1,10 @@
 """What each target needs of a quantized graph, so that it runs it fast and right."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..deploy.environment import has_vnni
+from ..deploy.environment import cpu_isa, has_vnni
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ TARGETS: dict[str, Target] = {
 
 def this_machine() -> str:
     """The target that this machine is."""
-    if platform.machine().lower() in ("aarch64", "arm64"):
+    return target_for(platform.machine(), cpu_isa())
+
+
+def target_for(machine: str, isa: Sequence[str]) -> str:
+    """The target that a machine of this kind, with these extensions, is."""
+    if machine.lower() in ("aarch64", "arm64"):
         return "arm"
-    return "x86" if has_vnni() else "x86-avx2"
+    return "x86" if has_vnni(isa) else "x86-avx2"

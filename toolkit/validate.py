@@ -1,18 +1,26 @@
 """Validation: measure the original and the optimised models together on a device, compare, and give a verdict."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from ..deploy.agent import Measured
 from ..deploy.bundle import Bundle
-from ..deploy.devices import open_device
-from ..deploy.errors import BundleError
+from ..deploy.devices import Device, open_device
+from ..deploy.errors import BundleError, DeviceError, EdgeKitError, LostDeviceError
 from ..deploy.images import ImageSet
+from ..deploy.measure import Progress
 from ..deploy.plan import Plan
+from ..deploy.result import Result, ids_and_targets
 from .comparison import counterpart, hold_against
-from .console import progress_bar, say
-from .contract import Contract, Judgement
+from .console import progress_bars, say
+from .contract import Contract
 from .datasets import part_of
+from .files import device_slug, write_result
+from .host import compare_with_host
+from .joined import join_reports
 from .results import make_report
 from .workspace import RUNS, find
 
@@ -22,14 +30,17 @@ class Validation:
     """What validate found.
 
     Attributes:
-        report: the document of schema 2 (documented in the README).
-        judgement: the verdict and its exit code.
+        report: the document of schema 3 (documented in the README); of several devices, that of joined.join_reports.
         images: the test images, for the report's pictures; None when there are none.
     """
 
     report: dict[str, Any]
-    judgement: Judgement
     images: ImageSet | None
+
+    @property
+    def exit_code(self) -> int:
+        """0; 3 where the contract is not met, 4 where it is not proved, 1 where a device gave no report."""
+        return self.report["exit_code"]
 
 
 def validate(
@@ -41,28 +52,37 @@ def validate(
     limit: int | None = None,
     contract: Contract | None = None,
     plan: Plan | None = None,
-    device: str = "local",
+    devices: Sequence[str] = ("local",),
     skip_corrupt: bool = False,
     across_hardware: bool = False,
+    keep: Path | None = None,
 ) -> Validation:
-    """Compare optimised models with their original, measured together on one device.
+    """Compare optimised models with their original, measured together on a device, or on each of several.
 
     Args:
-        bundles: the candidates; the models that they were made from are measured too, as far as they are found.
+        bundles: the candidates; the models that they were made from are measured too, as far as they are found and the
+            device can run them.
         baseline: what they are compared with, alone; None is the source model in torch, or the fp32 ONNX without torch.
         stored: an earlier report (see comparison.read_report) whose models the candidates are held against instead.
         images: test images from elsewhere than the bundle's own test part.
         limit: take this many of them, drawn by class.
         contract: what they are held to.
+        devices: "local", or addresses (see deploy.devices.open_device); several measure at the same time.
         across_hardware: `stored` may be of another machine.
+        keep: folder for what was measured so far, should a device go away.
 
     Raises:
         BundleError: the candidates do not belong together.
-        EdgeKitError: a model cannot be run, or `stored` cannot be compared with.
+        EdgeKitError: a model cannot be run, or `stored` cannot be compared with; of several devices, on all of them.
+        LostDeviceError: the device went away.
     """
     contract, plan = contract or Contract(), plan or Plan()
-    chain = _with_ancestors(bundles, baseline)
+    candidates = [bundle.id for bundle in bundles]
     if stored is not None:
+        if len(devices) > 1:
+            raise EdgeKitError(
+                "an earlier report is of one device", fix="pass one --device with --baseline report.json"
+            )
         for bundle in bundles:  # before minutes are spent on measuring
             own = bundle.manifest
             counterpart(stored, {"id": bundle.id, "name": own.name, "format": own.format, "precision": own.precision})
@@ -71,21 +91,104 @@ def validate(
         test = test.stratified(limit, seed=0)
     if test is None:
         say("no test images are known: accuracy is not measured (pass --images)")
-    with progress_bar("validate") as show:
-        measured = open_device(device).measure(chain, plan, test, show)
-    report, judgement = make_report(chain, measured, test, [bundle.id for bundle in bundles], plan, contract)
+
+    def on(device: str, show: Progress) -> Result:
+        with open_device(device) as opened:
+            chain = _with_ancestors(bundles, baseline, opened)
+            folder = keep if len(devices) == 1 or keep is None else keep / device_slug(device)
+            return _measure(opened, chain, candidates, plan, test, show, folder)
+
+    with progress_bars([f"validate on {device}" for device in devices]) as shows:
+        if len(devices) == 1:
+            results, failed = [on(devices[0], shows[0])], []
+        else:
+            results, failed = _side_by_side(devices, shows, on)
+        results = [_with_host(result, test, show) for result, show in zip(results, shows, strict=False)]
+    reports = [make_report(result, contract)[0] for result in results]
+    if len(devices) > 1:
+        return Validation(join_reports(reports, failed), test)
+    report = reports[0]
     if stored is not None:
-        report, judgement = hold_against(
-            stored, report, [bundle.id for bundle in bundles], contract, across_hardware=across_hardware
-        )
-    return Validation(report, judgement, test)
+        report, _ = hold_against(stored, report, candidates, contract, across_hardware=across_hardware)
+    return Validation(report, test)
 
 
-def _with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None) -> list[Bundle]:
-    """[baseline, the models between where no baseline was named, candidates], each once."""
+def _side_by_side(
+    devices: Sequence[str], shows: Sequence[Progress], on: Callable[[str, Progress], Result]
+) -> tuple[list[Result], list[dict[str, str]]]:
+    """Measure on all devices at once; what failed is told apart.
+
+    Raises:
+        EdgeKitError: it failed on all of them.
+    """
+    outcomes: dict[str, Result | BaseException] = {}
+
+    def run(device: str, show: Progress) -> None:
+        try:
+            outcomes[device] = on(device, show)
+        except BaseException as error:  # raised again below
+            outcomes[device] = error
+
+    # daemons, so that Ctrl-C ends this process at once; that ends the connections, and these what runs on the boards
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in zip(devices, shows, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results, failed, errors = [], [], []
+    for device in devices:
+        outcome = outcomes[device]
+        if isinstance(outcome, Result):
+            results.append(outcome)
+            continue
+        errors.append(outcome)
+        if not isinstance(outcome, EdgeKitError):
+            raise outcome
+        failed.append({"device": device, "error": str(outcome), "fix": outcome.fix})
+    if not results:
+        raise errors[0]
+    return results, failed
+
+
+def _measure(
+    device: Device, chain: Sequence[Bundle], candidates: Sequence[str], plan: Plan, test: ImageSet | None,
+    progress: Progress, keep: Path | None,
+) -> Result:  # fmt: skip
+    """Everything that the report is made from; what there is of it is kept when the device goes away."""
+
+    def result(measured: Measured) -> Result:
+        ids, targets = ids_and_targets(test)
+        return Result(device.name, chain, candidates, plan, ids, targets, *measured)
+
+    try:
+        return result(device.measure(chain, plan, test, progress))
+    except LostDeviceError as lost:
+        if keep is not None and lost.measured is not None:
+            path = write_result(result(Measured.from_json(lost.measured)), keep)
+            say(f"kept what was measured until then: edgekit report {path}")
+        raise
+
+
+def _with_host(result: Result, test: ImageSet | None, progress: Progress) -> Result:
+    """A result with this machine's own answers, where another one was measured."""
+    if result.device == "local" or test is None:
+        return result
+    return replace(result, host=compare_with_host(result.bundles, result.measurements, test, progress))
+
+
+def _with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, device: Device) -> list[Bundle]:
+    """[baseline, the models between where no baseline was named, candidates], each once; all of them run there."""
     labels = {bundle.manifest.labels for bundle in (*bundles, *([baseline] if baseline else []))}
     if len(labels) != 1:
         raise BundleError("the bundles have different labels", fix="validate models of the same classes together")
+    formats = device.formats()
+    for bundle in (*bundles, *([baseline] if baseline else [])):
+        if bundle.manifest.format not in formats:
+            raise DeviceError(
+                f"{bundle.path} is {bundle.manifest.format}, which {device.name} cannot run: it runs "
+                f"{', '.join(sorted(formats - {'null', 'slowed'})) or 'nothing'}",
+                fix="validate its ONNX export, or edgekit doctor says what installs a runtime",
+            )
     if baseline is not None:
         return list({bundle.id: bundle for bundle in (baseline, *bundles)}.values())
     found = []
@@ -94,14 +197,8 @@ def _with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None) -> list[
             ancestor = find(entry["id"], bundle.path.parent, RUNS)
             if ancestor is None:
                 say(f"{entry['name']} ({entry['format']} {entry['precision']}) is not here: not compared")
-            elif not _runs_here(ancestor):
-                say(f"{ancestor.path} needs a runtime that is not installed here: not compared")
+            elif ancestor.manifest.format not in formats:
+                say(f"{ancestor.path} needs a runtime that {device.name} does not have: not compared")
             else:
                 found.append(ancestor)
     return list({bundle.id: bundle for bundle in (*found, *bundles)}.values())
-
-
-def _runs_here(bundle: Bundle) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("onnxruntime" if bundle.manifest.format == "onnx" else "torch") is not None

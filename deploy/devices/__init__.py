@@ -1,45 +1,59 @@
 """Devices: where models are measured. One kind a file."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
+from ..agent import Measured
 from ..bundle import Bundle
 from ..errors import DeviceError
 from ..images import ImageSet
 from ..measure import Progress
-from ..measurement import Measurement
 from ..plan import Plan
 from ..registry import choose, resolve
 
 
-class Measured(NamedTuple):
-    """What a device reports: itself, and one measurement a bundle, in their order."""
-
-    environment: dict[str, Any]
-    measurements: list[Measurement]
-
-
 class Device(Protocol):
-    """A machine that can run the agent."""
+    """A machine that can run the agent; connected to while its `with` block lasts.
+
+    Attributes:
+        name: as the person wrote it.
+    """
+
+    name: str
+
+    def __enter__(self) -> "Device": ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def formats(self) -> set[str]:
+        """The bundle formats that can run there.
+
+        Raises:
+            DeviceError: the device cannot run anything; the message says what it lacks.
+        """
+        ...
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Measure the bundles together there.
 
         Raises:
             EdgeKitError: a model cannot be run there, or the device did not answer.
+            LostDeviceError: the device went away; the error has what was measured so far.
         """
         ...
 
 
+# what a device's name begins with, up to "://" -> what opens it, taking the name
 DEVICES: dict[str, str] = {
     "local": ".local:LocalDevice",
+    "ssh": ".ssh.board:Board",
 }
 
 
 def open_device(name: str) -> Device:
-    """The device called `name`.
+    """The device called `name`: "local", or an address such as "ssh://user@host".
 
     Raises:
-        DeviceError: no such kind of device.
+        DeviceError: no such kind of device, or not an address of that kind.
     """
-    return resolve(choose(DEVICES, name, "device", DeviceError), __name__)()
+    return resolve(choose(DEVICES, name.partition("://")[0], "device", DeviceError), __name__)(name)

@@ -81,7 +81,7 @@ def test_a_linked_folder_is_refused(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(lambda m: m.update(schema=2), "schema 2"), (lambda m: m.pop("schema"), "not an EdgeKit manifest"),
+    [(lambda m: m.update(schema=1), "schema 1"), (lambda m: m.pop("schema"), "not an EdgeKit manifest"),
      (lambda m: m.update(surprise=1), "surprise"), (lambda m: m.pop("labels"), "not an EdgeKit manifest"),
      (lambda m: m["files"].pop("model.onnx"), "no model"), (lambda m: m["input"].update(depth=1), "not an EdgeKit")],
 )  # fmt: skip
@@ -92,7 +92,7 @@ def test_foreign_manifests_are_refused(copy: Path, change: Callable[[dict], obje
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{", '"x"', '{"schema": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '"x"', '{"schema": 2}'])
 def test_what_is_no_manifest_is_refused(copy: Path, text: str) -> None:
     """Any JSON, and what is none."""
     (copy / "manifest.json").write_text(text)

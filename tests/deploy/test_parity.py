@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle, Golden
 from edgekit.deploy.parity import compare, replay
+from edgekit.deploy.preprocess import decode
 from edgekit.deploy.session import open_session
 
 
 @pytest.fixture
 def golden() -> Golden:
     """Logits of a made-up model."""
-    return Golden(
-        [], np.zeros((8, 1, 2, 2), np.float32), np.random.default_rng(0).normal(0, 5, (8, 4)).astype(np.float32)
-    )
+    logits = np.random.default_rng(0).normal(0, 5, (8, 4)).astype(np.float32)
+    return Golden([], np.zeros((8, 1, 2, 2), np.float32), logits, np.zeros(8, np.uint32))
 
 
 def test_rounding_is_the_same_model(golden: Golden) -> None:
@@ -37,7 +37,8 @@ def test_another_model_is_not(golden: Golden, wrong: str) -> None:
 
 def test_a_tie_has_no_class_to_keep() -> None:
     """Two logits that are equal up to rounding may change places."""
-    golden = Golden([], np.zeros((1, 1, 1, 1), np.float32), np.array([[1.0, 1.0 + 1e-6]], np.float32))
+    logits = np.array([[1.0, 1.0 + 1e-6]], np.float32)
+    golden = Golden([], np.zeros((1, 1, 1, 1), np.float32), logits, np.zeros(1, np.uint32))
     assert compare(golden, golden.logits[:, ::-1]).exact
 
 
@@ -51,3 +52,18 @@ def test_another_preprocessing_is_told_from_another_model(fp32: Bundle) -> None:
     parity = replay(changed, session.run)
     assert not parity.same_input
     assert parity.exact
+    assert parity.first_difference == "preprocessing"
+
+
+def test_another_decoder_is_told_from_another_preprocessing(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that is off by one is named, though all after it differs too; the source's own differs in nothing."""
+    run = open_session(fp32).run
+    assert replay(fp32, run).first_difference == "none"
+    monkeypatch.setattr(
+        "edgekit.deploy.parity.decode", lambda file: decode(file).point(lambda value: min(value + 1, 255))
+    )
+    found = replay(fp32, run)
+    assert found.checksums_agreement == 0.0
+    assert not found.same_input
+    assert found.first_difference == "decoder"
+    assert compare(fp32.golden(), run(fp32.golden().tensors) + 1).first_difference == "logits"

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.devices import Measured
 from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measurement import Block, Measurement, Predictions, WarmUp
 from edgekit.deploy.plan import Plan
+from edgekit.deploy.result import Result
 from edgekit.toolkit.contract import Contract, Judgement
 from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.results import make_report
@@ -19,8 +19,8 @@ STATE = {
     "swap_used_bytes": 0, "power": "unavailable",
 }  # fmt: skip
 ENVIRONMENT = {
-    "machine": "x86_64", "cpu": "a <b>CPU</b> & more", "cores_allowed": 2, "cores_got": 2.0, "before": STATE,
-    "after": {**STATE, "temperature_c": 51.5}, "versions": {"numpy": "2"},
+    "machine": "x86_64", "cpu": "a <b>CPU</b> & more", "isa": ["avx2"], "cores_allowed": 2, "cores_got": 2.0,
+    "before": STATE, "after": {**STATE, "temperature_c": 51.5}, "versions": {"numpy": "2"},
 }  # fmt: skip
 
 
@@ -36,11 +36,18 @@ def measurement(
         ns = tuple(int(factor * value) for value in generator.normal(1, spread, 80))
         blocks.append(Block(number, number // 10, number * 0.2, 1, ns, 0))
     predictions = Predictions(tuple(classes.tolist()), (0.9,) * len(classes), (True,) * len(classes))
-    parity = {"tensor_max_abs": 0.0, "logits_max_abs": 0.1, "top1_agreement": 1.0, "scale": 10.0}
+    parity = {
+        "checksums_agreement": 1.0,
+        "tensor_max_abs": 0.0,
+        "logits_max_abs": 0.1,
+        "top1_agreement": 1.0,
+        "scale": 10.0,
+    }
     return Measurement(
         bundle=bundle.id, session={"runtime": "made up"}, file_ms=(0.5,) * 3, load_ms=(1.0,) * 3, first_ms=(2.0,) * 3,
         preprocess_ns=(1000,) * 192, postprocess_ns=(500,) * 192, warm_ups=(WarmUp(500.0, 100, True),) * 3,
-        blocks=tuple(blocks), checked=30, differed=0, peak_rss_bytes=1 << 26, parity=parity, predictions=predictions,
+        blocks=tuple(blocks), checked=30, differed=0, peak_rss_bytes=1 << 26, parity=parity, golden_logits=[],
+        predictions=predictions,
     )  # fmt: skip
 
 
@@ -61,15 +68,19 @@ def judged(fp32: Bundle, int8: Bundle) -> Callable[..., Judged]:
     def run(
         first: float = 2.0, second: float = 1.0, lost: int = 0,
         change: Callable[[list[Measurement]], list[Measurement]] | None = None,
-        environment: dict[str, Any] | None = None, threads: int = 1, **contract: float | None,
+        environment: dict[str, Any] | None = None, threads: int = 1, host: dict[str, Any] | None = None,
+        **contract: float | None,
     ) -> Judged:  # fmt: skip
         answers = test.targets.copy()
         answers[:lost] = (answers[:lost] + 1) % 10
         measured = [measurement(fp32, first, test.targets), measurement(int8, second, answers)]
         measured = change(measured) if change else measured
-        place = Measured({**ENVIRONMENT, **(environment or {})}, measured)
-        plan = Plan(processes=3, threads=threads)
-        report, judgement = make_report([fp32, int8], place, test, [int8.id], plan, Contract(**contract))
+        result = Result(
+            device="local", bundles=[fp32, int8], candidates=[int8.id], plan=Plan(processes=3, threads=threads),
+            ids=test.ids, targets=test.targets, environment={**ENVIRONMENT, **(environment or {})},
+            measurements=measured, host=host or {},
+        )  # fmt: skip
+        report, judgement = make_report(result, Contract(**contract))
         return Judged(report, judgement, test)
 
     return run

@@ -31,12 +31,12 @@ def written(judged: Callable[..., Any], tmp_path: Path) -> Callable[..., dict]:
 def test_a_change_is_found_through_the_shared_baseline(written: Callable[..., dict]) -> None:
     """A machine that is half as fast today, under a model that became 10 % slower: 10 % is what is said."""
     before, after = written("a", first=2.0, second=1.0), written("b", first=4.0, second=2.2)
-    comparison, verdict = compare_reports([before, after], Contract(min_speedup=0.95))
+    comparison = compare_reports([before, after], Contract(min_speedup=0.95))
     (row,) = comparison["rows"]
     assert row["against"]["speedup"]["ratio"] == pytest.approx(1 / 1.1, rel=0.02)
     assert row["against"]["outcome"] == "slower"
     assert "same baseline" in row["against"]["how"]
-    assert (verdict.outcome, verdict.exit_code) == ("fail", 3)
+    assert (comparison["verdict"], comparison["exit_code"]) == ("fail", 3)
     assert before["source"] in comparison["reason"]
     failure = ElementTree.fromstring(junit(comparison)).find(".//failure")
     assert failure is not None
@@ -48,12 +48,12 @@ def test_without_a_shared_baseline_the_times_are_compared(written: Callable[...,
     """And it is said that the machine's state is part of that."""
     before, after = written("a", second=1.0), written("b", second=1.0)
     after["models"][0] = {**after["models"][0], "id": "another"}
-    comparison, verdict = compare_reports([before, after], Contract())
+    comparison = compare_reports([before, after], Contract())
     against = comparison["rows"][0]["against"]
     assert "state of the day" in against["how"]
     assert against["speedup"]["ratio"] == pytest.approx(1.0, rel=0.02)
     assert against["outcome"] == "no difference"
-    assert verdict.exit_code == 0
+    assert comparison["exit_code"] == 0
 
 
 def test_other_hardware_is_refused_unless_it_is_meant(written: Callable[..., dict]) -> None:
@@ -62,17 +62,17 @@ def test_other_hardware_is_refused_unless_it_is_meant(written: Callable[..., dic
     with pytest.raises(EdgeKitError, match=r"different machines.*'two'") as caught:
         compare_reports([first, second], Contract())
     assert "--across-hardware" in caught.value.fix
-    assert len(compare_reports([first, second], Contract(), across_hardware=True)[0]["rows"]) == 1
+    assert len(compare_reports([first, second], Contract(), across_hardware=True)["rows"]) == 1
 
 
 def test_accuracy_is_paired_on_the_same_images_only(written: Callable[..., dict]) -> None:
     """On others the interval is that of two independent counts, and wider."""
     before, after = written("a", lost=0), written("b", lost=9)
-    paired = compare_reports([before, after], Contract())[0]["rows"][0]["against"]
+    paired = compare_reports([before, after], Contract())["rows"][0]["against"]
     assert paired["paired"]
     assert paired["drop"]["points"] == pytest.approx(100 * 9 / 359)
     after["ids"] = [f"other-{name}" for name in after["ids"]]
-    unpaired = compare_reports([before, after], Contract())[0]["rows"][0]["against"]
+    unpaired = compare_reports([before, after], Contract())["rows"][0]["against"]
     assert not unpaired["paired"]
     assert unpaired["drop"]["points"] == pytest.approx(paired["drop"]["points"])
 
@@ -86,7 +86,7 @@ def test_a_noisy_earlier_run_is_said_too(written: Callable[..., dict]) -> None:
 
         return [replace(one, blocks=tuple(map(slower, one.blocks))) for one in measured]
 
-    comparison, _ = compare_reports([written("a", change=drifts), written("b")], Contract(min_speedup=0.9))
+    comparison = compare_reports([written("a", change=drifts), written("b")], Contract(min_speedup=0.9))
     assert "trend" in {signal["name"] for signal in comparison["noise"]}
     assert "noisy" in comparison["reason"] or "noisy" in str(comparison["rows"][0]["judgements"])
 
@@ -103,8 +103,8 @@ def test_a_report_of_another_model_is_no_baseline(written: Callable[..., dict]) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[]", "null", '{"schema": 1}', '{"schema": 3}', '{"schema": 2}', '{"schema": 2, "models": [{}]}',
-     '{"schema": 2, "models": 3}'],
+    ["", "{}", "[]", "null", '{"schema": 2}', '{"schema": 4}', '{"schema": 3}', '{"schema": 3, "models": [{}]}',
+     '{"schema": 3, "models": 3}', '{"result": 1}', '{"result": 2}', '{"result": 1, "bundles": [{}]}'],
 )  # fmt: skip
 def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     """The file is named."""

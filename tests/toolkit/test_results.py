@@ -17,7 +17,7 @@ PROMISED = {"id", "bundle", "format", "precision", "size_bytes", "parameters", "
             "flips", "flips_by_class", "calibration_error", "latency_ms", "latency_upper_ms", "time_ms", "samples",
             "calls_per_sample", "outliers", "speedup", "file_ms", "load_ms", "first_ms", "warm_up_ms", "preprocess_ms",
             "postprocess_ms", "peak_rss_bytes", "parity", "blocks", "offline", "frames", "sustained",
-            "warnings"}  # fmt: skip
+            "warnings", "host", "first_difference"}  # fmt: skip
 
 Judge = Callable[..., Any]
 Change = Callable[[Measurement], Measurement]
@@ -37,7 +37,7 @@ def test_report_has_what_the_schema_promises(judged: Judge) -> None:
     """And is plain JSON."""
     report, _, _ = judged(lost=2)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["schema"] == 2
+    assert report["schema"] == 3
     for model in report["models"]:
         assert model.keys() >= PROMISED
     base, candidate = report["models"]

@@ -51,7 +51,7 @@ def test_a_damaged_neighbour_is_in_nobodys_way(int8: Bundle, fp32: Bundle, tmp_p
 def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path: Path) -> None:
     """The gate of a change: the same model against what was measured before it, on the same images."""
     before = validate([int8], limit=100, plan=QUICK)
-    path = write_reports(before, tmp_path / "before")[0]
+    path = write_reports(before.report, before.images, tmp_path / "before")[0]
     stored = read_report(path)
     now = validate([int8], stored=stored, limit=100, plan=QUICK, contract=Contract(max_drop=5.0, min_speedup=0.05))
     candidate = now.report["models"][-1]
@@ -59,7 +59,7 @@ def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path:
     assert candidate["against"]["paired"]
     assert candidate["against"]["drop"]["points"] == 0
     assert [one["rule"] for one in candidate["judgements"]] == ["max_drop", "min_speedup"]
-    assert now.judgement.exit_code == 0, "a twentieth of its own speed is not too much to ask for"
+    assert now.exit_code == 0, "a twentieth of its own speed is not too much to ask for"
     assert str(path) in now.report["reason"]
     stored["models"] = [model for model in stored["models"] if model["id"] == fp32.id]
     with pytest.raises(EdgeKitError, match="has no lenet onnx int8"):

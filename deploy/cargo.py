@@ -1,0 +1,79 @@
+"""What travels to a device: EdgeKit's code, bundles and test images, each as one zip file that its hash names."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import agent
+from .bundle import MANIFEST, Bundle
+from .files import sha256
+from .images import ImageSet
+from .plan import Plan
+
+PACKAGE = Path(__file__).parent.parent
+
+# The earliest time that a zip file can hold: the same content makes the same file.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+# (name in the zip, file)
+Files = Iterator[tuple[str, Path]]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A zip file on its way: the hash of its content, its size in bytes, and whether it is code."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+def parcel(files: Files, folder: Path) -> Parcel:
+    """Put files into a zip file in `folder`, uncompressed: models and images hardly get smaller."""
+    path = folder / "new"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        add_files(archive, files)
+    digest = sha256(path)
+    return Parcel(path.rename(folder / digest), digest, (folder / digest).stat().st_size)
+
+
+def add_files(archive: zipfile.ZipFile, files: Files) -> None:
+    """Add files to a zip file, without their times and owners."""
+    for name, file in files:
+        archive.writestr(zipfile.ZipInfo(name, _EPOCH), file.read_bytes())
+
+
+def code(*parts: str) -> Files:
+    """EdgeKit's own code: the package's root, and these of its folders and modules."""
+    yield "edgekit/__init__.py", PACKAGE / "__init__.py"
+    for part in parts:
+        source = PACKAGE / part
+        for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
+            yield f"edgekit/{file.relative_to(PACKAGE).as_posix()}", file
+
+
+def bundle_files(bundle: Bundle, folder: str) -> Files:
+    """A bundle's files."""
+    for name in (MANIFEST, *sorted(bundle.manifest.files)):
+        yield f"{folder}/{name}", bundle.path / name
+
+
+def image_files(images: ImageSet, scratch: Path) -> Files:
+    """An image set's files, encoded as they are, by way of a scratch folder."""
+    with tempfile.TemporaryDirectory(dir=scratch) as saved:
+        images.save(Path(saved), with_files=True)
+        for file in sorted(Path(saved).iterdir()):
+            yield f"{agent.IMAGES}/{file.name}", file
+
+
+def job_text(bundles: Sequence[Bundle], plan: Plan) -> str:
+    """The text of job.json for bundles that travel with it."""
+    return json.dumps({"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plan.to_json()})
+
+
+def bundle_folder(bundle: Bundle) -> str:
+    """Where a bundle is in a job."""
+    return f"bundles/{bundle.id}"

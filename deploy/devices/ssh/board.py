@@ -1,0 +1,360 @@
+"""A board over SSH: what it needs is sent once and kept by its hash, the agent measures, its answer comes back."""
+
+import contextlib
+import getpass
+import json
+import shlex
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ... import cargo
+from ...agent import Measured, follow, heard
+from ...bundle import Bundle
+from ...cargo import Parcel
+from ...errors import DeviceError, LostDeviceError
+from ...images import ImageSet
+from ...measure import Progress, megabytes
+from ...plan import Plan
+from .connection import Address, CommandError, Connection, ended
+from .remote_agent import HEARTBEAT_S, PATIENCE_S, RECEIVED, RESULT
+
+OLDEST_PYTHON = (3, 10)
+# what the agent and its runtime import -> the package that brings it
+NEEDED = {"numpy": "numpy", "PIL": "pillow", "onnxruntime": "onnxruntime"}
+
+# A board may take long to import a runtime from a slow card.
+_PROBE_S = 90.0
+# An agent that says nothing for so long, though the line is alive, is stuck.
+_SILENCE_S = 60.0
+# After a cut: how long the board is tried, for the files to be sent on, or for the result.
+_RECONNECT_S = 30.0
+_TRIES = 3
+# A clock that is off by more is worth a word: certificates are refused, file times are wrong.
+_CLOCK_S = 86400.0
+
+_BOOTSTRAP = Path(__file__).parent / "bootstrap.py"
+# The Python that provision made, in either place where it may be; else the system's.
+_PYTHONS = (
+    '"${XDG_CACHE_HOME:-$HOME/.cache}/edgekit/venv/bin/python3"', '"${TMPDIR:-/tmp}/edgekit-$(id -u)/venv/bin/python3"',
+    "python3",
+)  # fmt: skip
+
+
+class Package(NamedTuple):
+    """A package on a board: its version, or why it cannot be imported; both None where it is not there."""
+
+    version: str | None
+    error: str | None
+
+
+class Probe(NamedTuple):
+    """What is on a board.
+
+    Attributes:
+        facts: its Python and room (see bootstrap.facts).
+        packages: import name -> what is there.
+        files: hash -> "whole", or how many bytes have arrived.
+        code: the folder of EdgeKit's own code, None where it was not asked for.
+        collected: a finished result, None where there is none.
+    """
+
+    facts: dict[str, Any]
+    packages: dict[str, Package]
+    files: dict[str, Any]
+    code: str | None
+    collected: str | None
+
+
+class Board:
+    """A board that is reached over SSH; connected to while its `with` block lasts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._address = Address.parse(name)
+        self._connection = Connection(self._address)
+        self._probe: Probe | None = None
+
+    def __enter__(self) -> "Board":
+        self._connection.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.__exit__(*error)
+
+    def formats(self) -> set[str]:
+        """Those that ONNX Runtime runs: no board is asked to hold torch.
+
+        Raises:
+            DeviceError: the board lacks Python, a package, or a place to write.
+        """
+        self._check()
+        return {"onnx", "null", "slowed"}
+
+    def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
+        """Send what is not there yet, and run the agent."""
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            code, *parcels = _parcels(bundles, images, Path(folder))
+            probe = self._deliver([code, *parcels], code.sha256, progress)
+        job = {"bundles": {one.id: cargo.bundle_folder(one) for one in bundles}, "plan": plan.to_json()}
+        request = {
+            "host": f"{getpass.getuser()}@{socket.gethostname()}, since {time.strftime('%H:%M')}",
+            "parcels": [parcel.sha256 for parcel in parcels],
+            "job": job,
+            "result": f"{RESULT}{socket.gethostname()}-{time.time_ns()}",
+        }
+        measured = self._attend(probe, request, progress)
+        measured.environment["device"] = self.name
+        return measured
+
+    def look(self) -> Probe:
+        """What is on the board; it is asked once.
+
+        Raises:
+            DeviceError: there is no Python, it is too old, or there is nowhere to write.
+        """
+        if self._probe is None:
+            self._probe = self.probe(packages=list(NEEDED))
+        return self._probe
+
+    def probe(
+        self,
+        land: Sequence[str] = (),
+        code: str | None = None,
+        collect: str | None = None,
+        packages: Sequence[str] = (),
+    ) -> Probe:
+        """Ask what is there, and let what has arrived find its place (see bootstrap.main).
+
+        Raises:
+            DeviceError: there is no Python, it is too old, or there is nowhere to write.
+        """
+        request = {"land": list(land), "code": code, "collect": collect, "import": list(packages)}
+        found: dict[str, Any] = {}
+        tried: dict[str, Package] = {}
+        for message in self._ask(request):
+            if "imported" in message:
+                tried[message["imported"]] = Package(message["version"], None)
+            elif "failed" in message:
+                tried[message["failed"]] = Package(None, None if message["missing"] else message["error"])
+            elif "importing" in message:  # it stays so where the import kills the interpreter
+                tried[message["importing"]] = Package(None, "importing it ends the interpreter")
+            else:
+                found |= message
+        facts = found.get("facts")
+        if facts is None:
+            raise DeviceError(f"{self.name} has no python3 that answers", fix="install Python 3.10 or newer there")
+        version = ".".join(map(str, facts["python"]))
+        if tuple(facts["python"]) < OLDEST_PYTHON:
+            raise DeviceError(
+                f"{self.name} has Python {version}; EdgeKit needs {'.'.join(map(str, OLDEST_PYTHON))} or newer",
+                fix="install one there, and name it in the address: --device ssh://host/usr/bin/python3.11",
+            )
+        if facts["cache"] is None:
+            raise DeviceError(
+                f"{self.name} has no folder that can be written", fix="make ~/.cache or /tmp writable there"
+            )
+        if "unwritable" in found:
+            raise DeviceError(f"{self.name} cannot write: {found['unwritable']}", fix="free some room there")
+        return Probe(facts, tried, found.get("files", {}), found.get("code"), found.get("collected"))
+
+    def clean(self) -> list[str]:
+        """Remove all that EdgeKit put on the board: the folders that are gone."""
+        return next((message["cleaned"] for message in self._ask({"clean": True}) if "cleaned" in message), [])
+
+    def describe(self) -> dict[str, Any]:
+        """The machine and its state, by the same code that measures there.
+
+        Raises:
+            DeviceError: the board lacks what that code needs.
+        """
+        self._check()
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            code = cargo.parcel(cargo.code("deploy"), Path(folder))
+            probe = self._deliver([code], code.sha256, _silent)
+        program = (
+            "import json; from edgekit.deploy.environment import describe, state; "
+            "print(json.dumps({'machine': describe(), 'state': state()}))"
+        )
+        for message in self._heard(f"{_python(probe)} -c {shlex.quote(program)}", "", _PROBE_S):
+            if "machine" in message:
+                return message
+        raise DeviceError(f"{self.name} did not describe itself", fix="run edgekit doctor --device again")
+
+    def run(self, command: str, timeout: float) -> list[str]:
+        """Run a shell command on the board; its output.
+
+        Raises:
+            DeviceError: it failed.
+        """
+        try:
+            return list(self._connection.run(command, "", timeout))
+        except CommandError as error:
+            raise DeviceError(f"{self.name}: {error}", fix="edgekit doctor --device says what is there") from error
+
+    def send(self, parcels: Sequence[Parcel], progress: Progress) -> Probe:
+        """Send files that are not there yet, by their hashes; they are in the board's cache then."""
+        return self._deliver(parcels, None, progress)
+
+    def _check(self) -> None:
+        """Raise DeviceError where the board cannot measure."""
+        for lack in lacks(self.look()):
+            raise DeviceError(
+                f"{self.name}: {lack}",
+                fix=f"edgekit provision --device {self.name} (or there: pip install {' '.join(NEEDED.values())})",
+            )
+
+    def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        program = f"{_BOOTSTRAP.read_text(encoding='utf-8')}\nmain({request!r})\n"
+        path = self._address.path
+        tries = " ".join([shlex.quote(path)] if path else _PYTHONS)
+        search = f'for p in {tries}; do command -v "$p" >/dev/null 2>&1 && exec "$p" -; done'
+        return self._heard(search, program, _PROBE_S)
+
+    def _heard(self, command: str, text: str, timeout: float) -> Iterator[dict[str, Any]]:
+        """The messages of a command; its own failure is no matter, since what is missing then is."""
+        with contextlib.suppress(CommandError):
+            for line in self._connection.run(command, text, timeout):
+                yield heard(line)
+
+    def _deliver(self, parcels: Sequence[Parcel], code: str | None, progress: Progress) -> Probe:
+        """See that every parcel is on the board, whole, and the code unpacked; a cut line is mended."""
+        wanted = [parcel.sha256 for parcel in parcels]
+        for attempt in range(_TRIES):
+            try:
+                probe = self.probe(land=wanted)
+                missing = [parcel for parcel in parcels if probe.files.get(parcel.sha256) != "whole"]
+                if missing:
+                    self._check_room(probe, missing, parcels)
+                    self._send(missing, probe, progress)
+                probe = self.probe(land=wanted, code=code)
+                if all(state == "whole" for state in probe.files.values()):
+                    return probe
+            except LostDeviceError:
+                if attempt + 1 == _TRIES:
+                    raise
+                progress("reconnecting", 0.0)
+                self._connection.reconnect(_RECONNECT_S)
+        raise DeviceError(
+            f"{self.name}: files arrive damaged, {_TRIES} times over", fix="check the board's memory card"
+        )
+
+    def _send(self, missing: Sequence[Parcel], probe: Probe, progress: Progress) -> None:
+        total, done = sum(parcel.size for parcel in missing), 0
+        for parcel in missing:
+
+            def part(share: float, done: int = done, size: int = parcel.size) -> None:
+                progress("sending", (done + share * size) / total)
+
+            part(0.0)
+            self._connection.put(
+                parcel.path, f"{probe.facts['cache']}/{parcel.sha256}.part", int(probe.files[parcel.sha256]),
+                rsync=probe.facts["rsync"], progress=part,
+            )  # fmt: skip
+            done += parcel.size
+
+    def _check_room(self, probe: Probe, missing: Sequence[Parcel], parcels: Sequence[Parcel]) -> None:
+        """What is sent, and all of it unpacked."""
+        needed = sum(parcel.size for parcel in (*missing, *parcels))
+        free = probe.facts["free_bytes"]
+        if free < needed:
+            raise DeviceError(
+                f"{self.name}: {megabytes(free)} are free in {probe.facts['cache']}, {megabytes(needed)} are needed",
+                fix=f"free some room there, or edgekit provision --device {self.name} --clean, or pass --limit",
+            )
+
+    def _attend(self, probe: Probe, request: dict[str, Any], progress: Progress) -> Measured:
+        """Start the agent and listen; after a cut the result is asked for once more."""
+        cache = probe.facts["cache"]
+        process = self._connection.start(
+            f"{_python(probe)} -u -m edgekit.deploy.devices.ssh.remote_agent {shlex.quote(cache)}"
+        )
+        with ended(process), _beating(process, request) as say:
+            try:
+                measured = follow(self._connection.lines(process, _SILENCE_S), progress)
+            except CommandError as error:
+                raise DeviceError(
+                    f"{self.name}: the agent ended: {error}", fix="edgekit doctor --device says more"
+                ) from error
+            except LostDeviceError as lost:
+                progress("reconnecting", 0.0)
+                return self._collect(request["result"], lost)
+            say(RECEIVED)
+            return measured
+
+    def _collect(self, name: str, lost: LostDeviceError) -> Measured:
+        """The result that the board kept, if it had one when the line was cut."""
+        try:
+            self._connection.reconnect(_RECONNECT_S)
+            collected = self.probe(collect=name).collected
+        except DeviceError:
+            raise lost from None
+        if collected is None:
+            raise lost
+        return follow([collected], _silent)
+
+
+def lacks(probe: Probe) -> list[str]:
+    """What a board needs before it can measure, a sentence each."""
+    found = []
+    for module, package in probe.packages.items():
+        if package.error is not None:
+            found.append(f"its {NEEDED[module]} does not work on this {probe.facts['machine']}: {package.error}")
+        elif package.version is None:
+            found.append(f"it has no {NEEDED[module]}")
+    return found
+
+
+def clock_remark(probe: Probe) -> str | None:
+    """What to know of a clock that is wrong; None of a right one."""
+    off = probe.facts["time"] - time.time()
+    if abs(off) <= _CLOCK_S:
+        return None
+    return f"its clock is off by {off / 86400:+.0f} days: it refuses certificates, so provision it with --offline"
+
+
+def _silent(what: str, share: float) -> None:
+    """A moment needs no bar."""
+
+
+def _parcels(bundles: Sequence[Bundle], images: ImageSet | None, folder: Path) -> Iterator[Parcel]:
+    """EdgeKit's code first, the bundles, the images."""
+    yield cargo.parcel(cargo.code("deploy"), folder)
+    for bundle in bundles:
+        yield cargo.parcel(cargo.bundle_files(bundle, cargo.bundle_folder(bundle)), folder)
+    if images is not None:
+        yield cargo.parcel(cargo.image_files(images, folder), folder)
+
+
+def _python(probe: Probe) -> str:
+    """The board's Python with EdgeKit's code, as a shell command."""
+    cache, code = shlex.quote(probe.facts["cache"]), shlex.quote(probe.code or "")
+    return f"cd {cache} && PYTHONPATH={code} exec {shlex.quote(probe.facts['executable'])}"
+
+
+@contextlib.contextmanager
+def _beating(process: Any, request: dict[str, Any]) -> Iterator[Callable[[str], None]]:
+    """Send the request, then say every few seconds that this side is there; yields a way to say something else."""
+    over, lock = threading.Event(), threading.Lock()
+
+    def say(line: str) -> None:
+        with lock, contextlib.suppress(OSError, ValueError):  # the line is dead, which the other direction tells
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_S):
+            say("")
+
+    say(json.dumps(request))
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield say
+    finally:
+        over.set()
+        thread.join(PATIENCE_S)

@@ -1,0 +1,151 @@
+"""The first words on a board: what is there, which files are whole, and cleaning up.
+
+This file is sent over standard input, followed by a call of `main`, before EdgeKit's own code is there. It needs
+nothing but Python, and runs on any version 3 that a board may have, if only to say that it is too old.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+
+def main(request):
+    """Answer one request, a dictionary with any of these keys, by lines of JSON.
+
+    land: hashes of files to check; those that arrived whole are given their names.
+    code: the hash of the code, to be unpacked.
+    collect: the name of a result, to be handed over.
+    clean: remove everything EdgeKit ever put here.
+    import: packages that are tried.
+    """
+    if request.get("clean"):
+        say({"cleaned": [str(folder) for folder in caches() if remove(folder)]})
+        return
+    cache = choose_cache()
+    say({"facts": facts(cache)})
+    if cache is not None:
+        try:
+            say({"files": {name: land(cache / name) for name in request.get("land", [])}})
+            if request.get("code"):
+                say({"code": str(unpack(cache, request["code"]))})
+            if request.get("collect"):
+                say({"collected": collect(cache / request["collect"])})
+        except OSError as error:
+            say({"unwritable": str(error)})
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as deploy/__init__.py says
+    for package in request.get("import", []):
+        say({"importing": package})
+        try:
+            module = __import__(package)
+            say({"imported": package, "version": str(getattr(module, "__version__", "unknown"))})
+        except BaseException as error:  # a broken package may raise anything
+            missing = isinstance(error, ImportError) and error.name == package
+            say(
+                {"failed": package, "missing": missing, "error": (str(error).strip().splitlines() or [repr(error)])[-1]}
+            )
+
+
+def say(message):
+    """One line for the other side."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def caches():
+    """Where EdgeKit may keep files: the user's cache folder; the temporary one where that cannot be written."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return [
+        (Path(home) if home else Path.home() / ".cache") / "edgekit",
+        Path(tempfile.gettempdir()) / ("edgekit-" + str(os.getuid())),
+    ]
+
+
+def choose_cache():
+    """The first that can be made and written, and is this user's alone; None where there is none."""
+    for folder in caches():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid == os.getuid() and not folder.is_symlink():
+                (folder / ".writable").write_text("x")
+                (folder / ".writable").unlink()
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+def facts(cache):
+    """The board's Python and room."""
+    found = {
+        "python": list(sys.version_info[:3]),
+        "executable": sys.executable,
+        "machine": platform.machine(),
+        "libc": list(platform.libc_ver()),
+        "system": platform.system(),
+        "cache": cache and str(cache),
+        "rsync": shutil.which("rsync") is not None,
+        "time": time.time(),
+    }
+    if cache is not None:
+        room = os.statvfs(str(cache))
+        found["free_bytes"] = room.f_bavail * room.f_frsize
+        found["cache_bytes"] = sum(path.lstat().st_size for path in cache.rglob("*") if path.is_file())
+    return found
+
+
+def land(path):
+    """A file by its hash: "whole", or how many bytes of it have arrived. What is damaged is removed."""
+    part = path.with_name(path.name + ".part")
+    for candidate in (path, part):
+        if candidate.is_file() and digest(candidate) == path.name:
+            candidate.rename(path)
+            return "whole"
+    if path.is_file():
+        path.unlink()
+    return part.stat().st_size if part.is_file() else 0
+
+
+def digest(path):
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
+def unpack(cache, name):
+    """Unpack the code once, whole or not at all; older code goes. Its folder."""
+    folder = cache / ("code-" + name)
+    if not folder.is_dir():
+        for other in cache.glob("code-*"):
+            remove(other)
+        partial = Path(tempfile.mkdtemp(prefix="code-", dir=str(cache)))
+        with zipfile.ZipFile(str(cache / name)) as archive:
+            archive.extractall(str(partial))
+        partial.rename(folder)
+    return folder
+
+
+def collect(path):
+    """The text of a finished result, which is removed; None where there is none."""
+    if not path.is_file():
+        return None
+    text = path.read_text()
+    path.unlink()
+    return text
+
+
+def remove(folder):
+    """Remove a folder if it is there and this user's."""
+    there = folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    if there:
+        shutil.rmtree(str(folder))
+    return there

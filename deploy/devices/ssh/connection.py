@@ -1,0 +1,333 @@
+"""The system's OpenSSH client: one connection to a board, over which commands run and files are sent.
+
+It is the person's own ssh: their configuration, keys, agent and jump hosts count. It is never let ask a question.
+"""
+
+import contextlib
+import os
+import queue
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from ...errors import DeviceError, LostDeviceError
+
+_CONNECT_S = 20.0
+# With ServerAliveInterval these make a dead line known after 9 to 12 seconds.
+_ALIVE_S, _ALIVE_TIMES = 3, 3
+
+_ADDRESS = re.compile(
+    r"ssh://(?:(?P<user>[^@/]+)@)?(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^:/@]+)(?::(?P<port>\d+))?(?P<path>/.*)?"
+)
+
+# what ssh says -> what that means, and what to do
+_REFUSALS = {
+    r"REMOTE HOST IDENTIFICATION HAS CHANGED": (
+        "has another host key than when it was last seen: another machine answers there, or it was set up anew",
+        "if it was set up anew: ssh-keygen -R {host}, then ssh {login} once to accept the new key",
+    ),
+    r"Host key verification failed": (
+        "has a host key that this machine does not know", "ssh {login} once, and accept the key if it is the board's",
+    ),
+    r"Permission denied|Too many authentication failures": (
+        "wants a password or another key; EdgeKit does not ask for passwords", "ssh-copy-id {login}, then try again",
+    ),
+    r"Could not resolve hostname": ("is not a name that can be resolved", "check the name, or pass the address"),
+    r"Connection refused": ("refuses the connection: no ssh server listens there", "check the port, start sshd there"),
+    r"timed out|No route to host|Network is unreachable": ("does not answer", "check that it is on, in this network"),
+}  # fmt: skip
+
+
+class Address(NamedTuple):
+    """Where a board is: ssh://[user@]host[:port][/path/of/its/python]."""
+
+    user: str | None
+    host: str
+    port: str | None
+    path: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read an address.
+
+        Raises:
+            DeviceError: it is none.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None or match["host"].startswith("-") or (match["user"] or "").startswith("-"):
+            raise DeviceError(f"{text} is not an address of a board", fix="e.g. --device ssh://pi@raspberrypi.local")
+        return cls(match["user"], match["host"], match["port"], match["path"])
+
+    @property
+    def login(self) -> str:
+        """As one types it after ssh."""
+        port = f"-p {self.port} " if self.port else ""
+        return f"{port}{self.user}@{self.host}" if self.user else f"{port}{self.host}"
+
+
+class Connection:
+    """A connection that everything else goes through; made by `with`, and again by `reconnect` after it broke."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._ssh = shutil.which("ssh") or ""
+        self._master: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "Connection":
+        if not self._ssh:
+            raise DeviceError("there is no ssh on this machine", fix="install the OpenSSH client")
+        self._connect()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._disconnect()
+
+    def reconnect(self, patience_s: float) -> None:
+        """Connect anew, trying for so long.
+
+        Raises:
+            DeviceError: the board cannot be reached.
+        """
+        end = time.monotonic() + patience_s
+        while True:
+            self._disconnect()
+            try:
+                return self._connect()
+            except DeviceError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(1.0)
+
+    def run(self, command: str, input: str, timeout: float) -> Iterator[str]:
+        """Run a shell command on the board; the lines of its output.
+
+        Raises:
+            LostDeviceError: the line is dead, or no output came for `timeout` seconds.
+            CommandError: the command failed.
+        """
+        process = self.start(command)
+        with ended(process):
+            assert process.stdin  # noqa: S101 # it is a pipe
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(input)
+                process.stdin.close()
+            yield from self.lines(process, timeout)
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """Start a shell command on the board, with pipes for its standard input, output and error."""
+        return subprocess.Popen(
+            [self._ssh, *self._options(), "-T", "--", self._host(), f"exec sh -c {shlex.quote(command)}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+            errors="replace", start_new_session=True, env=_environment(),
+        )  # fmt: skip
+
+    def lines(self, process: subprocess.Popen[str], timeout: float) -> Iterator[str]:
+        """The lines that a started command prints, until it ends well.
+
+        Raises:
+            LostDeviceError: the line is dead, or no output came for `timeout` seconds.
+            CommandError: the command failed.
+        """
+        assert process.stdout and process.stderr  # noqa: S101 # they are pipes
+        heard: queue.Queue[str | None] = queue.Queue()
+        words: list[str] = []
+        threads = [
+            threading.Thread(target=_listen, args=(process.stdout, heard.put), daemon=True),
+            threading.Thread(target=_listen, args=(process.stderr, words.append), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        while True:
+            try:
+                line = heard.get(timeout=timeout)
+            except queue.Empty:
+                raise self._lost(f"said nothing for {timeout:.0f} s") from None
+            if line is None:
+                break
+            yield line
+        threads[1].join(5.0)
+        code = process.wait()
+        if code == 255:  # ssh's own
+            raise self._lost(_last_word(words) or "closed the connection")
+        if code:
+            raise CommandError(code, _last_word(words))
+
+    def put(self, path: Path, remote: str, sent: int, *, rsync: bool, progress: Callable[[float], None]) -> None:
+        """Send a file, of which `sent` bytes arrived in an earlier try: by rsync where the board has it, else by sftp.
+
+        Raises:
+            LostDeviceError: the line is dead.
+            DeviceError: the file cannot be written there.
+        """
+        if rsync and shutil.which("rsync"):
+            command = [
+                "rsync", "--partial", "--append-verify", "--protect-args", "--info=progress2", "--timeout=20",
+                f"--rsh={shlex.join([self._ssh, *self._options()])}", "--", str(path), f"{self._target()}:{remote}",
+            ]  # fmt: skip
+            process = self._start_sending(command)
+        else:
+            command = [
+                "sftp",
+                "-S",
+                shutil.which("ssh") or "ssh",
+                "-q",
+                "-b",
+                "-",
+                *self._options(),
+                "--",
+                self._target(),
+            ]
+            process = self._start_sending(command)
+            assert process.stdin  # noqa: S101 # it is a pipe
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"put {'-a ' if sent else ''}{_quoted(str(path))} {_quoted(remote)}\n")
+        words: list[str] = []
+        with ended(process):
+            assert process.stdin and process.stdout  # noqa: S101 # they are pipes
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            with process.stdout as output:
+                for line in output:
+                    if share := re.search(r"(\d+)%", line):
+                        progress(int(share[1]) / 100)
+                    else:
+                        words.append(line)
+            code = process.wait()
+        if code and any("o space left" in word or "uota exceeded" in word for word in words):
+            raise DeviceError(
+                f"{self.address.host}: the disk is full", fix="free some room there, or provision --clean"
+            )
+        if code and (self._master is None or self._master.poll() is not None or code in (12, 30, 255)):
+            raise self._lost(_last_word(words) or "the connection broke")
+        if code:
+            raise DeviceError(
+                f"{self.address.host}: cannot send {path.name}: {_last_word(words) or f'exit code {code}'}",
+                fix="the board needs rsync or an sftp server, and room: edgekit doctor --device says more",
+            )
+
+    def _start_sending(self, command: list[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            encoding="utf-8", errors="replace", start_new_session=True, env=_environment(),
+        )  # fmt: skip
+
+    def _connect(self) -> None:
+        """Log in; commands share this one login."""
+        self._folder = tempfile.TemporaryDirectory(prefix="ek-")  # short: a socket's path has about 100 characters
+        options = ["-o", "ControlMaster=yes", "-o", "ControlPersist=no", *self._options()]
+        # it lives as long as its standard input, so it ends with this process however that ends
+        self._master = subprocess.Popen(
+            [self._ssh, *options, "-T", "--", self._host(), "echo edgekit; exec cat"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env=_environment(),
+        )  # fmt: skip
+        assert self._master.stdout and self._master.stderr  # noqa: S101 # they are pipes
+        timer = threading.Timer(_CONNECT_S, self._master.kill)
+        timer.start()
+        try:
+            greeted = any(line.strip() == b"edgekit" for line in self._master.stdout)
+        finally:
+            timer.cancel()
+        if not greeted:
+            words = self._master.stderr.read().decode(errors="replace")
+            self._disconnect()
+            raise self._refused(words)
+
+    def _disconnect(self) -> None:
+        if self._master is not None:
+            with ended(self._master):
+                pass
+            for stream in (self._master.stdout, self._master.stderr):
+                assert stream is not None  # noqa: S101 # it is a pipe
+                stream.close()
+            self._master = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _options(self) -> list[str]:
+        assert self._folder is not None  # noqa: S101 # used while connected
+        options = {
+            "BatchMode": "yes",
+            "ControlPath": f"{self._folder.name}/c",
+            "ConnectTimeout": "10",
+            "ServerAliveInterval": _ALIVE_S,
+            "ServerAliveCountMax": _ALIVE_TIMES,
+            "LogLevel": "ERROR",
+            **({"User": self.address.user} if self.address.user else {}),
+            **({"Port": self.address.port} if self.address.port else {}),
+        }
+        return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+
+    def _host(self) -> str:
+        return self.address.host.strip("[]")
+
+    def _target(self) -> str:
+        """As rsync and sftp want it: brackets around an IPv6 address."""
+        return self.address.host
+
+    def _refused(self, words: str) -> DeviceError:
+        host, login = self.address.host, self.address.login
+        for pattern, (meaning, fix) in _REFUSALS.items():
+            if re.search(pattern, words):
+                return DeviceError(f"{host} {meaning}", fix=fix.format(host=host, login=login))
+        said = _last_word(words.splitlines()) or f"it did not let in within {_CONNECT_S:.0f} s"
+        return DeviceError(f"{host} cannot be reached: {said}", fix=f"try: ssh {login}")
+
+    def _lost(self, words: str) -> LostDeviceError:
+        return LostDeviceError(
+            f"{self.address.host} is gone: {words}", fix="check the board and the line, then run the command again"
+        )
+
+
+class CommandError(Exception):
+    """A command on the board failed: its exit code and last words."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """A process that is over when the block is: it is let end by itself for a moment, for the far end's sake."""
+    try:
+        yield
+    finally:
+        if process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                process.stdin.close()
+        try:
+            process.wait(3.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listen(stream: IO[str], take: Callable[[Any], object]) -> None:
+    with stream:
+        for line in stream:
+            take(line)
+    take(None)
+
+
+def _last_word(words: list[Any]) -> str:
+    return next((word.strip() for word in reversed(words) if word and word.strip()), "")
+
+
+def _quoted(path: str) -> str:
+    """A path in sftp's batch language."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with ssh kept from asking in a window."""
+    return {**os.environ, "SSH_ASKPASS_REQUIRE": "never", "LC_ALL": "C"}

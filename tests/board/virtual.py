@@ -1,0 +1,186 @@
+"""A virtual ARM64 board behind an ssh server of its own: real aarch64 CPython and ONNX Runtime, emulated.
+
+It proves that code, wheels, protocols and accuracy hold on ARM; its latency says nothing about a board. Needs root (for
+the account that logs in), and Debian's openssh-server and rsync.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# Made once, and kept: 15 seconds, 320 MB.
+PLACE = HERE.parent.parent / ".board"
+
+_SERVER = """\
+ListenAddress {address}
+Port {port}
+HostKey {ssh}/host_key
+PidFile none
+AuthorizedKeysFile {ssh}/authorized_keys
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+AllowUsers edge
+UsePAM no
+StrictModes no
+UseDNS no
+ClientAliveInterval 5
+ClientAliveCountMax 3
+ForceCommand {ssh}/enter
+Subsystem sftp /usr/lib/openssh/sftp-server
+"""
+_CLIENT = """\
+IdentityFile {ssh}/id
+IdentitiesOnly yes
+IdentityAgent none
+UserKnownHostsFile {ssh}/known_hosts
+GlobalKnownHostsFile /dev/null
+StrictHostKeyChecking yes
+"""
+
+
+def lacking() -> str | None:
+    """Why there can be no virtual board here; None where there can."""
+    if os.geteuid() != 0:
+        return "a virtual board needs root"
+    missing = [name for name in ("/usr/sbin/sshd", "/usr/bin/rsync", "/usr/bin/dpkg-deb") if not Path(name).exists()]
+    return f"a virtual board needs {', '.join(missing)}" if missing else None
+
+
+def make() -> Path:
+    """The board's folder, made where it is not there yet. Its files are read, never changed, by the boards below."""
+    if not (PLACE / "made").exists():
+        shutil.rmtree(PLACE, ignore_errors=True)
+        subprocess.run([HERE / "make.sh", PLACE, sys.executable], check=True)
+    return PLACE
+
+
+class VirtualBoard:
+    """One board: a home, a profile (see enter.sh) and an ssh server; `ssh` is a client that knows its keys."""
+
+    def __init__(self, folder: Path, port: int, address: str = "127.0.0.1", netns: str | None = None) -> None:
+        self.folder, self.port, self.address = folder, port, address
+        self._netns = ["ip", "netns", "exec", netns] if netns else []
+        self._server: subprocess.Popen[bytes] | None = None
+        source = make()
+        # the system is shared with other boards (an overlay), what is written is this one's
+        for name in ("upper", "work", "root", "tmp", "ssh", "client"):
+            (folder / name).mkdir(parents=True)
+        (folder / "bin").symlink_to(source / "bin")
+        (folder / "empty").touch(mode=0o644)
+        (folder / "tmp").chmod(0o1777)
+        layers = f"lowerdir={source / 'root'},upperdir={folder / 'upper'},workdir={folder / 'work'}"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, folder / "root"], check=True)
+        os.chown(folder / "root/home/edge", 1500, 1500)
+        self.ssh = folder / "ssh"
+        for key in ("host_key", "id"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.ssh / key], check=True)
+        shutil.copyfile(self.ssh / "id.pub", self.ssh / "authorized_keys")
+        self.trust(self.ssh / "host_key.pub")
+        (self.ssh / "config").write_text(_CLIENT.format(ssh=self.ssh))
+        (self.ssh / "sshd_config").write_text(_SERVER.format(ssh=self.ssh, port=port, address=address))
+        self._write_program(
+            self.ssh / "enter", f'exec {HERE}/enter.sh {folder} "${{SSH_ORIGINAL_COMMAND:-/bin/sh -i}}"'
+        )
+        # the account exists for the server alone, in a mount namespace
+        for name, line in (("passwd", f"edge:x:1500:1500::{folder}:/bin/sh"), ("group", "edge:x:1500:")):
+            (self.ssh / name).write_text(f"{(Path('/etc') / name).read_text()}{line}\n")
+        self._write_program(folder / "client/ssh", f'exec /usr/bin/ssh -F {self.ssh}/config "$@"')
+        for path in (folder, *folder.parents):
+            if path.stat().st_uid == 0 and path != Path("/"):
+                path.chmod(path.stat().st_mode | 0o055)
+
+    @property
+    def device(self) -> str:
+        """The board's address."""
+        return f"ssh://edge@{self.address}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of a person whose ssh knows the board."""
+        return {**os.environ, "PATH": f"{self.folder / 'client'}:{os.environ['PATH']}"}
+
+    def trust(self, key: Path) -> None:
+        """Make this the host key that the client expects."""
+        (self.ssh / "known_hosts").write_text(f"[{self.address}]:{self.port} {key.read_text()}")
+
+    def profile(self, **settings: object) -> None:
+        """What is special about the board from its next login on (see enter.sh)."""
+        (self.folder / "profile").write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
+
+    def start(self) -> None:
+        """Start the ssh server."""
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        ssh = self.ssh
+        script = (
+            f"mount --make-rprivate / && mount --bind {ssh}/passwd /etc/passwd && "
+            f"mount --bind {ssh}/group /etc/group && exec /usr/sbin/sshd -D -f {ssh}/sshd_config -E {ssh}/log"
+        )
+        self._server = subprocess.Popen([*self._netns, "unshare", "-m", "sh", "-c", script], start_new_session=True)
+        deadline = time.monotonic() + 10
+        while "listening" not in (self.ssh / "log").read_text() if (self.ssh / "log").exists() else True:
+            assert time.monotonic() < deadline, "the ssh server did not start"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """As when the power is cut: the server and everything that it started are gone."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+        (self.ssh / "log").unlink(missing_ok=True)
+        for pid in self._processes(str(self.ssh)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def remove(self) -> None:
+        """Stop, and give everything back."""
+        self.stop()
+        deadline = time.monotonic() + 10
+        while subprocess.run(["umount", self.folder / "root"], check=False, capture_output=True).returncode:
+            assert time.monotonic() < deadline, "the board's files are still in use"
+            time.sleep(0.1)
+        shutil.rmtree(self.folder)
+
+    def sh(self, command: str) -> str:
+        """Run a command on the board, as an administrator at its keyboard would."""
+        done = subprocess.run([HERE / "enter.sh", self.folder, command], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def python_processes(self) -> list[int]:
+        """Processes of the board's Python."""
+        return [pid for pid in self._processes(f"{PLACE}/bin/qemu-aarch64") if self._is_mine(pid)]
+
+    def _is_mine(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/root").readlink() == self.folder / "root"
+        return False
+
+    def _processes(self, words: str) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if words in entry.read_text().replace("\0", " ") and int(entry.parent.name) != os.getpid():
+                    found.append(int(entry.parent.name))
+        return found
+
+    def _write_program(self, path: Path, text: str) -> None:
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+
+@contextlib.contextmanager
+def board(folder: Path, port: int) -> Iterator[VirtualBoard]:
+    """A board that is on while the block lasts."""
+    made = VirtualBoard(folder, port)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.remove()
