@@ -7,15 +7,18 @@
 # DIR/profile, if there, is read first. It may set:
 #   BOARD_HOME       the home folder on the board
 #   HOME_READ_ONLY   1: only /tmp can be written
-#   HOME_MB          the home folder is a disk of so many megabytes
+#   HOME_DISK        1: the home folder is a disk of its own, DIR/disk
 #   SITE             what stands for the board's Python packages
 #   NO_PYTHON        1: it has none
+#   OLD_PYTHON       1: it has 3.9
 #   QEMU_CPU         which CPU is emulated
+#   PRELOAD          a library for every process
+#   FAKETIME         what it makes of the time of day
 dir=$1
 shift
 BOARD_HOME=/home/edge QEMU_CPU=cortex-a53
 [ ! -f "$dir/profile" ] || . "$dir/profile"
-export dir BOARD_HOME HOME_READ_ONLY HOME_MB SITE NO_PYTHON QEMU_CPU PRELOAD FAKETIME
+export dir BOARD_HOME HOME_READ_ONLY HOME_DISK SITE NO_PYTHON OLD_PYTHON QEMU_CPU PRELOAD FAKETIME
 exec unshare --user --map-root-user --mount --pid --fork --kill-child -- /bin/sh -c '
     root=$dir/root
     mount -t tmpfs -o size=1m none /mnt && mkdir /mnt/binfmt && mount -t binfmt_misc none /mnt/binfmt || exit 97
@@ -26,8 +29,9 @@ exec unshare --user --map-root-user --mount --pid --fork --kill-child -- /bin/sh
     mount -t proc none "$root/proc" && mount --rbind /dev "$root/dev" && mount --rbind /sys "$root/sys" || exit 99
     mount --bind "$dir/tmp" "$root/tmp" || exit 99
     [ -z "$SITE" ] || mount --bind "$SITE" "$root/usr/local/lib/python3.11/dist-packages" || exit 99
+    [ -z "$OLD_PYTHON" ] || mount --bind "$root/usr/bin/python3.9" "$root/usr/bin/python3.11" || exit 99
     [ -z "$NO_PYTHON" ] || mount --bind "$dir/empty" "$root/usr/bin/python3" || exit 99
-    if [ -n "$HOME_MB" ]; then mount --bind "$dir/disk" "$root$BOARD_HOME" || exit 99; fi
+    if [ -n "$HOME_DISK" ]; then mount --bind "$dir/disk" "$root$BOARD_HOME" || exit 99; fi
     if [ -n "$HOME_READ_ONLY" ]; then
         mount --bind "$root$BOARD_HOME" "$root$BOARD_HOME" && mount -o remount,bind,ro "$root$BOARD_HOME" || exit 99
     fi

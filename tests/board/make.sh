@@ -38,7 +38,9 @@ dpkg-deb --fsys-tarfile "$apt"/amd64/qemu-user_*.deb | tar -xO ./usr/bin/qemu-aa
 chmod +x "$dir/bin/qemu-aarch64"
 
 fetch arm64 bookworm -y --download-only --no-install-recommends install \
-    python3-minimal python3.11 libpython3.11-stdlib libstdc++6 zlib1g dash coreutils rsync openssh-sftp-server
+    python3-minimal python3.11 libpython3.11-stdlib libstdc++6 zlib1g dash coreutils rsync openssh-sftp-server libfaketime
+fetch arm64 bullseye -y --download-only --no-install-recommends install python3.9 libpython3.9-stdlib
+rm "$apt"/arm64/archives/libc6_2.31* # a Python that is too old, beside the board's own, on the board's C library
 for package in "$apt"/arm64/archives/*.deb; do
     dpkg-deb --fsys-tarfile "$package" |
         tar -x --no-same-owner -C "$root" --exclude='./usr/share/doc*' --exclude='./usr/share/man*'

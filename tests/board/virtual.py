@@ -5,6 +5,7 @@ the account that logs in), and Debian's openssh-server and rsync.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -55,9 +56,11 @@ def lacking() -> str | None:
 
 def make() -> Path:
     """The board's folder, made where it is not there yet. Its files are read, never changed, by the boards below."""
-    if not (PLACE / "made").exists():
-        shutil.rmtree(PLACE, ignore_errors=True)
-        subprocess.run([HERE / "make.sh", PLACE, sys.executable], check=True)
+    with (PLACE.parent / ".board.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (PLACE / "made").exists():
+            shutil.rmtree(PLACE, ignore_errors=True)
+            subprocess.run([HERE / "make.sh", PLACE, sys.executable], check=True)
     return PLACE
 
 
@@ -108,17 +111,19 @@ class VirtualBoard:
 
     def trust(self, key: Path) -> None:
         """Make this the host key that the client expects."""
-        (self.ssh / "known_hosts").write_text(f"[{self.address}]:{self.port} {key.read_text()}")
+        host = self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+        (self.ssh / "known_hosts").write_text(f"{host} {key.read_text()}")
 
     def profile(self, **settings: object) -> None:
         """What is special about the board from its next login on (see enter.sh)."""
         (self.folder / "profile").write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
 
-    def start(self) -> None:
-        """Start the ssh server."""
+    def start(self, cgroup: Path | None = None) -> None:
+        """Start the ssh server; what it starts is in the cgroup too."""
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         ssh = self.ssh
         script = (
+            f"{f'echo $$ >{cgroup}/cgroup.procs && ' if cgroup else ''}"
             f"mount --make-rprivate / && mount --bind {ssh}/passwd /etc/passwd && "
             f"mount --bind {ssh}/group /etc/group && exec /usr/sbin/sshd -D -f {ssh}/sshd_config -E {ssh}/log"
         )
@@ -131,13 +136,12 @@ class VirtualBoard:
     def stop(self) -> None:
         """As when the power is cut: the server and everything that it started are gone."""
         if self._server is not None:
-            self._server.kill()
+            for pid in [self._server.pid, *_descendants(self._server.pid)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._server.wait()
             self._server = None
         (self.ssh / "log").unlink(missing_ok=True)
-        for pid in self._processes(str(self.ssh)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
     def remove(self) -> None:
         """Stop, and give everything back."""
@@ -148,10 +152,21 @@ class VirtualBoard:
             time.sleep(0.1)
         shutil.rmtree(self.folder)
 
-    def sh(self, command: str) -> str:
-        """Run a command on the board, as an administrator at its keyboard would."""
-        done = subprocess.run([HERE / "enter.sh", self.folder, command], capture_output=True, text=True, check=True)
-        return done.stdout
+    def renew(self) -> None:
+        """As it comes from the shop: nothing in its home, nothing special about it, on."""
+        self.profile()
+        self.trust(self.ssh / "host_key.pub")
+        shutil.copyfile(self.ssh / "id.pub", self.ssh / "authorized_keys")
+        for folder in (self.folder / "root/home/edge", self.folder / "tmp"):
+            for entry in folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if self._server is None:
+            self.start()
+
+    def files(self) -> list[str]:
+        """What is on the board that did not come with it."""
+        folders = self.folder / "root/home/edge", self.folder / "tmp"
+        return sorted(str(path.relative_to(self.folder)) for folder in folders for path in folder.rglob("*"))
 
     def python_processes(self) -> list[int]:
         """Processes of the board's Python."""
@@ -173,6 +188,16 @@ class VirtualBoard:
     def _write_program(self, path: Path, text: str) -> None:
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Children, then theirs."""
+    children = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(entry.read_text().rpartition(")")[2].split()[1]) == pid:
+                children.append(int(entry.parent.name))
+    return children + [further for child in children for further in _descendants(child)]
 
 
 @contextlib.contextmanager

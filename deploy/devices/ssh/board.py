@@ -251,10 +251,11 @@ class Board:
                 progress("sending", (done + share * size) / total)
 
             part(0.0)
-            self._connection.put(
-                parcel.path, f"{probe.facts['cache']}/{parcel.sha256}.part", int(probe.files[parcel.sha256]),
-                rsync=probe.facts["rsync"], progress=part,
-            )  # fmt: skip
+            there, sent = f"{probe.facts['cache']}/{parcel.sha256}.part", int(probe.files[parcel.sha256])
+            if sent >= parcel.size:  # of the right length and wrong: neither rsync nor sftp would touch it
+                self.run(f"rm {shlex.quote(there)}", _PROBE_S)
+                sent = 0
+            self._connection.put(parcel.path, there, sent, rsync=probe.facts["rsync"], progress=part)
             done += parcel.size
 
     def _check_room(self, probe: Probe, missing: Sequence[Parcel], parcels: Sequence[Parcel]) -> None:
@@ -275,16 +276,22 @@ class Board:
         )
         with ended(process), _beating(process, request) as say:
             try:
-                measured = follow(self._connection.lines(process, _SILENCE_S), progress)
-            except CommandError as error:
-                raise DeviceError(
-                    f"{self.name}: the agent ended: {error}", fix="edgekit doctor --device says more"
-                ) from error
+                measured = follow(self._words(process), progress)
             except LostDeviceError as lost:
                 progress("reconnecting", 0.0)
                 return self._collect(request["result"], lost)
             say(RECEIVED)
             return measured
+
+    def _words(self, process: Any) -> Iterator[str]:
+        """What the agent says. Where it is killed, so is the measurement."""
+        try:
+            yield from self._connection.lines(process, _SILENCE_S)
+        except CommandError as error:
+            raise LostDeviceError(
+                f"{self.name}: the agent was ended there ({error})",
+                fix=f"edgekit doctor --device {self.name} says more",
+            ) from error
 
     def _collect(self, name: str, lost: LostDeviceError) -> Measured:
         """The result that the board kept, if it had one when the line was cut."""

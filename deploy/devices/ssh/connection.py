@@ -167,57 +167,50 @@ class Connection:
             LostDeviceError: the line is dead.
             DeviceError: the file cannot be written there.
         """
+        batch = ""
         if rsync and shutil.which("rsync"):
             command = [
                 "rsync", "--partial", "--append-verify", "--protect-args", "--info=progress2", "--timeout=20",
-                f"--rsh={shlex.join([self._ssh, *self._options()])}", "--", str(path), f"{self._target()}:{remote}",
+                f"--rsh={shlex.join([self._ssh, *self._options()])}", "--", str(path), f"{self.address.host}:{remote}",
             ]  # fmt: skip
-            process = self._start_sending(command)
         else:
-            command = [
-                "sftp",
-                "-S",
-                shutil.which("ssh") or "ssh",
-                "-q",
-                "-b",
-                "-",
-                *self._options(),
-                "--",
-                self._target(),
-            ]
-            process = self._start_sending(command)
-            assert process.stdin  # noqa: S101 # it is a pipe
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(f"put {'-a ' if sent else ''}{_quoted(str(path))} {_quoted(remote)}\n")
-        words: list[str] = []
-        with ended(process):
-            assert process.stdin and process.stdout  # noqa: S101 # they are pipes
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            with process.stdout as output:
-                for line in output:
-                    if share := re.search(r"(\d+)%", line):
-                        progress(int(share[1]) / 100)
-                    else:
-                        words.append(line)
-            code = process.wait()
-        if code and any("o space left" in word or "uota exceeded" in word for word in words):
-            raise DeviceError(
-                f"{self.address.host}: the disk is full", fix="free some room there, or provision --clean"
-            )
-        if code and (self._master is None or self._master.poll() is not None or code in (12, 30, 255)):
-            raise self._lost(_last_word(words) or "the connection broke")
-        if code:
-            raise DeviceError(
-                f"{self.address.host}: cannot send {path.name}: {_last_word(words) or f'exit code {code}'}",
-                fix="the board needs rsync or an sftp server, and room: edgekit doctor --device says more",
-            )
+            command = ["sftp", "-S", self._ssh, "-q", "-b", "-", *self._options(), "--", self.address.host]
+            batch = f"put {'-a ' if sent else ''}{_quoted(str(path))} {_quoted(remote)}\n"
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
+                errors="replace", start_new_session=True, env=_environment(),
+            )  # fmt: skip
+            with ended(process):
+                assert process.stdin and process.stdout  # noqa: S101 # they are pipes
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(batch)
+                    process.stdin.close()
+                with process.stdout as output:
+                    for line in output:
+                        if share := re.search(r"(\d+)%", line):
+                            progress(min(1.0, int(share[1]) / 100))
+                code = process.wait()
+            errors.seek(0)
+            self._check_sent(code, errors.read())
 
-    def _start_sending(self, command: list[str]) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            encoding="utf-8", errors="replace", start_new_session=True, env=_environment(),
-        )  # fmt: skip
+    def _check_sent(self, code: int, words: str) -> None:
+        """Raise what the end of rsync or sftp means."""
+        host, said = self.address.host, _last_word(words.splitlines())
+        if code == 0:
+            return
+        if "o space left" in words or "uota exceeded" in words or (not self._dead(code) and "write remote" in words):
+            raise DeviceError(f"{host}: the disk is full", fix="free some room there, or edgekit provision --clean")
+        if self._dead(code):
+            raise self._lost(said or "the connection broke")
+        raise DeviceError(
+            f"{host}: a file cannot be sent: {said or f'exit code {code}'}",
+            fix="the board needs rsync or an sftp server, and room: edgekit doctor --device says more",
+        )
+
+    def _dead(self, code: int) -> bool:
+        """Whether the connection is: the shared login ended, or rsync (12 protocol, 30 timeout) or ssh (255) says so."""
+        return self._master is None or self._master.poll() is not None or code in (12, 30, 255)
 
     def _connect(self) -> None:
         """Log in; commands share this one login."""
@@ -268,11 +261,8 @@ class Connection:
         return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
     def _host(self) -> str:
+        """As ssh wants it; rsync and sftp want brackets around an IPv6 address."""
         return self.address.host.strip("[]")
-
-    def _target(self) -> str:
-        """As rsync and sftp want it: brackets around an IPv6 address."""
-        return self.address.host
 
     def _refused(self, words: str) -> DeviceError:
         host, login = self.address.host, self.address.login
@@ -292,8 +282,7 @@ class CommandError(Exception):
     """A command on the board failed: its exit code and last words."""
 
     def __init__(self, code: int, words: str) -> None:
-        super().__init__(words)
-        self.code = code
+        super().__init__(f"exit code {code}{': ' + words if words else ''}")
 
 
 @contextlib.contextmanager

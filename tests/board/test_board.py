@@ -1,0 +1,258 @@
+"""The virtual ARM64 board over SSH: what it runs, and what goes wrong on the way."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices import open_device
+from edgekit.deploy.devices.ssh.board import Board
+from edgekit.deploy.errors import DeviceError, EdgeKitError
+from edgekit.deploy.images import ImageSet, open_images
+from edgekit.deploy.plan import Plan
+from edgekit.toolkit.console import Show
+from edgekit.toolkit.contract import Contract
+from edgekit.toolkit.doctor import diagnose_board
+from edgekit.toolkit.files import write_reports
+from edgekit.toolkit.provision import clean
+from edgekit.toolkit.validate import validate
+
+from .virtual import VirtualBoard
+
+EDGEKIT = [sys.executable, "-m", "edgekit.toolkit.cli"]
+QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5, threads=1)
+CACHE = "root/home/edge/.cache/edgekit"
+
+
+def _silent(what: str, share: float) -> None:
+    """No progress."""
+
+
+def _measure(board: VirtualBoard, bundle: Bundle, show: Show = _silent, images: ImageSet | None = None) -> Any:
+    """The smallest measurement there is."""
+    with open_device(board.device) as device:
+        device.formats()
+        return device.measure([bundle], QUICK, images, show)
+
+
+@pytest.fixture
+def kept(board: VirtualBoard) -> Iterator[None]:
+    """After the test nothing of EdgeKit runs on the board, and nothing is left there but the cache."""
+    yield
+    deadline = time.monotonic() + 30
+    while running := board.python_processes():
+        assert time.monotonic() < deadline, running
+        time.sleep(0.2)
+    assert not [name for name in board.files() if name.endswith("/job") or "/result-" in name]
+    assert all("edgekit" in name or name.endswith("/.cache") for name in board.files()), board.files()
+
+
+@pytest.mark.usefixtures("kept")
+def test_fp32_and_int8_are_validated_on_arm64(
+    board: VirtualBoard, arm: tuple[Bundle, Bundle], photos: Path, tmp_path: Path
+) -> None:
+    """Parity, accuracy on 60 images, the whole report; the same answers as here. A second run sends nothing."""
+    fp32, int8 = arm
+    result = validate(
+        [int8], baseline=fp32, images=str(photos), plan=QUICK, contract=Contract(max_drop=20.0), devices=[board.device]
+    )
+    report = result.report
+    assert report["device"]["name"] == board.device
+    assert report["device"]["machine"] == "aarch64"
+    assert report["device"]["versions"]["python"].startswith("3.11.2")
+    assert report["device"]["temperature_c" if "temperature_c" in report["device"] else "board"] == "unavailable"
+    assert report["images"] == 60
+    for model in report["models"]:
+        assert model["parity"]["checksums_agreement"] == 1.0, "the golden images are decoded to the same pixels"
+        assert model["parity"]["tensor_max_abs"] == 0.0
+        assert model["top1"] > 0.5
+        assert model["peak_rss_bytes"] is None or model["peak_rss_bytes"] > 10e6
+        assert model["load_ms"] > 0
+        assert model["host"]["images"] == 60
+        assert all(one["gap"] <= 2 * model["host"]["logits_max_abs"] for one in model["host"]["differ"])
+    assert report["models"][0]["host"]["differ"] == []
+    assert report["models"][0]["parity"]["logits_max_abs"] < 1e-3
+    assert result.exit_code == 0, report["reason"]
+    page = write_reports(report, result.images, tmp_path / "report")[-1].read_text()
+    assert "Device against host" in page
+    assert board.device in page
+
+    stages: list[str] = []
+    images = open_images(photos, fp32.manifest.labels)
+    with open_device(board.device) as device:
+        measured = device.measure([fp32], QUICK, images, lambda stage, share: stages.append(stage))
+    assert "sending" not in stages
+    again = measured.measurements[0].predictions
+    assert again is not None
+    assert list(again.classes) == report["models"][0]["predictions"]
+
+
+def _without(board: VirtualBoard, package: str) -> None:
+    """The board lacks a package."""
+    site = board.folder / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.copytree(board.folder / "root/usr/local/lib/python3.11/dist-packages", site)
+    shutil.rmtree(site / package)
+    board.profile(SITE=site)
+
+
+def test_a_board_without_the_runtime(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """What is missing is named, with the command that brings it; doctor tells the rest."""
+    _without(board, "onnxruntime")
+    with pytest.raises(DeviceError, match="it has no onnxruntime") as caught:
+        _measure(board, arm[0])
+    assert f"edgekit provision --device {board.device}" in caught.value.fix
+    found = diagnose_board(board.device)
+    assert [package.version is None for package in found["packages"]] == [False, False, True]
+    assert found["remarks"] == ["it has no onnxruntime"]
+    assert found["python"]["machine"] == "aarch64"
+    assert not (board.folder / CACHE / "venv").exists(), "nothing is installed unasked"
+
+
+def test_a_runtime_for_another_processor(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """It is there, and does not work: this is said, not that it is missing."""
+    _without(board, "numpy")
+    here = Path(np.__file__).parent
+    shutil.copytree(here, board.folder / "site/numpy")
+    with pytest.raises(DeviceError, match="its numpy does not work on this aarch64"):
+        _measure(board, arm[0])
+
+
+def test_a_board_without_python(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """A sentence."""
+    board.profile(NO_PYTHON=1)
+    with pytest.raises(DeviceError, match="has no python3 that answers") as caught:
+        _measure(board, arm[0])
+    assert "3.10" in caught.value.fix
+
+
+def test_an_old_python(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """Its version and the one that is needed."""
+    board.profile(OLD_PYTHON=1)
+    with pytest.raises(DeviceError, match=r"has Python 3\.9\.2; EdgeKit needs 3\.10 or newer"):
+        _measure(board, arm[0])
+
+
+def test_another_host_key(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """The connection is refused, and what to do if the board was set up anew is said."""
+    board.trust(board.ssh / "id.pub")
+    with pytest.raises(DeviceError, match="another host key") as caught:
+        _measure(board, arm[0])
+    assert "ssh-keygen -R" in caught.value.fix
+
+
+def test_an_unknown_host_key(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """It is never accepted unseen."""
+    (board.ssh / "known_hosts").write_text("")
+    with pytest.raises(DeviceError, match="host key that this machine does not know"):
+        _measure(board, arm[0])
+
+
+def test_a_password_is_never_asked_for(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """At once, also where a terminal could be asked."""
+    (board.ssh / "authorized_keys").write_text("")
+    start = time.monotonic()
+    with pytest.raises(DeviceError, match="EdgeKit does not ask for passwords") as caught:
+        _measure(board, arm[0])
+    assert time.monotonic() - start < 15
+    assert "ssh-copy-id" in caught.value.fix
+
+
+def test_nobody_answers(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """No server there."""
+    board.stop()
+    with pytest.raises(DeviceError, match="no ssh server listens there"):
+        _measure(board, arm[0])
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ssh://", "ssh://-oProxyCommand=x", "ssh://-x@host", "ssh://a b@host:port", "ssh://host:22x", "ftp://host"],
+)
+def test_what_is_no_address(address: str) -> None:
+    """Refused before ssh sees it."""
+    with pytest.raises(DeviceError):
+        open_device(address)
+
+
+@pytest.mark.usefixtures("kept")
+def test_two_at_once(
+    board: VirtualBoard, arm: tuple[Bundle, Bundle], until: Callable[[Callable[[], object], float], None]
+) -> None:
+    """The second is told who is there; the first is not disturbed."""
+    lock = board.folder / CACHE / "lock"
+    outcome: list[Any] = []
+    first = threading.Thread(target=lambda: outcome.append(_measure(board, arm[0])))
+    first.start()
+    until(lambda: lock.exists() and lock.read_text(), 60)
+    with pytest.raises(EdgeKitError, match="another EdgeKit is measuring on this board, for .+@"):
+        _measure(board, arm[0])
+    first.join()
+    assert len(outcome) == 1
+    assert lock.read_text() == ""
+
+
+@pytest.mark.usefixtures("kept")
+def test_ctrl_c_stops_the_board(
+    board: VirtualBoard,
+    arm: tuple[Bundle, Bundle],
+    tmp_path: Path,
+    until: Callable[[Callable[[], object], float], None],
+) -> None:
+    """Exit code 130, and nothing runs there a few seconds later."""
+    command = [*EDGEKIT, "validate", arm[0].path, "--device", board.device, "--limit", "10"]
+    process = subprocess.Popen(command, env=board.environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    until(lambda: (board.folder / CACHE / "job").exists(), 60)
+    process.send_signal(2)
+    _, words = process.communicate(timeout=30)
+    assert process.returncode == 130, words
+    until(lambda: not board.python_processes(), 10)
+
+
+def test_a_home_with_a_space_and_one_that_is_read_only(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """Files go to the cache in the one, to the temporary folder in the other; by sftp as by rsync."""
+    home, rsync = board.folder / "root/home/edge pi", board.folder / "root/usr/bin/rsync"
+    home.mkdir()
+    os.chown(home, 1500, 1500)
+    rsync.rename(rsync.with_name("rsync-away"))
+    try:
+        board.profile(BOARD_HOME="/home/edge pi")
+        with Board(board.device) as device:
+            assert device.describe()["machine"]["machine"] == "aarch64"
+        assert (home / ".cache/edgekit").is_dir()
+    finally:
+        rsync.with_name("rsync-away").rename(rsync)
+        shutil.rmtree(home)
+    board.profile(HOME_READ_ONLY=1)
+    assert diagnose_board(board.device)["python"]["cache"].startswith("/tmp/edgekit-")
+    assert clean(board.device) == ["/tmp/edgekit-0"]
+    assert not list((board.folder / "tmp").iterdir())
+
+
+def test_several_devices_at_once(board: VirtualBoard, arm: tuple[Bundle, Bundle], tmp_path: Path) -> None:
+    """One report compares them; a device that fails is told, and costs the other nothing."""
+    result = validate(
+        [arm[0]], images="digits", limit=20, plan=QUICK, devices=["local", board.device, "ssh://nobody@127.0.0.1:1"]
+    )
+    report = result.report
+    assert [one["device"]["name"] for one in report["devices"]] == ["local", board.device]
+    assert [one["device"]["machine"] for one in report["devices"]][1] == "aarch64"
+    assert report["failed"][0]["device"] == "ssh://nobody@127.0.0.1:1"
+    (entry,) = report["agreement"]
+    assert (entry["images"], entry["differ"]) == (20, [])
+    assert result.exit_code == 1
+    assert "no ssh server listens there" in report["reason"]
+    paths = write_reports(report, result.images, tmp_path / "report")
+    page = paths[-1].read_text()
+    assert page.count("<details>") == 2
+    assert json.loads(paths[0].read_text())["agreement"][0]["images"] == 20
