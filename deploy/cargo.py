@@ -16,7 +16,7 @@ from .plan import Plan
 PACKAGE = Path(__file__).parent.parent
 
 # The earliest time that a zip file can hold: the same content makes the same file.
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+EPOCH = (1980, 1, 1, 0, 0, 0)
 
 # (name in the zip, file)
 Files = Iterator[tuple[str, Path]]
@@ -43,7 +43,7 @@ def parcel(files: Files, folder: Path) -> Parcel:
 def add_files(archive: zipfile.ZipFile, files: Files) -> None:
     """Add files to a zip file, without their times and owners."""
     for name, file in files:
-        archive.writestr(zipfile.ZipInfo(name, _EPOCH), file.read_bytes())
+        archive.writestr(zipfile.ZipInfo(name, EPOCH), file.read_bytes())
 
 
 def code(*parts: str) -> Files:

@@ -22,6 +22,7 @@ DISTRIBUTION = "edgekit-vision"
 # Which extra of the distribution brings an importable package.
 _EXTRAS = {
     "onnx": "quantize",
+    "cryptography": "sign",
     "lightning_fabric": "train",
     "matplotlib": "train",
     "onnxscript": "train",

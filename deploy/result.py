@@ -26,6 +26,7 @@ class Result:
         bundles: the models, the baseline first; of a result that was read, only their manifests are there.
         candidates: ids of those that a contract is about.
         plan: how they were measured.
+        contract: what the candidates are held to (see toolkit.contract.Contract).
         ids, targets: of the test images, in their order (see ImageSet); empty where there are none.
         environment: what the device says of itself.
         measurements: one a bundle, in their order.
@@ -36,6 +37,7 @@ class Result:
     bundles: Sequence[Bundle]
     candidates: Sequence[str]
     plan: Plan
+    contract: Mapping[str, Any]
     ids: Sequence[str]
     targets: np.ndarray
     environment: Mapping[str, Any]
@@ -50,6 +52,7 @@ class Result:
             "bundles": [describe_bundle(bundle) for bundle in self.bundles],
             "candidates": list(self.candidates),
             "plan": self.plan.to_json(),
+            "contract": dict(self.contract),
             "ids": list(self.ids),
             "targets": self.targets.tolist(),
             "environment": dict(self.environment),
@@ -75,6 +78,7 @@ class Result:
                 bundles=[read_bundle(entry, where) for entry in data["bundles"]],
                 candidates=data["candidates"],
                 plan=Plan.from_json(data["plan"]),
+                contract=data["contract"],
                 ids=data["ids"],
                 targets=np.asarray(data["targets"], np.int64),
                 environment=data["environment"],

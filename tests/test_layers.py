@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 DEVICE_PACKAGES = {"numpy", "PIL", "onnxruntime", "torch"}  # the last two in their own session files alone
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "matplotlib", "lightning_fabric")
-COMMANDS = ("train", "import", "export", "quantize", "validate", "predict", "inspect", "doctor", "provision",
+COMMANDS = ("train", "import", "export", "quantize", "validate", "predict", "inspect", "doctor", "pack", "provision",
             "report", "demo")  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
     """A report.json of this schema; or a result.json, such as a board wrote, of which the report is made here.
 
     Args:
-        contract: what a result's candidates are held to.
+        contract: what a result's candidates are held to; None is what they were measured for.
 
     Raises:
         EdgeKitError: no such file, or neither of them.
@@ -53,7 +53,13 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         if "result" in report:
-            report, _ = make_report(Result.from_json(report, path), contract or Contract())
+            result = Result.from_json(report, path)
+            report, _ = make_report(result if contract is None else replace(result, contract=asdict(contract)))
+        elif contract is not None:
+            raise EdgeKitError(
+                f"{path} was judged when it was made",
+                fix="leave out the limits; a result.json is judged anew, two reports too",
+            )
         schema = report["schema"]
         missing = [key for key in _REPORT_KEYS if key not in report]
         missing += [key for model in report.get("models", []) for key in _MODEL_KEYS if key not in model]

@@ -38,9 +38,14 @@ from .statistics import (
 SCHEMA = 3
 
 
-def make_report(result: Result, contract: Contract) -> tuple[dict[str, Any], Judgement]:
+def make_report(result: Result) -> tuple[dict[str, Any], Judgement]:
     """The document of schema 3 and the verdict."""
-    measurements, targets, plan = result.measurements, result.targets, result.plan
+    measurements, targets, plan, contract = (
+        result.measurements,
+        result.targets,
+        result.plan,
+        Contract(**result.contract),
+    )
     labels = result.bundles[0].manifest.labels
     models = [
         _describe(result, bundle, one, contract.confidence)

@@ -2,14 +2,14 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..deploy.agent import Measured
 from ..deploy.bundle import Bundle
 from ..deploy.devices import Device, open_device
-from ..deploy.errors import BundleError, DeviceError, EdgeKitError, LostDeviceError
+from ..deploy.errors import EdgeKitError, LostDeviceError
 from ..deploy.images import ImageSet
 from ..deploy.measure import Progress
 from ..deploy.plan import Plan
@@ -21,8 +21,8 @@ from .datasets import part_of
 from .files import device_slug, write_result
 from .host import compare_with_host
 from .joined import join_reports
+from .lineage import with_ancestors
 from .results import make_report
-from .workspace import RUNS, find
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def validate(
 
     def on(device: str, show: Progress) -> Result:
         with open_device(device) as opened:
-            chain = _with_ancestors(bundles, baseline, opened)
+            chain = with_ancestors(bundles, baseline, opened.formats(), device)
             folder = keep if len(devices) == 1 or keep is None else keep / device_slug(device)
-            return _measure(opened, chain, candidates, plan, test, show, folder)
+            return _measure(opened, chain, candidates, plan, contract, test, show, folder)
 
     with progress_bars([f"validate on {device}" for device in devices]) as shows:
         if len(devices) == 1:
@@ -104,7 +104,7 @@ def validate(
         else:
             results, failed = _side_by_side(devices, shows, on)
         results = [_with_host(result, test, show) for result, show in zip(results, shows, strict=False)]
-    reports = [make_report(result, contract)[0] for result in results]
+    reports = [make_report(result)[0] for result in results]
     if len(devices) > 1:
         return Validation(join_reports(reports, failed), test)
     report = reports[0]
@@ -151,14 +151,14 @@ def _side_by_side(
 
 
 def _measure(
-    device: Device, chain: Sequence[Bundle], candidates: Sequence[str], plan: Plan, test: ImageSet | None,
-    progress: Progress, keep: Path | None,
+    device: Device, chain: Sequence[Bundle], candidates: Sequence[str], plan: Plan, contract: Contract,
+    test: ImageSet | None, progress: Progress, keep: Path | None,
 ) -> Result:  # fmt: skip
     """Everything that the report is made from; what there is of it is kept when the device goes away."""
 
     def result(measured: Measured) -> Result:
         ids, targets = ids_and_targets(test)
-        return Result(device.name, chain, candidates, plan, ids, targets, *measured)
+        return Result(device.name, chain, candidates, plan, asdict(contract), ids, targets, *measured)
 
     try:
         return result(device.measure(chain, plan, test, progress))
@@ -174,31 +174,3 @@ def _with_host(result: Result, test: ImageSet | None, progress: Progress) -> Res
     if result.device == "local" or test is None:
         return result
     return replace(result, host=compare_with_host(result.bundles, result.measurements, test, progress))
-
-
-def _with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, device: Device) -> list[Bundle]:
-    """[baseline, the models between where no baseline was named, candidates], each once; all of them run there."""
-    labels = {bundle.manifest.labels for bundle in (*bundles, *([baseline] if baseline else []))}
-    if len(labels) != 1:
-        raise BundleError("the bundles have different labels", fix="validate models of the same classes together")
-    formats = device.formats()
-    for bundle in (*bundles, *([baseline] if baseline else [])):
-        if bundle.manifest.format not in formats:
-            raise DeviceError(
-                f"{bundle.path} is {bundle.manifest.format}, which {device.name} cannot run: it runs "
-                f"{', '.join(sorted(formats - {'null', 'slowed'})) or 'nothing'}",
-                fix="validate its ONNX export, or edgekit doctor says what installs a runtime",
-            )
-    if baseline is not None:
-        return list({bundle.id: bundle for bundle in (baseline, *bundles)}.values())
-    found = []
-    for bundle in bundles:
-        for entry in bundle.manifest.lineage:
-            ancestor = find(entry["id"], bundle.path.parent, RUNS)
-            if ancestor is None:
-                say(f"{entry['name']} ({entry['format']} {entry['precision']}) is not here: not compared")
-            elif ancestor.manifest.format not in formats:
-                say(f"{ancestor.path} needs a runtime that {device.name} does not have: not compared")
-            else:
-                found.append(ancestor)
-    return list({bundle.id: bundle for bundle in (*found, *bundles)}.values())

@@ -23,6 +23,7 @@ from edgekit.toolkit.console import Show
 from edgekit.toolkit.contract import Contract
 from edgekit.toolkit.doctor import diagnose_board
 from edgekit.toolkit.files import write_reports
+from edgekit.toolkit.pack import pack
 from edgekit.toolkit.provision import clean
 from edgekit.toolkit.validate import validate
 
@@ -256,3 +257,27 @@ def test_several_devices_at_once(board: VirtualBoard, arm: tuple[Bundle, Bundle]
     page = paths[-1].read_text()
     assert page.count("<details>") == 2
     assert json.loads(paths[0].read_text())["agreement"][0]["images"] == 20
+
+
+def test_a_packed_model_is_carried_to_the_board(
+    board: VirtualBoard, arm: tuple[Bundle, Bundle], photos: Path, tmp_path: Path
+) -> None:
+    """As by hand: copied, run with the board's own Python, its result joined with another device's."""
+    fp32, int8 = arm
+    pack([fp32, int8], [int8.id], open_images(photos, fp32.manifest.labels), QUICK, Contract(), tmp_path / "lenet.pyz")
+    place = board.folder / "root/home/edge"
+    shutil.copyfile(tmp_path / "lenet.pyz", place / "lenet.pyz")
+    login = ["ssh", "-p", str(board.port), f"edge@{board.address}"]
+    done = subprocess.run([*login, "python3 lenet.pyz"], capture_output=True, text=True, env=board.environment)
+    assert done.returncode == 0, done.stderr
+    assert "60 test images" in done.stdout
+    shutil.copyfile(place / "result.json", tmp_path / "result.json")
+    here = validate([int8], baseline=fp32, images=str(photos), plan=QUICK)
+    write_reports(here.report, None, tmp_path / "here")
+    command = [*EDGEKIT, "report", tmp_path / "here/report.json", tmp_path / "result.json", "--join", "--json"]
+    joined = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert [one["device"]["machine"] for one in joined["devices"]] == [here.report["device"]["machine"], "aarch64"]
+    assert [(entry["precision"], entry["images"]) for entry in joined["agreement"]] in (
+        [("fp32", 60), ("int8", 60)], [("int8", 60), ("fp32", 60)],
+    )  # fmt: skip
+    assert all(len(entry["differ"]) <= 3 for entry in joined["agreement"])

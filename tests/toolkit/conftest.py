@@ -1,6 +1,7 @@
 """Reports on made-up measurements."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,10 +78,11 @@ def judged(fp32: Bundle, int8: Bundle) -> Callable[..., Judged]:
         measured = change(measured) if change else measured
         result = Result(
             device="local", bundles=[fp32, int8], candidates=[int8.id], plan=Plan(processes=3, threads=threads),
+            contract=asdict(Contract(**contract)),
             ids=test.ids, targets=test.targets, environment={**ENVIRONMENT, **(environment or {})},
             measurements=measured, host=host or {},
         )  # fmt: skip
-        report, judgement = make_report(result, Contract(**contract))
+        report, judgement = make_report(result)
         return Judged(report, judgement, test)
 
     return run

@@ -209,7 +209,7 @@ class Connection:
         )
 
     def _dead(self, code: int) -> bool:
-        """Whether the connection is: the shared login ended, or rsync (12 protocol, 30 timeout) or ssh (255) says so."""
+        """Whether the connection is: the shared login ended, or rsync (12 and 30) or ssh (255) says so."""
         return self._master is None or self._master.poll() is not None or code in (12, 30, 255)
 
     def _connect(self) -> None:

@@ -1,0 +1,131 @@
+"""A model as one file to carry: bundle, golden samples, test images and the agent, which any Python runs."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from ..deploy import agent, cargo
+from ..deploy.bundle import Bundle
+from ..deploy.errors import BundleError, EdgeKitError
+from ..deploy.files import new_folder, write_file
+from ..deploy.images import ImageSet
+from ..deploy.plan import Plan
+from ..deploy.result import Result, ids_and_targets
+from .contract import Contract
+from .packed import PACKED
+from .pyz_main import HASH_DIGITS, SIGNATURE_DIGITS
+from .signing import sign, verify
+
+_SHEBANG = b"#!/usr/bin/env python3\n"
+
+# What of the toolkit makes a report; nothing of it needs more than numpy.
+_REPORTING = tuple(
+    f"toolkit/{name}.py"
+    for name in (
+        "__init__", "contract", "display", "host", "noise", "packed", "pyz_main", "results", "scenarios", "statistics"
+    )
+)  # fmt: skip
+
+
+class Packed(NamedTuple):
+    """A packed file, read: its content, the digest that a signature is of, the signature or None."""
+
+    content: bytes
+    digest: bytes
+    signature: bytes | None
+
+
+def pack(
+    chain: Sequence[Bundle], candidates: Sequence[str], images: ImageSet | None, plan: Plan, contract: Contract,
+    out: Path, key: Path | None = None,
+) -> None:  # fmt: skip
+    """Write a Python zip application that validates the models wherever it is run.
+
+    Args:
+        chain: the models, the baseline first.
+        candidates: ids of those that are held to the contract.
+        key: an ed25519 private key to sign it with.
+
+    Raises:
+        EdgeKitError: `out` exists or cannot be written, or the key is none.
+    """
+    if out.exists():
+        raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
+    ids, targets = ids_and_targets(images)
+    result = Result("", chain, candidates, plan, asdict(contract), ids, targets, {}, []).to_json()
+    stream = io.BytesIO()
+    stream.write(_SHEBANG)
+    with TemporaryDirectory(prefix="edgekit-") as scratch, zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
+        # compressed, so that no damage leaves it a program
+        main = zipfile.ZipInfo("__main__.py", cargo.EPOCH)
+        main.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(main, (cargo.PACKAGE / "toolkit/pyz_main.py").read_bytes())
+        cargo.add_files(archive, cargo.code("deploy", *_REPORTING))
+        for bundle in chain:
+            cargo.add_files(archive, cargo.bundle_files(bundle, cargo.bundle_folder(bundle)))
+        if images is not None:
+            cargo.add_files(archive, cargo.image_files(images, Path(scratch)))
+        texts = {
+            agent.JOB: cargo.job_text(chain, plan),
+            PACKED: json.dumps(result),
+        }
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name, cargo.EPOCH), text)
+        archive.comment = b"-" * (SIGNATURE_DIGITS + HASH_DIGITS)
+    content = stream.getvalue()[: -SIGNATURE_DIGITS - HASH_DIGITS]
+    digest = hashlib.sha256(content).digest()
+    content += sign(digest, key).hex().encode() if key else b"-" * SIGNATURE_DIGITS
+    write_file(out, content + hashlib.sha256(content).hexdigest().encode())
+    out.chmod(0o755)
+
+
+def verify_packed(path: Path, key: Path) -> Packed:
+    """Read a packed file, every byte of which its maker signed.
+
+    Raises:
+        BundleError: it is damaged, not signed, or signed by another key.
+    """
+    packed = _read(path)
+    if packed.signature is None:
+        raise BundleError(f"{path} is not signed", fix="ask its maker for a signed one: edgekit pack --sign KEY")
+    if not verify(packed.digest, packed.signature, key):
+        raise BundleError(f"{path} is not signed by the owner of {key}", fix="do not use it; ask its maker")
+    return packed
+
+
+def unpack(packed: Packed, out: Path) -> list[Path]:
+    """Write the bundles of a packed file into a new folder, every file's hash checked.
+
+    Raises:
+        BundleError: a bundle is damaged.
+        EdgeKitError: `out` exists or cannot be written.
+    """
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive, new_folder(out) as folder:
+        names = [name for name in archive.namelist() if name.startswith("bundles/")]
+        archive.extractall(folder, names)
+        for path in sorted((folder / "bundles").iterdir()):
+            bundle = Bundle.open(path)
+            path.rename(
+                folder / f"{bundle.manifest.name}-{bundle.manifest.format}-{bundle.manifest.precision}-{bundle.id}"
+            )
+        (folder / "bundles").rmdir()
+    return sorted(out.iterdir())
+
+
+def _read(path: Path) -> Packed:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}", fix="pass a file that edgekit pack wrote") from error
+    body, stored = content[:-HASH_DIGITS], content[-HASH_DIGITS:]
+    if not content.startswith(_SHEBANG) or hashlib.sha256(body).hexdigest().encode() != stored:
+        raise BundleError(f"{path} is damaged, or no packed model", fix="copy it again, or pack it again")
+    signature = body[-SIGNATURE_DIGITS:]
+    signed = None if signature == b"-" * SIGNATURE_DIGITS else bytes.fromhex(signature.decode())
+    return Packed(content, hashlib.sha256(body[:-SIGNATURE_DIGITS]).digest(), signed)

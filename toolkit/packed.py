@@ -1,0 +1,104 @@
+"""A packed model where it runs: measure, write result.json, print the verdict. Needs numpy, Pillow and the runtime."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..deploy import agent
+from ..deploy.errors import EdgeKitError
+from ..deploy.files import write_file
+from ..deploy.plan import Plan
+from ..deploy.result import Result
+from .display import (
+    drop_text,
+    megabytes,
+    milliseconds,
+    model_names,
+    noise_lines,
+    percent,
+    scenario_lines,
+    speedup_text,
+    speedups,
+    subject,
+)
+from .pyz_main import check_whole
+from .results import make_report
+
+# Beside the agent's job: everything else that the report needs.
+PACKED = "packed.json"
+
+
+def main(path: Path, folder: Path) -> int:
+    """Run what was packed into `folder`; the exit code is validate's."""
+    check_whole(path)
+    parser = argparse.ArgumentParser(prog=path.name, description="Measure the packed model on this machine.")
+    parser.add_argument("--out", type=Path, default=Path("result.json"), help="where the result goes")
+    parser.add_argument("--threads", type=int, help="threads for one inference; default: the cores allowed")
+    parser.add_argument("--seconds", type=float, help="least time for the latency blocks")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    os.chdir(folder)  # no folder called edgekit where the person is may stand for this one
+    try:
+        return _run(out, {key: getattr(arguments, key) for key in ("threads", "seconds") if getattr(arguments, key)})
+    except EdgeKitError as error:
+        print(f"error: {error}\nfix: {error.fix}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(out: Path, changes: dict[str, Any]) -> int:
+    packed = json.loads(Path(PACKED).read_text(encoding="utf-8"))
+    job = json.loads(Path(agent.JOB).read_text(encoding="utf-8"))
+    plan = replace(Plan.from_json(job["plan"]), **changes)
+    Path(agent.JOB).write_text(json.dumps({**job, "plan": plan.to_json()}), encoding="utf-8")
+    measured = agent.run(Path(), _progress())
+    document = {
+        **packed, "device": platform.node() or "board", "plan": plan.to_json(), **measured.to_json(),
+    }  # fmt: skip
+    write_file(out, json.dumps(document))
+    report, judgement = make_report(Result.from_json(document, out))
+    _print(report)
+    print(f"wrote {out}", file=sys.stderr)
+    return judgement.exit_code
+
+
+def _progress() -> agent.Say:
+    """A line a stage on standard error."""
+    stages: set[str] = set()
+
+    def say(message: dict[str, Any]) -> None:
+        stage = message.get("progress")
+        if stage and stage not in stages:
+            stages.add(stage)
+            print(stage, file=sys.stderr)
+
+    return say
+
+
+def _print(report: dict[str, Any]) -> None:
+    """The report as plain text."""
+    names = model_names(report)
+    rows = [["model", "size", "top-1", "drop, points", "latency", "speed-up"]]
+    for model in report["models"]:
+        baseline = model["id"] == report["baseline"]
+        rows.append(
+            [names[model["id"]], megabytes(model["size_bytes"]), percent(model["top1"]),
+             "baseline" if baseline else drop_text(model["drop"]), milliseconds(model["latency_ms"]["p50"]),
+             "baseline" if baseline else f"{speedup_text(model['speedup'])} {model['outcome']}"]
+        )  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    print(subject(report))
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in (*speedups(report), *scenario_lines(report), *noise_lines(report)):
+        print(line)
+    for model in report["models"]:
+        for warning in model["warnings"]:
+            print(f"warning {names[model['id']]}: {warning}")
+    print(f"{report['verdict']}: {report['reason']}")

@@ -1,0 +1,49 @@
+"""The first lines of a packed model: is the file whole, is this Python new enough, are the packages there.
+
+It is `__main__.py` of the file that `edgekit pack` makes, and runs before all else in it is loaded, on any Python 3.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+# The file ends in a signature (or as many dashes) and the SHA-256 of all before it, both in hexadecimal digits.
+SIGNATURE_DIGITS, HASH_DIGITS = 128, 64
+
+
+def check_whole(path):
+    """End with one line if a byte of the file is not as it was written."""
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content[:-HASH_DIGITS]).hexdigest().encode() != content[-HASH_DIGITS:]:
+        sys.exit("error: " + str(path) + " is damaged: it is not as it was packed\nfix: copy it again")
+
+
+def main():
+    """Check, unpack into a temporary folder, run."""
+    path = Path(sys.argv[0]).resolve()
+    check_whole(path)
+    if sys.version_info < (3, 10):  # noqa: UP036 # it may be run by an older one
+        sys.exit("error: this is Python " + sys.version.split()[0] + ", 3.10 or newer is needed\nfix: install one")
+    names = {"numpy": "numpy", "PIL": "pillow", "onnxruntime": "onnxruntime"}
+    missing = [package for module, package in names.items() if find_spec(module) is None]
+    if missing:
+        fix = sys.executable + " -m pip install " + " ".join(missing)
+        sys.exit("error: not installed here: " + ", ".join(missing) + "\nfix: " + fix)
+    folder = Path(tempfile.mkdtemp(prefix="edgekit-"))
+    try:
+        with zipfile.ZipFile(str(path)) as archive:
+            archive.extractall(str(folder))
+        sys.path[0] = os.environ["PYTHONPATH"] = str(folder)  # the processes that measure need it too
+        sys.exit(import_module("edgekit.toolkit.packed").main(path, folder))
+    finally:
+        shutil.rmtree(str(folder), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Ed25519 signatures (RFC 8032) by the cryptography package."""
+
+from pathlib import Path
+
+from ..deploy.errors import EdgeKitError
+
+# So that a signature made for something else is never one of a packed model.
+_CONTEXT = b"edgekit packed model 1\0"
+
+
+def sign(digest: bytes, key: Path) -> bytes:
+    """64 bytes: the signature of a SHA-256 digest by a private key, in OpenSSH's form or PEM.
+
+    Raises:
+        EdgeKitError: the file is no ed25519 private key, or a passphrase protects it.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+
+    text = _read(key)
+    try:
+        load = load_ssh_private_key if b"OPENSSH" in text else load_pem_private_key
+        private = load(text, password=None)
+    except TypeError as error:
+        raise EdgeKitError(f"{key} is protected by a passphrase", fix="sign with a key without one") from error
+    except ValueError as error:
+        raise _no_key(key, "private") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise _no_key(key, "private")
+    return private.sign(_CONTEXT + digest)
+
+
+def verify(digest: bytes, signature: bytes, key: Path) -> bool:
+    """Whether a signature is that of a SHA-256 digest, by the owner of a public key, in OpenSSH's form or PEM.
+
+    Raises:
+        EdgeKitError: the file is no ed25519 public key.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
+
+    text = _read(key)
+    try:
+        public = load_ssh_public_key(text) if text.startswith(b"ssh-") else load_pem_public_key(text)
+    except ValueError as error:
+        raise _no_key(key, "public") from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise _no_key(key, "public")
+    try:
+        public.verify(signature, _CONTEXT + digest)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _read(key: Path) -> bytes:
+    try:
+        return key.read_bytes()
+    except OSError as error:
+        raise EdgeKitError(f"cannot read the key {key}: {error.strerror}", fix="check the path") from error
+
+
+def _no_key(key: Path, kind: str) -> EdgeKitError:
+    wanted = {"private": "the one without .pub signs", "public": "the one with .pub verifies"}[kind]
+    return EdgeKitError(f"{key} is no ed25519 {kind} key", fix=f"ssh-keygen -t ed25519 -f key; {wanted}")
