@@ -4,7 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint types wheel-test constraints clean
+# ONNX Runtime Web, which a browser runs models with; its files are checked by hash wherever they are used.
+ORT_WEB := onnxruntime-web@1.30.0
+ORT_WEB_FILES := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm \
+    ort.webgpu.min.mjs ort-wasm-simd-threaded.asyncify.mjs ort-wasm-simd-threaded.asyncify.wasm
+ORT_WEB_DIR := deploy/devices/browser/ort-web
+
+.PHONY: demo test test-all lint types wheel-test constraints ort-web clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgekit demo
@@ -30,6 +36,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
 	$(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt --editable '.[dev]'
+	touch $@
+
+ort-web: $(ORT_WEB_DIR)/ort.wasm.min.mjs
+
+$(ORT_WEB_DIR)/ort.wasm.min.mjs:
+	mkdir -p $(ORT_WEB_DIR)
+	cd $(ORT_WEB_DIR) && tar -xzf "$$(npm pack --silent $(ORT_WEB))" --strip-components 2 \
+	    $(addprefix package/dist/,$(ORT_WEB_FILES)) && rm onnxruntime-web-*.tgz
 	touch $@
 
 constraints:

@@ -1,12 +1,15 @@
 """Fixtures that several folders share."""
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +126,36 @@ def report_of(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> Calla
         return json.loads(edgekit("validate", *arguments, "--json", "--seconds", "0.2", code=code).stdout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser that is here."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        if os.environ.get("EDGEKIT_BROWSER") == "required":
+            pytest.fail("no chromium here: apt-get install chromium")
+        pytest.skip("no chromium here: apt-get install chromium")
+    return found
+
+
+@contextlib.contextmanager
+def open_browser(program: str) -> Iterator[Any]:
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def browser(chromium: str) -> Iterator[Any]:
+    """Headless Chromium."""
+    with open_browser(chromium) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,8 @@ MaxDrop = Annotated[
 MinSpeedup = Annotated[float | None, typer.Option(help="Least allowed speed-up over the baseline (a ratio).")]
 Confidence = Annotated[float, typer.Option(help="Of every interval.", min=0.5, max=0.999)]
 Devices = Annotated[
-    list[str] | None, typer.Option(help="Where: local (the default), or ssh://user@host[:port]. Repeatable.")
+    list[str] | None,
+    typer.Option(help="Where: local (the default), ssh://user@host[:port], browser or browser+webgpu. Repeatable."),
 ]
 AcrossHardware = Annotated[bool, typer.Option("--across-hardware", help="Compare reports of different machines.")]
 
@@ -219,6 +220,9 @@ def validate(
     across_hardware: AcrossHardware = False,
     skip_corrupt: SkipCorrupt = False,
     device: Devices = None,
+    ort_web: Annotated[
+        Path | None, typer.Option(help="With --device browser: folder of onnxruntime-web's files.")
+    ] = None,
     as_json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json, .html, junit.xml, summary.md; default: in runs/.")
@@ -243,6 +247,7 @@ def validate(
         chosen, baseline=Bundle.open(baseline) if baseline and stored is None else None, stored=stored, images=images,
         limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan, devices=devices,
         skip_corrupt=skip_corrupt, across_hardware=across_hardware, keep=folder,
+        ort_web=ort_web,
     )  # fmt: skip
     _report(result, folder)
     _show(result.report, validation_table if len(devices) == 1 else devices_table, as_json)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..deploy.environment import UNAVAILABLE
 from ..deploy.measurement import Measurement
 from .statistics import mann_kendall, theil_sen
 
@@ -69,8 +70,11 @@ def switch_rate(measurement: Measurement) -> float | None:
 
 
 def busy_cores(environment: Mapping[str, Any]) -> float:
-    """How many of the allowed cores other processes kept busy at the start (see deploy.environment.cores_got)."""
+    """How many of the allowed cores other processes kept busy at the start (see deploy.environment.cores_got); a device
+    that cannot tell counts as quiet."""
     allowed = environment["cores_allowed"]
+    if environment["cores_got"] == UNAVAILABLE:
+        return 0.0
     return max(0.0, allowed * (allowed / environment["cores_got"] - 1))
 
 
@@ -92,7 +96,7 @@ def _of_machine(environment: Mapping[str, Any], threads: int) -> list[Signal]:
         ("cgroup_throttled", "quota", "the container's CPU quota stopped the run {} times"),
         ("throttled", "heat", "the CPU was throttled {} times"),
     ):
-        values = before[key], after[key]
+        values = before.get(key), after.get(key)
         if all(isinstance(value, int) for value in values) and values[1] > values[0]:
             found.append(Signal(name, what.format(values[1] - values[0])))
     return found

@@ -56,6 +56,7 @@ def validate(
     skip_corrupt: bool = False,
     across_hardware: bool = False,
     keep: Path | None = None,
+    ort_web: Path | None = None,
 ) -> Validation:
     """Compare optimised models with their original, measured together on a device, or on each of several.
 
@@ -69,6 +70,7 @@ def validate(
         contract: what they are held to.
         devices: "local", or addresses (see deploy.devices.open_device); several measure at the same time.
         across_hardware: `stored` may be of another machine.
+        ort_web: folder of ONNX Runtime Web's files for a browser; None is where EdgeKit keeps its own.
         keep: folder for what was measured so far, should a device go away.
 
     Raises:
@@ -77,6 +79,8 @@ def validate(
         LostDeviceError: the device went away.
     """
     contract, plan = contract or Contract(), plan or Plan()
+    if ort_web and not any(device.startswith("browser") for device in devices):
+        raise EdgeKitError("--ort-web is for a browser", fix="pass --device browser with it")
     candidates = [bundle.id for bundle in bundles]
     if stored is not None:
         if len(devices) > 1:
@@ -93,7 +97,9 @@ def validate(
         say("no test images are known: accuracy is not measured (pass --images)")
 
     def on(device: str, show: Progress) -> Result:
-        with open_device(device) as opened:
+        with open_device(
+            device, **({"ort_web": ort_web} if ort_web and device.startswith("browser") else {})
+        ) as opened:
             chain = with_ancestors(bundles, baseline, opened.formats(), device)
             folder = keep if len(devices) == 1 or keep is None else keep / device_slug(device)
             return _measure(opened, chain, candidates, plan, contract, test, show, folder)

@@ -1,7 +1,7 @@
 """Devices: where models are measured. One kind a file."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..agent import Measured
 from ..bundle import Bundle
@@ -47,13 +47,18 @@ class Device(Protocol):
 DEVICES: dict[str, str] = {
     "local": ".local:LocalDevice",
     "ssh": ".ssh.board:Board",
+    "browser": ".browser.device:BrowserDevice",
+    "browser+webgpu": ".browser.device:BrowserDevice",
 }
 
 
-def open_device(name: str) -> Device:
-    """The device called `name`: "local", or an address such as "ssh://user@host".
+def open_device(name: str, **settings: Any) -> Device:
+    """The device called `name`: "local", "browser", or an address such as "ssh://user@host".
+
+    Args:
+        settings: what this kind of device alone has (see its class).
 
     Raises:
         DeviceError: no such kind of device, or not an address of that kind.
     """
-    return resolve(choose(DEVICES, name.partition("://")[0], "device", DeviceError), __name__)(name)
+    return resolve(choose(DEVICES, name.partition("://")[0], "device", DeviceError), __name__)(name, **settings)

@@ -214,6 +214,7 @@ def test_ctrl_c_stops_the_board(
     process = subprocess.Popen(command, env=board.environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     until(lambda: (board.folder / CACHE / "job").exists(), 60)
+    until(board.python_processes, 30)
     process.send_signal(2)
     _, words = process.communicate(timeout=30)
     assert process.returncode == 130, words

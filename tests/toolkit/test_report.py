@@ -1,9 +1,7 @@
 """The page: self-contained, and what a browser makes of it."""
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,8 +11,6 @@ import pytest
 from edgekit.deploy.measurement import Measurement, Sustained, Throughput
 from edgekit.toolkit.comparison import read_report
 from edgekit.toolkit.report import render
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class _Page(HTMLParser):
@@ -76,22 +72,6 @@ def test_page_of_a_report_without_images(judged: Callable[..., Any], tmp_path: P
     """A report read again from its file has no pictures, and everything else."""
     (tmp_path / "report.json").write_text(json.dumps(judged().report))
     assert "<svg" in render(read_report(tmp_path / "report.json"), None)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium."""
-    if CHROMIUM is None:
-        if os.environ.get("EDGEKIT_BROWSER") == "required":
-            pytest.fail("no chromium here: apt-get install chromium")
-        pytest.skip("no chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -72,6 +72,9 @@ def _float_logits(model: onnx.ModelProto) -> None:
         source.output[list(source.output).index(quantize.input[0])] = output.name
         model.graph.node.remove(quantize)
         model.graph.node.remove(dequantize)
+        used = {name for node in model.graph.node for name in node.input}
+        for constant in [one for one in model.graph.initializer if one.name in quantize.input and one.name not in used]:
+            model.graph.initializer.remove(constant)
 
 
 def emit_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -107,9 +107,7 @@ class Board:
             "job": job,
             "result": f"{RESULT}{socket.gethostname()}-{time.time_ns()}",
         }
-        measured = self._attend(probe, request, progress)
-        measured.environment["device"] = self.name
-        return measured
+        return self._attend(probe, request, progress)
 
     def look(self) -> Probe:
         """What is on the board; it is asked once.

@@ -1,0 +1,251 @@
+"""A browser: a page that this machine serves runs the models in ONNX Runtime Web, and sends back what it measured."""
+
+import hashlib
+import json
+import queue
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import __version__ as pillow_version
+
+from ...agent import Measured, follow
+from ...bundle import Bundle
+from ...environment import UNAVAILABLE
+from ...errors import DeviceError, LostDeviceError
+from ...images import ImageSet
+from ...measure import Progress
+from ...measurement import Measurement
+from ...parity import compare
+from ...plan import Plan
+from ...preprocess import Preprocess
+from ...worker import INPUTS
+from .server import Pages, Server
+
+ORT_WEB = "1.30.0"
+
+# SHA-256 of ONNX Runtime Web's files, of the version above, as npm has them: provider -> name -> hash.
+FILES = {
+    "wasm": {
+        "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
+        "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+        "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+    },
+    "webgpu": {
+        "ort.webgpu.min.mjs": "3dffff71811bc13a3a3d9591c57ca5ee5735b8f5f3eaf789510b02bb040ae3a0",
+        "ort-wasm-simd-threaded.asyncify.mjs": "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
+        "ort-wasm-simd-threaded.asyncify.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
+    },
+}
+
+# How long the page may take to be opened, and to say something once it was.
+_OPEN_S, _SILENCE_S = 600.0, 30.0
+
+_HERE = Path(__file__).parent
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".json": "application/json",
+}
+_NAME = re.compile(r"browser(?P<webgpu>\+webgpu)?(?:://(?P<address>[\w.-]+)(?::(?P<port>\d+))?)?")
+
+
+class BrowserDevice:
+    """Whatever opens the address: "browser", or "browser+webgpu"; "://ADDRESS:PORT" chooses where it is served."""
+
+    def __init__(self, name: str, ort_web: Path | None = None) -> None:
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise DeviceError(
+                f"{name} is no browser", fix="--device browser, or browser+webgpu, or browser://0.0.0.0:8000"
+            )
+        self.name = name
+        self._provider = "webgpu" if match["webgpu"] else "wasm"
+        self._address = match["address"] or "0.0.0.0", int(match["port"] or 0)  # noqa: S104 # the phone is another machine
+        self._ort_web = ort_web or _HERE / "ort-web"
+
+    def __enter__(self) -> "BrowserDevice":
+        for name, digest in FILES[self._provider].items():
+            path = self._ort_web / name
+            fix = f"npm pack onnxruntime-web@{ORT_WEB}, unpack it, and pass --ort-web package/dist"
+            if not path.is_file():
+                raise DeviceError(f"ONNX Runtime Web is not here: no {path}", fix=fix)
+            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise DeviceError(f"{path} is not that of ONNX Runtime Web {ORT_WEB}", fix=fix)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """The server lives as long as a measurement."""
+
+    def formats(self) -> set[str]:
+        """What ONNX Runtime Web runs."""
+        return {"onnx"}
+
+    def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
+        """Serve the page, wait until somebody opens it, listen."""
+        if plan.offline or plan.fps is not None or plan.sustained_s is not None:
+            raise DeviceError(
+                "a browser measures the single stream alone", fix="leave out --scenario, --fps and --sustained"
+            )
+        try:
+            server = Server(*self._address, self._pages(bundles, plan, images))
+        except OSError as error:
+            raise DeviceError(
+                f"cannot listen on {self._address[0]}:{self._address[1]}: {error.strerror}", fix="choose another port"
+            ) from error
+        with server:
+            _invite(server.url)
+            progress("waiting for the page to be opened", 0.0)
+            return follow(self._words(server, bundles), progress)
+
+    def _pages(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None) -> Pages:
+        pages = {"": _file(_HERE / "page.html")}
+        pages |= {name: _file(_HERE / name) for name in ("page.mjs", "worker.mjs", "preprocess.mjs")}
+        pages |= {f"ort/{name}": _file(self._ort_web / name) for name in FILES[self._provider]}
+        described = []
+        for bundle in bundles:
+            golden, own = bundle.golden(), bundle.manifest
+            pages[f"bundles/{bundle.id}/model"] = _file(bundle.model_path)
+            pages[f"bundles/{bundle.id}/tensors"] = _content(golden.tensors.astype("<f4").tobytes())
+            pages |= {f"bundles/{bundle.id}/golden/{n}": _content(image) for n, image in enumerate(golden.images)}
+            described.append(
+                {"id": bundle.id, "name": f"{own.name} {own.precision}", "labels": len(own.labels),
+                 "input": vars(own.input), "golden": len(golden.images),
+                 "preprocess": preprocess_settings(own.preprocess)}
+            )  # fmt: skip
+        job = {
+            "bundles": described, "plan": plan.to_json(), "provider": self._provider, "inputs": INPUTS, "images": 0,
+            "targets": None,
+        }  # fmt: skip
+        if images is not None:
+            for index in range(len(images)):
+                pages[f"images/{index}"] = partial(_encoded, images, index), "application/octet-stream"
+            job |= {"images": len(images), "targets": images.targets.tolist() if images.labelled else None}
+        return {**pages, "job.json": _content(json.dumps(job).encode(), ".json")}
+
+    def _words(self, server: Server, bundles: Sequence[Bundle]) -> Iterator[str]:
+        """What the page says, as the agent would."""
+        patience = _OPEN_S
+        while True:
+            try:
+                message = server.messages.get(timeout=patience)
+            except queue.Empty:
+                if patience == _OPEN_S:
+                    raise DeviceError(
+                        f"nobody opened the page in {_OPEN_S / 60:.0f} minutes", fix="run it again"
+                    ) from None
+                raise LostDeviceError(
+                    f"the page has said nothing for {_SILENCE_S:.0f} s",
+                    fix="keep it open and the screen on; run it again",
+                ) from None
+            patience = _SILENCE_S
+            if "error" in message:
+                message = {"error": f"the browser: {message['error']}", "fix": "try another browser, see its console"}
+            for key in ("measured", "result"):
+                if key in message:
+                    message = {key: self._measured(message[key], bundles).to_json()}
+            yield json.dumps(message)
+
+    def _measured(self, found: Any, bundles: Sequence[Bundle]) -> Measured:
+        """What the page measured, in the form that all devices have.
+
+        Raises:
+            DeviceError: it is not of that form.
+        """
+        try:
+            said = found["environment"]
+            session = {
+                "runtime": f"onnxruntime-web {self._provider}", "version": ORT_WEB, "threads": int(said["threads"]),
+                "graph_optimization": "all",
+            }  # fmt: skip
+            measurements = [
+                _measurement(bundle, one, session) for bundle, one in zip(bundles, found["models"], strict=True)
+            ]
+            return Measured(_environment(said), measurements)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise DeviceError(f"the page sent what is no measurement: {error!r}", fix="run it again") from error
+
+
+def preprocess_settings(preprocess: Preprocess) -> dict[str, Any]:
+    """What the page's preprocessing needs to do as this machine's Pillow does."""
+    return {**preprocess.to_json(), "height_first": int(pillow_version.partition(".")[0]) >= 13}
+
+
+def _environment(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that a report needs of any machine; a browser says little."""
+    agent = str(said["userAgent"])
+    system = re.search(r"\(([^)]*)\)", agent)
+    program = re.findall(r"(?:Firefox|FxiOS|Edg|OPR|SamsungBrowser|CriOS|Chrome|Version)/\S+", agent)
+    return {
+        "machine": UNAVAILABLE,
+        "system": system[1] if system else UNAVAILABLE,
+        "board": f"{program[-1] if program else 'a browser'} on {system[1] if system else 'an unknown system'}",
+        "cpu": UNAVAILABLE,
+        "browser": agent,
+        "cores": int(said["cores"]),
+        "cores_allowed": int(said["threads"]),
+        "cores_got": UNAVAILABLE,
+        "isa": [],
+        "gpu": said["gpu"] or UNAVAILABLE,
+        "memory_bytes": int(said["memory_gb"] * 2**30) if said["memory_gb"] else UNAVAILABLE,
+        "screen": str(said["screen"]),
+        "secure_context": bool(said["secure"]),
+        "cross_origin_isolated": bool(said["isolated"]),
+        "timer_ns": int(float(said["clock_ms"]) * 1e6),
+        "versions": {"onnxruntime-web": ORT_WEB},
+        "before": {},
+        "after": {},
+    }
+
+
+def _measurement(bundle: Bundle, found: Mapping[str, Any], session: Mapping[str, Any]) -> Measurement:
+    """One model's, with the parity worked out here."""
+    golden, answer = bundle.golden(), found["golden"]
+    logits = np.asarray([[np.nan if value is None else value for value in row] for row in answer["logits"]], np.float32)
+    same = float(np.mean(np.asarray(answer["checksums"], np.uint32) == golden.checksums))
+    parity = compare(golden, logits, checksums_agreement=same, tensor_max_abs=float(answer["tensor_max_abs"]))
+    if found["bundle"] != bundle.id or not found["blocks"]:
+        raise ValueError("another model, or no blocks")
+    joined = {
+        name: [value for prepared in found["prepared"] for value in prepared[name]]
+        for name in ("preprocess_ns", "postprocess_ns")
+    }
+    steps = ("file_ms", "load_ms", "first_ms")
+    return Measurement.from_json(
+        {
+            "bundle": bundle.id, "session": session,
+            **{name: [float(opened[name]) for opened in found["opened"]] for name in steps},
+            **joined, "warm_ups": [prepared["warm_up"] for prepared in found["prepared"]], "blocks": found["blocks"],
+            "checked": int(found["checked"]), "differed": int(found["differed"]), "peak_rss_bytes": None,
+            "parity": vars(parity), "golden_logits": logits.tolist(), "predictions": found["predictions"],
+            "throughput": [], "frames": [], "sustained": [],
+        }
+    )  # fmt: skip
+
+
+def _invite(url: str) -> None:
+    """Show the address, as a QR code too where one can be made."""
+    print(f"open on the phone: {url}", file=sys.stderr)
+    try:
+        import segno
+    except ModuleNotFoundError:
+        print("(a QR code needs: pip install 'edgekit-vision[phone]')", file=sys.stderr)
+        return
+    segno.make(url, error="l").terminal(out=sys.stderr, compact=True)
+
+
+def _file(path: Path) -> Any:
+    return path.read_bytes, _TYPES.get(path.suffix, "application/octet-stream")
+
+
+def _content(content: bytes, suffix: str = "") -> Any:
+    return (lambda: content), _TYPES.get(suffix, "application/octet-stream")
+
+
+def _encoded(images: ImageSet, index: int) -> bytes:
+    return images.encoded(index)[0]

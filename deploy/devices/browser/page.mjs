@@ -1,0 +1,162 @@
+// The loop of deploy/measure.py in a browser: fresh workers for each model, blocks in turns, raw values to the computer.
+const $ = (id) => document.getElementById(id);
+const median = (values) => [...values].sort((one, other) => one - other)[values.length >> 1];
+
+let job, lastBeat = 0;
+
+async function post(message) {
+  lastBeat = performance.now();
+  const answer = await fetch("message", { method: "POST", body: JSON.stringify(message) });
+  if (!answer.ok) throw new Error("the computer does not listen any more");
+}
+
+async function show(stage, share) {
+  $("stage").textContent = stage;
+  $("bar").value = share;
+  if (performance.now() - lastBeat > 250) await post({ progress: stage, share });
+}
+
+/** A model in a worker of its own; `ask` sends one request and waits. */
+function startWorker(model, provider, threads, clockMs) {
+  const worker = new Worker("worker.mjs", { type: "module" });
+  const ask = (request, onProgress) => new Promise((resolve, reject) => {
+    worker.onerror = (event) => reject(new Error(event.message || `the worker of ${model.name} could not start`));
+    worker.onmessage = ({ data }) => {
+      if (data.progress !== undefined) onProgress?.(data.progress);
+      else if (data.error !== undefined) reject(new Error(`${model.name}: ${data.error}`));
+      else resolve(data.answer);
+    };
+    worker.postMessage(request);
+  });
+  return { ask, end: () => worker.terminate(), ready: ask({ do: "start", model, provider, threads, clockMs }) };
+}
+
+/** The smallest step that the clock is seen to make. */
+function clockStep() {
+  let smallest = Infinity;
+  for (let step = 0; step < 20; step++) {
+    const start = performance.now();
+    let now = start;
+    while (now === start) now = performance.now();
+    smallest = Math.min(smallest, now - start);
+  }
+  return smallest;
+}
+
+async function adapter() {
+  const found = await navigator.gpu?.requestAdapter();
+  if (!found) return null;
+  const { vendor, architecture, description } = found.info ?? {};
+  return [vendor, architecture, description].filter(Boolean).join(" ") || "unnamed";
+}
+
+async function measure() {
+  const { plan, provider } = job, cores = navigator.hardwareConcurrency ?? 1;
+  const isolated = self.crossOriginIsolated, clockMs = clockStep(), gpu = await adapter();
+  if (plan.threads > 1 && !isolated) {
+    throw new Error("a page over plain http from another address has one thread: leave out --threads");
+  }
+  if (provider === "webgpu" && !gpu) throw new Error("this browser offers no WebGPU here; it needs https or localhost, and a GPU");
+  const threads = isolated ? plan.threads ?? cores : 1;
+  const environment = {
+    userAgent: navigator.userAgent, cores, threads, isolated, secure: self.isSecureContext, clock_ms: clockMs,
+    memory_gb: navigator.deviceMemory ?? null, gpu, screen: `${screen.width}x${screen.height} at ${devicePixelRatio}`,
+  };
+  $("facts").textContent = `${provider === "webgpu" ? `WebGPU on ${gpu}` : `${threads} of ${cores} threads`}, clock of ${(clockMs * 1000).toFixed(0)} µs`;
+  const found = job.bundles.map((model) => ({
+    bundle: model.id, opened: [], prepared: [], blocks: [], golden: null, predictions: null, checked: 0, differed: 0, model,
+  }));
+  const origin = performance.now();
+  for (let process = 0; process < plan.processes; process++) {
+    const workers = job.bundles.map((model) => startWorker(model, provider, threads, clockMs));
+    try {
+      for (const worker of workers) await worker.ready;
+      for (const [index, worker] of workers.entries()) {
+        if (process === 0) await show("loading", index / workers.length);
+        found[index].opened.push(await worker.ask({ do: "open", provider }));
+      }
+      if (process === 0) await answerOnce(workers, found);
+      for (const [index, worker] of workers.entries()) {
+        if (process === 0) await show("warm-up", index / workers.length);
+        const answer = await worker.ask({ do: "prepare", count: job.images, inputsWanted: job.inputs });
+        if (process === 0) {
+          found[index].calls = answer.calls;
+          found[index].samples = Math.max(1, Math.round(plan.block_ms / (answer.call_ms * answer.calls)));
+        }
+        found[index].prepared.push(answer);
+      }
+      await timeBlocks(workers, found, process, origin);
+    } finally {
+      for (const worker of workers) worker.end();
+    }
+    const done = { environment, models: found.map(({ model, ...rest }) => rest) };
+    await post(process + 1 < plan.processes ? { measured: done } : { result: done });
+  }
+  return found;
+}
+
+/** Golden samples and test images, by the first of a model's workers. */
+async function answerOnce(workers, found) {
+  for (const [index, worker] of workers.entries()) {
+    await show("accuracy", index / workers.length);
+    found[index].golden = await worker.ask({ do: "golden" });
+    if (!job.images) continue;
+    found[index].predictions = await worker.ask(
+      { do: "predict", count: job.images, labels: job.targets }, (share) => show("accuracy", (index + share) / workers.length),
+    );
+  }
+}
+
+/** Pairs of rounds of one block a model: in random order, then backwards. */
+async function timeBlocks(workers, found, process, origin) {
+  const { plan } = job, order = workers.map((_, index) => index), first = found[0].blocks.length, start = performance.now();
+  const rounds = plan.rounds / plan.processes, seconds = plan.seconds / plan.processes;
+  for (let round = first; ;) {
+    order.sort(() => Math.random() - 0.5);
+    for (const turn of [order, [...order].reverse()]) {
+      for (const index of turn) {
+        const model = found[index];
+        const at = (performance.now() - origin) / 1000;
+        const answer = await workers[index].ask({ do: "time", samples: model.samples, calls: model.calls });
+        model.blocks.push({ round, process, at, calls: model.calls, ns: answer.ns, switches: null });
+        if (model.predictions) {
+          model.checked++;
+          if (model.predictions.classes[answer.input] !== answer.class) model.differed++;
+        }
+      }
+      round++;
+    }
+    const spent = (performance.now() - start) / 1000;
+    await show("latency", (process + Math.min(0.99, spent / Math.max(seconds, 1e-9))) / plan.processes);
+    if (round - first >= rounds && spent >= seconds) return;
+  }
+}
+
+function showResult(found) {
+  for (const model of found) {
+    const row = $("result").tBodies[0].insertRow();
+    const times = model.blocks.map((block) => block.ns.reduce((sum, value) => sum + value, 0) / block.ns.length / block.calls / 1e6);
+    const right = model.predictions?.classes.filter((answer, index) => answer === job.targets?.[index]).length;
+    row.insertCell().textContent = model.model.name;
+    row.insertCell().textContent = `${median(times).toPrecision(3)} ms`;
+    row.insertCell().textContent = job.targets ? `${right} of ${job.images}` : "-";
+  }
+  $("result").hidden = false;
+  $("stage").textContent = "done: the verdict is on the computer";
+  $("bar").value = 1;
+  $("advice").textContent = "This page can be closed.";
+}
+
+const beat = setInterval(() => { if (performance.now() - lastBeat > 2000) post({ alive: true }).catch(() => {}); }, 1000);
+navigator.wakeLock?.request("screen").catch(() => {});
+try {
+  job = await (await fetch("job.json")).json();
+  $("models").textContent = job.bundles.map((model) => model.name).join(", ");
+  showResult(await measure());
+} catch (error) {
+  $("stage").textContent = error.message;
+  $("stage").className = "bad";
+  await post({ error: error.message }).catch(() => {});
+} finally {
+  clearInterval(beat);
+}

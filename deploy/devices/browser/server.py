@@ -1,0 +1,120 @@
+"""The page's server: under one secret path, to the first browser that opens it, the chosen models and images alone."""
+
+import hmac
+import json
+import queue
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+# path under the secret -> (what gives the content, its type)
+Pages = Mapping[str, tuple[Callable[[], bytes], str]]
+
+# No result is larger.
+_MOST_BYTES = 256 << 20
+
+# The first two isolate the page from others, which gives it threads and a finer clock where the browser trusts the
+# address (HTML Standard, 7.1.3). WebAssembly counts as evaluation.
+_HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval' blob:; "
+    "worker-src 'self' blob:; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Server:
+    """Serves while its `with` block lasts; what the page says is in `messages`."""
+
+    def __init__(self, address: str, port: int, pages: Pages) -> None:
+        self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._pages = pages
+        self._secret = secrets.token_urlsafe(16)
+        self._guest: str | None = None
+        self._server = ThreadingHTTPServer((address, port), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+
+    def __enter__(self) -> "Server":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """The address to open."""
+        host, port = self._server.server_address[:2]
+        return f"http://{own_address() if host == '0.0.0.0' else host}:{port}/{self._secret}/"  # noqa: S104 # as asked
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = 60
+
+            def do_GET(self) -> None:  # its name in the standard library
+                path = self._path()
+                if path is None or path not in outer._pages:
+                    self.send_error(HTTPStatus.NOT_FOUND)
+                    return
+                content, kind = outer._pages[path]
+                self._answer(HTTPStatus.OK, content(), kind)
+
+            def do_POST(self) -> None:  # its name in the standard library
+                length = int(self.headers.get("Content-Length") or 0)
+                if self._path() != "message" or length > _MOST_BYTES:
+                    self.close_connection = True  # what it sends is not read
+                    self.send_error(HTTPStatus.NOT_FOUND)
+                    return
+                try:
+                    message = json.loads(self.rfile.read(length))
+                except ValueError:
+                    message = None
+                if not isinstance(message, dict):
+                    self.send_error(HTTPStatus.BAD_REQUEST)
+                    return
+                outer.messages.put(message)
+                self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
+
+            def _path(self) -> str | None:
+                """What is asked for; None for whoever does not know the secret, or is not the first who did."""
+                secret, _, path = self.path.partition("?")[0].lstrip("/").partition("/")
+                if not hmac.compare_digest(secret.encode(), outer._secret.encode()):
+                    return None
+                guest = self.client_address[0]
+                outer._guest = outer._guest or guest
+                return path if guest == outer._guest else None
+
+            def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+                self.send_response(status)
+                for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """The person has a progress bar."""
+
+        return Handler
+
+
+def own_address() -> str:
+    """This machine's address in its network: that from which it would reach another. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737)
+        except OSError:
+            return "127.0.0.1"
+        return probe.getsockname()[0]

@@ -1,0 +1,149 @@
+// One model in one fresh worker, driven by messages {do, …}: the browser's side of deploy/worker.py, under the same rules.
+import { checksum, decode, preprocess } from "./preprocess.mjs";
+
+const WARM_UP = { calls: 10, ms: 500, capMs: 30000, windowCalls: 5, windowMs: 100, settled: 0.01 };
+// A sample is as long as so many steps of the clock, and a millisecond.
+const STEPS = 100, SAMPLE_MS = 1;
+
+let ort, session, bundle, stepMs, inputs = [], chosen = [], next = 0;
+
+const requests = {
+  async start({ model, provider, threads, clockMs }) {
+    bundle = model;
+    stepMs = clockMs;
+    ort = await import(provider === "webgpu" ? "./ort/ort.webgpu.min.mjs" : "./ort/ort.wasm.min.mjs");
+    ort.env.wasm.numThreads = threads;
+    ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+    ort.env.logLevel = "error";
+    return {};
+  },
+
+  async open({ provider }) {
+    const [first] = await golden();
+    const start = performance.now();
+    const file = await (await fetch(`bundles/${bundle.id}/model`)).arrayBuffer();
+    const read = performance.now();
+    session = await ort.InferenceSession.create(file, {
+      executionProviders: [provider], graphOptimizationLevel: "all", logSeverityLevel: 3,
+    });
+    const loaded = performance.now();
+    await run(first);
+    return { file_ms: read - start, load_ms: loaded - read, first_ms: performance.now() - loaded };
+  },
+
+  async golden() {
+    const recorded = await golden(), answers = [], sums = [];
+    let difference = 0;
+    for (let index = 0; index < recorded.length; index++) {
+      const image = await decode(await bytes(`bundles/${bundle.id}/golden/${index}`), bundle.preprocess.mode);
+      sums.push(checksum(image));
+      const tensor = preprocess(image, bundle.preprocess);
+      for (let at = 0; at < tensor.length; at++) difference = Math.max(difference, Math.abs(tensor[at] - recorded[index][at]));
+      answers.push([...(await run(recorded[index]))].map((value) => (Number.isFinite(value) ? Number(value.toPrecision(6)) : null)));
+    }
+    return { checksums: sums, tensor_max_abs: difference, logits: answers };
+  },
+
+  async predict({ count, labels }) {
+    const classes = [], confidences = [], inTop5 = [];
+    for (let index = 0; index < count; index++) {
+      const logits = await run(await tensorOf(index));
+      const best = argmax(logits);
+      classes.push(best);
+      confidences.push(Number((1 / logits.reduce((sum, value) => sum + Math.exp(value - logits[best]), 0)).toFixed(6)));
+      if (labels) inTop5.push(logits.filter((value) => value > logits[labels[index]]).length < 5);
+      if (index % 8 === 0) postMessage({ progress: index / count });
+    }
+    return { classes, confidences, in_top5: labels ? inTop5 : null };
+  },
+
+  async prepare({ count, inputsWanted }) {
+    inputs = [];
+    const wanted = Math.min(inputsWanted, count || bundle.golden), total = count || bundle.golden;
+    chosen = [...new Set(Array.from({ length: wanted }, (_, at) => Math.trunc(wanted > 1 ? (at * (total - 1)) / (wanted - 1) : 0)))];
+    const preprocessNs = [], postprocessNs = [];
+    for (const index of chosen) {
+      const file = await bytes(count ? `images/${index}` : `bundles/${bundle.id}/golden/${index}`);
+      const start = performance.now();
+      inputs.push(preprocess(await decode(file, bundle.preprocess.mode), bundle.preprocess));
+      preprocessNs.push(ns(performance.now() - start));
+    }
+    const { warmUp, callMs } = await warm();
+    for (const tensor of inputs) {
+      const logits = await run(tensor), start = performance.now();
+      [...logits].map((value, index) => [value, index]).sort((one, other) => other[0] - one[0]).slice(0, 5);
+      postprocessNs.push(ns(performance.now() - start));
+    }
+    const calls = Math.ceil(Math.max(SAMPLE_MS, STEPS * stepMs) / callMs);
+    return { preprocess_ns: preprocessNs, postprocess_ns: postprocessNs, warm_up: warmUp, call_ms: callMs, calls };
+  },
+
+  async time({ samples, calls }) {
+    if (samples >= 5) for (let call = 0; call < Math.max(1, Math.trunc(samples / 20)) * calls; call++) await run(following());
+    const times = [];
+    let logits;
+    for (let sample = 0; sample < samples; sample++) {
+      const tensors = Array.from({ length: calls }, following);
+      const start = performance.now();
+      for (const tensor of tensors) logits = await run(tensor);
+      times.push(ns(performance.now() - start));
+    }
+    return { ns: times, input: chosen[(next - 1) % chosen.length], class: argmax(logits) };
+  },
+};
+
+const ns = (milliseconds) => Math.max(1, Math.round(milliseconds * 1e6));
+const argmax = (values) => values.reduce((best, value, index) => (value > values[best] ? index : best), 0);
+const bytes = async (path) => (await fetch(path)).arrayBuffer();
+const following = () => inputs[next++ % inputs.length];
+
+async function tensorOf(index) {
+  return preprocess(await decode(await bytes(`images/${index}`), bundle.preprocess.mode), bundle.preprocess);
+}
+
+/** The recorded tensors, one a sample. */
+async function golden() {
+  const all = new Float32Array(await bytes(`bundles/${bundle.id}/tensors`));
+  const size = all.length / bundle.golden;
+  return Array.from({ length: bundle.golden }, (_, index) => all.slice(index * size, (index + 1) * size));
+}
+
+/** Logits of one image; a model that takes several gets it several times. */
+async function run(tensor) {
+  const { channels, height, width, batch } = bundle.input;
+  const count = batch ?? 1;
+  const data = count === 1 ? tensor : Float32Array.from({ length: count * tensor.length }, (_, at) => tensor[at % tensor.length]);
+  const feeds = { [session.inputNames[0]]: new ort.Tensor("float32", data, [count, channels, height, width]) };
+  const output = (await session.run(feeds))[session.outputNames[0]];
+  const logits = Float32Array.from(output.data.slice(0, bundle.labels));
+  output.dispose();
+  return logits;
+}
+
+/** Run until the times settle. */
+async function warm() {
+  const means = [], begin = performance.now();
+  let calls = 0, settled = false;
+  while (!settled && performance.now() - begin < WARM_UP.capMs) {
+    const start = performance.now();
+    let done = 0;
+    while (done < WARM_UP.windowCalls || performance.now() - start < Math.max(WARM_UP.windowMs, STEPS * stepMs)) {
+      await run(following());
+      done++;
+    }
+    calls += done;
+    means.push((performance.now() - start) / done);
+    const [before, last] = means.slice(-2);
+    settled = calls >= WARM_UP.calls && performance.now() - begin >= WARM_UP.ms && means.length > 1
+      && Math.abs(last / before - 1) < WARM_UP.settled;
+  }
+  return { warmUp: { ms: performance.now() - begin, calls, settled }, callMs: Math.max(means.at(-1), 1e-6) };
+}
+
+onmessage = async ({ data }) => {
+  try {
+    postMessage({ answer: await requests[data.do](data) });
+  } catch (error) {
+    postMessage({ error: `${error?.message ?? error}` });
+  }
+};

@@ -1,0 +1,315 @@
+"""The browser: real Chromium at a phone's size runs ONNX Runtime Web, here and from another network."""
+
+import base64
+import http.client
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices import open_device
+from edgekit.deploy.devices.browser import device
+from edgekit.deploy.devices.browser.server import Server
+from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
+from edgekit.deploy.plan import Plan
+from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
+from edgekit.toolkit.files import write_reports
+from edgekit.toolkit.validate import Validation, validate
+from PIL import Image
+
+from tests.conftest import open_browser
+
+QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5)
+HERE = Path(device.__file__).parent
+
+
+@pytest.fixture(scope="session")
+def ort_web() -> None:
+    """ONNX Runtime Web's files, which `make ort-web` brings."""
+    if not all((HERE / "ort-web" / name).exists() for name in device.FILES["wasm"]):
+        if os.environ.get("EDGEKIT_BROWSER") == "required":
+            pytest.fail("no ONNX Runtime Web here: make ort-web")
+        pytest.skip("no ONNX Runtime Web here: make ort-web")
+
+
+@pytest.fixture
+def invited(monkeypatch: pytest.MonkeyPatch) -> "Future[str]":
+    """The address that the person is shown."""
+    shown: Future[str] = Future()
+    monkeypatch.setattr(device, "_invite", shown.set_result)
+    return shown
+
+
+@pytest.fixture
+def in_background() -> Iterator[Callable[[Callable[[], Any]], "Future[Any]"]]:
+    """Do something beside the test."""
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit
+
+
+def _open_and_wait(browser: Any, url: str, work: "Future[Any]", screenshot: Path | None = None) -> list[str]:
+    """A phone opens the page until the work is done; what its console says."""
+    said: list[str] = []
+    context = browser.new_context(viewport={"width": 412, "height": 839}, device_scale_factor=2, is_mobile=True)
+    page = context.new_page()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(url)
+    while not work.done():
+        page.wait_for_timeout(200)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if screenshot:
+        page.screenshot(path=screenshot)
+    said.append(page.inner_text("main"))
+    context.close()
+    return said
+
+
+@pytest.mark.usefixtures("ort_web")
+def test_fp32_and_int8_on_a_phone(
+    browser: Any, fp32: Bundle, int8: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
+) -> None:
+    """Bit for bit the same input, the same answers as here, a report like any other's."""
+    work = in_background(
+        lambda: validate([int8], baseline=fp32, images="digits", limit=64, plan=QUICK, devices=["browser://127.0.0.1"])
+    )
+    *said, shown = _open_and_wait(browser, invited.result(30), work, tmp_path / "phone.png")
+    result: Validation = work.result()
+    assert [line for line in said if "No available adapters" not in line] == []
+    assert "done: the verdict is on the computer" in shown
+    assert "lenet int8" in shown
+    report = result.report
+    assert "Chrome" in report["device"]["browser"]
+    assert report["device"]["cross_origin_isolated"]
+    assert (report["device"]["cpu"], report["device"]["cores_got"]) == ("unavailable", "unavailable")
+    for model in report["models"]:
+        assert model["session"]["runtime"] == "onnxruntime-web wasm"
+        assert model["parity"]["checksums_agreement"] == 1.0
+        assert model["parity"]["tensor_max_abs"] == 0.0
+        assert model["top1"] > 0.8
+        assert model["host"]["images"] == 64
+        assert all(one["gap"] <= 2 * model["host"]["logits_max_abs"] for one in model["host"]["differ"])
+        assert {block["process"] for block in model["blocks"]} == {0, 1, 2}
+        assert model["peak_rss_bytes"] is None, "a browser does not tell"
+        assert model["samples"] > 0
+    assert report["models"][0]["parity"]["logits_max_abs"] < 1e-3
+    assert len(report["models"][0]["host"]["differ"]) == 0
+    page = write_reports(report, result.images, tmp_path / "report")[-1].read_text()
+    assert "onnxruntime-web" in page
+
+
+@pytest.fixture
+def elsewhere(chromium: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Another network: this machine's address in it, and a browser that lives there."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    name, number = f"phone{os.getpid()}", os.getpid() % 250
+    here, there = f"10.78.{number}.1", f"10.78.{number}.2"
+    link = f"ph{os.getpid()}"[:14]
+    for command in (
+        f"netns add {name}", f"link add {link} type veth peer name eth0 netns {name}", f"addr add {here}/30 dev {link}",
+        f"link set {link} up", f"-n {name} addr add {there}/30 dev eth0", f"-n {name} link set eth0 up",
+        f"-n {name} link set lo up",
+    ):  # fmt: skip
+        subprocess.run(["ip", *command.split()], check=True)
+    program = tmp_path / "chromium-elsewhere"
+    program.write_text(f'#!/bin/sh\nexec ip netns exec {name} {chromium} "$@"\n')
+    program.chmod(0o755)
+    yield here, str(program)
+    subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.mark.usefixtures("ort_web")
+def test_over_plain_http_from_another_network(
+    elsewhere: tuple[str, str], fp32: Bundle, invited: "Future[str]", in_background: Any
+) -> None:
+    """No isolation, one thread, a clock of 0.1 ms: blocks are long enough that its steps do not matter."""
+    here, program = elsewhere
+    work = in_background(lambda: validate([fp32], images="digits", limit=50, plan=QUICK, devices=[f"browser://{here}"]))
+    with open_browser(program) as browser:
+        _open_and_wait(browser, invited.result(30), work)
+    report = work.result().report
+    assert not report["device"]["secure_context"]
+    assert not report["device"]["cross_origin_isolated"]
+    assert report["device"]["timer_ns"] >= 50_000
+    (model,) = report["models"]
+    assert model["session"]["threads"] == 1
+    assert all(ns >= 50 * report["device"]["timer_ns"] for block in model["blocks"] for ns in block["ns"])
+    assert model["host"]["differ"] == []
+
+
+def test_preprocessing_is_pillows(browser: Any) -> None:
+    """Any size, filter, crop and mode, from PNG and JPEG: the same pixels, and the same float32 values."""
+    page = browser.new_page()
+    page.goto("about:blank")
+    page.add_script_tag(content=(HERE / "preprocess.mjs").read_text().replace("export ", ""))
+    generator = np.random.default_rng()
+    for case in range(90):
+        width, height = (int(side) for side in generator.integers(1, 90, 2))
+        mode = ("RGB", "L")[case % 2]
+        shape = (height, width, 3) if generator.random() < 0.7 else (height, width)
+        picture = Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8))
+        stream = io.BytesIO()
+        jpeg = case % 3 == 0
+        picture.save(stream, *(("JPEG",) if jpeg else ("PNG",)), **({"quality": 90} if jpeg else {}))
+        resize: Any = [None, int(generator.integers(1, 60)), tuple(int(side) for side in generator.integers(1, 60, 2))][
+            case % 3
+        ]
+        crop: Any = tuple(int(side) for side in generator.integers(1, 70, 2)) if case % 4 else None
+        channels = 3 if mode == "RGB" else 1
+        settings = Preprocess(
+            mode, resize, crop, list(INTERPOLATIONS)[case % len(INTERPOLATIONS)],  # pyright: ignore[reportArgumentType]
+            tuple(generator.random(channels).tolist()), tuple((0.1 + generator.random(channels)).tolist()),
+        )  # fmt: skip
+        image = decode(stream.getvalue())
+        if isinstance(resize, int) and max(image.size) / min(image.size) * resize > 2000:
+            continue  # refused as too large
+        found = page.evaluate(
+            """async ([file, settings]) => {
+                const bytes = Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0));
+                const image = await decode(bytes, settings.mode);
+                return [checksum(image), [...preprocess(image, settings)]];
+            }""",
+            [base64.b64encode(stream.getvalue()).decode(), device.preprocess_settings(settings)],
+        )
+        assert found[0] == settings.checksum(image), (settings, picture.size, jpeg)
+        expected = settings(image)
+        np.testing.assert_array_equal(np.asarray(found[1], np.float32), expected.ravel(), err_msg=str(settings))
+    page.close()
+
+
+@pytest.mark.usefixtures("ort_web")
+def test_what_the_browser_cannot_do_is_said(
+    browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
+) -> None:
+    """A model that its runtime refuses: the person reads why, on the phone and here."""
+    import shutil
+
+    import onnx
+    from edgekit.deploy.bundle import MANIFEST
+    from edgekit.deploy.files import sha256
+
+    shutil.copytree(fp32.path, tmp_path / "odd")
+    model = onnx.load(tmp_path / "odd/model.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "odd/model.onnx")
+    manifest = json.loads((tmp_path / "odd" / MANIFEST).read_text())
+    path = tmp_path / "odd/model.onnx"
+    manifest["files"]["model.onnx"] = {"sha256": sha256(path), "size": path.stat().st_size}
+    (tmp_path / "odd" / MANIFEST).write_text(json.dumps(manifest))
+
+    def measure() -> Any:
+        with open_device("browser://127.0.0.1") as opened:
+            return opened.measure([Bundle.open(tmp_path / "odd")], QUICK, None, lambda what, share: None)
+
+    work = in_background(measure)
+    shown = _open_and_wait(browser, invited.result(30), work)[-1]
+    with pytest.raises(EdgeKitError, match="the browser: lenet fp32: .*NoSuchOperator"):
+        work.result()
+    assert "NoSuchOperator" in shown
+
+
+@pytest.mark.usefixtures("ort_web")
+def test_a_page_that_falls_silent(
+    browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The phone was put away: an error after seconds, with what it had measured."""
+    monkeypatch.setattr(device, "_SILENCE_S", 4.0)
+    first = threading.Event()
+    plan = Plan(seconds=30, rounds=2, processes=10, block_ms=5)
+
+    def progress(what: str, share: float) -> None:
+        if what == "latency" and share > 0.15:
+            first.set()
+
+    def measure() -> Any:
+        with open_device("browser://127.0.0.1") as opened:
+            return opened.measure([fp32], plan, None, progress)
+
+    work = in_background(measure)
+    page = browser.new_page()
+    page.goto(invited.result(30))
+    while not first.is_set():
+        page.wait_for_timeout(200)
+    page.close()
+    with pytest.raises(LostDeviceError, match="the page has said nothing for 4 s") as caught:
+        work.result(30)
+    assert caught.value.measured is not None
+    assert caught.value.measured["measurements"][0]["blocks"]
+
+
+def _get(url: str, path: str, method: str = "GET", body: bytes | None = None, source: str = "127.0.0.1") -> int:
+    host, port = re.findall(r"//([\d.]+):(\d+)/", url)[0]
+    connection = http.client.HTTPConnection(host, int(port), timeout=5, source_address=(source, 0))
+    connection.request(method, path, body)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
+def test_nothing_else_is_served() -> None:
+    """Only what is listed, only under the secret, only to whoever came first; what is no message is refused."""
+    with Server("127.0.0.1", 0, {"": (lambda: b"page", "text/html"), "model": (lambda: b"m", "x/y")}) as server:
+        secret = server.url.split("/")[3]
+        assert len(secret) >= 20
+        assert _get(server.url, "/") == 404
+        assert _get(server.url, "/model") == 404
+        assert _get(server.url, f"/{secret[:-1]}x/model") == 404
+        assert _get(server.url, f"/{secret}/model") == 200
+        for path in ("../../etc/passwd", "%2e%2e/etc/passwd", "page.html", "/etc/passwd", "model/"):
+            assert _get(server.url, f"/{secret}/{path}") == 404, path
+        assert _get(server.url, f"/{secret}/model", source="127.0.0.2") == 404
+        assert _get(server.url, f"/{secret}/message", "POST", b"{") == 400
+        assert _get(server.url, f"/{secret}/message", "POST", b"[]") == 400
+        assert _get(server.url, f"/{secret}/other", "POST", b"{}") == 404
+        assert server.messages.empty()
+        assert _get(server.url, f"/{secret}/message", "POST", b'{"alive": true}') == 204
+        assert server.messages.get(timeout=1) == {"alive": True}
+
+
+def test_onnx_runtime_web_is_checked(tmp_path: Path) -> None:
+    """Files that are missing, and files that are others, with where to get the right ones."""
+    with (
+        pytest.raises(DeviceError, match="ONNX Runtime Web is not here") as caught,
+        open_device("browser", ort_web=tmp_path),
+    ):
+        pass
+    assert f"npm pack onnxruntime-web@{device.ORT_WEB}" in caught.value.fix
+    for name in device.FILES["wasm"]:
+        (tmp_path / name).write_text("other")
+    other = open_device("browser", ort_web=tmp_path)
+    with pytest.raises(DeviceError, match="is not that of ONNX Runtime Web"), other:
+        pass
+
+
+@pytest.mark.usefixtures("ort_web")
+@pytest.mark.parametrize("change", [{"offline": True}, {"fps": 30.0}, {"sustained_s": 60.0}])
+def test_scenarios_are_refused(fp32: Bundle, change: dict[str, Any]) -> None:
+    """Not silently left out."""
+    with open_device("browser://127.0.0.1") as opened, pytest.raises(DeviceError, match="the single stream alone"):
+        opened.measure([fp32], Plan(**change), None, lambda what, share: None)
+
+
+@pytest.mark.usefixtures("ort_web")
+def test_a_port_that_is_taken(fp32: Bundle) -> None:
+    """One line."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        name = f"browser://127.0.0.1:{taken.getsockname()[1]}"
+        with open_device(name) as opened, pytest.raises(DeviceError, match="cannot listen on 127"):
+            opened.measure([fp32], QUICK, None, lambda what, share: None)
+    with pytest.raises(DeviceError, match="is no browser"):
+        open_device("browser://a b")
