@@ -7,6 +7,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 git -C "$root" ls-files -z | (cd "$root" && xargs -0 cp --parents -t "$work")
+# files that are fetched, not kept; a wheel has those of them that are here
+ort_web=deploy/devices/browser/ort-web
+[ ! -d "$root/$ort_web" ] || cp -r "$root/$ort_web" "$work/$ort_web"
 "$python" -m build --wheel --outdir "$work/dist" "$work" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 "$python" "$root/tests/wheel_contents.py" "$work"/dist/*.whl
 

@@ -13,6 +13,10 @@ if __name__ == "__main__":
         ["git", "ls-files", *FOLDERS, "__init__.py"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     expected = {f"edgekit/{name}" for name in kept.stdout.split()}
+    fetched = "deploy/devices/browser/ort-web"
+    if (ROOT / fetched).is_dir():
+        names = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+        expected |= {f"edgekit/{fetched}/{name}" for name in names}
     with zipfile.ZipFile(sys.argv[1]) as wheel:
         found = {name for name in wheel.namelist() if ".dist-info/" not in name}
     if expected != found:

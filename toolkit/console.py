@@ -20,6 +20,17 @@ def say(message: str) -> None:
 Show = Callable[[str, float], None]
 
 
+def invite(url: str) -> None:
+    """Show an address to be opened on a phone, as a QR code too where one can be made."""
+    say(f"open this address on the phone: {url}")
+    try:
+        import segno
+    except ModuleNotFoundError:
+        say("(for a QR code: pip install 'edgekit-vision[phone]')")
+        return
+    segno.make(url, error="l").terminal(out=sys.stderr, compact=True)
+
+
 @contextlib.contextmanager
 def progress_bar(title: str) -> Iterator[Show]:
     """A bar on a terminal, a line for each new stage elsewhere."""

@@ -15,7 +15,7 @@ from ..deploy.measure import Progress
 from ..deploy.plan import Plan
 from ..deploy.result import Result, ids_and_targets
 from .comparison import counterpart, hold_against
-from .console import progress_bars, say
+from .console import invite, progress_bars, say
 from .contract import Contract
 from .datasets import part_of
 from .files import device_slug, write_result
@@ -97,9 +97,8 @@ def validate(
         say("no test images are known: accuracy is not measured (pass --images)")
 
     def on(device: str, show: Progress) -> Result:
-        with open_device(
-            device, **({"ort_web": ort_web} if ort_web and device.startswith("browser") else {})
-        ) as opened:
+        settings = {"ort_web": ort_web, "invite": invite} if device.startswith("browser") else {}
+        with open_device(device, **settings) as opened:
             chain = with_ancestors(bundles, baseline, opened.formats(), device)
             folder = keep if len(devices) == 1 or keep is None else keep / device_slug(device)
             return _measure(opened, chain, candidates, plan, contract, test, show, folder)

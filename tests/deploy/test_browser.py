@@ -46,7 +46,7 @@ def ort_web() -> None:
 def invited(monkeypatch: pytest.MonkeyPatch) -> "Future[str]":
     """The address that the person is shown."""
     shown: Future[str] = Future()
-    monkeypatch.setattr(device, "_invite", shown.set_result)
+    monkeypatch.setattr("edgekit.toolkit.validate.invite", shown.set_result)
     return shown
 
 
@@ -210,7 +210,7 @@ def test_what_the_browser_cannot_do_is_said(
     (tmp_path / "odd" / MANIFEST).write_text(json.dumps(manifest))
 
     def measure() -> Any:
-        with open_device("browser://127.0.0.1") as opened:
+        with open_device("browser://127.0.0.1", invite=invited.set_result) as opened:
             return opened.measure([Bundle.open(tmp_path / "odd")], QUICK, None, lambda what, share: None)
 
     work = in_background(measure)
@@ -234,7 +234,7 @@ def test_a_page_that_falls_silent(
             first.set()
 
     def measure() -> Any:
-        with open_device("browser://127.0.0.1") as opened:
+        with open_device("browser://127.0.0.1", invite=invited.set_result) as opened:
             return opened.measure([fp32], plan, None, progress)
 
     work = in_background(measure)

@@ -5,7 +5,7 @@ import json
 import queue
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,14 @@ _NAME = re.compile(r"browser(?P<webgpu>\+webgpu)?(?:://(?P<address>[\w.-]+)(?::(
 
 
 class BrowserDevice:
-    """Whatever opens the address: "browser", or "browser+webgpu"; "://ADDRESS:PORT" chooses where it is served."""
+    """Whatever opens the address: "browser", or "browser+webgpu"; "://ADDRESS:PORT" chooses where it is served.
 
-    def __init__(self, name: str, ort_web: Path | None = None) -> None:
+    Args:
+        ort_web: the folder of ONNX Runtime Web's files; None is that which `make ort-web` fills.
+        invite: shows the page's address to the person.
+    """
+
+    def __init__(self, name: str, ort_web: Path | None = None, invite: Callable[[str], object] | None = None) -> None:
         match = _NAME.fullmatch(name)
         if match is None:
             raise DeviceError(
@@ -68,6 +73,7 @@ class BrowserDevice:
         self._provider = "webgpu" if match["webgpu"] else "wasm"
         self._address = match["address"] or "0.0.0.0", int(match["port"] or 0)  # noqa: S104 # the phone is another machine
         self._ort_web = ort_web or _HERE / "ort-web"
+        self._invite = invite or _say
 
     def __enter__(self) -> "BrowserDevice":
         for name, digest in FILES[self._provider].items():
@@ -99,7 +105,7 @@ class BrowserDevice:
                 f"cannot listen on {self._address[0]}:{self._address[1]}: {error.strerror}", fix="choose another port"
             ) from error
         with server:
-            _invite(server.url)
+            self._invite(server.url)
             progress("waiting for the page to be opened", 0.0)
             return follow(self._words(server, bundles), progress)
 
@@ -228,15 +234,8 @@ def _measurement(bundle: Bundle, found: Mapping[str, Any], session: Mapping[str,
     )  # fmt: skip
 
 
-def _invite(url: str) -> None:
-    """Show the address, as a QR code too where one can be made."""
-    print(f"open on the phone: {url}", file=sys.stderr)
-    try:
-        import segno
-    except ModuleNotFoundError:
-        print("(a QR code needs: pip install 'edgekit-vision[phone]')", file=sys.stderr)
-        return
-    segno.make(url, error="l").terminal(out=sys.stderr, compact=True)
+def _say(url: str) -> None:
+    print(f"open this address on the device: {url}", file=sys.stderr)
 
 
 def _file(path: Path) -> Any:
