@@ -165,18 +165,17 @@ def memory_cap() -> tuple[int | str, int | str]:
 
 def _cpu_model() -> str:
     """The CPU's name; of an ARM one, whose kernel gives numbers, that of each kind of core."""
-    numbers: dict[str, list[str]] = {"CPU implementer": [], "CPU part": []}
+    entries: dict[str, list[str]] = {"CPU implementer": [], "CPU part": [], "model name": []}
     for line in _lines("/proc/cpuinfo"):
         key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-        if key.strip() in numbers:
-            numbers[key.strip()].append(value.strip())
+        if key.strip() in entries:
+            entries[key.strip()].append(value.strip())
+    makers, parts, names = entries.values()
     cores = [
         _ARM_PARTS.get(part, f"part {part}") if maker == _ARM_LIMITED else f"implementer {maker} part {part}"
-        for maker, part in zip(*numbers.values(), strict=False)
+        for maker, part in zip(makers, parts, strict=False)
     ]
-    return " + ".join(dict.fromkeys(cores)) or platform.processor() or UNAVAILABLE
+    return " + ".join(dict.fromkeys(cores or names[:1])) or platform.processor() or UNAVAILABLE
 
 
 def _device_tree(entry: str) -> list[str]:

@@ -262,3 +262,51 @@ def test_a_busy_core_is_noticed() -> None:
         os.sched_setaffinity(0, allowed)
         burner.kill()
         burner.wait()
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (["CPU implementer : 0x41", "CPU part : 0xd08"] * 4, "Cortex-A72"),
+        (["CPU implementer : 0x41", "CPU part : 0xd05"] * 4 + ["CPU implementer : 0x41", "CPU part : 0xd0b"] * 2,
+         "Cortex-A55 + Cortex-A76"),
+        (["CPU implementer : 0x51", "CPU part : 0x804"], "implementer 0x51 part 0x804"),
+        (["model name : AMD EPYC", "model name : AMD EPYC"], "AMD EPYC"),
+    ],
+)  # fmt: skip
+def test_a_cpu_has_a_name(lines: list[str], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ARM kernels give numbers; a chip with two kinds of core has two names."""
+    monkeypatch.setattr(environment, "_lines", lambda path: lines if path == "/proc/cpuinfo" else [])
+    assert describe()["cpu"] == name
+
+
+def test_a_board_has_a_name_and_a_memory_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the device tree and the cgroups, of both versions."""
+    tree = tmp_path / "firmware/devicetree/base"
+    tree.mkdir(parents=True)
+    (tree / "model").write_text("Raspberry Pi 4 Model B Rev 1.4\0")
+    (tree / "compatible").write_text("raspberrypi,4-model-b\0brcm,bcm2711\0")
+    monkeypatch.setattr(environment, "_SYSTEM", tmp_path)
+    monkeypatch.setattr(environment, "_CGROUP", tmp_path / "cgroup")
+    group = tmp_path / "cgroup/small"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("268435456\n")
+    (group / "memory.peak").write_text("200000000\n")
+    (tmp_path / "cgroup/memory.max").write_text("max\n")
+    lines = environment._lines
+    monkeypatch.setattr(
+        environment, "_lines", lambda path: ["0::/small"] if path == "/proc/self/cgroup" else lines(path)
+    )
+    found = describe()
+    assert (found["board"], found["soc"]) == ("Raspberry Pi 4 Model B Rev 1.4", "brcm,bcm2711")
+    assert found["memory_cap_bytes"] == 268435456
+    assert environment.memory_cap() == (268435456, 200000000)
+
+
+def test_onnx_runtime_is_kept_from_reporting() -> None:
+    """Before it is loaded; a person's own setting stays."""
+    code = "import edgekit.deploy, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    for given, expected in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):
+        own = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"} | given
+        done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
