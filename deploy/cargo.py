@@ -1,11 +1,11 @@
 """What travels to a device: EdgeKit's code, bundles and test images, each as one zip file that its hash names."""
 
-import json
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import agent
 from .bundle import MANIFEST, Bundle
@@ -24,7 +24,7 @@ Files = Iterator[tuple[str, Path]]
 
 @dataclass(frozen=True)
 class Parcel:
-    """A zip file on its way: the hash of its content, its size in bytes, and whether it is code."""
+    """A zip file on its way: the hash of its content, which is its name too, and its size in bytes."""
 
     path: Path
     sha256: str
@@ -69,9 +69,9 @@ def image_files(images: ImageSet, scratch: Path) -> Files:
             yield f"{agent.IMAGES}/{file.name}", file
 
 
-def job_text(bundles: Sequence[Bundle], plan: Plan) -> str:
-    """The text of job.json for bundles that travel with it."""
-    return json.dumps({"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plan.to_json()})
+def job(bundles: Sequence[Bundle], plan: Plan) -> dict[str, Any]:
+    """What job.json says of bundles that travel with it."""
+    return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plan.to_json()}
 
 
 def bundle_folder(bundle: Bundle) -> str:

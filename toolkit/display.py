@@ -156,6 +156,15 @@ def device_rows(document: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def noisy_devices(document: Mapping[str, Any]) -> list[str]:
+    """Which of several devices were noisy, and by which signals; their own reports say more."""
+    return [
+        f"noisy run on {report['device']['name']}: {', '.join(dict.fromkeys(one['name'] for one in report['noise']))}"
+        for report in document["devices"]
+        if report["noise"]
+    ]
+
+
 def agreement_lines(document: Mapping[str, Any]) -> list[str]:
     """Whether several devices answer each image alike; and the devices that gave no report."""
     lines = [f"{one['device']} gave no report: {one['error']} ({one['fix']})" for one in document["failed"]]

@@ -72,7 +72,7 @@ def pack(
         if images is not None:
             cargo.add_files(archive, cargo.image_files(images, Path(scratch)))
         texts = {
-            agent.JOB: cargo.job_text(chain, plan),
+            agent.JOB: json.dumps(cargo.job(chain, plan)),
             PACKED: json.dumps(result),
         }
         for name, text in texts.items():

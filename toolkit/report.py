@@ -25,6 +25,7 @@ from .display import (
     milliseconds,
     model_names,
     noise_lines,
+    noisy_devices,
     percent,
     percentile_text,
     scenario_lines,
@@ -96,11 +97,11 @@ def _joined(document: Report, images: ImageSet | None) -> Iterator[Element]:
     heading.text = document["verdict"]
     yield heading
     yield _paragraph(document["reason"], "reason")
-    for line in noise_lines(document):
-        yield _paragraph(line, "warning")
     yield _table(DEVICE_COLUMNS, device_rows(document))
     for line in agreement_lines(document):
         yield _paragraph(line)
+    for line in noisy_devices(document):
+        yield _paragraph(line, "warning")
     for report in document["devices"]:
         folded = Element("details")
         SubElement(folded, "summary").text = f"{report['device']['name']}: {report['verdict']}"

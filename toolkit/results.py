@@ -9,6 +9,7 @@ import numpy as np
 
 from ..deploy.bundle import Bundle
 from ..deploy.environment import has_vnni
+from ..deploy.errors import EdgeKitError
 from ..deploy.images import UNLABELLED
 from ..deploy.measure import lacking
 from ..deploy.measurement import Block, Measurement
@@ -39,7 +40,16 @@ SCHEMA = 3
 
 
 def make_report(result: Result) -> tuple[dict[str, Any], Judgement]:
-    """The document of schema 3 and the verdict."""
+    """The document of schema 3 and the verdict.
+
+    Raises:
+        EdgeKitError: the run was cut short before its second process, so nothing says how sure its times are.
+    """
+    if min(measured_processes(one) for one in result.measurements) < 2:
+        raise EdgeKitError(
+            f"{result.device} was lost in the first of its {result.plan.processes} processes: an interval needs two",
+            fix="measure again; what there is stays in the file",
+        )
     measurements, targets, plan, contract = (
         result.measurements,
         result.targets,
@@ -85,6 +95,11 @@ def make_report(result: Result) -> tuple[dict[str, Any], Judgement]:
         "models": models,
     }
     return report, verdict
+
+
+def measured_processes(measurement: Measurement) -> int:
+    """How many processes have blocks; fewer than planned where a run was cut short."""
+    return len({block.process for block in measurement.blocks})
 
 
 def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
@@ -279,14 +294,13 @@ def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
     inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
     if inputs < INPUTS:
         found.append(f"timed on {inputs} different images, {INPUTS} are the rule (pass --images)")
-    processes = sorted({block.process for block in measurement.blocks})
-    if len(processes) < plan.processes:
-        found.append(f"the run was cut short: {len(processes)} of {plan.processes} processes were measured")
+    if (measured := measured_processes(measurement)) < plan.processes:
+        found.append(f"the run was cut short: {measured} of {plan.processes} processes were measured")
     if unsettled := sum(not warm_up.settled for warm_up in measurement.warm_ups):
         found.append(f"its times had not settled when the warm-up ended in {unsettled} of {plan.processes} processes")
     missed = dict.fromkeys(
         reason
-        for process in processes
+        for process in range(measured)
         for reason in lacking([block for block in measurement.blocks if block.process == process], plan)
     )
     if missed:

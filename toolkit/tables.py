@@ -19,6 +19,7 @@ from .display import (
     model_name,
     model_names,
     noise_lines,
+    noisy_devices,
     percent,
     scenario_lines,
     share,
@@ -69,7 +70,7 @@ def devices_table(document: Mapping[str, Any]) -> Iterator[Any]:
     yield table
     for line in agreement_lines(document):
         yield escape(line)
-    for line in noise_lines(document):
+    for line in noisy_devices(document):
         yield f"[yellow]{escape(line)}[/]"
     yield _verdict(document)
 

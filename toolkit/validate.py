@@ -170,7 +170,7 @@ def _measure(
     except LostDeviceError as lost:
         if keep is not None and lost.measured is not None:
             path = write_result(result(Measured.from_json(lost.measured)), keep)
-            say(f"kept what was measured until then: edgekit report {path}")
+            say(f"what was measured until then is kept: edgekit report {path}")
         raise
 
 

@@ -241,6 +241,18 @@ def test_a_home_with_a_space_and_one_that_is_read_only(board: VirtualBoard, arm:
     assert not list((board.folder / "tmp").iterdir())
 
 
+def test_a_folder_of_somebody_else_is_not_trusted(board: VirtualBoard) -> None:
+    """In /tmp anybody may be first: neither is its Python run nor is anything put there."""
+    trap = board.folder / "tmp/edgekit-0/venv/bin/python3"
+    trap.parent.mkdir(parents=True)
+    trap.write_text("#!/bin/sh\ntouch /tmp/trapped\n")
+    trap.chmod(0o755)
+    board.profile(HOME_READ_ONLY=1)
+    with pytest.raises(DeviceError, match="has no folder that can be written"):
+        diagnose_board(board.device)
+    assert not (board.folder / "tmp/trapped").exists()
+
+
 def test_several_devices_at_once(board: VirtualBoard, arm: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     """One report compares them; a device that fails is told, and costs the other nothing."""
     result = validate(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ def test_another_answer_than_the_hosts_is_explained_or_warned_of(
     assert ("<td>near tie</td>" in page) == explained
     assert "1 of 359 answers differ from the host's" in page
     assert "<i>" not in page
+
+
+def test_a_run_that_was_cut_short(judged: Judge) -> None:
+    """Two processes of three make a report that says so; of one nothing can be said, which is."""
+
+    def only(count: int) -> Any:
+        return lambda measured: [
+            replace(one, blocks=tuple(block for block in one.blocks if block.process < count)) for one in measured
+        ]
+
+    report = judged(change=only(2)).report
+    assert any("cut short: 2 of 3 processes" in warning for warning in report["models"][1]["warnings"])
+    with pytest.raises(EdgeKitError, match="lost in the first of its 3 processes"):
+        judged(change=only(1))
 
 
 def test_wheels_for_a_board() -> None:

@@ -30,7 +30,7 @@ from edgekit.toolkit.statistics import (
     welch_difference,
     wilson,
 )
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
@@ -221,6 +221,7 @@ def test_student_and_welch(values: list[int], shift: int) -> None:
     expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
     assert (ours.low, ours.high) == pytest.approx(expected, rel=1e-5, abs=1e-9)
     other = [2 * value + shift for value in values[:-1]] + [shift + 30]
+    assume(len(set(other)) > 1)  # without variance scipy calls its own answer unreliable
     ours = welch_difference(values, other)
     expected = stats.ttest_ind(values, other, equal_var=False).confidence_interval(0.95)
     assert (ours.low, ours.high) == pytest.approx((expected.low, expected.high), rel=1e-5, abs=1e-9)

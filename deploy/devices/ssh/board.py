@@ -38,11 +38,13 @@ _TRIES = 3
 _CLOCK_S = 86400.0
 
 _BOOTSTRAP = Path(__file__).parent / "bootstrap.py"
-# The Python that provision made, in either place where it may be; else the system's.
-_PYTHONS = (
-    '"${XDG_CACHE_HOME:-$HOME/.cache}/edgekit/venv/bin/python3"', '"${TMPDIR:-/tmp}/edgekit-$(id -u)/venv/bin/python3"',
-    "python3",
-)  # fmt: skip
+# The Python that provision made, in either place where it may be (see bootstrap.caches), if the folder is the person's
+# own: in /tmp anybody may have been first. Else the system's.
+_PYTHON = """\
+for d in "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit" "${TMPDIR:-/tmp}/edgekit-$(id -u)"; do
+[ -O "$d" ] && [ ! -L "$d" ] && [ -x "$d/venv/bin/python3" ] && exec "$d/venv/bin/python3" -
+done
+exec python3 -"""
 
 
 class Package(NamedTuple):
@@ -100,11 +102,10 @@ class Board:
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
             code, *parcels = _parcels(bundles, images, Path(folder))
             probe = self._deliver([code, *parcels], code.sha256, progress)
-        job = {"bundles": {one.id: cargo.bundle_folder(one) for one in bundles}, "plan": plan.to_json()}
         request = {
             "host": f"{getpass.getuser()}@{socket.gethostname()}, since {time.strftime('%H:%M')}",
             "parcels": [parcel.sha256 for parcel in parcels],
-            "job": job,
+            "job": cargo.job(bundles, plan),
             "result": f"{RESULT}{socket.gethostname()}-{time.time_ns()}",
         }
         return self._attend(probe, request, progress)
@@ -209,9 +210,7 @@ class Board:
     def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         program = f"{_BOOTSTRAP.read_text(encoding='utf-8')}\nmain({request!r})\n"
         path = self._address.path
-        tries = " ".join([shlex.quote(path)] if path else _PYTHONS)
-        search = f'for p in {tries}; do command -v "$p" >/dev/null 2>&1 && exec "$p" -; done'
-        return self._heard(search, program, _PROBE_S)
+        return self._heard(f"exec {shlex.quote(path)} -" if path else _PYTHON, program, _PROBE_S)
 
     def _heard(self, command: str, text: str, timeout: float) -> Iterator[dict[str, Any]]:
         """The messages of a command; its own failure is no matter, since what is missing then is."""

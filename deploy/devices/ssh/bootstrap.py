@@ -122,11 +122,9 @@ def digest(path):
 
 
 def unpack(cache, name):
-    """Unpack the code once, whole or not at all; older code goes. Its folder."""
+    """Unpack the code once, whole or not at all. Its folder."""
     folder = cache / ("code-" + name)
     if not folder.is_dir():
-        for other in cache.glob("code-*"):
-            remove(other)
         partial = Path(tempfile.mkdtemp(prefix="code-", dir=str(cache)))
         with zipfile.ZipFile(str(cache / name)) as archive:
             archive.extractall(str(partial))

@@ -26,6 +26,8 @@ HEARTBEAT_S, PATIENCE_S = 2.0, 15.0
 # What the other side says when it has the result, and how the files are called that hold results until then.
 RECEIVED, RESULT = "received", "result-"
 
+_CODE = Path(__file__).resolve()
+
 
 class _Voice:
     """Standard output, for more than one thread; a silence that nobody hears ends the job."""
@@ -96,8 +98,11 @@ def _write(lock: IO[str], text: str) -> None:
 
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[Path]:
-    """A new folder, removed in the end; what an earlier job left behind goes first."""
+    """A new folder, removed in the end; what an earlier job left behind goes first, and older code."""
     shutil.rmtree(path, ignore_errors=True)
+    for code in path.parent.glob("code-*"):
+        if code not in _CODE.parents:
+            shutil.rmtree(code, ignore_errors=True)
     for result in path.parent.glob(f"{RESULT}*"):
         result.unlink()
     path.mkdir()
