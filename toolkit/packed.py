@@ -14,18 +14,7 @@ from ..deploy.errors import EdgeKitError
 from ..deploy.files import write_file
 from ..deploy.plan import Plan
 from ..deploy.result import Result
-from .display import (
-    drop_text,
-    megabytes,
-    milliseconds,
-    model_names,
-    noise_lines,
-    percent,
-    scenario_lines,
-    speedup_text,
-    speedups,
-    subject,
-)
+from .display import DEVICE_COLUMNS, device_rows, model_names, noise_lines, scenario_lines, speedups, subject
 from .pyz_main import check_whole
 from .results import make_report
 
@@ -83,21 +72,14 @@ def _progress() -> agent.Say:
 
 def _print(report: dict[str, Any]) -> None:
     """The report as plain text."""
-    names = model_names(report)
-    rows = [["model", "size", "top-1", "drop, points", "latency", "speed-up"]]
-    for model in report["models"]:
-        baseline = model["id"] == report["baseline"]
-        rows.append(
-            [names[model["id"]], megabytes(model["size_bytes"]), percent(model["top1"]),
-             "baseline" if baseline else drop_text(model["drop"]), milliseconds(model["latency_ms"]["p50"]),
-             "baseline" if baseline else f"{speedup_text(model['speedup'])} {model['outcome']}"]
-        )  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows = [DEVICE_COLUMNS, *device_rows({"devices": [report]})]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(DEVICE_COLUMNS))]
     print(subject(report))
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for line in (*speedups(report), *scenario_lines(report), *noise_lines(report)):
         print(line)
+    names = model_names(report)
     for model in report["models"]:
         for warning in model["warnings"]:
             print(f"warning {names[model['id']]}: {warning}")
