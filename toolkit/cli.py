@@ -422,20 +422,20 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show a report again, or hold one against earlier ones, without measuring."""
-    from .comparison import compare_reports, read_report
+    from .comparison import compare_reports, read_document, read_report
     from .contract import Contract
     from .files import write_junit, write_markdown, write_page
     from .joined import join_reports
     from .tables import comparison_table, devices_table, validation_table
 
     contract = Contract(max_drop, min_speedup, confidence)
-    limits = contract if len(reports) == 1 and contract != Contract() else None
-    read = [read_report(path, limits) for path in reports]
     if join:
-        document, table = join_reports(read), devices_table
-    elif len(read) == 1:
-        document, table = read[0], validation_table
+        document, table = join_reports([read_report(path) for path in reports]), devices_table
+    elif len(reports) == 1:
+        document = read_document(reports[0], contract if contract != Contract() else None)
+        table = devices_table if "devices" in document else validation_table
     else:
+        read = [read_report(path) for path in reports]
         document, table = compare_reports(read, contract, across_hardware=across_hardware), comparison_table
     for path, write in ((html, write_page), (junit, write_junit), (markdown, write_markdown)):
         if path:

@@ -37,8 +37,34 @@ _MODEL_KEYS = (
     "sustained", "warnings", "host", "first_difference",
 )  # fmt: skip
 
+_JOINED_KEYS = ("verdict", "reason", "exit_code", "noise", "failed", "devices", "agreement")
+
 # What must agree before two latencies may be compared.
 _HARDWARE = ("machine", "cpu", "cores_allowed")
+
+
+def read_document(path: Path, contract: Contract | None = None) -> dict[str, Any]:
+    """What `read_report` reads, or the report.json of several devices.
+
+    Raises:
+        EdgeKitError: no such file, or none of them.
+    """
+    document = _read_json(path)
+    if "devices" not in document:
+        return read_report(path, contract)
+    if document.get("schema") != SCHEMA or not document.keys() >= set(_JOINED_KEYS):
+        raise EdgeKitError(f"{path} is not whole, or of another EdgeKit", fix="validate again, or upgrade")
+    return document
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return {**document}
+    except (OSError, ValueError, TypeError) as error:
+        raise EdgeKitError(
+            f"{path} is not an EdgeKit report: {error}", fix="pass a report.json of edgekit validate"
+        ) from error
 
 
 def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
@@ -50,8 +76,10 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
     Raises:
         EdgeKitError: no such file, or neither of them.
     """
+    report = _read_json(path)
+    if "devices" in report:
+        raise EdgeKitError(f"{path} is of several devices", fix="pass the report of one of them")
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
         if "result" in report:
             result = Result.from_json(report, path)
             report, _ = make_report(result if contract is None else replace(result, contract=asdict(contract)))
@@ -63,7 +91,7 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
         schema = report["schema"]
         missing = [key for key in _REPORT_KEYS if key not in report]
         missing += [key for model in report.get("models", []) for key in _MODEL_KEYS if key not in model]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EdgeKitError(
             f"{path} is not an EdgeKit report: {error}", fix="pass a report.json of edgekit validate"
         ) from error

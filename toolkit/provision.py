@@ -31,30 +31,31 @@ def provision(device: str, *, offline: bool) -> dict[str, str]:
         offline: the board's wheels are downloaded on this machine and sent.
 
     Raises:
-        DeviceError: it cannot be reached, or the installation failed; nothing of it is left then.
+        DeviceError: it cannot be reached, or the installation failed; then all is as it was before.
     """
     with Board(device) as board, progress_bar(f"provision {device}") as show:
-        facts = board.probe().facts
-        if remark := clock_remark(board.probe()):
+        probe = board.probe()
+        if remark := clock_remark(probe):
             say(f"{device}: {remark}")
-        venv, python = f"{facts['cache']}/venv", shlex.quote(facts["executable"])
-        made = f"rm -rf {shlex.quote(venv)} && {python} -m venv {shlex.quote(venv)}"
-        install = f"{shlex.quote(f'{venv}/bin/python3')} -m pip install --no-input --disable-pip-version-check"
+        wheels = shlex.quote(_send_wheels(board, probe.facts, show)) if offline else None
+        venv, old = (shlex.quote(f"{probe.facts['cache']}/{name}") for name in ("venv", "venv.old"))
+        python = shlex.quote(probe.facts["base"])
+        install = f"{venv}/bin/python3 -m pip install --no-input --disable-pip-version-check"
         wanted = " ".join(NEEDED.values())
+        put_back = f"if [ -d {old} ]; then rm -rf {venv} && mv {old} {venv}; fi"
+        show("installing", 0.0)
+        # what works stays until there is something better, also where an earlier try was cut off
+        board.run(f"{put_back}; if [ -d {venv} ]; then mv {venv} {old}; fi", 60.0)
         try:
-            if offline:
-                wheels = _send_wheels(board, facts, show)
-                show("installing", 0.0)
-                pip = f"PYTHONPATH=$(echo {shlex.quote(wheels)}/pip-*.whl)"
-                board.run(f"{made} --without-pip", _INSTALL_S)
-                board.run(f"{pip} {install} --no-index --find-links {shlex.quote(wheels)} {wanted}", _INSTALL_S)
-                board.run(f"rm -rf {shlex.quote(wheels)}", 60.0)
+            if wheels:
+                board.run(f"{python} -m venv --without-pip {venv}", _INSTALL_S)
+                install = f"PYTHONPATH=$(echo {wheels}/pip-*.whl) {install} --no-index --find-links {wheels}"
             else:
-                show("installing", 0.0)
-                board.run(made, _INSTALL_S)
-                board.run(f"{install} {wanted}", _INSTALL_S)
+                board.run(f"{python} -m venv {venv}", _INSTALL_S)
+            board.run(f"{install} {wanted}", _INSTALL_S)
+            board.run(f"rm -rf {old} {wheels or ''}", 60.0)
         except DeviceError as error:
-            board.run(f"rm -rf {shlex.quote(venv)}", 60.0)
+            board.run(f"rm -rf {venv}; {put_back}", 60.0)
             raise DeviceError(
                 f"{error}", fix="on Debian: apt install python3-venv there; without a network: --offline"
             ) from error

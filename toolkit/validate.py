@@ -79,6 +79,8 @@ def validate(
         LostDeviceError: the device went away.
     """
     contract, plan = contract or Contract(), plan or Plan()
+    if len(set(devices)) < len(devices):
+        raise EdgeKitError("a device is named twice", fix="name each --device once")
     if ort_web and not any(device.startswith("browser") for device in devices):
         raise EdgeKitError("--ort-web is for a browser", fix="pass --device browser with it")
     candidates = [bundle.id for bundle in bundles]

@@ -266,7 +266,9 @@ def test_the_clock_is_off_by_a_year(board: VirtualBoard, arm: tuple[Bundle, Bund
     assert all(ns > 0 for block in measured.blocks for ns in block.ns)
 
 
-def test_a_bare_board_is_provisioned(board: VirtualBoard, arm: tuple[Bundle, Bundle], tmp_path: Path) -> None:
+def test_a_bare_board_is_provisioned(
+    board: VirtualBoard, arm: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Offline, from wheels for its platform: then it measures; --clean leaves nothing."""
     (board.folder / "site").mkdir(exist_ok=True)
     board.profile(SITE=board.folder / "empty-site")
@@ -274,6 +276,12 @@ def test_a_bare_board_is_provisioned(board: VirtualBoard, arm: tuple[Bundle, Bun
     with pytest.raises(DeviceError, match="it has no numpy"):
         _measure(board, arm[0])
     assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}
-    _measure(board, arm[0])
+    assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}, "again: an upgrade"
+    with monkeypatch.context() as change:
+        change.setattr("edgekit.toolkit.provision.NEEDED", {"nothing": "no-such-package"})
+        change.setattr("edgekit.toolkit.provision._send_wheels", lambda *_: "/tmp")
+        with pytest.raises(DeviceError):
+            provision(board.device, offline=True)
+    _measure(board, arm[0])  # what failed left what worked
     subprocess.run([*EDGEKIT, "provision", "--device", board.device, "--clean"], check=True, env=board.environment)
     assert [name for name in board.files() if "edgekit" in name] == []

@@ -54,6 +54,20 @@ def test_devices_side_by_side(judged: Judge) -> None:
     json.dumps(document, allow_nan=False)
 
 
+def test_a_joined_report_is_shown_again(
+    judged: Judge, edgekit: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """As any other; it is no report to hold another against, which is said."""
+    document = join_reports([_named(judged().report, "pi5"), _named(judged().report, "pi3")])
+    Path("joined.json").write_text(json.dumps(document))
+    assert "pi3" in edgekit("report", "joined.json", "--html", "page.html").stdout
+    assert Path("page.html").read_text().count("<details>") == 2
+    for arguments in (["joined.json", "joined.json"], ["joined.json", "--join"]):
+        assert "is of several devices" in edgekit("report", *arguments, code=1).stderr
+    Path("joined.json").write_text(json.dumps({**document, "agreement": None} | {"schema": 2}))
+    assert "is not whole" in edgekit("report", "joined.json", code=1).stderr
+
+
 def test_a_device_that_failed_fails_the_command(judged: Judge) -> None:
     """And is named, with the way out."""
     failed = [{"device": "ssh://x", "error": "does not answer", "fix": "switch it on"}]
@@ -116,6 +130,7 @@ def test_wheels_for_a_board() -> None:
     ("arguments", "words"),
     [
         (["--device", "local", "--device", "ssh://x", "--baseline", "report.json"], "one device"),
+        (["--device", "local", "--device", "local"], "named twice"),
         (["--ort-web", "x"], "--ort-web is for a browser"),
         (["--device", "serial://x"], "unknown device 'serial'"),
         (["--device", "ssh://"], "is not an address of a board"),

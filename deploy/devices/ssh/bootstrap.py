@@ -86,6 +86,7 @@ def facts(cache):
     found = {
         "python": list(sys.version_info[:3]),
         "executable": sys.executable,
+        "base": getattr(sys, "_base_executable", sys.executable),  # of a venv, the Python that it was made with
         "machine": platform.machine(),
         "libc": list(platform.libc_ver()),
         "system": platform.system(),
