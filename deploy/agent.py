@@ -1,8 +1,8 @@
-"""The agent: measures on the machine where it runs: `python -m edgekit.deploy.agent JOB`.
+"""The agent: measures, or builds, on the machine where it runs: `python -m edgekit.deploy.agent JOB`.
 
-A job is a folder: `job.json` (bundles, plan), and, when there are test images, `images/`. The agent prints progress as
-JSON lines, what was measured so far after each process, and ends with one line: the result, or what went wrong. It
-needs Python, numpy, Pillow and the runtime.
+A job is a folder: `job.json` (bundles and a plan, or a bundle to build an engine from), and, when there are test
+images, `images/`. The agent prints progress as JSON lines, what was measured so far after each process, and ends with
+one line: the result, or what went wrong. It needs Python, numpy, Pillow and the runtime.
 """
 
 import json
@@ -11,13 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .bundle import Bundle
+from .engine.build import Options, build
+from .engine.gpu import look
+from .engine.library import load
+from .engine.passport import FORMAT, Passport, check
 from .environment import allowed_cores, cores_got, describe, fastest_cores, state
 from .errors import EdgeKitError, LostDeviceError
 from .measure import Progress, measure
 from .measurement import Measurement
 from .plan import Plan
 
-JOB, IMAGES = "job.json", "images"
+JOB, IMAGES, BUILT = "job.json", "images", "built"
 
 # what is said -> as a line of JSON
 Say = Callable[[dict[str, Any]], None]
@@ -45,8 +50,10 @@ def run(job: Path, say: Say) -> Measured:
     Raises:
         EdgeKitError: a model cannot be loaded or run.
     """
-    request = json.loads((job / JOB).read_text(encoding="utf-8"))
+    request = _read(job)
     images = job / IMAGES
+    for path in request["bundles"].values():  # before minutes are spent on the models beside it
+        _check_passport(Bundle.open(job / path), request["device"])
     plan = Plan.from_json(request["plan"])
     cores = fastest_cores(plan.threads or allowed_cores())
     environment = {
@@ -71,16 +78,39 @@ def run(job: Path, say: Say) -> Measured:
     )
 
 
+def _check_passport(bundle: Bundle, device: str) -> None:
+    if bundle.manifest.format == FORMAT:
+        check(bundle, load(Passport.of(bundle).flavour), look(), device)
+
+
+def build_engine(job: Path, say: Say) -> dict[str, Any]:
+    """Build the engine that the job asks for, as the bundle `BUILT` in the job's folder.
+
+    Raises:
+        EdgeKitError: it cannot be built here.
+    """
+    request = _read(job)["build"]
+    build(
+        Bundle.open(job / request["bundle"]), job / BUILT, Options.from_json(request["options"]),
+        lambda what, share: say({"progress": what, "share": share}), named=request["named"],
+    )  # fmt: skip
+    return {BUILT: BUILT}
+
+
 def run_and_say(job: Path, say: Say) -> None:
     """Run a job and say its result, or what went wrong."""
     try:
-        say({"result": run(job, say).to_json()})
+        say({"result": build_engine(job, say) if "build" in _read(job) else run(job, say).to_json()})
     except EdgeKitError as error:
         say({"error": str(error), "fix": error.fix})
 
 
-def follow(lines: Iterable[str], progress: Progress) -> Measured:
-    """Listen to an agent until its result is there.
+def _read(job: Path) -> dict[str, Any]:
+    return json.loads((job / JOB).read_text(encoding="utf-8"))
+
+
+def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any]:
+    """Listen to an agent until its result is there: of a measurement, what Measured.to_json made.
 
     Raises:
         EdgeKitError: what the agent says went wrong.
@@ -91,7 +121,7 @@ def follow(lines: Iterable[str], progress: Progress) -> Measured:
         for line in lines:
             message = heard(line)
             if "result" in message:
-                return Measured.from_json(message["result"])
+                return message["result"]
             if "error" in message:
                 raise EdgeKitError(message["error"], fix=message["fix"])
             if "measured" in message:
@@ -102,7 +132,7 @@ def follow(lines: Iterable[str], progress: Progress) -> Measured:
         error.measured = so_far
         raise
     raise LostDeviceError(
-        "the measuring process ended with no result",
+        "the process that does the work ended with no result",
         fix="run edgekit doctor; its last words are above",
         measured=so_far,
     )

@@ -22,6 +22,7 @@ from .preprocess import Preprocess
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 _GOLDEN, _GOLDEN_IMAGES, _SPLITS = "golden.npz", "golden", "splits.json.gz"
 GOLDEN_COUNT = 16
 

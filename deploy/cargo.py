@@ -1,15 +1,17 @@
 """What travels to a device: EdgeKit's code, bundles and test images, each as one zip file that its hash names."""
 
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import agent
 from .bundle import MANIFEST, Bundle
-from .files import sha256
+from .engine.build import Options
+from .files import new_folder, sha256
 from .images import ImageSet
 from .plan import Plan
 
@@ -69,9 +71,25 @@ def image_files(images: ImageSet, scratch: Path) -> Files:
             yield f"{agent.IMAGES}/{file.name}", file
 
 
-def job(bundles: Sequence[Bundle], plan: Plan) -> dict[str, Any]:
-    """What job.json says of bundles that travel with it."""
-    return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plan.to_json()}
+def job(bundles: Sequence[Bundle], plan: Plan, device: str = "local") -> dict[str, Any]:
+    """What job.json says of bundles that travel with it, to the device of this name."""
+    return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plan.to_json(), "device": device}
+
+
+def build_job(bundle: Bundle, options: Options, folder: str) -> dict[str, Any]:
+    """What job.json says of an engine to be built from the bundle in this folder."""
+    return {"build": {"bundle": folder, "named": str(bundle.path), "options": asdict(options)}}
+
+
+def adopt(folder: Path, out: Path) -> None:
+    """Make a bundle that a device made one of this machine's own, once every file of it is what its manifest says.
+
+    Raises:
+        EdgeKitError: it is damaged, or `out` cannot be written.
+    """
+    Bundle.open(folder)
+    with new_folder(out) as new:
+        shutil.copytree(folder, new, dirs_exist_ok=True)
 
 
 def bundle_folder(bundle: Bundle) -> str:

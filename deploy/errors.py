@@ -2,6 +2,7 @@
 
 EdgeKitError                 one line for the person, and the next thing to type
 ├── BundleError              a bundle is damaged, foreign, or not of the kind that was asked for
+│   └── EngineError          an engine cannot be built, or was built for another machine
 ├── DataError                an image, a label or a data set is not usable
 ├── DeviceError              a device, or a process on it, did not answer
 │   └── LostDeviceError      a device went away while it measured
@@ -51,6 +52,10 @@ class EdgeKitError(Exception):
 
 class BundleError(EdgeKitError):
     """A bundle is damaged, foreign, or not of the kind that was asked for."""
+
+
+class EngineError(BundleError):
+    """An engine cannot be built, or was built for another machine."""
 
 
 class DataError(EdgeKitError):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any
@@ -164,6 +164,10 @@ class _Subject:
                 name: tuple(value for answer in self.prepared for value in answer[name])
                 for name in ("preprocess_ns", "postprocess_ns")
             },
+            stages={
+                stage: tuple(ns for answer in self.prepared for ns in answer["stages"][stage])
+                for stage in self.prepared[0]["stages"]
+            },
             warm_ups=tuple(WarmUp(**answer["warm_up"]) for answer in self.prepared),
             blocks=tuple(self.blocks),
             checked=self.checked,
@@ -199,7 +203,7 @@ def measure(
     Raises:
         EdgeKitError: a model cannot be loaded or run.
     """
-    how = {"threads": plan.threads or allowed_cores(), "cores": cores}
+    how = {**asdict(plan.session(allowed_cores())), "cores": cores}
     subjects = [_Subject(name, path, Bundle.open(path).manifest.input.batch) for name, path in bundles.items()]
     generator = random.Random(plan.seed)
     origin = time.monotonic()

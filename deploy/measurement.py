@@ -105,6 +105,7 @@ class Measurement:
         file_ms, load_ms, first_ms: a value a process: reading the model file (from the disk where the system lets go of
             its copy in memory), making the session, the first inference.
         preprocess_ns, postprocess_ns: decoding and preprocessing; softmax and ranking; a value an image.
+        stages: where the device times them, nanoseconds of each of session.STAGES, a value an image.
         warm_ups: one a process.
         blocks: timed calls of inference alone, batch 1, in the order they ran.
         checked, differed: outputs of timed calls that were held against the accuracy run's; how many had another class.
@@ -134,6 +135,7 @@ class Measurement:
     throughput: Sequence[Throughput] = field(default=())
     frames: Sequence[Frames] = field(default=())
     sustained: Sequence[Sustained] = field(default=())
+    stages: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

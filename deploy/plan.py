@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import RecipeError
+from .registry import choose
+from .session import PROVIDERS, SessionOptions
 
 # The highest percentile that is shown, and the samples it needs (see toolkit.statistics.PERCENTILE_SAMPLES).
 SAMPLES_WANTED = 662
@@ -24,6 +26,7 @@ class Plan:
         processes: fresh processes a model, one after the other; at least 3, since their variance enters the interval.
         block_ms: length of one block.
         threads: threads for one inference; None is what the affinity mask and the cgroup allow.
+        provider, allow_fallback, cuda_graph: see session.SessionOptions.
         seed: of the order of the blocks.
         offline: also measure throughput by batch size.
         fps: also offer this many images a second to each model.
@@ -35,12 +38,16 @@ class Plan:
     processes: int = 7
     block_ms: float = 50.0
     threads: int | None = None
+    provider: str = "cpu"
+    allow_fallback: bool = False
+    cuda_graph: bool = False
     seed: int = 0
     offline: bool = False
     fps: float | None = None
     sustained_s: float | None = None
 
     def __post_init__(self) -> None:
+        choose(PROVIDERS, self.provider, "provider")
         if self.processes < 3:
             raise RecipeError(
                 f"{self.processes} processes a model tell nothing of the difference between processes",
@@ -52,6 +59,10 @@ class Plan:
             raise RecipeError(
                 f"--sustained {self.sustained_s:g}s is too short to show a steady state", fix="e.g. --sustained 10m"
             )
+
+    def session(self, threads: int) -> SessionOptions:
+        """How the models are loaded, with so many threads where the plan names none."""
+        return SessionOptions(self.threads or threads, self.provider, self.allow_fallback, self.cuda_graph)
 
     @property
     def budget_s(self) -> float:

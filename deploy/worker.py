@@ -25,7 +25,7 @@ from .images import UNLABELLED, ImageSet
 from .parity import replay
 from .postprocess import probabilities, ranked
 from .preprocess import decode
-from .session import Session, open_session, opener
+from .session import Session, SessionOptions, StagedSession, open_session, opener
 
 # Timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
 INPUTS = 64
@@ -60,8 +60,11 @@ class Worker:
         opener(self._bundle)
         return {}
 
-    def open(self, threads: int, cores: list[int] | None = None) -> dict[str, Any]:
-        """Read the file, load the model, run it once: each timed apart. The model's threads keep to `cores`."""
+    def open(self, cores: list[int] | None = None, **options: Any) -> dict[str, Any]:
+        """Read the file, load the model (see SessionOptions), run it once: each timed apart.
+
+        The model's threads keep to `cores`.
+        """
         if cores is not None:
             os.sched_setaffinity(0, cores)
         assert self._bundle is not None  # noqa: S101 # the caller starts before it opens
@@ -70,7 +73,7 @@ class Worker:
         start = time.perf_counter_ns()
         _read_from_disk(self._bundle.model_path)
         read = time.perf_counter_ns()
-        self._session = open_session(self._bundle, threads)
+        self._session = open_session(self._bundle, SessionOptions(**options))
         loaded = time.perf_counter_ns()
         self._session.run(first_input)
         ran = time.perf_counter_ns()
@@ -122,13 +125,18 @@ class Worker:
             self._inputs.append(tensor)
         warm_up, call_ns = self._warm_up()
         postprocess_ns = []
+        stages: dict[str, list[int]] = {}
         for tensor in self._inputs:
             logits = session.run(tensor)[0]
             start = time.perf_counter_ns()
             self._answer(logits)
             postprocess_ns.append(time.perf_counter_ns() - start)
+            if isinstance(session, StagedSession):
+                for stage, ns in session.staged(tensor).items():
+                    stages.setdefault(stage, []).append(ns)
         return {
-            "preprocess_ns": preprocess_ns, "postprocess_ns": postprocess_ns, "warm_up": warm_up, "call_ns": call_ns
+            "preprocess_ns": preprocess_ns, "postprocess_ns": postprocess_ns, "stages": stages, "warm_up": warm_up,
+            "call_ns": call_ns,
         }  # fmt: skip
 
     def time(self, samples: int, calls: int) -> dict[str, Any]:

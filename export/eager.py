@@ -9,6 +9,7 @@ from ..deploy.errors import BundleError
 from ..deploy.runtimes.exported_program import load_program
 from ..deploy.runtimes.torch_module import ModuleSession
 from ..deploy.runtimes.torchscript import load_module as load_torchscript
+from ..deploy.session import SessionOptions
 from ..models import create
 
 TORCH_FORMATS = ("torch", "exported-program", "torchscript")
@@ -40,6 +41,6 @@ def load_module(bundle: Bundle) -> nn.Module:
     return network.eval()
 
 
-def open_session(bundle: Bundle, threads: int | None) -> ModuleSession:
+def open_session(bundle: Bundle, options: SessionOptions) -> ModuleSession:
     """Load a torch bundle; torch runs the network eagerly."""
-    return ModuleSession(load_module(bundle), "torch eager", None, threads)
+    return ModuleSession(load_module(bundle), "torch eager", None, options.threads)

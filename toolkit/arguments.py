@@ -1,5 +1,8 @@
 """Reading the command line's short forms: 3x224x224, 0.485,0.456,0.406, 10m."""
 
+from typing import Any
+
+from ..deploy.engine.build import Options
 from ..deploy.errors import RecipeError
 from ..deploy.plan import Plan
 from ..deploy.preprocess import Preprocess
@@ -36,7 +39,9 @@ def seconds_of(text: str, option: str) -> float:
     return seconds
 
 
-def plan_of(seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None) -> Plan:
+def plan_of(
+    seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None, **session: Any
+) -> Plan:
     """The plan that validate's options describe.
 
     Raises:
@@ -45,8 +50,28 @@ def plan_of(seconds: float, threads: int | None, scenario: str, fps: float | Non
     choose({"single_stream": None, "offline": None}, scenario, "scenario")
     return Plan(
         seconds=seconds, threads=threads, offline=scenario == "offline", fps=fps,
-        sustained_s=seconds_of(sustained, "--sustained") if sustained else None,
+        sustained_s=seconds_of(sustained, "--sustained") if sustained else None, **session,
     )  # fmt: skip
+
+
+def build_options(
+    batch: str | None, workspace: int | None, opt_level: int | None, compute_capability: str | None, **flags: bool
+) -> Options:
+    """The options that build's describe.
+
+    Raises:
+        RecipeError: one is not of its form, or out of range.
+    """
+    sizes: tuple[int, int, int] | None = None
+    if batch is not None:
+        parts = batch.split(",")
+        if len(parts) not in (1, 3) or not all(part.strip().isdigit() for part in parts):
+            raise RecipeError(f"--batch {batch} is not three numbers", fix="smallest, usual, largest: --batch 1,8,32")
+        sizes = int(parts[0]), int(parts[len(parts) // 2]), int(parts[-1])
+    capabilities = tuple(part.strip() for part in compute_capability.split(",")) if compute_capability else ()
+    return Options(
+        batch=sizes, workspace_mb=workspace, optimization_level=opt_level, compute_capabilities=capabilities, **flags
+    )
 
 
 def preprocess_of(

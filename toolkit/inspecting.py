@@ -31,13 +31,23 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
     }
     if manifest.format == "onnx":
         facts |= _graph(bundle)
+    if "engine" in manifest.details:
+        facts["engine"] = engine_facts(manifest.details["engine"])
     return facts
+
+
+def engine_facts(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """An engine's layers as deploy.engine.layers.summarize tells them, a line a layer."""
+    layers = [f"{layer['precision']} {layer['type']} {layer['name']}" for layer in engine["layers"]]
+    return {**engine, "layers": layers}
 
 
 def _without_ids(details: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest's details with long lists of ids counted instead of shown."""
     shown = {}
     for key, value in details.items():
+        if key == "engine":  # shown apart
+            continue
         if isinstance(value, Mapping):
             value = _without_ids(value)
         shown[key] = f"{len(value)} ids" if key == "ids" else value

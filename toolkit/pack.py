@@ -20,7 +20,7 @@ from ..deploy.result import Result, ids_and_targets
 from .contract import Contract
 from .packed import PACKED
 from .pyz_main import HASH_DIGITS, SIGNATURE_DIGITS
-from .signing import sign, verify
+from .signing import PACKED_MODEL, sign, verify
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
 
@@ -80,7 +80,7 @@ def pack(
         archive.comment = b"-" * (SIGNATURE_DIGITS + HASH_DIGITS)
     content = stream.getvalue()[: -SIGNATURE_DIGITS - HASH_DIGITS]
     digest = hashlib.sha256(content).digest()
-    content += sign(digest, key).hex().encode() if key else b"-" * SIGNATURE_DIGITS
+    content += sign(digest, key, PACKED_MODEL).hex().encode() if key else b"-" * SIGNATURE_DIGITS
     write_file(out, content + hashlib.sha256(content).hexdigest().encode())
     out.chmod(0o755)
 
@@ -94,7 +94,7 @@ def verify_packed(path: Path, key: Path) -> Packed:
     packed = _read(path)
     if packed.signature is None:
         raise BundleError(f"{path} is not signed", fix="ask its maker for a signed one: edgekit pack --sign KEY")
-    if not verify(packed.digest, packed.signature, key):
+    if not verify(packed.digest, packed.signature, key, PACKED_MODEL):
         raise BundleError(f"{path} is not signed by the owner of {key}", fix="do not use it; ask its maker")
     return packed
 

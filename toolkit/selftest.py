@@ -35,7 +35,7 @@ def overhead() -> dict[str, float]:
         bundle = null_bundle(Path(folder) / "null")
         worker = Worker(io.StringIO())
         worker.start(str(bundle.path), None)
-        worker.open(1)
+        worker.open(threads=1)
         worker.prepare()
         here = worker.time(samples=20, calls=2000)["ns"]
         plan = Plan(seconds=0.3, processes=3, block_ms=20, threads=1)

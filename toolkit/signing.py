@@ -1,14 +1,45 @@
 """Ed25519 signatures (RFC 8032) by the cryptography package."""
 
+import hashlib
 from pathlib import Path
 
-from ..deploy.errors import EdgeKitError
+from ..deploy.bundle import MANIFEST, SIGNATURE, Bundle
+from ..deploy.errors import BundleError, EdgeKitError
+from ..deploy.files import write_file
 
-# So that a signature made for something else is never one of a packed model.
-_CONTEXT = b"edgekit packed model 1\0"
+# So that a signature made for one kind of thing is never one of another.
+PACKED_MODEL, _BUNDLE = b"edgekit packed model 1\0", b"edgekit bundle 1\0"
 
 
-def sign(digest: bytes, key: Path) -> bytes:
+def sign_bundle(path: Path, key: Path) -> None:
+    """Sign a bundle: its manifest, which holds the hash of every file, beside which the signature is put.
+
+    Raises:
+        EdgeKitError: see `sign`.
+    """
+    digest = hashlib.sha256((path / MANIFEST).read_bytes()).digest()
+    write_file(path / SIGNATURE, sign(digest, key, _BUNDLE))
+
+
+def verify_bundle(bundle: Bundle, key: Path) -> None:
+    """Refuse a bundle that the owner of a public key did not sign.
+
+    Raises:
+        BundleError: it has no signature, or another's.
+        EdgeKitError: see `verify`.
+    """
+    try:
+        signature = (bundle.path / SIGNATURE).read_bytes()
+    except OSError:
+        raise BundleError(
+            f"{bundle.path} is not signed", fix="edgekit build --sign key, or leave out --verify"
+        ) from None
+    digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).digest()
+    if not verify(digest, signature, key, _BUNDLE):
+        raise BundleError(f"{bundle.path} is not signed by the owner of {key}", fix="do not use it; ask its maker")
+
+
+def sign(digest: bytes, key: Path, context: bytes) -> bytes:
     """64 bytes: the signature of a SHA-256 digest by a private key, in OpenSSH's form or PEM.
 
     Raises:
@@ -27,10 +58,10 @@ def sign(digest: bytes, key: Path) -> bytes:
         raise _no_key(key, "private") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise _no_key(key, "private")
-    return private.sign(_CONTEXT + digest)
+    return private.sign(context + digest)
 
 
-def verify(digest: bytes, signature: bytes, key: Path) -> bool:
+def verify(digest: bytes, signature: bytes, key: Path, context: bytes) -> bool:
     """Whether a signature is that of a SHA-256 digest, by the owner of a public key, in OpenSSH's form or PEM.
 
     Raises:
@@ -48,7 +79,7 @@ def verify(digest: bytes, signature: bytes, key: Path) -> bool:
     if not isinstance(public, Ed25519PublicKey):
         raise _no_key(key, "public")
     try:
-        public.verify(signature, _CONTEXT + digest)
+        public.verify(signature, context + digest)
     except InvalidSignature:
         return False
     return True

@@ -28,6 +28,7 @@ from .display import (
     subject,
 )
 
+_NODES_SHOWN = 3
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
@@ -85,6 +86,25 @@ def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         best = ", ".join(f"{label} {share:.1%}" for label, share in pairs)
         table.add_row(escape(one["id"]), escape(one["truth"] or "-"), escape(best))
     yield table
+
+
+def build_plan_table(plan: Any) -> Iterator[Any]:
+    """What troubles TensorRT in a graph, a line a rule with its first nodes, and the command lines."""
+    rules: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for finding in plan.findings:
+        rules.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
+    if not rules:
+        yield f"{escape(plan.bundle)}: nothing that TensorRT refuses, slows down or changes"
+    for (severity, rule, fix), found in sorted(rules.items()):
+        colour = "red" if severity == "error" else "yellow"
+        releases = f" (TensorRT {', '.join(found[0]['releases'])})" if found[0]["releases"] else ""
+        yield f"[{colour}]{severity}[/] {rule}{releases}, {len(found)}x; {escape(fix)}"
+        for finding in found[:_NODES_SHOWN]:
+            yield f"    {escape(finding['node'])}: {escape(finding['message'])}"
+        if len(found) > _NODES_SHOWN:
+            yield f"    … and {len(found) - _NODES_SHOWN} more (--json)"
+    for release, line in plan.commands.items():
+        yield f"TensorRT {release}: {escape(line)}"
 
 
 def facts_table(facts: Mapping[str, Any]) -> Iterator[Any]:

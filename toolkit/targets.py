@@ -16,6 +16,8 @@ class Target:
         symmetric: activations' zero point in the middle of their type (0 for int8).
         reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
         quantize_bias: int32 biases; without, they stay float.
+        fused: the compiler fuses a layer with what follows it, so values are rounded where such a group begins, not
+            after each operator.
         why: one line for the person.
     """
 
@@ -23,15 +25,25 @@ class Target:
     symmetric: bool
     reduce_range: bool
     quantize_bias: bool
+    fused: bool
     why: str
 
 
 TARGETS: dict[str, Target] = {
-    "x86": Target(False, False, False, True, "uint8 activations, which x86 with VNNI multiplies by int8 at full speed"),
-    "x86-avx2": Target(False, False, True, True, "uint8 activations and 7-bit weights: without VNNI 8 bits saturate"),
-    "arm": Target(True, False, False, True, "int8 activations, which ARM's dot product multiplies by int8"),
+    "x86": Target(
+        False, False, False, True, False, "uint8 activations, which x86 with VNNI multiplies by int8 at full speed"
+    ),
+    "x86-avx2": Target(
+        False, False, True, True, False, "uint8 activations and 7-bit weights: without VNNI 8 bits saturate"
+    ),
+    "arm": Target(True, False, False, True, False, "int8 activations, which ARM's dot product multiplies by int8"),
     "tensorrt": Target(
-        True, True, False, False, "symmetric int8 activations and float biases, the form its parser takes"
+        True,
+        True,
+        False,
+        False,
+        True,
+        "symmetric int8 activations and float biases, the form its parser takes, and rounding only where it fuses",
     ),
 }
 

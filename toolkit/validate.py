@@ -9,6 +9,7 @@ from typing import Any
 from ..deploy.agent import Measured
 from ..deploy.bundle import Bundle
 from ..deploy.devices import Device, open_device
+from ..deploy.engine.passport import FORMAT as ENGINE
 from ..deploy.errors import EdgeKitError, LostDeviceError
 from ..deploy.images import ImageSet
 from ..deploy.measure import Progress
@@ -23,6 +24,7 @@ from .host import compare_with_host
 from .joined import join_reports
 from .lineage import with_ancestors
 from .results import make_report
+from .signing import verify_bundle
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def validate(
     across_hardware: bool = False,
     keep: Path | None = None,
     ort_web: Path | None = None,
+    verify: Path | None = None,
 ) -> Validation:
     """Compare optimised models with their original, measured together on a device, or on each of several.
 
@@ -71,6 +74,7 @@ def validate(
         devices: "local", or addresses (see deploy.devices.open_device); several measure at the same time.
         across_hardware: `stored` may be of another machine.
         ort_web: folder of ONNX Runtime Web's files for a browser; None is where EdgeKit keeps its own.
+        verify: an ed25519 public key; bundles that its owner did not sign are not loaded.
         keep: folder for what was measured so far, should a device go away.
 
     Raises:
@@ -83,6 +87,9 @@ def validate(
         raise EdgeKitError("a device is named twice", fix="name each --device once")
     if ort_web and not any(device.startswith("browser") for device in devices):
         raise EdgeKitError("--ort-web is for a browser", fix="pass --device browser with it")
+    if verify is not None:
+        for bundle in (*bundles, *([baseline] if baseline else [])):
+            verify_bundle(bundle, verify)
     candidates = [bundle.id for bundle in bundles]
     if stored is not None:
         if len(devices) > 1:
@@ -102,6 +109,7 @@ def validate(
         settings = {"ort_web": ort_web, "invite": invite} if device.startswith("browser") else {}
         with open_device(device, **settings) as opened:
             chain = with_ancestors(bundles, baseline, opened.formats(), device)
+            _check_session(plan, chain)
             folder = keep if len(devices) == 1 or keep is None else keep / device_slug(device)
             return _measure(opened, chain, candidates, plan, contract, test, show, folder)
 
@@ -118,6 +126,21 @@ def validate(
     if stored is not None:
         report, _ = hold_against(stored, report, candidates, contract, across_hardware=across_hardware)
     return Validation(report, test)
+
+
+def _check_session(plan: Plan, chain: Sequence[Bundle]) -> None:
+    """Refuse options that no model of these has a use for.
+
+    Raises:
+        EdgeKitError: there is no ONNX model for a provider, or no engine for a CUDA graph.
+    """
+    formats = {bundle.manifest.format for bundle in chain}
+    if plan.provider != "cpu" and "onnx" not in formats:
+        raise EdgeKitError("--provider is for ONNX models, and none is measured", fix="leave it out")
+    if plan.allow_fallback and plan.provider == "cpu":
+        raise EdgeKitError("--allow-fallback needs something to fall back from", fix="e.g. --provider cuda")
+    if plan.cuda_graph and ENGINE not in formats:
+        raise EdgeKitError("--cuda-graph is for TensorRT engines, and none is measured", fix="edgekit build makes one")
 
 
 def _side_by_side(

@@ -63,6 +63,16 @@ def find(bundle_id: str, *places: Path) -> Bundle | None:
     return None
 
 
+def derived(bundle_id: str, *places: Path) -> list[Bundle]:
+    """The bundles that were made directly from the one with this id, the newest first."""
+    found = {}
+    for place in places:
+        for path, manifest in _manifests(place):
+            if manifest.lineage and manifest.lineage[-1]["id"] == bundle_id:
+                found[path.resolve()] = (manifest.created, path)
+    return [Bundle.open(path) for _, path in sorted(found.values(), reverse=True)]
+
+
 def _manifests(runs: Path) -> Iterator[tuple[Path, Manifest]]:
     """Every bundle's folder and manifest; what cannot be read is passed over, as it is nothing that a command takes."""
     for path in _entries(runs):

@@ -1,10 +1,12 @@
 """Devices: where models are measured. One kind a file."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..agent import Measured
 from ..bundle import Bundle
+from ..engine.build import Options
 from ..errors import DeviceError
 from ..images import ImageSet
 from ..measure import Progress
@@ -39,6 +41,14 @@ class Device(Protocol):
         Raises:
             EdgeKitError: a model cannot be run there, or the device did not answer.
             LostDeviceError: the device went away; the error has what was measured so far.
+        """
+        ...
+
+    def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
+        """Build a TensorRT engine from an ONNX bundle there, and write it here as the new bundle `out`.
+
+        Raises:
+            EdgeKitError: it cannot be built there (see engine.build.build), or the device did not answer.
         """
         ...
 

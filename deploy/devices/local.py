@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from .. import agent
+from .. import agent, cargo
 from ..agent import Measured
 from ..bundle import Bundle
+from ..engine.build import Options
 from ..images import ImageSet
 from ..measure import Progress
 from ..plan import Plan
@@ -31,21 +33,34 @@ class LocalDevice:
 
     def formats(self) -> set[str]:
         """The formats whose runtime is installed."""
-        return {name for name, package in PACKAGES.items() if package is None or find_spec(package)}
+        return {name for name, packages in PACKAGES.items() if not packages or any(map(find_spec, packages))}
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Run the agent in a child process."""
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
             job = Path(folder)
             paths = {bundle.id: str(bundle.path.resolve()) for bundle in bundles}
-            (job / agent.JOB).write_text(json.dumps({"bundles": paths, "plan": plan.to_json()}), encoding="utf-8")
             if images is not None:
                 (job / agent.IMAGES).mkdir()
                 images.save(job / agent.IMAGES)
-            command = [sys.executable, "-m", agent.__name__, str(job)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
-                assert process.stdout  # noqa: S101 # it is a pipe
-                try:
-                    return agent.follow(process.stdout, progress)
-                finally:
-                    process.kill()
+            request = {**cargo.job(bundles, plan), "bundles": paths}
+            return Measured.from_json(_run(job, request, progress))
+
+    def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
+        """Build an engine in a child process, which native code may end without ending this one."""
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            job = Path(folder)
+            built = _run(job, cargo.build_job(bundle, options, str(bundle.path.resolve())), progress)
+            cargo.adopt(job / built[agent.BUILT], out)
+
+
+def _run(job: Path, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Run the agent on a job in a child process: its result."""
+    (job / agent.JOB).write_text(json.dumps(request), encoding="utf-8")
+    command = [sys.executable, "-m", agent.__name__, str(job)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        assert process.stdout  # noqa: S101 # it is a pipe
+        try:
+            return agent.follow(process.stdout, progress)
+        finally:
+            process.kill()

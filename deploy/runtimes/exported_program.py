@@ -8,6 +8,7 @@ import torch
 
 from ..bundle import Bundle
 from ..errors import BundleError
+from ..session import SessionOptions
 from .torch_module import ModuleSession
 
 
@@ -36,7 +37,7 @@ def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
     path.write_bytes(stream.getvalue())
 
 
-def open_session(bundle: Bundle, threads: int | None) -> ModuleSession:
+def open_session(bundle: Bundle, options: SessionOptions) -> ModuleSession:
     """Load an exported-program bundle; torch runs it operator for operator."""
     module = load_program(bundle.model_path).module()
-    return ModuleSession(module, "torch.export", bundle.manifest.input.batch, threads)
+    return ModuleSession(module, "torch.export", bundle.manifest.input.batch, options.threads)

@@ -7,18 +7,19 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import BundleError
+from ..session import SessionOptions
 
 
 class NullSession:
     """Answers zeros after spinning; its model file is JSON, `{"ns": nanoseconds of a call}`."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
         try:
             self._ns = int(json.loads(bundle.model_path.read_text())["ns"])
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{bundle.model_path} is no null model: {error}", fix="make the bundle again") from error
         self._classes = len(bundle.manifest.labels)
-        self.facts = {"runtime": "null", "version": "1", "threads": threads}
+        self.facts = {"runtime": "null", "version": "1", "threads": options.threads}
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """float32 [n, c, h, w] -> zeros, float32 [n, k]."""

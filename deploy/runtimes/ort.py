@@ -1,26 +1,65 @@
-"""ONNX Runtime."""
+"""ONNX Runtime, on the CPU or by one of its GPU providers."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from ..bundle import Bundle
-from ..errors import BundleError
-from ..session import in_batches_of
+from ..errors import BundleError, DeviceError
+from ..registry import choose
+from ..session import PROVIDERS, SessionOptions, in_batches_of
+
+_CPU = PROVIDERS["cpu"]
 
 
 class OrtSession:
-    """An ONNX model on ONNX Runtime's CPU provider."""
+    """An ONNX model on ONNX Runtime.
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    Raises:
+        BundleError: the model cannot be loaded.
+        DeviceError: the provider is not here, or it leaves operators to the CPU.
+    """
+
+    def __init__(self, bundle: Bundle, wanted: SessionOptions) -> None:
+        provider = choose(PROVIDERS, wanted.provider, "provider")
+        if provider not in onnxruntime.get_available_providers():
+            raise DeviceError(
+                f"ONNX Runtime {onnxruntime.__version__} here has no {provider}",
+                fix="pip install onnxruntime-gpu in place of onnxruntime (on a Jetson: the wheel for its JetPack), or "
+                "leave out --provider",
+            )
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            self._open(bundle, wanted, provider, Path(folder) / "profile")
+            placement = self._placement(bundle) if provider != _CPU else {}
+        if not wanted.allow_fallback:
+            _refuse_fallback(bundle, provider, placement)
+        self.facts = {
+            "runtime": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "providers": self._session.get_providers(),
+            "placement": {name: len(nodes) for name, nodes in placement.items()},
+            "threads": wanted.threads,
+            "graph_optimization": "all",
+        }
+
+    def _open(self, bundle: Bundle, wanted: SessionOptions, provider: str, profile: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        if wanted.threads is not None:
+            options.intra_op_num_threads = wanted.threads
             options.inter_op_num_threads = 1
+        if provider != _CPU:  # where each operator runs is told by the profile of a run, in every version
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(bundle.model_path), options, providers=["CPUExecutionProvider"]
+                str(bundle.model_path), options, providers=list(dict.fromkeys((provider, _CPU)))
             )
         except Exception as error:  # its errors have no common class but Exception
             raise BundleError(
@@ -29,13 +68,6 @@ class OrtSession:
             ) from error
         self._input = self._session.get_inputs()[0].name
         self._batch = bundle.manifest.input.batch
-        self.facts = {
-            "runtime": "onnxruntime",
-            "version": onnxruntime.__version__,
-            "providers": self._session.get_providers(),
-            "threads": threads,
-            "graph_optimization": "all",
-        }
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """float32 [n, c, h, w] -> float32 logits [n, k]."""
@@ -47,3 +79,32 @@ class OrtSession:
     def close(self) -> None:
         """Free the model."""
         del self._session
+
+    def _placement(self, bundle: Bundle) -> dict[str, list[str]]:
+        """Provider -> the nodes that it really runs, by the profile of one run; the profiler ends with it."""
+        self._run(np.zeros((self._batch or 1, *bundle.manifest.input.shape), np.float32))
+        events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
+        return read_placement(events)
+
+
+def read_placement(events: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Provider -> its nodes, from the events of ONNX Runtime's profiler."""
+    placement: dict[str, dict[str, None]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and "provider" in (facts := event.get("args", {})):
+            name = str(event.get("name", "")).removesuffix("_kernel_time")
+            placement.setdefault(facts["provider"], {})[f"{facts.get('op_name', '?')} {name}"] = None
+    return {provider: list(nodes) for provider, nodes in placement.items()}
+
+
+def _refuse_fallback(bundle: Bundle, provider: str, placement: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a session whose operators run where nobody asked for; a CPU session has no placement to check."""
+    left = placement.get(_CPU, []) if provider != _CPU else []
+    if not left:
+        return
+    total = sum(map(len, placement.values()))
+    few = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+    raise DeviceError(
+        f"{provider} leaves {len(left)} of {total} operators of {bundle.path} to the CPU: {few}",
+        fix="--allow-fallback measures it so; else see that the provider's own libraries are installed and whole",
+    )

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..session import open_session
+from ..session import SessionOptions, open_session
 
 
 class SlowedSession:
@@ -18,7 +18,7 @@ class SlowedSession:
     factor * (1 + drift_per_s * (seconds since `since`)) times as long as the other session's.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
         try:
             settings = json.loads(bundle.model_path.read_text())
             self._factor, self._drift = float(settings["factor"]), float(settings["drift_per_s"])
@@ -28,7 +28,7 @@ class SlowedSession:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{bundle.model_path} slows nothing: {error}", fix="make the bundle again") from error
-        self._session = open_session(dataclasses.replace(bundle, manifest=manifest), threads)
+        self._session = open_session(dataclasses.replace(bundle, manifest=manifest), options)
         self.facts = self._session.facts
 
     def run(self, batch: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 
 from ..bundle import Bundle
 from ..errors import BundleError
+from ..session import SessionOptions
 from .torch_module import ModuleSession
 
 
@@ -27,6 +28,6 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
             ) from error
 
 
-def open_session(bundle: Bundle, threads: int | None) -> ModuleSession:
+def open_session(bundle: Bundle, options: SessionOptions) -> ModuleSession:
     """Load a torchscript bundle."""
-    return ModuleSession(load_module(bundle.model_path), "torchscript", bundle.manifest.input.batch, threads)
+    return ModuleSession(load_module(bundle.model_path), "torchscript", bundle.manifest.input.batch, options.threads)

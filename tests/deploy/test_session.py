@@ -7,7 +7,7 @@ import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import BundleError
 from edgekit.deploy.parity import compare, replay
-from edgekit.deploy.session import RUNTIMES, in_batches_of, load, open_session
+from edgekit.deploy.session import RUNTIMES, SessionOptions, in_batches_of, load, open_session
 from edgekit.export import FORMATS, export_bundle
 from edgekit.toolkit.planted import null_bundle, slowed
 from hypothesis import given
@@ -31,7 +31,7 @@ def test_every_format_has_a_runtime() -> None:
 
 def test_session_contract(bundle: Bundle) -> None:
     """Any number of images from 1, float32 logits, the same for an image whatever is beside it, and the golden ones."""
-    session = load(bundle.path, threads=1)
+    session = load(bundle.path, SessionOptions(threads=1))
     golden = bundle.golden()
     assert session.facts["runtime"]
     assert session.facts["threads"] == 1

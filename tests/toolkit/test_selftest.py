@@ -11,24 +11,25 @@ import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import BundleError
-from edgekit.deploy.session import open_session
+from edgekit.deploy.session import SessionOptions, open_session
 from edgekit.toolkit.planted import null_bundle, slowed
 from edgekit.toolkit.selftest import overhead, smallest_difference
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+ONE = SessionOptions(threads=1)
 
 
 def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path) -> None:
     """The same answers, later by the factor; with a drift, later and later."""
     made = slowed(fp32, tmp_path / "slowed", factor=3.0)
     tensors = fp32.golden().tensors[:1]
-    np.testing.assert_array_equal(open_session(made, 1).run(tensors), open_session(fp32, 1).run(tensors))
+    np.testing.assert_array_equal(open_session(made, ONE).run(tensors), open_session(fp32, ONE).run(tensors))
     assert made.manifest.lineage == fp32.manifest.lineage
     null = null_bundle(tmp_path / "null", ns=1_000_000)
     held = slowed(null, tmp_path / "held", factor=3.0)
     drifting = slowed(null, tmp_path / "drifting", drift_per_s=0.1, since=time.time() - 10)
     for bundle, least_ns in ((held, 3_000_000), (drifting, 2_000_000)):
-        session, start = open_session(bundle, 1), time.perf_counter_ns()
+        session, start = open_session(bundle, ONE), time.perf_counter_ns()
         session.run(tensors)
         assert time.perf_counter_ns() - start >= least_ns
 

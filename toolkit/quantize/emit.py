@@ -1,5 +1,6 @@
 """Write the lower precision into the graph: QDQ for int8, casts for fp16."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,12 @@ OPS = (
 )  # fmt: skip
 
 
+# The operators whose inputs TensorRT wants rounded: what computes in int8, what does so only if its inputs are, and the
+# sums of residual blocks ("Q/DQ layer-placement recommendations" of its developer guide). Everything between is fused
+# into the layer before it, or moves along with the rounding.
+FUSED_OPS = (*COMPUTE, "Add", "AveragePool", "GlobalAveragePool")
+
+
 def emit_int8(model: onnx.ModelProto, ranges: "Ranges", target: Target) -> onnx.ModelProto:
     """The model with QuantizeLinear/DequantizeLinear pairs, int8 weights per channel, as the target wants them.
 
@@ -35,26 +42,82 @@ def emit_int8(model: onnx.ModelProto, ranges: "Ranges", target: Target) -> onnx.
     data: dict[str, TensorData | tuple] = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
     }
+    model = _copy(model)
     quantizer = QDQQuantizer(
-        _copy(model),
+        model,
         per_channel=True,
         reduce_range=target.reduce_range,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if target.signed else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=[],
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(OPS),
+        nodes_to_exclude=_not_residual(model) if target.fused else [],
+        op_types_to_quantize=list(FUSED_OPS if target.fused else OPS),
         extra_options={
             "WeightSymmetric": True,
             "ActivationSymmetric": target.symmetric,
             "QuantizeBias": target.quantize_bias,
+            "OpTypesToExcludeOutputQuantization": list(FUSED_OPS) if target.fused else [],
         },
     )
     quantizer.quantize_model()
     quantized = quantizer.model.model
+    if target.fused:
+        _fuse_residuals(quantized)
     _float_logits(quantized)
     return quantized
+
+
+def _not_residual(model: onnx.ModelProto) -> list[str]:
+    """The additions that add no two activations, but a constant to one; their names, which each gets if it has none."""
+    constants = {entry.name for entry in model.graph.initializer}
+    constants |= {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
+    found = []
+    for index, node in enumerate(model.graph.node):
+        if node.op_type == "Add" and constants & set(node.input):
+            node.name = node.name or f"Add_{index}"
+            found.append(node.name)
+    return found
+
+
+def _fuse_residuals(model: onnx.ModelProto) -> None:
+    """Let each sum of a residual block read one layer's result unrounded, so that the two run as one kernel.
+
+    Of two layers that are summed the later one computes the sum.
+    """
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    places = {node.output[0]: place for place, node in enumerate(graph.node)}
+    for node in [node for node in graph.node if node.op_type == "Add"]:
+        candidates = []
+        for slot, name in enumerate(node.input):
+            dequantize = makers.get(name)
+            if dequantize is None or dequantize.op_type != "DequantizeLinear" or readers[name] != 1:
+                continue
+            quantize = makers.get(dequantize.input[0])
+            layer = makers.get(quantize.input[0]) if quantize is not None else None
+            # what else reads the result would have to be computed beside the sum
+            if (
+                quantize is not None
+                and layer is not None
+                and layer.op_type in COMPUTE
+                and readers[layer.output[0]] == 1
+            ):
+                candidates.append((places[layer.output[0]], slot, layer, quantize, dequantize))
+        if candidates:
+            _, slot, layer, quantize, dequantize = max(candidates, key=lambda entry: entry[0])
+            node.input[slot] = layer.output[0]
+            _remove(graph, quantize, dequantize)
+
+
+def _remove(graph: onnx.GraphProto, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> None:
+    """Take a pair out of the graph, with the constants that only it used."""
+    graph.node.remove(quantize)
+    graph.node.remove(dequantize)
+    used = {name for node in graph.node for name in node.input}
+    for constant in [one for one in graph.initializer if one.name in quantize.input and one.name not in used]:
+        graph.initializer.remove(constant)
 
 
 def _float_logits(model: onnx.ModelProto) -> None:
@@ -70,11 +133,7 @@ def _float_logits(model: onnx.ModelProto) -> None:
         quantize = makers[dequantize.input[0]]
         source = makers[quantize.input[0]]
         source.output[list(source.output).index(quantize.input[0])] = output.name
-        model.graph.node.remove(quantize)
-        model.graph.node.remove(dequantize)
-        used = {name for node in model.graph.node for name in node.input}
-        for constant in [one for one in model.graph.initializer if one.name in quantize.input and one.name not in used]:
-            model.graph.initializer.remove(constant)
+        _remove(model.graph, quantize, dequantize)
 
 
 def emit_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

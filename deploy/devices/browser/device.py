@@ -15,6 +15,7 @@ from PIL import __version__ as pillow_version
 
 from ...agent import Measured, follow
 from ...bundle import Bundle
+from ...engine.build import Options
 from ...environment import UNAVAILABLE
 from ...errors import DeviceError, LostDeviceError
 from ...images import ImageSet
@@ -107,7 +108,12 @@ class BrowserDevice:
         with server:
             self._invite(server.url)
             progress("waiting for the page to be opened", 0.0)
-            return follow(self._words(server, bundles), progress)
+            return Measured.from_json(follow(self._words(server, bundles), progress))
+
+    def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
+        """There is no TensorRT in a browser."""
+        del bundle, options, out, progress
+        raise DeviceError("a browser builds no engines", fix="build on this machine, or on --device ssh://user@host")
 
     def _pages(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None) -> Pages:
         pages = {"": _file(_HERE / "page.html")}

@@ -8,6 +8,7 @@ import socket
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +17,14 @@ from ... import cargo
 from ...agent import Measured, follow, heard
 from ...bundle import Bundle
 from ...cargo import Parcel
+from ...engine.build import Options
+from ...engine.passport import FORMAT
 from ...errors import DeviceError, LostDeviceError
+from ...files import sha256
 from ...images import ImageSet
 from ...measure import Progress, megabytes
 from ...plan import Plan
+from ...session import PACKAGES
 from .connection import Address, CommandError, Connection, ended
 from .remote_agent import HEARTBEAT_S, PATIENCE_S, RECEIVED, RESULT
 
@@ -63,6 +68,7 @@ class Probe(NamedTuple):
         files: hash -> "whole", or how many bytes have arrived.
         code: the folder of EdgeKit's own code, None where it was not asked for.
         collected: a finished result, None where there is none.
+        found: the modules asked for that are there; they were not imported.
     """
 
     facts: dict[str, Any]
@@ -70,6 +76,7 @@ class Probe(NamedTuple):
     files: dict[str, Any]
     code: str | None
     collected: str | None
+    found: list[str]
 
 
 class Board:
@@ -89,26 +96,55 @@ class Board:
         self._connection.__exit__(*error)
 
     def formats(self) -> set[str]:
-        """Those that ONNX Runtime runs: no board is asked to hold torch.
+        """Those that ONNX Runtime and, where it is there, TensorRT run: no board is asked to hold torch.
 
         Raises:
             DeviceError: the board lacks Python, a package, or a place to write.
         """
         self._check()
-        return {"onnx", "null", "slowed"}
+        return {"onnx", "null", "slowed"} | ({FORMAT} if self.look().found else set())
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Send what is not there yet, and run the agent."""
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            code, *parcels = _parcels(bundles, images, Path(folder))
-            probe = self._deliver([code, *parcels], code.sha256, progress)
+            parcels = list(_parcels(bundles, images, Path(folder)))
+            return Measured.from_json(self._run(parcels, cargo.job(bundles, plan, self.name), progress)[1])
+
+    def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
+        """Send the model, have it built there, and fetch the engine; the board keeps its copy for running it."""
+        self._check()
+        if not self.look().found:
+            raise DeviceError(
+                f"{self.name} has no TensorRT that its Python finds",
+                fix="on a Jetson it is the system's: name a Python that sees it, --device ssh://host/usr/bin/python3, "
+                "or that of a venv made with --system-site-packages",
+            )
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            job = cargo.build_job(bundle, options, cargo.bundle_folder(bundle))
+            probe, built = self._run(list(_parcels([bundle], None, Path(folder))), job, progress)
+            progress("fetching", 0.0)
+            parcel, unpacked = Path(folder) / built["parcel"], Path(folder) / "unpacked"
+            self._connection.get(f"{probe.facts['cache']}/{parcel.name}", parcel, rsync=probe.facts["rsync"])
+            if sha256(parcel) != parcel.name:
+                raise DeviceError(f"{self.name}: the engine arrived damaged", fix="run the command again")
+            with zipfile.ZipFile(parcel) as archive:
+                archive.extractall(unpacked)
+            (made,) = (unpacked / "bundles").iterdir()
+            cargo.adopt(made, out)
+
+    def _run(
+        self, parcels: Sequence[Parcel], job: dict[str, Any], progress: Progress
+    ) -> tuple[Probe, dict[str, Any]]:  # fmt: skip
+        """Send what is not there yet, the code first, and run the agent: its result."""
+        code, *others = parcels
+        probe = self._deliver(parcels, code.sha256, progress)
         request = {
             "host": f"{getpass.getuser()}@{socket.gethostname()}, since {time.strftime('%H:%M')}",
-            "parcels": [parcel.sha256 for parcel in parcels],
-            "job": cargo.job(bundles, plan),
+            "parcels": [parcel.sha256 for parcel in others],
+            "job": job,
             "result": f"{RESULT}{socket.gethostname()}-{time.time_ns()}",
         }
-        return self._attend(probe, request, progress)
+        return probe, self._attend(probe, request, progress)
 
     def look(self) -> Probe:
         """What is on the board; it is asked once.
@@ -117,7 +153,7 @@ class Board:
             DeviceError: there is no Python, it is too old, or there is nowhere to write.
         """
         if self._probe is None:
-            self._probe = self.probe(packages=list(NEEDED))
+            self._probe = self.probe(packages=list(NEEDED), modules=PACKAGES[FORMAT])
         return self._probe
 
     def probe(
@@ -126,13 +162,20 @@ class Board:
         code: str | None = None,
         collect: str | None = None,
         packages: Sequence[str] = (),
+        modules: Sequence[str] = (),
     ) -> Probe:
         """Ask what is there, and let what has arrived find its place (see bootstrap.main).
 
         Raises:
             DeviceError: there is no Python, it is too old, or there is nowhere to write.
         """
-        request = {"land": list(land), "code": code, "collect": collect, "import": list(packages)}
+        request = {
+            "land": list(land),
+            "code": code,
+            "collect": collect,
+            "import": list(packages),
+            "find": list(modules),
+        }
         found: dict[str, Any] = {}
         tried: dict[str, Package] = {}
         for message in self._ask(request):
@@ -159,7 +202,9 @@ class Board:
             )
         if "unwritable" in found:
             raise DeviceError(f"{self.name} cannot write: {found['unwritable']}", fix="free some room there")
-        return Probe(facts, tried, found.get("files", {}), found.get("code"), found.get("collected"))
+        return Probe(
+            facts, tried, found.get("files", {}), found.get("code"), found.get("collected"), found.get("found", [])
+        )
 
     def clean(self) -> list[str]:
         """Remove all that EdgeKit put on the board: the folders that are gone."""
@@ -265,7 +310,7 @@ class Board:
                 fix=f"free some room there, or edgekit provision --device {self.name} --clean, or pass --limit",
             )
 
-    def _attend(self, probe: Probe, request: dict[str, Any], progress: Progress) -> Measured:
+    def _attend(self, probe: Probe, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Start the agent and listen; after a cut the result is asked for once more."""
         cache = probe.facts["cache"]
         process = self._connection.start(
@@ -273,12 +318,12 @@ class Board:
         )
         with ended(process), _beating(process, request) as say:
             try:
-                measured = follow(self._words(process), progress)
+                result = follow(self._words(process), progress)
             except LostDeviceError as lost:
                 progress("reconnecting", 0.0)
                 return self._collect(request["result"], lost)
             say(RECEIVED)
-            return measured
+            return result
 
     def _words(self, process: Any) -> Iterator[str]:
         """What the agent says. Where it is killed, so is the measurement."""
@@ -290,7 +335,7 @@ class Board:
                 fix=f"edgekit doctor --device {self.name} says more",
             ) from error
 
-    def _collect(self, name: str, lost: LostDeviceError) -> Measured:
+    def _collect(self, name: str, lost: LostDeviceError) -> dict[str, Any]:
         """The result that the board kept, if it had one when the line was cut."""
         try:
             self._connection.reconnect(_RECONNECT_S)

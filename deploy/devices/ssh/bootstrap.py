@@ -5,6 +5,7 @@ nothing but Python, and runs on any version 3 that a board may have, if only to 
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ def main(request):
     code: the hash of the code, to be unpacked.
     collect: the name of a result, to be handed over.
     clean: remove everything EdgeKit ever put here.
+    find: modules that are looked for, and not imported.
     import: packages that are tried.
     """
     if request.get("clean"):
@@ -39,6 +41,8 @@ def main(request):
                 say({"collected": collect(cache / request["collect"])})
         except OSError as error:
             say({"unwritable": str(error)})
+    if request.get("find"):
+        say({"found": [module for module in request["find"] if importlib.util.find_spec(module) is not None]})
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as deploy/__init__.py says
     for package in request.get("import", []):
         say({"importing": package})

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -167,15 +167,32 @@ class Connection:
             LostDeviceError: the line is dead.
             DeviceError: the file cannot be written there.
         """
-        batch = ""
+        there = f"{self.address.host}:{remote}"
+        batch = f"put {'-a ' if sent else ''}{_quoted(str(path))} {_quoted(remote)}\n"
+        self._transfer([str(path), there], batch, rsync=rsync, progress=progress)
+
+    def get(self, remote: str, path: Path, *, rsync: bool) -> None:
+        """Fetch a file, by rsync where the board has it, else by sftp.
+
+        Raises:
+            LostDeviceError: the line is dead.
+            DeviceError: the file cannot be read there or written here.
+        """
+        batch = f"get {_quoted(remote)} {_quoted(str(path))}\n"
+        self._transfer([f"{self.address.host}:{remote}", str(path)], batch, rsync=rsync, progress=lambda _: None)
+
+    def _transfer(
+        self, ends: Sequence[str], batch: str, *, rsync: bool, progress: Callable[[float], None]
+    ) -> None:  # fmt: skip
+        """Run rsync from one end to the other, or sftp with a batch of commands."""
         if rsync and shutil.which("rsync"):
             command = [
                 "rsync", "--partial", "--append-verify", "--protect-args", "--info=progress2", "--timeout=20",
-                f"--rsh={shlex.join([self._ssh, *self._options()])}", "--", str(path), f"{self.address.host}:{remote}",
+                f"--rsh={shlex.join([self._ssh, *self._options()])}", "--", *ends,
             ]  # fmt: skip
+            batch = ""
         else:
             command = ["sftp", "-S", self._ssh, "-q", "-b", "-", *self._options(), "--", self.address.host]
-            batch = f"put {'-a ' if sent else ''}{_quoted(str(path))} {_quoted(remote)}\n"
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
@@ -204,7 +221,7 @@ class Connection:
         if self._dead(code):
             raise self._lost(said or "the connection broke")
         raise DeviceError(
-            f"{host}: a file cannot be sent: {said or f'exit code {code}'}",
+            f"{host}: a file cannot be sent or fetched: {said or f'exit code {code}'}",
             fix="the board needs rsync or an sftp server, and room: edgekit doctor --device says more",
         )
 

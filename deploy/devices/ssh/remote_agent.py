@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ...agent import JOB, run_and_say
+from ... import cargo
+from ...agent import BUILT, JOB, run_and_say
+from ...bundle import Bundle
 from ...errors import DeviceError
 
 # How often either side says that it is there, and how long the silence of the other is borne.
@@ -56,6 +58,8 @@ def main() -> None:
             (job / JOB).write_text(json.dumps(request["job"]), encoding="utf-8")
 
             def say(message: dict[str, Any]) -> None:
+                if BUILT in message.get("result", {}):
+                    message = {"result": {"parcel": _parcel_of(job / BUILT, cache)}}
                 if "result" in message:  # kept until it is known to have arrived: a cut just now must not cost it
                     (cache / request["result"]).write_text(json.dumps(message), encoding="utf-8")
                 voice.say(message)
@@ -66,6 +70,12 @@ def main() -> None:
         voice.say({"error": str(error), "fix": error.fix})
     except OSError as error:
         voice.say({"error": f"the board cannot write to {cache}: {error.strerror}", "fix": "free some room there"})
+
+
+def _parcel_of(folder: Path, cache: Path) -> str:
+    """Put a new bundle into the cache, as it would be sent from the host: the host need not send it back to run it."""
+    bundle = Bundle.open(folder)
+    return cargo.parcel(cargo.bundle_files(bundle, cargo.bundle_folder(bundle)), cache).sha256
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""TensorRT engines: building one on its device, its passport, and the GPU that runs it."""

@@ -1,0 +1,99 @@
+"""What an engine really consists of: its layers, the type that each reads, and the copies between layouts."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+# How the inspector calls a type, within "Row major linear FP16 format", "Half" and the like -> its name here.
+_TYPES = {
+    "int8": "int8", "fp8": "fp8", "bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "half": "fp16", "int32": "int32",
+    "int64": "int64", "bool": "bool", "fp32": "fp32", "float": "fp32",
+}  # fmt: skip
+
+# A layer that reads int8 and a float32 bias computes in int8.
+_NARROWEST_FIRST = ("int8", "fp8", "fp16", "bf16", "fp32")
+
+_UNKNOWN = "unknown"
+_REFORMAT = "Reformat"
+
+# A line of a builder's report: "Name: …, LayerType: …, Inputs: [ … ], …, Outputs: [ … ], TacticName: …".
+_LINE = re.compile(r"^Name: (?P<name>.*), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>.*?)\}\]")
+_DATATYPE = re.compile(r"Datatype: (\w+)")
+
+
+class Layer(NamedTuple):
+    """A layer of an engine.
+
+    Attributes:
+        name: TensorRT's, of the ONNX nodes that became it.
+        type: e.g. "CaskConvolution"; "Reformat" only copies from one layout or type to another.
+        precision: the narrowest type that it reads, as fp32, fp16, int8; "unknown" where that is not told.
+    """
+
+    name: str
+    type: str
+    precision: str
+
+
+def summarize(layers: Iterable[Layer]) -> dict[str, Any]:
+    """Plain values: every layer, how many compute in each precision, how many only reformat."""
+    layers = list(layers)
+    computing = Counter(layer.precision for layer in layers if layer.type != _REFORMAT)
+    return {
+        "layers": [layer._asdict() for layer in layers],
+        "precisions": dict(computing.most_common()),
+        "reformats": sum(layer.type == _REFORMAT for layer in layers),
+    }
+
+
+def parse_json(text: str) -> list[Layer]:
+    """The layers in what an engine inspector says in JSON, of TensorRT 8 to 11.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    document = json.loads(text)
+    entries = document.get("Layers") if isinstance(document, Mapping) else None
+    if not isinstance(entries, list):
+        raise ValueError("the engine inspector's answer lists no layers")
+    return [_layer(entry) for entry in entries]
+
+
+def parse_text(text: str) -> list[Layer]:
+    """The layers in what a builder logs of them, which needs no GPU to load the engine on."""
+    found = []
+    for line in text.splitlines():
+        if match := _LINE.match(line):
+            types = {_named(word) for word in _DATATYPE.findall(match["inputs"])}
+            found.append(Layer(match["name"], match["type"], _narrowest(types)))
+    return found
+
+
+def _layer(entry: Any) -> Layer:
+    if not isinstance(entry, Mapping):  # an engine that was built to tell names alone
+        return Layer(str(entry), _REFORMAT if str(entry).startswith("Reformatting") else _UNKNOWN, _UNKNOWN)
+    types = {_type(tensor) for tensor in entry.get("Inputs", [])}
+    weights = entry.get("Weights")
+    if isinstance(weights, Mapping):
+        types.add(_named(str(weights.get("Type", ""))))
+    return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", _UNKNOWN)), _narrowest(types))
+
+
+def _type(tensor: Any) -> str:
+    """The type of a tensor: in "Format/Datatype" up to TensorRT 10, in "Datatype" from 11 on."""
+    if isinstance(tensor, Mapping):
+        for key in ("Datatype", "DataType", "Format/Datatype"):
+            if key in tensor:
+                return _named(str(tensor[key]))
+    return _UNKNOWN
+
+
+def _named(text: str) -> str:
+    lowered = text.lower()
+    return next((name for word, name in _TYPES.items() if word in lowered), _UNKNOWN)
+
+
+def _narrowest(types: set[str]) -> str:
+    return next((name for name in _NARROWEST_FIRST if name in types), min(types - {_UNKNOWN}, default=_UNKNOWN))

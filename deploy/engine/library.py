@@ -1,0 +1,152 @@
+"""TensorRT, or TensorRT for RTX: the one that is here, and what differs between the two and their versions."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from ..errors import DISTRIBUTION, DeviceError, MissingPackageError
+
+# flavour -> the modules that it may be, the first one that is there
+FLAVOURS = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
+
+# How the message begins in which a builder tells the layers of a new engine (TensorRT 11, TensorRT for RTX).
+LAYERS_BEGIN = "Layers:\n"
+
+# The first versions that build strongly typed networks from casts and Q/DQ nodes alone: JetPack 6.2 has 10.3.
+_OLDEST = {"tensorrt": (10, 0), "tensorrt-rtx": (1, 0)}
+
+
+class Library(NamedTuple):
+    """A TensorRT.
+
+    Attributes:
+        trt: the module.
+        flavour: "tensorrt" or "tensorrt-rtx"; neither loads the other's engines.
+        version: as the module says it.
+    """
+
+    trt: Any
+    flavour: str
+    version: str
+
+
+class Message(NamedTuple):
+    """What TensorRT logged: "error", "warning", or "layers" (the engine's, told at the end of a build); the words."""
+
+    kind: str
+    text: str
+
+
+def installed() -> str | None:
+    """The flavour that `load` would take, without importing it; None where there is none."""
+    return next((flavour for flavour, names in FLAVOURS.items() if _module(names)), None)
+
+
+def load(flavour: str | None = None) -> Library:
+    """Import TensorRT.
+
+    Args:
+        flavour: a key of FLAVOURS; None takes TensorRT, else TensorRT for RTX.
+
+    Raises:
+        MissingPackageError: it is not installed.
+        DeviceError: it is too old, or its libraries cannot be loaded.
+    """
+    chosen = flavour or installed() or "tensorrt"
+    name = _module(FLAVOURS[chosen])
+    if name is None:
+        raise MissingPackageError(
+            f"{'TensorRT for RTX' if chosen == 'tensorrt-rtx' else 'TensorRT'} is not installed",
+            fix=f"pip install '{DISTRIBUTION}[{chosen}]'; on a Jetson it comes with JetPack: make the venv with "
+            "--system-site-packages",
+        )
+    try:
+        trt = import_module(name)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise DeviceError(
+            f"{name} is installed and cannot be loaded: {error}", fix=f"pip install --force-reinstall {name}"
+        ) from error
+    version = str(trt.__version__)
+    if version_tuple(version) < _OLDEST[chosen]:
+        raise DeviceError(
+            f"{name} {version} has no strongly typed networks",
+            fix="upgrade to TensorRT 10 (JetPack 6), or take the trtexec line for 8.6 from: edgekit build --plan",
+        )
+    return Library(trt, chosen, version)
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """The numbers of a version, for comparing: "10.3.0.post1" is (10, 3, 0)."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def listening_logger(trt: Any, heard: list[Message]) -> Any:
+    """A logger that keeps what matters instead of printing it."""
+    kinds = {
+        trt.ILogger.Severity.INTERNAL_ERROR: "error",
+        trt.ILogger.Severity.ERROR: "error",
+        trt.ILogger.Severity.WARNING: "warning",
+    }
+
+    class Listener(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            kind = kinds.get(severity) or ("layers" if message.startswith(LAYERS_BEGIN) else None)
+            if kind:
+                heard.append(Message(kind, message))
+
+    return Listener()
+
+
+def last_error(heard: list[Message]) -> str:
+    """The last error that was logged, for a message of our own."""
+    return next((message.text for message in reversed(heard) if message.kind == "error"), "it does not say why")
+
+
+def progress_monitor(trt: Any, show: Callable[[float], None]) -> Any:
+    """A monitor of a build that says which share of it is done.
+
+    TensorRT tells phases that contain one another, each with its number of steps; a phase's steps share the part of
+    the bar that the step of the phase around it has.
+    """
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._phases: dict[str, tuple[float, float, int]] = {}  # name -> where it begins, its width, its steps
+            self._step: dict[str, int] = {}
+            self._shown = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            begin, width = 0.0, 1.0
+            if parent_phase in self._phases:
+                begin, whole, steps = self._phases[parent_phase]
+                width = whole / max(1, steps)
+                begin += width * self._step[parent_phase]
+            self._phases[phase_name], self._step[phase_name] = (begin, width, num_steps), 0
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self._phases:
+                begin, width, steps = self._phases[phase_name]
+                self._step[phase_name] = min(step + 1, steps)
+                # phases that start anew would move the bar back
+                self._shown = max(self._shown, min(1.0, begin + width * self._step[phase_name] / max(1, steps)))
+                show(self._shown)
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._phases.pop(phase_name, None)
+
+    return Monitor()
+
+
+def _module(names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if find_spec(name)), None)

@@ -1,0 +1,198 @@
+"""An engine's passport: what it was built with and for, checked before any of it is loaded.
+
+An engine is native code that the library runs as it is: one of another version or GPU is refused by its manifest and
+by the few bytes of its header, not by trying.
+"""
+
+import os
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bundle import Bundle
+from ..errors import BundleError, EngineError
+from .gpu import Gpu
+from .library import Library, version_tuple
+
+FORMAT = "tensorrt"
+
+# Where a plan's header has the version of the library that wrote it, a byte a number.
+_VERSION_AT = slice(24, 28)
+
+# Newer major versions whose runtime takes a version-compatible engine of this one (support matrix of TensorRT 11.4).
+_TAKEN_BY = {8: (8, 10), 10: (10, 11)}
+
+
+@dataclass(frozen=True)
+class Passport:
+    """What an engine needs of the machine that loads it.
+
+    Attributes:
+        flavour: "tensorrt" or "tensorrt-rtx".
+        version: of the library that built it.
+        compute_capabilities: GPUs that it was built for, e.g. ("8.6", "8.9").
+        hardware_compatible: it runs on any GPU from Ampere (8.0) on.
+        version_compatible: newer libraries load it too.
+        system, machine: where it runs, e.g. "Linux", "aarch64".
+        cuda, driver, gpu: of the machine where it was built; "unavailable" where there was no GPU.
+        flags: the builder's flags that were set.
+        onnx_sha256: of the model that it was built from.
+    """
+
+    flavour: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    hardware_compatible: bool
+    version_compatible: bool
+    system: str
+    machine: str
+    cuda: str
+    driver: str
+    gpu: str
+    flags: tuple[str, ...]
+    onnx_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the manifest's `requires`."""
+        return {FORMAT: {**asdict(self), "compute_capabilities": [*self.compute_capabilities], "flags": [*self.flags]}}
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Passport":
+        """The passport in a bundle's manifest.
+
+        Raises:
+            BundleError: it has none, or not one that can be read.
+        """
+        entry = bundle.manifest.requires.get(FORMAT)
+        try:
+            return cls._from_json(entry)  # type: ignore[arg-type] # what is no mapping is a TypeError there
+        except (TypeError, ValueError, KeyError) as error:
+            raise BundleError(
+                f"{bundle.path} is an engine without a passport that can be read: {error!r}", fix=rebuild(bundle)
+            ) from error
+
+    @classmethod
+    def _from_json(cls, entry: Mapping[str, Any]) -> "Passport":
+        values = dict(entry)
+        for name in ("compute_capabilities", "flags"):
+            values[name] = tuple(str(value) for value in values[name])
+        passport = cls(**values)
+        for name, value in asdict(passport).items():
+            wanted = (
+                bool if name.endswith("_compatible") else tuple if name in ("compute_capabilities", "flags") else str
+            )
+            if type(value) is not wanted:
+                raise TypeError(f"{name} is {value!r}")
+        return passport
+
+
+def check_system(bundle: Bundle, device: str = "local") -> Passport:
+    """Refuse an engine that this operating system and processor cannot load; nothing of it is read but its header.
+
+    Raises:
+        EngineError: another system, or a header that contradicts the passport.
+    """
+    passport = Passport.of(bundle)
+    here = platform.system(), platform.machine()
+    if (passport.system, passport.machine) != here:
+        raise EngineError(
+            f"{bundle.path} was built for {passport.system} on {passport.machine}; this is {here[0]} on {here[1]}",
+            fix=rebuild(bundle, device),
+        )
+    with bundle.model_path.open("rb") as stream:
+        header = stream.read(_VERSION_AT.stop)
+    written = ".".join(map(str, header[_VERSION_AT]))
+    claimed = ".".join(map(str, version_tuple(passport.version)))
+    # TensorRT 10.3.0 writes 10.3.0.30, its module may say 10.3.0
+    if len(header) < _VERSION_AT.stop or not f"{written}.".startswith(f"{claimed}."):
+        raise EngineError(
+            f"{bundle.path}: the engine's header says version {written or 'nothing'}, its passport {passport.version}",
+            fix=f"do not use it; {rebuild(bundle, device)}",
+        )
+    return passport
+
+
+def check(bundle: Bundle, library: Library, gpu: Gpu | None, device: str = "local") -> Passport:
+    """Refuse an engine that is not for this library and this GPU.
+
+    Raises:
+        EngineError: it is foreign here; the fix is the command that builds it anew.
+    """
+    passport = check_system(bundle, device)
+    fix = rebuild(bundle, device)
+    if passport.flavour != library.flavour:
+        raise EngineError(f"{bundle.path} is for {passport.flavour}, here is {library.flavour}", fix=fix)
+    if not _takes(passport, library):
+        raise EngineError(
+            f"{bundle.path} was built with {passport.flavour} {passport.version}; here is {library.version}", fix=fix
+        )
+    if gpu is None:
+        raise EngineError(
+            f"{bundle.path} needs an NVIDIA GPU of compute capability {_listed(passport)}, and there is none here",
+            fix="validate it where the GPU is: --device ssh://user@host",
+        )
+    if not _runs_on(passport, gpu.compute_capability):
+        raise EngineError(
+            f"{bundle.path} was built for compute capability {_listed(passport)}; the {gpu.name} here has "
+            f"{gpu.compute_capability}",
+            fix=fix,
+        )
+    if passport.cuda != "unavailable" and version_tuple(gpu.cuda) < version_tuple(passport.cuda)[:1]:
+        raise EngineError(
+            f"{bundle.path} was built under a driver for CUDA {passport.cuda}; the one here serves {gpu.cuda}",
+            fix=f"upgrade the driver, or {fix}",
+        )
+    return passport
+
+
+def rebuild(bundle: Bundle, device: str = "local") -> str:
+    """The command that builds an engine again, on this device."""
+    how = bundle.manifest.details.get("build")
+    how = how if isinstance(how, Mapping) else {}
+    words = ["edgekit", "build", str(how.get("source", "BUNDLE")), *map(str, how.get("arguments", []))]
+    return shlex.join([*words, *(["--device", device] if device != "local" else [])])
+
+
+def _takes(passport: Passport, library: Library) -> bool:
+    """Whether a library loads an engine of the passport's version."""
+    built, here = version_tuple(passport.version), version_tuple(library.version)
+    if built == here[: len(built)] or here == built[: len(here)]:
+        return True
+    # engines of TensorRT for RTX belong to one release, whatever their flags
+    if not passport.version_compatible or passport.flavour != "tensorrt":
+        return False
+    return here >= built and here[0] in _TAKEN_BY.get(built[0], (built[0],))
+
+
+def _runs_on(passport: Passport, compute_capability: str) -> bool:
+    if passport.hardware_compatible and version_tuple(compute_capability) >= (8, 0):
+        return True
+    return compute_capability in passport.compute_capabilities
+
+
+def _listed(passport: Passport) -> str:
+    return "8.0 or newer" if passport.hardware_compatible else " or ".join(passport.compute_capabilities)
+
+
+def onnx_hash(bundle: Bundle) -> str:
+    """The SHA-256 of a bundle's model file, which opening the bundle has checked."""
+    return str(bundle.manifest.files[bundle.manifest.model]["sha256"])
+
+
+def machine_facts(gpu: Gpu | None) -> dict[str, str]:
+    """What a passport says of the machine where the engine was built."""
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cuda": gpu.cuda if gpu else "unavailable",
+        "driver": gpu.driver if gpu else "unavailable",
+        "gpu": gpu.name if gpu else "unavailable",
+    }
+
+
+def cache_folder() -> Path:
+    """Where EdgeKit keeps timing caches on this machine (see devices/ssh/bootstrap.caches)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"

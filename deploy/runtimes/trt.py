@@ -1,0 +1,154 @@
+"""TensorRT and TensorRT for RTX."""
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..engine.build import WEIGHTS
+from ..engine.gpu import Stream, look
+from ..engine.library import Message, last_error, listening_logger, load
+from ..engine.passport import Passport, check
+from ..errors import DeviceError, EngineError
+from ..session import STAGES, SessionOptions
+
+
+class TrtSession:
+    """An engine on the first GPU: pinned memory on this side, a stream of its own, optionally a CUDA graph.
+
+    Raises:
+        EngineError: the engine is foreign to this library, GPU or system; told before any of it is loaded.
+    """
+
+    def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
+        passport = Passport.of(bundle)
+        library, gpu = load(passport.flavour), look()
+        check(bundle, library, gpu)
+        self._trt, self._heard = library.trt, list[Message]()
+        self._logger = listening_logger(library.trt, self._heard)
+        self._stream = Stream()
+        runtime = library.trt.Runtime(self._logger)
+        if passport.version_compatible:  # such an engine brings the runtime of its own version
+            runtime.engine_host_code_allowed = True
+        self._engine = runtime.deserialize_cuda_engine(bundle.model_path.read_bytes())
+        if self._engine is None:
+            raise EngineError(
+                f"{library.flavour} {library.version} cannot load {bundle.model_path}: {last_error(self._heard)}",
+                fix="build it again on this device: edgekit build",
+            )
+        if (bundle.path / WEIGHTS).is_file():
+            self._put_in_weights(bundle)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise DeviceError(
+                f"no room on the GPU for {bundle.path}: {last_error(self._heard)}", fix="free its memory: nvidia-smi"
+            )
+        self._least, _, self._most = bundle.manifest.details["build"]["batch"]
+        self._name_tensors(bundle)
+        self._graphs: dict[int, Any] | None = {} if options.cuda_graph else None
+        self._set = 0
+        self.facts = {
+            "runtime": library.flavour, "version": library.version, "threads": options.threads,
+            "gpu": gpu.name if gpu else platform.machine(), "cuda_graph": options.cuda_graph,
+        }  # fmt: skip
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """float32 [n, c, h, w] -> float32 logits [n, k]."""
+        parts = [self._run(batch[start : start + self._most]) for start in range(0, len(batch), self._most)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def staged(self, batch: np.ndarray) -> dict[str, int]:
+        """Nanoseconds of one run on the way to the GPU, on it, and back, by the GPU's own clock."""
+        size = self._fill(batch[: self._most])
+        return dict(zip(STAGES, self._stream.timed(self._stages(size)), strict=True))
+
+    def layers(self) -> str:
+        """The engine inspector's JSON."""
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
+    def close(self) -> None:
+        """Free the engine and its memory."""
+        del self._context, self._engine
+        self._stream.close()
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        size = self._fill(batch)
+        if self._graphs is None:
+            for stage in self._stages(size):
+                stage()
+        else:
+            if size not in self._graphs:
+                self._graphs[size] = self._capture(size)
+            self._stream.launch(self._graphs[size])
+        self._stream.wait()
+        return self._answers[: len(batch)].copy()
+
+    def _fill(self, batch: np.ndarray) -> int:
+        """Put images where the GPU fetches them, filled up to what the engine takes; says how many it will see."""
+        size = max(len(batch), self._least)
+        self._images[: len(batch)] = batch
+        self._images[len(batch) : size] = batch[-1:]
+        if size != self._set:
+            self._context.set_input_shape(self._input, (size, *self._images.shape[1:]))
+            self._set = size
+        return size
+
+    def _stages(self, size: int) -> list[Callable[[], None]]:
+        return [
+            lambda: self._stream.to_gpu(self._at_input, self._images[:size]),
+            self._enqueue,
+            lambda: self._stream.from_gpu(self._answers[:size], self._at_output),
+        ]
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise DeviceError(
+                f"the engine does not run: {last_error(self._heard)}", fix="build it again on this device"
+            )
+
+    def _capture(self, size: int) -> Any:
+        for stage in self._stages(size):  # what is set up at the first run must not be recorded
+            stage()
+        self._stream.wait()
+
+        def work() -> None:
+            for stage in self._stages(size):
+                stage()
+
+        return self._stream.graph(work)
+
+    def _put_in_weights(self, bundle: Bundle) -> None:
+        """A stripped engine gets its weights from the ONNX file beside it."""
+        refitter = self._trt.Refitter(self._engine, self._logger)
+        parser = self._trt.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_file(str(bundle.path / WEIGHTS)) or not refitter.refit_cuda_engine():
+            raise EngineError(
+                f"the weights in {bundle.path / WEIGHTS} do not fit its engine: {last_error(self._heard)}",
+                fix="build it again: edgekit build --strip-weights",
+            )
+
+    def _name_tensors(self, bundle: Bundle) -> None:
+        """Find the engine's one input and one output, and give each its memory."""
+        trt, engine = self._trt, self._engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        outputs = [name for name in names if name not in inputs]
+        types = {engine.get_tensor_dtype(name) for name in names}
+        if len(inputs) != 1 or len(outputs) != 1 or types != {trt.DataType.FLOAT}:
+            raise EngineError(
+                f"{bundle.path} has inputs {inputs} and outputs {outputs}; a classifier has one of each, in float32",
+                fix="export the network again: edgekit export --format onnx",
+            )
+        self._input = inputs[0]
+        shape = (self._most, *bundle.manifest.input.shape)
+        answers = (self._most, len(bundle.manifest.labels))
+        self._images, self._answers = self._stream.pinned(shape), self._stream.pinned(answers)
+        self._at_input, self._at_output = (
+            self._stream.memory(array.nbytes) for array in (self._images, self._answers)
+        )  # fmt: skip
+        self._context.set_tensor_address(self._input, self._at_input)
+        self._context.set_tensor_address(outputs[0], self._at_output)

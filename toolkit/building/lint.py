@@ -1,0 +1,241 @@
+"""What TensorRT would refuse, slow down or silently change in an ONNX graph, told on any machine before it is built."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from ..quantize.prepare import opset_of
+
+# Release from which on -> the highest opset that its parser is documented for (onnx-tensorrt's docs/operators.md and
+# release notes). What is newer may still be taken.
+_OPSETS = {(8, 5): 17, (9, 2): 19, (10, 0): 20, (10, 9): 22, (10, 13): 24, (11, 5): 25}
+
+# TensorRT casts int64 down to int32 before this release.
+_INT64_FROM = (10, 0)
+
+_REQUANTIZE = "edgekit quantize --target tensorrt"
+
+# Layers that compute in int8, and what they are fused with where nothing is in between.
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_ACTIVATIONS = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish")
+
+
+class Finding(NamedTuple):
+    """Something about a graph.
+
+    Attributes:
+        rule: its name.
+        severity: "error" (refused, or another model) or "warning" (slower, or perhaps not taken).
+        node: the node or tensor that it is about.
+        message: what is wrong.
+        fix: what to type or do.
+    """
+
+    rule: str
+    severity: str
+    node: str
+    message: str
+    fix: str
+
+
+def lint(
+    model: onnx.ModelProto, version: tuple[int, ...] | None, batch: tuple[int, int, int] | None = None
+) -> list[Finding]:
+    """Look through a graph.
+
+    Args:
+        version: of TensorRT, e.g. (10, 3); None (or TensorRT for RTX) leaves out what depends on it.
+        batch: smallest, usual and largest number of images at once, if they will be said.
+    """
+    graph = _Graph(model)
+    found = [
+        *_zero_points(graph), *_biases(graph), *_int64(graph, version), *_doubles(graph), *_free_axes(graph, batch),
+        *_blocked_fusions(graph),
+    ]  # fmt: skip
+    if version is not None:
+        found += _opset(model, version)
+    return found
+
+
+def documented_opset(version: tuple[int, ...]) -> int:
+    """The highest opset that a release of TensorRT is documented for."""
+    return max((opset for since, opset in _OPSETS.items() if since <= version), default=min(_OPSETS.values()))
+
+
+class _Graph:
+    """A graph with its ways from tensor to tensor."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.proto = model.graph
+        self.nodes = list(model.graph.node)
+        self.makers = {name: node for node in self.nodes for name in node.output}
+        self.readers = Counter(name for node in self.nodes for name in node.input)
+        self._constants = {entry.name: entry for entry in model.graph.initializer}
+
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """What a caller feeds; old files list their constants too."""
+        return [entry for entry in self.proto.input if entry.name not in self._constants]
+
+    def constants(self) -> Iterator[tuple[str, onnx.TensorProto]]:
+        """(name, value) of every constant."""
+        yield from self._constants.items()
+        for node in self.nodes:
+            if node.op_type == "Constant":
+                for attribute in node.attribute:
+                    if attribute.name == "value":
+                        yield node.output[0], attribute.t
+
+    def constant(self, name: str) -> onnx.TensorProto | None:
+        """The value of a constant."""
+        if name in self._constants:
+            return self._constants[name]
+        return next((value for constant, value in self.constants() if constant == name), None)
+
+    def elem_type(self, name: str) -> int | None:
+        """The type of a constant, or of what a node rounds to it."""
+        constant = self.constant(name)
+        if constant is not None:
+            return constant.data_type
+        maker = self.makers.get(name)
+        if maker is not None and maker.op_type == "QuantizeLinear" and len(maker.input) > 2:
+            return self.elem_type(maker.input[2])
+        return None
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or f"{node.op_type} -> {node.output[0]}"
+
+
+def _zero_points(graph: _Graph) -> Iterator[Finding]:
+    """TensorRT quantizes symmetrically to int8 alone."""
+    for node in graph.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        zero = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        values = numpy_helper.to_array(zero) if zero is not None else np.zeros(1, _rounded_to(node))
+        if node.op_type == "DequantizeLinear" and zero is None:
+            continue  # its type is that of its input, which is looked at where it is made
+        if values.dtype == np.uint8:
+            silently = "" if values.any() else "; TensorRT takes it for int8, and every value over 127 becomes another"
+            yield Finding("uint8", "error", _name(node), f"quantizes to uint8, TensorRT to int8{silently}", _REQUANTIZE)
+        elif values.any():
+            yield Finding(
+                "asymmetric", "error", _name(node),
+                f"its zero point is {int(values.ravel()[values.ravel() != 0][0])}; TensorRT's is 0", _REQUANTIZE,
+            )  # fmt: skip
+
+
+def _rounded_to(node: onnx.NodeProto) -> np.dtype:
+    """The type that a QuantizeLinear without a zero point rounds to: uint8, unless it says otherwise (opset 21)."""
+    said = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
+    return onnx.helper.tensor_dtype_to_np_dtype(said) if said else np.dtype(np.uint8)
+
+
+def _biases(graph: _Graph) -> Iterator[Finding]:
+    for node in graph.nodes:
+        if node.op_type == "DequantizeLinear" and graph.elem_type(node.input[0]) == TensorProto.INT32:
+            yield Finding(
+                "int32-bias", "error", _name(node), "a bias quantized to int32, which the parser refuses", _REQUANTIZE
+            )
+
+
+def _int64(graph: _Graph, version: tuple[int, ...] | None) -> Iterator[Finding]:
+    for entry in (*graph.inputs(), *graph.proto.output):
+        kind = entry.type.tensor_type.elem_type
+        if kind != TensorProto.FLOAT:
+            name = TensorProto.DataType.Name(kind).lower()
+            yield Finding(
+                "io-type", "error", entry.name, f"is {name}; an image classifier takes and gives float32",
+                "export the network with float32 at its ends",
+            )  # fmt: skip
+    if version is None or version >= _INT64_FROM:
+        return
+    low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    for name, value in graph.constants():
+        if value.data_type != TensorProto.INT64:
+            continue
+        numbers = numpy_helper.to_array(value)
+        # the largest number of all means "to the end" to Slice, which cutting it off means too
+        numbers = numbers[np.abs(numbers.astype(np.float64)) < 2.0**62]
+        if numbers.size and (numbers.min() < low or numbers.max() > high):
+            yield Finding(
+                "int64", "error", name, "has int64 values that int32 cannot hold, which TensorRT 8 cuts off",
+                "use TensorRT 10 or newer, or take the numbers out of the graph",
+            )  # fmt: skip
+
+
+def _doubles(graph: _Graph) -> Iterator[Finding]:
+    for name, value in graph.constants():
+        if value.data_type == TensorProto.DOUBLE:
+            yield Finding(
+                "double", "warning", name, "is float64; TensorRT computes in float32", "export the network in float32"
+            )
+
+
+def _free_axes(graph: _Graph, batch: tuple[int, int, int] | None) -> Iterator[Finding]:
+    for entry in graph.inputs():
+        shape = entry.type.tensor_type.shape
+        free = [axis for axis, size in enumerate(shape.dim) if size.dim_value < 1]
+        if free and free != [0]:
+            yield Finding(
+                "free-axis", "error", entry.name, f"leaves axes {free} free; a bundle's images have one size",
+                "export the network with a fixed image size",
+            )  # fmt: skip
+        elif free and batch is None:
+            yield Finding(
+                "free-axis", "error", entry.name, "takes any number of images, and no profile says how many",
+                "say smallest, usual and largest: edgekit build --batch 1,8,32",
+            )  # fmt: skip
+        elif not free and batch is not None and batch != (shape.dim[0].dim_value,) * 3:
+            yield Finding(
+                "fixed-batch", "error", entry.name, f"takes {shape.dim[0].dim_value} at once, whatever --batch says",
+                "leave out --batch, or: edgekit export --format onnx --dynamic-batch",
+            )  # fmt: skip
+
+
+def _blocked_fusions(graph: _Graph) -> Iterator[Finding]:
+    """Roundings between a layer and what would run in one kernel with it (TensorRT's guide to Q/DQ placement)."""
+    for node in graph.nodes:
+        layers = [graph_layer for name in node.input if (graph_layer := _rounded_layer(graph, name)) is not None]
+        if node.op_type == "Add" and layers and all(_is_rounded(graph, name) for name in node.input):
+            yield Finding(
+                "residual", "warning", _name(node),
+                f"a sum of two rounded values: the rounding after {_name(layers[-1])} keeps the two from running as "
+                "one kernel", _REQUANTIZE,
+            )  # fmt: skip
+        elif node.op_type in _ACTIVATIONS and layers:
+            yield Finding(
+                "activation", "warning", _name(node),
+                f"the rounding after {_name(layers[0])} keeps the two from running as one kernel", _REQUANTIZE,
+            )  # fmt: skip
+
+
+def _is_rounded(graph: _Graph, name: str) -> bool:
+    maker = graph.makers.get(name)
+    return maker is not None and maker.op_type == "DequantizeLinear"
+
+
+def _rounded_layer(graph: _Graph, name: str) -> onnx.NodeProto | None:
+    """The layer whose result is rounded, and only then read under this name; None where it is not so."""
+    dequantize = graph.makers.get(name)
+    if dequantize is None or dequantize.op_type != "DequantizeLinear" or graph.readers[name] != 1:
+        return None
+    quantize = graph.makers.get(dequantize.input[0])
+    layer = graph.makers.get(quantize.input[0]) if quantize is not None else None
+    if layer is None or layer.op_type not in _LAYERS or graph.readers[layer.output[0]] != 1:
+        return None
+    return layer
+
+
+def _opset(model: onnx.ModelProto, version: tuple[int, ...]) -> Iterator[Finding]:
+    highest, opset = documented_opset(version), opset_of(model)
+    if opset > highest:
+        release = ".".join(map(str, version[:2]))
+        yield Finding(
+            "opset", "warning", "the model", f"has opset {opset}; TensorRT {release} is documented for {highest}",
+            f"edgekit export --format onnx --opset {highest}",
+        )  # fmt: skip

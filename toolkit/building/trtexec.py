@@ -1,0 +1,43 @@
+"""The trtexec command lines that build what `edgekit build` does, for three generations of TensorRT."""
+
+import shlex
+
+from ...deploy.bundle import Bundle
+from ...deploy.engine.build import Options
+
+# release -> how its trtexec is told that the graph's own types count: weakly typed before 10, with flags that allow
+# what the graph has; strongly typed on demand in 10; always in 11, where the flags are gone
+RELEASES: dict[str, tuple[int, int]] = {"8.6": (8, 6), "10.x": (10, 3), "11.x": (11, 0)}
+
+
+def command_lines(bundle: Bundle, options: Options, input_name: str) -> dict[str, str]:
+    """Release -> its command line; where it cannot do what the options say, that in words instead."""
+    return {release: _command_line(bundle, options, input_name, version) for release, version in RELEASES.items()}
+
+
+def _command_line(bundle: Bundle, options: Options, input_name: str, version: tuple[int, int]) -> str:
+    if options.compute_capabilities:
+        return "builds for the GPU that is here alone: --compute-capability is TensorRT for RTX's"
+    if options.strip_weights and version < (10, 0):
+        return "has no engines without weights: leave out --strip-weights"
+    words = ["trtexec", f"--onnx={bundle.model_path}", "--saveEngine=model.engine", "--noTF32"]
+    if version < (10, 0):
+        words += {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8"]}[bundle.manifest.precision]
+    elif version < (11, 0):
+        words.append("--stronglyTyped")
+    if options.batch:
+        shape = "x".join(map(str, bundle.manifest.input.shape))
+        names = ("minShapes", "optShapes", "maxShapes")
+        words += [f"--{name}={input_name}:{size}x{shape}" for name, size in zip(names, options.batch, strict=True)]
+    if options.workspace_mb is not None:
+        words.append(f"--memPoolSize=workspace:{options.workspace_mb}")
+    if options.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={options.optimization_level}")
+    wanted = {
+        "--versionCompatible": options.version_compatible,
+        "--hardwareCompatibilityLevel=ampere+": options.hardware_compatible,
+        "--refit": options.refit and not options.strip_weights,
+        "--stripWeights": options.strip_weights,
+    }
+    words += [word for word, is_wanted in wanted.items() if is_wanted]
+    return shlex.join([*words, "--timingCacheFile=timing.cache"])

@@ -1,0 +1,34 @@
+"""Printing what a command did."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def made(bundle: Any, remark: str = "") -> None:
+    """Say what was made: the folder on standard output, the rest for the person."""
+    from ..console import out, say
+
+    manifest = bundle.manifest
+    say(f"{manifest.format} {manifest.precision}, {bundle.size_bytes / 1e6:.2f} MB" + (f", {remark}" if remark else ""))
+    out.print(str(bundle.path), markup=False)
+
+
+def write_report(result: Any, folder: Path) -> None:
+    """Write the report's files, and say where they are."""
+    from ..console import say
+    from ..files import write_reports
+
+    for path in write_reports(result.report, result.images, folder):
+        say(f"wrote {path}")
+
+
+def show(result: Any, table: Any, as_json: bool) -> None:
+    """Print a result as JSON for programs, or as a table for people."""
+    from ..console import out
+
+    if as_json:
+        print(json.dumps(result, default=vars, ensure_ascii=False))
+    else:
+        for part in table(result):
+            out.print(part)
