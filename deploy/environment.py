@@ -6,12 +6,14 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from .bundle import tool_versions
+from .engine.gpu import look
 
 UNAVAILABLE = "unavailable"
 
@@ -55,7 +57,18 @@ def describe() -> dict[str, Any]:
         "cgroup_cores": _cgroup_quota() or "no limit",
         "power": _power_source(),
         "timer_ns": timer_ns(),
-        "versions": tool_versions(("onnxruntime", "torch", "onnx")),
+        "gpu": asdict(gpu) if (gpu := look()) else UNAVAILABLE,
+        "versions": tool_versions(
+            (
+                "onnxruntime",
+                "onnxruntime-gpu",
+                "torch",
+                "onnx",
+                "tensorrt",
+                "tensorrt-rtx-cu13-bindings",
+                "cuda-bindings",
+            )
+        ),
     }
 
 

@@ -23,6 +23,8 @@ DISTRIBUTION = "edgekit-vision"
 # Which extra of the distribution brings an importable package.
 _EXTRAS = {
     "onnx": "quantize",
+    "tensorrt": "tensorrt",
+    "cuda": "tensorrt",
     "cryptography": "sign",
     "lightning_fabric": "train",
     "matplotlib": "train",

@@ -16,10 +16,13 @@ MAY_IMPORT = {
     "export": {"models", "deploy"},
     "toolkit": {"models", "deploy", "export"},
 }
-DEVICE_PACKAGES = {"numpy", "PIL", "onnxruntime", "torch"}  # the last two in their own session files alone
-HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "matplotlib", "lightning_fabric")
-COMMANDS = ("train", "import", "export", "quantize", "validate", "predict", "inspect", "doctor", "pack", "provision",
-            "report", "demo")  # fmt: skip
+DEVICE_PACKAGES = {"numpy", "PIL"}
+# a runtime's own library, in its own file alone; TensorRT is imported by name, since it has several
+RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "torch"}, "engine": {"cuda"}}
+HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "matplotlib", "lightning_fabric", "cuda", "tensorrt",
+         "tensorrt_rtx_bindings")  # fmt: skip
+COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
+            "provision", "report", "demo")  # fmt: skip
 
 
 def _modules(folder: str) -> list[Path]:
@@ -54,7 +57,7 @@ def test_deploy_imports_no_package_but_those_of_the_device() -> None:
     """The device install is numpy, Pillow and the runtime of a session's own file."""
     for path in _modules("deploy"):
         outside = {name for _, name in _imports(path) if name} - set(sys.stdlib_module_names)
-        allowed = DEVICE_PACKAGES if path.parent.name == "runtimes" else {"numpy", "PIL"}
+        allowed = DEVICE_PACKAGES | RUNTIME_PACKAGES.get(path.parent.name, set())
         assert outside <= allowed, f"{path} imports {outside - allowed}"
 
 
@@ -66,7 +69,7 @@ def test_deploy_runs_without_torch_typer_and_onnx() -> None:
     ]
     code = (
         "import sys, importlib\n"
-        "for name in ('torch', 'typer', 'onnx', 'rich'): sys.modules[name] = None\n"
+        "for name in ('torch', 'typer', 'onnx', 'rich', 'cuda', 'tensorrt', 'tensorrt_rtx_bindings'): sys.modules[name] = None\n"
         f"for name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

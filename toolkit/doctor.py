@@ -26,6 +26,9 @@ _PACKAGES = {
     "safetensors": ("safetensors", "train", "weights"),
     "matplotlib": ("matplotlib", "train", "curves and grids"),
     "timm": ("timm", "timm", "networks called timm:NAME"),
+    "tensorrt": ("tensorrt", "tensorrt", "building and running TensorRT engines"),
+    "tensorrt-rtx-cu13-bindings": ("tensorrt_rtx_bindings", "tensorrt-rtx", "engines for GPUs that are not here"),
+    "cuda-bindings": ("cuda", "tensorrt", "running engines"),
 }
 
 

@@ -116,12 +116,11 @@ def facts_table(facts: Mapping[str, Any]) -> Iterator[Any]:
 
 def doctor_table(found: Mapping[str, Any]) -> Iterator[Any]:
     """The machine, its state, what measuring costs on it, then the packages."""
-    gpu = found["gpu"] or "none that torch sees"
     overhead = found["overhead"]
     yield from facts_table(
         {
             **found["machine"],
-            "gpu": gpu,
+            "gpu that torch sees": found["gpu"] or "none",
             "state": found["state"],
             "a call that does nothing takes": f"{overhead['in_process_ns'] / 1e3:.2f} µs, "
             f"through the agent {overhead['through_agent_ns'] / 1e3:.2f} µs",
