@@ -69,7 +69,8 @@ def test_deploy_runs_without_torch_typer_and_onnx() -> None:
     ]
     code = (
         "import sys, importlib\n"
-        "for name in ('torch', 'typer', 'onnx', 'rich', 'cuda', 'tensorrt', 'tensorrt_rtx_bindings'): sys.modules[name] = None\n"
+        "for name in ('torch', 'typer', 'onnx', 'rich', 'cuda', 'tensorrt', 'tensorrt_rtx_bindings'):\n"
+        "    sys.modules[name] = None\n"
         f"for name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

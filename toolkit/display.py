@@ -181,6 +181,29 @@ def agreement_lines(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def engine_lines(report: Mapping[str, Any]) -> list[str]:
+    """What each engine consists of, how long its run takes on the way to the GPU and on it, where operators run."""
+    names, lines = model_names(report), []
+    for model in report["models"]:
+        name = names[model["id"]]
+        if engine := model.get("engine"):
+            kinds = ", ".join(f"{count} {precision}" for precision, count in engine["precisions"].items())
+            lines.append(f"{name}: {len(engine['layers'])} layers: {kinds}, {engine['reformats']} only reformat")
+        if stages := model.get("stages_ms"):
+            parts = ", ".join(f"{stage.replace('_', ' ')} {milliseconds(value)}" for stage, value in stages.items())
+            lines.append(f"{name}, by the GPU's clock: {parts}")
+        if placement := model["session"].get("placement"):
+            parts = ", ".join(f"{count} operators on {provider}" for provider, count in placement.items())
+            lines.append(f"{name}: {parts}")
+    return lines
+
+
+def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
+    """What to take of several candidates."""
+    found = report.get("recommendation")
+    return [found["sentence"]] if found else []
+
+
 def speedups(report: Mapping[str, Any]) -> list[str]:
     """How much faster each candidate is than every model that it is not headed against: the steps between."""
     names = model_names(report)

@@ -28,7 +28,8 @@ _SHEBANG = b"#!/usr/bin/env python3\n"
 _REPORTING = tuple(
     f"toolkit/{name}.py"
     for name in (
-        "__init__", "contract", "display", "host", "noise", "packed", "pyz_main", "results", "scenarios", "statistics"
+        "__init__", "contract", "display", "host", "noise", "packed", "pyz_main", "recommend", "results", "scenarios",
+        "statistics",
     )
 )  # fmt: skip
 

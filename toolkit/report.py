@@ -20,6 +20,7 @@ from .display import (
     agreement_lines,
     device_rows,
     drop_text,
+    engine_lines,
     host_lines,
     megabytes,
     milliseconds,
@@ -28,6 +29,7 @@ from .display import (
     noisy_devices,
     percent,
     percentile_text,
+    recommendation_lines,
     scenario_lines,
     share,
     speedup_text,
@@ -117,8 +119,9 @@ def _verdict(report: Report) -> list[Element]:
     what.text = subject(report)
     reason = Element("p", {"class": "reason"})
     reason.text = report["reason"]
+    advice = [_paragraph(line) for line in recommendation_lines(report)]
     noise = [_paragraph(line, "warning") for line in noise_lines(report)]
-    return [heading, reason, *noise, what]
+    return [heading, reason, *advice, *noise, what]
 
 
 def _models(report: Report) -> Iterator[Element]:
@@ -144,11 +147,23 @@ def _models(report: Report) -> Iterator[Element]:
     header = "model|speed-up|drop, points|top-1|size|p50|p90|p95|p99|top-5|calibration error|flips|peak memory|parity"
     yield _table(header.split("|"), rows)
     yield _paragraph(_figures(report), "note")
-    for text in (*speedups(report), *against_lines(report)):
+    for text in (*speedups(report), *against_lines(report), *engine_lines(report)):
         yield _paragraph(text)
+    for model in report["models"]:
+        if model.get("engine"):
+            yield _layers(names[model["id"]], model["engine"]["layers"])
     for model in report["models"]:
         for warning in model["warnings"]:
             yield _paragraph(f"{names[model['id']]}: {warning}", "warning")
+
+
+def _layers(name: str, layers: Sequence[Mapping[str, str]]) -> Element:
+    """An engine's layers, folded away."""
+    folded = Element("details")
+    SubElement(folded, "summary").text = f"{name}: its {len(layers)} layers"
+    rows = [[layer["name"], layer["type"], layer["precision"]] for layer in layers]
+    folded.append(_table(["layer", "type", "precision"], rows))
+    return folded
 
 
 def _figures(report: Report) -> str:

@@ -21,6 +21,7 @@ from .contract import Contract, Judgement, call, compare_accuracy, overall, reas
 from .display import model_names
 from .host import unexplained
 from .noise import Signal, signals
+from .recommend import recommend
 from .scenarios import scenarios
 from .statistics import (
     PERCENTILE_SAMPLES,
@@ -89,6 +90,7 @@ def make_report(result: Result) -> tuple[dict[str, Any], Judgement]:
         "plan": plan.to_json(),
         "baseline": models[0]["id"],
         "images": len(targets),
+        "recommendation": recommend(models, result.candidates),
         "labels": list(labels),
         "targets": targets.tolist(),
         "ids": list(result.ids),
@@ -180,6 +182,8 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
         "warm_up_ms": _median([warm_up.ms for warm_up in measurement.warm_ups]),
         "preprocess_ms": _median(measurement.preprocess_ns, 1e-6),
         "postprocess_ms": _median(measurement.postprocess_ns, 1e-6),
+        "stages_ms": {stage: _median(ns, 1e-6) for stage, ns in measurement.stages.items()},
+        "engine": manifest.details.get("engine"),
         "peak_rss_bytes": measurement.peak_rss_bytes,
         "parity": {
             key: value if math.isfinite(value := measurement.parity[key]) else None

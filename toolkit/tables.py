@@ -13,6 +13,7 @@ from .display import (
     agreement_lines,
     device_rows,
     drop_text,
+    engine_lines,
     host_lines,
     megabytes,
     milliseconds,
@@ -21,6 +22,7 @@ from .display import (
     noise_lines,
     noisy_devices,
     percent,
+    recommendation_lines,
     scenario_lines,
     share,
     speedup_text,
@@ -51,7 +53,8 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
             "baseline" if baseline else f"{_stacked(speedup_text(model['speedup']))}\n{model['outcome']}",
         )
     yield table
-    for line in (*speedups(report), *scenario_lines(report), *against_lines(report), *host_lines(report)):
+    lines = (speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines)
+    for line in (line for tell in lines for line in tell(report)):
         yield escape(line)
     for line in noise_lines(report):
         yield f"[yellow]{escape(line)}[/]"

@@ -15,7 +15,6 @@ from edgekit.toolkit.planted import null_bundle, slowed
 from hypothesis import given
 from hypothesis import strategies as st
 
-
 _NO_GPU = pytest.mark.skipif(look() is None, reason="no NVIDIA GPU here")
 
 
