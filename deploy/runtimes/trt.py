@@ -111,6 +111,11 @@ class TrtSession:
             )
 
     def _capture(self, size: int) -> Any:
+        capturable = getattr(
+            self._context, "is_stream_capturable", None
+        )  # TensorRT for RTX may have kernels to compile
+        if capturable is not None and not capturable(self._stream.handle):
+            raise DeviceError("this engine cannot be recorded as a CUDA graph", fix="leave out --cuda-graph")
         for stage in self._stages(size):  # what is set up at the first run must not be recorded
             stage()
         self._stream.wait()
