@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.engine.gpu import look
-from edgekit.deploy.errors import BundleError
+from edgekit.deploy.errors import BundleError, DeviceError, RecipeError
 from edgekit.deploy.parity import compare, replay
-from edgekit.deploy.session import RUNTIMES, SessionOptions, in_batches_of, load, open_session
+from edgekit.deploy.session import PROVIDERS, RUNTIMES, SessionOptions, in_batches_of, load, open_session
 from edgekit.export import FORMATS, export_bundle
 from edgekit.toolkit.building import build
 from edgekit.toolkit.planted import null_bundle, slowed
@@ -81,3 +81,38 @@ def test_in_batches_of(count: int, size: int | None) -> None:
         return part * 2
 
     np.testing.assert_array_equal(in_batches_of(size, batch, run), batch * 2)
+
+
+def test_a_provider_that_is_not_here_is_refused(fp32: Bundle) -> None:
+    """With what installs it; a name that is none, with the nearest."""
+    with pytest.raises(DeviceError, match="has no CUDAExecutionProvider"):
+        open_session(fp32, SessionOptions(provider="cuda"))
+    with pytest.raises(RecipeError, match="did you mean cuda"):
+        open_session(fp32, SessionOptions(provider="cude"))
+
+
+def test_a_silent_fallback_to_the_cpu_is_refused(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's cloud provider takes no operator of a local model: all of them run on the CPU, unsaid."""
+    monkeypatch.setitem(PROVIDERS, "cuda", "AzureExecutionProvider")
+    with pytest.raises(DeviceError, match=r"leaves (\d+) of \1 operators .* to the CPU: .*Conv"):
+        open_session(fp32, SessionOptions(provider="cuda"))
+    session = open_session(fp32, SessionOptions(provider="cuda", allow_fallback=True))
+    assert session.facts["placement"].keys() == {"CPUExecutionProvider"}
+    assert len(session.run(fp32.golden().tensors)) == len(fp32.golden().logits)
+
+
+def test_placement_is_read_from_a_profile() -> None:
+    """Each node once, by its provider; what is no node's run does not count."""
+    from edgekit.deploy.runtimes.ort import read_placement
+
+    def event(name: str, provider: str, op: str) -> dict:
+        return {"cat": "Node", "name": f"{name}_kernel_time", "args": {"provider": provider, "op_name": op}}
+
+    events = [
+        {"cat": "Session", "name": "model_run"}, {"cat": "Node", "name": "fence", "args": {}},
+        event("/conv", "CUDAExecutionProvider", "Conv"), event("/conv", "CUDAExecutionProvider", "Conv"),
+        event("/shape", "CPUExecutionProvider", "Shape"),
+    ]  # fmt: skip
+    assert read_placement(events) == {
+        "CUDAExecutionProvider": ["Conv /conv"], "CPUExecutionProvider": ["Shape /shape"]
+    }  # fmt: skip
