@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices import open_device
 from edgekit.deploy.devices.ssh.board import Board
+from edgekit.deploy.engine.passport import Passport
 from edgekit.deploy.errors import DeviceError, EdgeKitError
 from edgekit.deploy.images import ImageSet, open_images
 from edgekit.deploy.plan import Plan
@@ -294,3 +296,32 @@ def test_a_packed_model_is_carried_to_the_board(
         [("fp32", 60), ("int8", 60)], [("int8", 60), ("fp32", 60)],
     )  # fmt: skip
     assert all(len(entry["differ"]) <= 3 for entry in joined["agreement"])
+
+
+def test_an_engine_is_built_on_the_board_and_fetched(
+    board: VirtualBoard, edgekit: Callable[..., subprocess.CompletedProcess[str]], fp32: Bundle, tmp_path: Path
+) -> None:
+    """By the agent, with the (simulated) TensorRT that is there; the board keeps it, and it is not sent again."""
+    done = edgekit("build", fp32.path, "--device", board.device, code=1)
+    assert "has no TensorRT that its Python finds" in done.stderr
+    packages = board.folder / "root/home/edge/.local/lib/python3.11/site-packages"
+    packages.mkdir(parents=True)
+    shutil.copy(Path(__file__).parent.parent / "simulated/tensorrt.py", packages / "tensorrt_rtx.py")
+    done = edgekit("build", fp32.path, "--device", board.device, code=1)
+    assert "no NVIDIA GPU here to build for" in done.stderr
+    options = ("--device", board.device, "--compute-capability", "8.7")
+    edgekit("build", fp32.path, *options, "--out", "engine")
+    engine = Bundle.open(tmp_path / "engine")
+    passport = Passport.of(engine)
+    assert (passport.machine, passport.compute_capabilities) == ("aarch64", ("8.7",))
+    (cached,) = [path for path in (board.folder / CACHE).iterdir() if path.is_file() and engine.id in _names(path)]
+    before = cached.stat().st_mtime_ns
+    done = edgekit("validate", "engine", "--device", board.device, "--baseline", fp32.path, "--limit", "10", code=1)
+    assert "needs an NVIDIA GPU of compute capability 8.7" in done.stderr
+    assert cached.stat().st_mtime_ns == before
+    assert not list((board.folder / CACHE).glob("*.part"))
+
+
+def _names(path: Path) -> str:
+    """What is in a zip file; nothing of another one."""
+    return " ".join(zipfile.ZipFile(path).namelist()) if zipfile.is_zipfile(path) else ""

@@ -25,6 +25,9 @@ HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", "NONE AMPER
 BuilderFlag = enum.Enum("BuilderFlag", "TF32 REFIT STRIP_PLAN VERSION_COMPATIBLE")
 
 
+ComputeCapability = enum.Enum("ComputeCapability", "NONE CURRENT SM86 SM87 SM89")  # as TensorRT for RTX has it
+
+
 class NetworkDefinitionCreationFlag(enum.IntEnum):
     STRONGLY_TYPED = 1
 
@@ -85,6 +88,7 @@ class ITimingCache:
 class IBuilderConfig:
     progress_monitor: Any = None
     builder_optimization_level = 3
+    num_compute_capabilities = 0
     hardware_compatibility_level = HardwareCompatibilityLevel.NONE
     profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
 
@@ -98,6 +102,10 @@ class IBuilderConfig:
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         self.flags.discard(flag)
+
+    def set_compute_capability(self, compute_capability: ComputeCapability, index: int) -> bool:
+        assert index < self.num_compute_capabilities
+        return True
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
         assert pool_size > 0
