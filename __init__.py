@@ -15,10 +15,12 @@ from .deploy.registry import resolve
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "BuildOptions": ".deploy.engine.build:Options",
     "Bundle": ".deploy.bundle:Bundle",
     "Contract": ".toolkit.contract:Contract",
     "Plan": ".deploy.plan:Plan",
     "Recipe": ".toolkit.recipe:Recipe",
+    "build": ".toolkit.building:build",
     "export_bundle": ".export:export_bundle",
     "import_model": ".toolkit.importing:import_model",
     "load": ".deploy.session:load",
@@ -28,10 +30,12 @@ _PUBLIC = {
 }
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] # each is resolved by __getattr__
+    "BuildOptions",
     "Bundle",
     "Contract",
     "Plan",
     "Recipe",
+    "build",
     "export_bundle",
     "import_model",
     "load",

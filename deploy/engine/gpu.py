@@ -1,7 +1,6 @@
 """The NVIDIA GPU that is here, through CUDA's driver API: memory, streams, events, graphs.
 
-The driver's own API, since it is the one that any driver of the same major version or newer has; CUDA's runtime would
-have to be as old as the driver.
+The driver's own API: bindings of a major version serve any driver of that version or a newer one.
 """
 
 import ctypes

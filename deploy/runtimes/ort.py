@@ -57,9 +57,11 @@ class OrtSession:
         if provider != _CPU:  # where each operator runs is told by the profile of a run, in every version
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
+        # what TensorRT leaves, CUDA takes before the CPU does
+        wanted_ones = (provider, PROVIDERS["cuda"], _CPU) if wanted.provider == "tensorrt" else (provider, _CPU)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(bundle.model_path), options, providers=list(dict.fromkeys((provider, _CPU)))
+                str(bundle.model_path), options, providers=list(dict.fromkeys(wanted_ones))
             )
         except Exception as error:  # its errors have no common class but Exception
             raise BundleError(
