@@ -113,7 +113,9 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        # a place like /proc takes no new entry, and says that there is none
+        no_entry = error.errno == errno.ENOENT and str(error.filename or "").endswith(_PARTIAL)
+        if error.errno not in _UNWRITABLE and not no_entry:
             raise
         raise EdgeKitError(
             f"cannot write {path}: {error.strerror}", fix="choose a writable place with room for it (--out)"

@@ -1,6 +1,7 @@
 """Building an engine from an ONNX bundle, on the machine whose GPU runs it, or for GPUs that are named."""
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from ..session import SessionOptions, open_session
 from .gpu import Gpu, look
 from .layers import parse_json, parse_text, summarize
 from .library import Library, Message, last_error, listening_logger, load, progress_monitor
-from .passport import FORMAT, Passport, cache_folder, machine_facts, onnx_hash
+from .passport import FORMAT, Passport, machine_facts, onnx_hash
 
 MODEL, WEIGHTS = "model.engine", "weights.onnx"
 
@@ -296,7 +297,12 @@ def _configure(library: Library, config: Any, options: Options, targets: tuple[s
 
 def _timing_cache_path(library: Library, targets: tuple[str, ...]) -> Path:
     """Timings are of one version on one GPU."""
-    return cache_folder() / "timings" / f"{library.flavour}-{library.version}-{'-'.join(targets)}.cache"
+    return _cache_folder() / "timings" / f"{library.flavour}-{library.version}-{'-'.join(targets)}.cache"
+
+
+def _cache_folder() -> Path:
+    """Where EdgeKit keeps timing caches on this machine (see devices/ssh/bootstrap.caches)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
 
 
 def _reuse_timings(config: Any, path: Path) -> dict[str, Any]:

@@ -4,12 +4,10 @@ An engine is native code that the library runs as it is: one of another version 
 by the few bytes of its header, not by trying.
 """
 
-import os
 import platform
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
@@ -191,8 +189,3 @@ def machine_facts(gpu: Gpu | None) -> dict[str, str]:
         "driver": gpu.driver if gpu else "unavailable",
         "gpu": gpu.name if gpu else "unavailable",
     }
-
-
-def cache_folder() -> Path:
-    """Where EdgeKit keeps timing caches on this machine (see devices/ssh/bootstrap.caches)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
