@@ -94,7 +94,7 @@ def test_scenarios(images: ImageSet, tmp_path: Path, trained: Bundle) -> None:
 def _worker(bundle: Bundle) -> Worker:
     worker = Worker(io.StringIO())
     worker.start(str(bundle.path), None)
-    worker.open(1)
+    worker.open(threads=1)
     worker.prepare()
     return worker
 

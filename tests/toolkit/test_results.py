@@ -274,7 +274,7 @@ def test_sustained(judged: Judge) -> None:
     assert "heading for 8 ms" in markdown(report)
 
 
-def _candidate(name: str, ratio: float, over: dict[str, tuple[float, float, float]]) -> dict:
+def _entry(name: str, ratio: float, over: dict[str, tuple[float, float, float]]) -> dict:
     """A model's entry, as far as a recommendation reads it."""
     entries = {other: {"ratio": one, "low": low, "high": high} for other, (one, low, high) in over.items()}
     return {
@@ -286,9 +286,9 @@ def _candidate(name: str, ratio: float, over: dict[str, tuple[float, float, floa
 
 def test_the_fastest_that_holds_the_contract_is_recommended() -> None:
     """int8 is not, where fp16 is faster, nor where it loses too much; a difference that is not certain is said."""
-    fp32 = _candidate("fp32", 2.0, {"fp16": (0.5, 0.48, 0.52), "int8": (0.6, 0.58, 0.62)})
-    fp16 = _candidate("fp16", 4.0, {"fp32": (2.0, 1.9, 2.1), "int8": (1.2, 1.15, 1.25)})
-    int8 = _candidate("int8", 3.3, {"fp32": (1.65, 1.6, 1.7), "fp16": (0.83, 0.8, 0.87)})
+    fp32 = _entry("fp32", 2.0, {"fp16": (0.5, 0.48, 0.52), "int8": (0.6, 0.58, 0.62)})
+    fp16 = _entry("fp16", 4.0, {"fp32": (2.0, 1.9, 2.1), "int8": (1.2, 1.15, 1.25)})
+    int8 = _entry("int8", 3.3, {"fp32": (1.65, 1.6, 1.7), "fp16": (0.83, 0.8, 0.87)})
     ids = ["fp32", "fp16", "int8"]
     found = recommend([fp32, fp16, int8], ids)
     assert found is not None
@@ -299,7 +299,7 @@ def test_the_fastest_that_holds_the_contract_is_recommended() -> None:
     assert found is not None
     assert found["id"] == "fp16"
     assert "not shown to hold the contract" in found["sentence"]
-    near = _candidate("fp16", 4.0, {"fp32": (2.0, 1.9, 2.1), "int8": (1.01, 0.98, 1.04)})
+    near = _entry("fp16", 4.0, {"fp32": (2.0, 1.9, 2.1), "int8": (1.01, 0.98, 1.04)})
     found = recommend([near, int8], ids)
     assert found is not None
     assert "not certain" in found["sentence"]
