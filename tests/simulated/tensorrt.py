@@ -25,7 +25,7 @@ HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", "NONE AMPER
 BuilderFlag = enum.Enum("BuilderFlag", "TF32 REFIT STRIP_PLAN VERSION_COMPATIBLE")
 
 
-ComputeCapability = enum.Enum("ComputeCapability", "NONE CURRENT SM86 SM87 SM89")  # as TensorRT for RTX has it
+ComputeCapability = enum.Enum("ComputeCapability", "NONE CURRENT SM86 SM89")  # as TensorRT for RTX has it
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
