@@ -11,6 +11,15 @@ from ..deploy.files import write_file
 PACKED_MODEL, _BUNDLE = b"edgekit packed model 1\0", b"edgekit bundle 1\0"
 
 
+def check_key(key: Path) -> None:
+    """See that a private key can sign, before the work whose result it is to sign.
+
+    Raises:
+        EdgeKitError: see `sign`.
+    """
+    sign(bytes(32), key, b"edgekit tries a key 1\0")
+
+
 def sign_bundle(path: Path, key: Path) -> None:
     """Sign a bundle: its manifest, which holds the hash of every file, beside which the signature is put.
 

@@ -74,7 +74,8 @@ def validate(
         devices: "local", or addresses (see deploy.devices.open_device); several measure at the same time.
         across_hardware: `stored` may be of another machine.
         ort_web: folder of ONNX Runtime Web's files for a browser; None is where EdgeKit keeps its own.
-        verify: an ed25519 public key; bundles that its owner did not sign are not loaded.
+        verify: an ed25519 public key, whose owner must have signed the candidates and a baseline that is named; the
+            models that they were made from are found by ids, which the signature covers.
         keep: folder for what was measured so far, should a device go away.
 
     Raises:

@@ -111,9 +111,8 @@ class TrtSession:
             )
 
     def _capture(self, size: int) -> Any:
-        capturable = getattr(
-            self._context, "is_stream_capturable", None
-        )  # TensorRT for RTX may have kernels to compile
+        # TensorRT for RTX may still have kernels to compile
+        capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream.handle):
             raise DeviceError("this engine cannot be recorded as a CUDA graph", fix="leave out --cuda-graph")
         for stage in self._stages(size):  # what is set up at the first run must not be recorded

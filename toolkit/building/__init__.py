@@ -14,7 +14,7 @@ from ...deploy.errors import BundleError, EdgeKitError, EngineError
 from ...deploy.registry import choose
 from ..console import progress_bar, say
 from ..quantize import quantize
-from ..signing import sign_bundle
+from ..signing import check_key, sign_bundle
 from ..workspace import REJECTED, RUNS, derived, new_path
 from .lint import Finding, lint
 from .trtexec import RELEASES, command_lines
@@ -94,6 +94,8 @@ def build(
         raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
     for name in wanted:
         choose(dict.fromkeys(PRECISIONS), name, "precision")
+    if sign is not None:
+        check_key(sign)
     made = []
     _graph(bundle)
     with open_device(device) as opened:
