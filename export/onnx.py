@@ -19,6 +19,7 @@ from ..deploy.bundle import Manifest
 from ..deploy.errors import EdgeKitError, ParityError
 from ..deploy.parity import FLOAT_TOLERANCE
 from . import Options, example_input
+from .onnx_file import save, sort_nodes
 
 _INPUT, _OUTPUT = "image", "logits"
 _OPSET, _DYNAMO_OPSET = 17, 18
@@ -64,7 +65,7 @@ def export(network: nn.Module, images: np.ndarray, path: Path, options: Options,
         "edgekit.preprocess": json.dumps(manifest.preprocess.to_json()),
     }
     onnx.helper.set_model_props(model, metadata)
-    onnx.save(model, str(path))
+    save(model, path)
     return details
 
 
@@ -103,6 +104,7 @@ def _made(exporter: str, network: nn.Module, images: np.ndarray, options: Option
         content = EXPORTERS[exporter](network, torch.from_numpy(example_input(images, options)), options)
     model = onnxslim.slim(onnx.load_from_string(content))
     assert isinstance(model, onnx.ModelProto)  # noqa: S101 # what slim returns when no file is asked for
+    sort_nodes(model.graph)
     onnx.checker.check_model(model, full_check=True)
     made = model.opset_import[0].version
     if options.opset not in (None, made):

@@ -54,6 +54,25 @@ def test_graph_is_what_the_target_needs(fp32: Bundle, tmp_path: Path, target: st
             assert constants[node.input[2]].dtype == np.float32
 
 
+@pytest.mark.parametrize("kind", [*sorted(TARGETS), "fp16", "fp32"])
+def test_written_files_can_be_read_by_others(fp32: Bundle, tmp_path: Path, kind: str) -> None:
+    """ONNX's full check passes, and OpenVINO answers as ONNX Runtime does."""
+    import openvino
+
+    if kind == "fp32":
+        made = fp32
+    elif kind == "fp16":
+        made = quantize(fp32, precision="fp16", out=tmp_path / "made").bundle
+    else:
+        made = quantize(fp32, target=kind, out=tmp_path / "made").bundle
+    onnx.checker.check_model(str(made.model_path), full_check=True)
+    tensors = made.golden().tensors[:1]
+    expected = load(made.path).run(tensors)
+    reader = openvino.Core()
+    compiled = reader.compile_model(reader.read_model(made.model_path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert np.abs(compiled(tensors)[0] - expected).max() <= 0.05 * np.abs(expected).max()
+
+
 def test_default_target_is_this_machine(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ARM gets ARM's form, x86 without VNNI 7-bit weights."""
     from edgekit.toolkit import targets

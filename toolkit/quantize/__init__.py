@@ -71,6 +71,7 @@ def quantize(
     """
     import onnx
 
+    from ...export.onnx_file import to_bytes
     from .prepare import prepare
 
     if out is not None and out.exists():
@@ -84,7 +85,7 @@ def quantize(
     request = _Request(bundle, target, images, calibration_images, skip_corrupt)
     model, details, requires = lower(prepare(onnx.load(str(bundle.model_path))), request)
     manifest = replace(bundle.manifest, precision=precision, requires=requires, lineage=bundle.ancestry())
-    content = model.SerializeToString()
+    content = to_bytes(model)
     parity, drop = _compare(bundle, manifest, content, part_of(bundle, _SELECTION, images, skip_corrupt=skip_corrupt))
     judgement = judge_drop(drop, max_drop)
     details |= {"parity": asdict(parity), "selection": drop and asdict(drop), "judgement": asdict(judgement)}

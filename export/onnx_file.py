@@ -1,0 +1,98 @@
+"""ONNX files that other tools can read: nodes in topological order, accepted by ONNX's own checker. Needs no torch."""
+
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+
+from ..deploy.errors import EdgeKitError
+
+# protobuf's own limit for one message; beyond it the weights would have to be a file beside the model.
+_MAX_BYTES = (1 << 31) - 1
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Sort, check and write a model.
+
+    Raises:
+        EdgeKitError: see `to_bytes`.
+    """
+    path.write_bytes(to_bytes(model))
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """The file's content, after its nodes are sorted in place and ONNX's full check (with shape inference) has passed.
+
+    Raises:
+        EdgeKitError: the graph has a cycle, the checker rejects it, or it is larger than a protobuf message may be.
+    """
+    sort_nodes(model.graph)
+    if model.ByteSize() > _MAX_BYTES:
+        raise EdgeKitError(
+            f"the model is {model.ByteSize() / 1e9:.1f} GB; an ONNX file holds at most 2 GB", fix="use a smaller model"
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        lines = str(error).strip().splitlines()
+        raise EdgeKitError(
+            f"the graph is not valid ONNX: {lines[0] if lines else error!r}", fix="report the network"
+        ) from error
+    return model.SerializeToString()
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put nodes after those that make their inputs, in place; nodes that are in order already keep their places.
+
+    Kahn's algorithm, which of the nodes that are ready takes the first by its present place. Subgraphs (of If, Loop,
+    Scan) are sorted too; a node depends on what its subgraphs read from outside.
+
+    Raises:
+        EdgeKitError: the graph has a cycle.
+    """
+    for node in graph.node:
+        for subgraph in _subgraphs(node):
+            sort_nodes(subgraph)
+    makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    needs = [{makers[name] for name in _reads(node) if name in makers} for node in graph.node]
+    readers: dict[int, list[int]] = {}
+    for place, sources in enumerate(needs):
+        for source in sources:
+            readers.setdefault(source, []).append(place)
+    waiting = [len(sources) for sources in needs]
+    ready = [place for place, count in enumerate(waiting) if count == 0]
+    order: list[int] = []
+    while ready:
+        place = heapq.heappop(ready)
+        order.append(place)
+        for reader in readers.get(place, ()):
+            waiting[reader] -= 1
+            if waiting[reader] == 0:
+                heapq.heappush(ready, reader)
+    if len(order) < len(graph.node):
+        stuck = next(node for place, node in enumerate(graph.node) if waiting[place])
+        raise EdgeKitError(f"the graph has a cycle at {stuck.op_type} {stuck.name!r}", fix="export the model again")
+    if order != list(range(len(order))):
+        nodes = [graph.node[place] for place in order]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of the tensors that a node needs, its subgraphs' included."""
+    yield from node.input
+    for subgraph in _subgraphs(node):
+        made = {name for inner in subgraph.node for name in inner.output}
+        made |= {entry.name for entry in (*subgraph.input, *subgraph.initializer)}
+        for inner in subgraph.node:
+            yield from (name for name in _reads(inner) if name not in made)
+        yield from (output.name for output in subgraph.output if output.name not in made)
