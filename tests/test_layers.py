@@ -65,7 +65,9 @@ def test_deploy_runs_without_torch_typer_and_onnx() -> None:
     """Every module of deploy but torch's own sessions imports where those packages are blocked."""
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in _modules("deploy")]
     names = [
-        f"edgekit.{name}" for name in names if not name.endswith(("torchscript", "exported_program", "torch_module"))
+        f"edgekit.{name}"
+        for name in names
+        if not name.endswith(("torchscript", "exported_program", "torch_module", "onnx_file"))
     ]
     code = (
         "import sys, importlib\n"
@@ -126,7 +128,7 @@ def test_public_names_resolve() -> None:
 
 @pytest.mark.parametrize("registry", ["RUNTIMES", "FORMATS", "DEVICES"])
 def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
-    """Each entry names an object that exists, and each file has an entry, but what torch's formats share."""
+    """Each entry names an object that exists, and each file has an entry, but what several formats share."""
     from edgekit import export
     from edgekit.deploy import devices, session
     from edgekit.deploy.registry import resolve
@@ -141,5 +143,6 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
     modules = {reference.partition(":")[0].rpartition(".")[2] for reference in entries.values()} | {
         "eager",
         "torch_module",
+        "onnx_file",
     }
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= modules

@@ -19,7 +19,7 @@ from edgekit.export import export_bundle
 from edgekit.toolkit.contract import call
 from edgekit.toolkit.planted import null_bundle, slowed
 from edgekit.toolkit.quantize import quantize
-from edgekit.toolkit.results import block_times
+from edgekit.toolkit.results import measured_times
 from edgekit.toolkit.statistics import Interval, ratio_of_times
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ RUNS = 40
 def _speedups(bundles: list[Bundle], plan: Plan) -> list[Interval]:
     """Of each bundle over the first."""
     measured = open_device("local").measure(bundles, plan, None, lambda what, share: None)
-    base, *others = (block_times(one.blocks) for one in measured.measurements)
+    base, *others = (measured_times(one.blocks) for one in measured.measurements)
     return [ratio_of_times(base, other) for other in others]
 
 

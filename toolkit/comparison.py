@@ -10,12 +10,13 @@ import numpy as np
 
 from ..deploy.errors import EdgeKitError
 from ..deploy.result import Result
-from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
+from .contract import Contract, Drop, call, compare_accuracy, overall, reason
 from .display import model_name
+from .joined import join_reports
+from .migrate import migrate_report
 from .noise import Signal
-from .results import SCHEMA, admit, as_json, make_report, ratio
+from .results import SCHEMA, make_report
 from .statistics import (
-    BlockTime,
     Interval,
     exponential,
     process_speedups,
@@ -23,18 +24,19 @@ from .statistics import (
     unpaired_difference,
     welch_difference,
 )
+from .verdict import admit, as_json, block_times, ratio
 
 # What showing and comparing a report needs of it.
 _REPORT_KEYS = (
-    "verdict", "reason", "exit_code", "noise", "device", "plan", "baseline", "images", "labels", "targets", "ids",
-    "models",
+    "headline", "verdict", "reason", "exit_code", "noise", "device", "plan", "baseline", "speed_baseline", "images",
+    "labels", "targets", "ids", "models",
 )  # fmt: skip
 _MODEL_KEYS = (
     "id", "bundle", "name", "format", "precision", "size_bytes", "top1", "top1_interval", "top5", "per_class",
     "calibration_error", "drop", "flips", "flips_by_class", "latency_ms", "latency_upper_ms", "time_ms", "samples",
-    "calls_per_sample", "outliers", "speedup", "file_ms", "load_ms", "first_ms", "warm_up_ms", "preprocess_ms",
-    "postprocess_ms", "peak_rss_bytes", "parity", "session", "lineage", "predictions", "blocks", "offline", "frames",
-    "sustained", "warnings", "host", "first_difference",
+    "calls_per_sample", "outliers", "speedup", "speed_baseline", "file_ms", "load_ms", "first_ms", "warm_up_ms",
+    "preprocess_ms", "postprocess_ms", "peak_rss_bytes", "parity", "session", "lineage", "predictions", "blocks",
+    "offline", "frames", "sustained", "warnings", "host", "first_difference",
 )  # fmt: skip
 
 _JOINED_KEYS = ("verdict", "reason", "exit_code", "noise", "failed", "devices", "agreement")
@@ -52,8 +54,13 @@ def read_document(path: Path, contract: Contract | None = None) -> dict[str, Any
     document = _read_json(path)
     if "devices" not in document:
         return read_report(path, contract)
-    if document.get("schema") != SCHEMA or not document.keys() >= set(_JOINED_KEYS):
-        raise EdgeKitError(f"{path} is not whole, or of another EdgeKit", fix="validate again, or upgrade")
+    try:
+        if document["schema"] < SCHEMA:
+            document = join_reports([migrate_report(report) for report in document["devices"]], document["failed"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EdgeKitError(f"{path} is not an EdgeKit report: {error!r}", fix="validate again") from error
+    if document["schema"] != SCHEMA or not document.keys() >= set(_JOINED_KEYS):
+        raise EdgeKitError(f"{path} is incomplete or from another EdgeKit version", fix="validate again, or upgrade")
     return document
 
 
@@ -82,18 +89,19 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
     try:
         if "result" in report:
             result = Result.from_json(report, path)
-            report, _ = make_report(result if contract is None else replace(result, contract=asdict(contract)))
+            report = make_report(result if contract is None else replace(result, contract=asdict(contract)))
         elif contract is not None:
             raise EdgeKitError(
                 f"{path} was judged when it was made",
                 fix="leave out the limits; a result.json is judged anew, two reports too",
             )
+        report = migrate_report(report)
         schema = report["schema"]
         missing = [key for key in _REPORT_KEYS if key not in report]
         missing += [key for model in report.get("models", []) for key in _MODEL_KEYS if key not in model]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EdgeKitError(
-            f"{path} is not an EdgeKit report: {error}", fix="pass a report.json of edgekit validate"
+            f"{path} is not an EdgeKit report: {error!r}", fix="pass a report.json of edgekit validate"
         ) from error
     if schema != SCHEMA:
         raise EdgeKitError(f"{path} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="validate again, or upgrade")
@@ -139,7 +147,7 @@ def counterpart(report: Mapping[str, Any], model: Mapping[str, Any]) -> Mapping[
 def hold_against(
     stored: Mapping[str, Any], report: Mapping[str, Any], candidates: Sequence[str], contract: Contract,
     *, across_hardware: bool = False,
-) -> tuple[dict[str, Any], Judgement]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Judge a report's candidates by the models of an earlier one instead of by its own baseline.
 
     Returns:
@@ -157,7 +165,7 @@ def hold_against(
             then = counterpart(stored, model)
             speedup, how = _speedup(stored, then, report, model, contract.confidence)
             drop, paired = _drop(stored, then, report, model, contract.confidence)
-            own = [admit(one, noise) for one in contract.judge(drop, speedup)]
+            own = [admit(one, noise) for one in contract.judge(drop, speedup, stored["source"])]
             judgements += own
             against = {"report": stored["source"], "model": then["id"], "speedup": ratio(speedup), "how": how}
             against |= {"outcome": call(speedup), "drop": drop and _points(drop), "paired": paired}
@@ -166,7 +174,7 @@ def hold_against(
     verdict = overall(judgements)
     why = f"against {stored['source']}: {reason(judgements)}"
     held = {**report, "models": models, "verdict": verdict.outcome, "reason": why, "contract": asdict(contract)}
-    return {**held, "exit_code": verdict.exit_code}, verdict
+    return {**held, "exit_code": verdict.exit_code}
 
 
 def compare_reports(
@@ -186,11 +194,11 @@ def compare_reports(
             key: model[key]
             for key in ("id", "name", "format", "precision", "session", "top1", "time_ms", "against", "judgements")
         }
-        for report, _ in held
+        for report in held
         for model in report["models"]
         if "against" in model
     ]
-    first, _ = held[0]
+    first = held[0]
     return {
         "schema": SCHEMA, "verdict": first["verdict"], "reason": first["reason"], "exit_code": first["exit_code"],
         "report": last["source"],
@@ -209,17 +217,13 @@ def _speedup(
     """
     base_then, base_now = stored["models"][0], report["models"][0]
     if base_then["id"] == base_now["id"] and then is not base_then and now["id"] != base_now["id"]:
-        first = process_speedups(_times(base_then), _times(then))
-        second = process_speedups(_times(base_now), _times(now))
+        first = process_speedups(block_times(base_then), block_times(then))
+        second = process_speedups(block_times(base_now), block_times(now))
         how = "through the same baseline in both runs"
     else:
-        first, second = ([-value for value in process_times(_times(model))] for model in (then, now))
+        first, second = ([-value for value in process_times(block_times(model))] for model in (then, now))
         how = "by the times of two runs, which the machine's state of the day is part of"
     return exponential(welch_difference(second, first, confidence)), how
-
-
-def _times(model: Mapping[str, Any]) -> list[BlockTime]:
-    return [BlockTime(block["round"], block["process"], block["ms"]) for block in model["blocks"]]
 
 
 def _drop(

@@ -48,10 +48,10 @@ class Contract:
     min_speedup: float | None = None
     confidence: float = CONFIDENCE
 
-    def judge(self, drop: "Drop | None", speedup: Interval) -> "list[Judgement]":
-        """The drop is always judged, the speed-up where one was asked for."""
+    def judge(self, drop: "Drop | None", speedup: Interval, against: str) -> "list[Judgement]":
+        """The drop is always judged, the speed-up over the model `against` where one was asked for."""
         judged = [judge_drop(drop, self.max_drop, self.confidence)]
-        return judged if self.min_speedup is None else [*judged, judge_speedup(speedup, self.min_speedup)]
+        return judged if self.min_speedup is None else [*judged, judge_speedup(speedup, self.min_speedup, against)]
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def judge_drop(drop: Drop | None, max_drop: float | None, confidence: float = CO
     return Judgement("max_drop", "inconclusive", sentence, strict)
 
 
-def judge_speedup(speedup: Interval, min_speedup: float) -> Judgement:
-    """Hold a speed-up (a ratio) against what was asked for, on the bounds of its interval."""
-    seen = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] as fast as the baseline"
+def judge_speedup(speedup: Interval, min_speedup: float, against: str = "the baseline") -> Judgement:
+    """Judge a speed-up (a ratio, over the model `against`) by the bounds of its interval."""
+    seen = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] as fast as {against}"
     if speedup.low >= min_speedup:
         return Judgement("min_speedup", "pass", f"{seen}: at least {min_speedup:g} was asked for", strict=True)
     if speedup.high < min_speedup:

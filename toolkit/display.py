@@ -16,6 +16,19 @@ def subject(report: Mapping[str, Any]) -> str:
     return ", ".join([*shared, *where, f"{report['images']} test images"])
 
 
+def headline_of(document: Mapping[str, Any]) -> str:
+    """How fast the candidates are beside what they replace: the first line of any output."""
+    if "devices" in document:
+        return "; ".join(f"{report['device']['name']}: {report['headline']}" for report in document["devices"])
+    if "rows" in document:
+        return "; ".join(
+            f"{model_name(row)} against {row['against']['report']}: {speedup_text(row['against']['speedup'])} "
+            f"{row['against']['outcome']}"
+            for row in document["rows"]
+        )
+    return document["headline"]
+
+
 def model_names(report: Mapping[str, Any]) -> dict[str, str]:
     """id -> how a model is called beside the others: without the name that they share."""
     models = report["models"]
@@ -104,9 +117,28 @@ def host_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def noise_lines(document: Mapping[str, Any]) -> list[str]:
-    """Why a run was noisy."""
-    return [f"noisy run ({signal['name']}): {signal['detail']}" for signal in document["noise"]]
+def noise_summary(document: Mapping[str, Any]) -> list[str]:
+    """One sentence on a noisy run, none on a quiet one."""
+    names = ", ".join(dict.fromkeys(signal["name"] for signal in document["noise"]))
+    return [f"noisy run ({names}): the intervals are wider for it; a quieter machine narrows them"] if names else []
+
+
+def noise_details(document: Mapping[str, Any]) -> list[str]:
+    """What was seen of each signal, for who unfolds it."""
+    return [f"{signal['name']}: {signal['detail']}" for signal in document["noise"]]
+
+
+def warning_lines(report: Mapping[str, Any]) -> list[str]:
+    """Each warning once, after the models that it is about."""
+    names, models = model_names(report), report["models"]
+    about: dict[str, list[str]] = {}
+    for model in models:
+        for warning in model["warnings"]:
+            about.setdefault(warning, []).append(names[model["id"]])
+    return [
+        f"{'all models' if len(who) == len(models) > 1 else ', '.join(who)}: {warning}"
+        for warning, who in about.items()
+    ]
 
 
 def scenario_lines(report: Mapping[str, Any]) -> list[str]:
@@ -138,7 +170,22 @@ def scenario_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-DEVICE_COLUMNS = ("device", "model", "top-1", "drop, points", "latency", "speed-up")
+def drop_cell(model: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The drop against the source, or that this is the source."""
+    return "source" if model["id"] == report["baseline"] else drop_text(model["drop"])
+
+
+def speedup_cell(model: Mapping[str, Any]) -> str:
+    """The speed-up over the fastest unoptimised model, or that this is that model."""
+    return "reference" if model["speedup"] is None else f"{speedup_text(model['speedup'])} {model['outcome']}"
+
+
+def mean_text(model: Mapping[str, Any]) -> str:
+    """The latency that speed-ups are ratios of: the mean of whole blocks, not the median of calls."""
+    return milliseconds(model["time_ms"]["value"])
+
+
+DEVICE_COLUMNS = ("device", "model", "top-1", "drop, points", "mean latency", "speed-up")
 
 
 def device_rows(document: Mapping[str, Any]) -> list[list[str]]:
@@ -147,11 +194,9 @@ def device_rows(document: Mapping[str, Any]) -> list[list[str]]:
     for report in document["devices"]:
         names = model_names(report)
         for model in report["models"]:
-            baseline = model["id"] == report["baseline"]
             rows.append(
-                [report["device"]["name"], names[model["id"]], percent(model["top1"]),
-                 "baseline" if baseline else drop_text(model["drop"]), milliseconds(model["latency_ms"]["p50"]),
-                 "baseline" if baseline else f"{speedup_text(model['speedup'])} {model['outcome']}"]
+                [report["device"]["name"], names[model["id"]], percent(model["top1"]), drop_cell(model, report),
+                 mean_text(model), speedup_cell(model)]
             )  # fmt: skip
     return rows
 
@@ -205,11 +250,11 @@ def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def speedups(report: Mapping[str, Any]) -> list[str]:
-    """How much faster each candidate is than every model that it is not headed against: the steps between."""
+    """How much faster each candidate is than the other models: the source, the steps between."""
     names = model_names(report)
     lines = []
     for model in report["models"]:
         for other, ratio in model.get("speedup_over", {}).items():
-            if "judgements" in model and other != report["baseline"]:
+            if "judgements" in model and other != model["speed_baseline"]:
                 lines.append(f"{names[model['id']]} against {names[other]}: {speedup_text(ratio)}")
     return lines

@@ -15,16 +15,21 @@ from .display import (
     against_lines,
     agreement_lines,
     device_rows,
+    drop_cell,
     drop_text,
+    headline_of,
     host_lines,
-    milliseconds,
+    mean_text,
     model_name,
     model_names,
-    noise_lines,
+    noise_details,
+    noise_summary,
     percent,
     scenario_lines,
+    speedup_cell,
     speedup_text,
     subject,
+    warning_lines,
 )
 from .report import render
 
@@ -70,38 +75,45 @@ def write_markdown(document: Mapping[str, Any], path: Path) -> None:
 
 
 def junit(document: Mapping[str, Any]) -> str:
-    """JUnit XML: a test case for each judgement of each candidate; what made the run noisy as its output."""
+    """JUnit XML: the headline, a test case for each judgement of each candidate, and what made the run noisy."""
     suite = ElementTree.Element("testsuite", name="edgekit validate")
+    cases = 0
     failed = 0
+    properties = ElementTree.SubElement(suite, "properties")
+    ElementTree.SubElement(properties, "property", name="headline", value=_xml(headline_of(document)))
     for model in _models(document):
         for judgement in model.get("judgements", []):
-            case = ElementTree.SubElement(suite, "testcase", classname=model_name(model), name=judgement["rule"])
+            cases += 1
+            named = {"classname": _xml(model_name(model)), "name": judgement["rule"]}
+            case = ElementTree.SubElement(suite, "testcase", named)
+            sentence = _xml(judgement["sentence"])
             if judgement["outcome"] == "fail" or judgement["exit_code"]:
                 failed += 1
-                ElementTree.SubElement(case, "failure", message=judgement["sentence"])
+                ElementTree.SubElement(case, "failure", message=sentence)
             elif judgement["outcome"] == "inconclusive":
-                ElementTree.SubElement(case, "skipped", message=judgement["sentence"])
+                ElementTree.SubElement(case, "skipped", message=sentence)
             else:
-                ElementTree.SubElement(case, "system-out").text = judgement["sentence"]
-    suite.set("tests", str(len(suite)))
+                ElementTree.SubElement(case, "system-out").text = sentence
+    suite.set("tests", str(cases))
     suite.set("failures", str(failed))
     if document["noise"]:
-        ElementTree.SubElement(suite, "system-err").text = "\n".join(noise_lines(document))
+        ElementTree.SubElement(suite, "system-err").text = _xml("\n".join(noise_summary(document)))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """A summary for a pull request's comment: the verdict, the models or changes as a table, the warnings."""
     icon = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}[document["verdict"]]
-    lines = [f"### {icon} EdgeKit: {document['verdict']}", "", _escaped(document["reason"]), ""]
+    said = headline_of(document)
+    lines = [f"### {icon} EdgeKit: {document['verdict']}: {_escaped(said)}", "", _escaped(document["reason"]), ""]
     if "models" in document:
         names = model_names(document)
         rows = [
-            [names[model["id"]], percent(model["top1"]), _or_baseline(drop_text(model["drop"]), model, document),
-             milliseconds(model["latency_ms"]["p50"]), _or_baseline(speedup_text(model["speedup"]), model, document)]
+            [names[model["id"]], percent(model["top1"]), drop_cell(model, document), mean_text(model),
+             speedup_cell(model)]
             for model in document["models"]
         ]  # fmt: skip
-        lines += _table(("model", "top-1", "drop, points", "latency", "speed-up"), rows)
+        lines += _table(("model", "top-1", "drop, points", "mean latency", "speed-up"), rows)
         lines += [
             "",
             *(
@@ -110,7 +122,7 @@ def markdown(document: Mapping[str, Any]) -> str:
             ),
             _escaped(subject(document)),
         ]
-        warnings = [f"{names[model['id']]}: {warning}" for model in document["models"] for warning in model["warnings"]]
+        warnings = warning_lines(document)
     elif "devices" in document:
         lines += _table(DEVICE_COLUMNS, device_rows(document))
         lines += ["", *(f"- {_escaped(line)}" for line in agreement_lines(document))]
@@ -123,7 +135,10 @@ def markdown(document: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         lines += _table(("model", "against", "drop, points", "speed-up"), rows)
         warnings = []
-    lines += ["", *(f"- ⚠️ {_escaped(warning)}" for warning in (*noise_lines(document), *warnings))]
+    lines += ["", *(f"- ⚠️ {_escaped(warning)}" for warning in warnings), *map(_escaped, noise_summary(document))]
+    if document["noise"]:
+        lines += ["", "<details><summary>noise</summary>", ""]
+        lines += [*(f"- {_escaped(detail)}" for detail in noise_details(document)), "", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -138,10 +153,6 @@ def _models(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return document.get("models") or document["rows"]
 
 
-def _or_baseline(text: str, model: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    return "baseline" if model["id"] == document["baseline"] else text
-
-
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(map(_escaped, row))} |" for row in (header, ["---"] * len(header), *rows)]
 
@@ -150,4 +161,14 @@ def _escaped(text: str) -> str:
     """Text that is no markup: a label or a file name may hold anything."""
     for sign in "\\|<>*_`[]":
         text = text.replace(sign, f"\\{sign}")
-    return text.replace("\n", " ")
+    return " ".join(text.split())
+
+
+def _xml(text: str) -> str:
+    """Text that XML 1.0 can hold: control characters and lone surrogates have no form in it, not even escaped."""
+    return "".join(sign if _in_xml(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def _in_xml(code: int) -> bool:
+    """Production 2 (Char) of XML 1.0."""
+    return code in (0x9, 0xA, 0xD) or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000

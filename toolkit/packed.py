@@ -14,7 +14,7 @@ from ..deploy.errors import EdgeKitError
 from ..deploy.files import write_file
 from ..deploy.plan import Plan
 from ..deploy.result import Result
-from .display import DEVICE_COLUMNS, device_rows, model_names, noise_lines, scenario_lines, speedups, subject
+from .display import DEVICE_COLUMNS, device_rows, noise_summary, scenario_lines, speedups, subject, warning_lines
 from .pyz_main import check_whole
 from .results import make_report
 
@@ -51,10 +51,10 @@ def _run(out: Path, changes: dict[str, Any]) -> int:
         **packed, "device": platform.node() or "board", "plan": plan.to_json(), **measured.to_json(),
     }  # fmt: skip
     write_file(out, json.dumps(document))
-    report, judgement = make_report(Result.from_json(document, out))
+    report = make_report(Result.from_json(document, out))
     _print(report)
     print(f"wrote {out}", file=sys.stderr)
-    return judgement.exit_code
+    return report["exit_code"]
 
 
 def _progress() -> agent.Say:
@@ -74,13 +74,12 @@ def _print(report: dict[str, Any]) -> None:
     """The report as plain text."""
     rows = [DEVICE_COLUMNS, *device_rows({"devices": [report]})]
     widths = [max(len(row[column]) for row in rows) for column in range(len(DEVICE_COLUMNS))]
+    print(report["headline"])
     print(subject(report))
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for line in (*speedups(report), *scenario_lines(report), *noise_lines(report)):
+    for line in (*speedups(report), *scenario_lines(report), *noise_summary(report)):
         print(line)
-    names = model_names(report)
-    for model in report["models"]:
-        for warning in model["warnings"]:
-            print(f"warning {names[model['id']]}: {warning}")
+    for line in warning_lines(report):
+        print(f"warning: {line}")
     print(f"{report['verdict']}: {report['reason']}")

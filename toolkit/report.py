@@ -19,22 +19,26 @@ from .display import (
     against_lines,
     agreement_lines,
     device_rows,
-    drop_text,
+    drop_cell,
     engine_lines,
+    headline_of,
     host_lines,
+    mean_text,
     megabytes,
     milliseconds,
     model_names,
-    noise_lines,
+    noise_details,
+    noise_summary,
     noisy_devices,
     percent,
     percentile_text,
     recommendation_lines,
     scenario_lines,
     share,
-    speedup_text,
+    speedup_cell,
     speedups,
     subject,
+    warning_lines,
 )
 from .host import near_tie
 
@@ -54,7 +58,7 @@ def render(report: Report, images: ImageSet | None) -> str:
     head = SubElement(page, "head")
     SubElement(head, "meta", charset="utf-8")
     SubElement(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
-    SubElement(head, "title").text = f"EdgeKit: {report['verdict']}"
+    SubElement(head, "title").text = f"EdgeKit: {headline_of(report)}"
     SubElement(head, "style").text = (Path(__file__).parent / "report.css").read_text()
     body = SubElement(page, "body")
     main = SubElement(body, "main")
@@ -95,6 +99,7 @@ def _sections(report: Report, images: ImageSet | None) -> Iterator[Element]:
 
 def _joined(document: Report, images: ImageSet | None) -> Iterator[Element]:
     """The devices side by side, then each one's own report, to be unfolded."""
+    yield _paragraph(headline_of(document), "headline")
     heading = Element("h1", {"class": document["verdict"]})
     heading.text = document["verdict"]
     yield heading
@@ -107,7 +112,7 @@ def _joined(document: Report, images: ImageSet | None) -> Iterator[Element]:
     for report in document["devices"]:
         folded = Element("details")
         SubElement(folded, "summary").text = f"{report['device']['name']}: {report['verdict']}"
-        folded.extend(_verdict(report)[1:])
+        folded.extend(part for part in _verdict(report) if part.tag != "h1")
         folded.extend(_sections(report, images))
         yield folded
 
@@ -120,22 +125,30 @@ def _verdict(report: Report) -> list[Element]:
     reason = Element("p", {"class": "reason"})
     reason.text = report["reason"]
     advice = [_paragraph(line) for line in recommendation_lines(report)]
-    noise = [_paragraph(line, "warning") for line in noise_lines(report)]
-    return [heading, reason, *advice, *noise, what]
+    return [_paragraph(report["headline"], "headline"), heading, reason, *advice, what, *_noise(report)]
+
+
+def _noise(report: Report) -> Iterator[Element]:
+    """One sentence on a noisy run; what was seen, folded below it."""
+    for line in noise_summary(report):
+        folded = Element("details", {"class": "noise"})
+        SubElement(folded, "summary").text = line
+        folded.extend(_paragraph(detail) for detail in noise_details(report))
+        yield folded
 
 
 def _models(report: Report) -> Iterator[Element]:
     names = model_names(report)
     rows = []
     for model in report["models"]:
-        baseline = model["id"] == report["baseline"]
         rows.append(
             [
                 names[model["id"]],
-                "baseline" if baseline else f"{speedup_text(model['speedup'])} {model['outcome']}",
-                "baseline" if baseline else drop_text(model["drop"]),
+                speedup_cell(model),
+                drop_cell(model, report),
                 _with_interval(model["top1"], model["top1_interval"]),
                 megabytes(model["size_bytes"]),
+                mean_text(model),
                 *(percentile_text(model, key) for key in ("p50", "p90", "p95", "p99")),
                 percent(model["top5"]),
                 "-" if model["calibration_error"] is None else share(model["calibration_error"]),
@@ -144,17 +157,16 @@ def _models(report: Report) -> Iterator[Element]:
                 _parity(model),
             ]
         )
-    header = "model|speed-up|drop, points|top-1|size|p50|p90|p95|p99|top-5|calibration error|flips|peak memory|parity"
-    yield _table(header.split("|"), rows)
+    header = "model|speed-up|drop, points|top-1|size|mean latency|p50|p90|p95|p99|top-5|calibration error|flips"
+    yield _table([*header.split("|"), "peak memory", "parity"], rows)
     yield _paragraph(_figures(report), "note")
     for text in (*speedups(report), *against_lines(report), *engine_lines(report)):
         yield _paragraph(text)
     for model in report["models"]:
         if model.get("engine"):
             yield _layers(names[model["id"]], model["engine"]["layers"])
-    for model in report["models"]:
-        for warning in model["warnings"]:
-            yield _paragraph(f"{names[model['id']]}: {warning}", "warning")
+    for line in warning_lines(report):
+        yield _paragraph(line, "warning")
 
 
 def _layers(name: str, layers: Sequence[Mapping[str, str]]) -> Element:
@@ -170,8 +182,9 @@ def _figures(report: Report) -> str:
     """What the table's figures are."""
     grouped = [f"{model['calls_per_sample']}" for model in report["models"] if model["calls_per_sample"] > 1]
     text = (
-        "Latency is inference alone, batch 1, the copies in and out included; (≤ …) bounds the true percentile at 99 % "
-        "confidence; a dash stands where too few samples support a figure."
+        "Latency is inference alone, batch 1, the copies in and out included. A speed-up is a ratio of mean latencies, "
+        "round by round, over the fastest model that is neither quantized nor built. (≤ …) bounds the true percentile "
+        "at 99 % confidence; a dash stands where too few samples support a figure."
     )
     if grouped:
         text += (

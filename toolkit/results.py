@@ -1,8 +1,7 @@
 """The report's document: what measurements say, as a function of them alone."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ from ..deploy.parity import Parity
 from ..deploy.plan import Plan
 from ..deploy.result import Result
 from ..deploy.worker import INPUTS
-from .contract import Contract, Judgement, call, compare_accuracy, overall, reason
+from .contract import Contract, compare_accuracy
 from .display import model_names
 from .host import unexplained
-from .noise import Signal, signals
-from .recommend import recommend
+from .noise import signals
 from .scenarios import scenarios
 from .statistics import (
     PERCENTILE_SAMPLES,
@@ -32,16 +30,16 @@ from .statistics import (
     mcnemar,
     outliers,
     percentile,
-    ratio_of_times,
     typical_time,
     wilson,
 )
+from .verdict import judge_report
 
-SCHEMA = 3
+SCHEMA = 4
 
 
-def make_report(result: Result) -> tuple[dict[str, Any], Judgement]:
-    """The document of schema 3 and the verdict.
+def make_report(result: Result) -> dict[str, Any]:
+    """The document, with its verdict.
 
     Raises:
         EdgeKitError: the run was cut short before its second process, so nothing says how sure its times are.
@@ -65,38 +63,24 @@ def make_report(result: Result) -> tuple[dict[str, Any], Judgement]:
     names = model_names({"models": models}).values()
     threads = plan.threads or result.environment["cores_allowed"]
     noise = signals(result.environment, dict(zip(names, measurements, strict=True)), threads)
-    judgements = []
     for model, measurement in zip(models[1:], measurements[1:], strict=True):
-        model |= _compare(measurements, measurement, targets, labels, contract.confidence)
-        if model["id"] in result.candidates:
-            if model["speedup"]["high"] < 1:
-                model["warnings"].append(
-                    f"slower than the baseline here: {model['speedup']['ratio']:.2f} times as fast"
-                )
-            drop = _drop(measurements[0], measurement, targets, contract.confidence)
-            own = [admit(one, noise) for one in contract.judge(drop, interval_of(model["speedup"]))]
-            model["judgements"] = [as_json(one) for one in own]
-            judgements += own
-    judgements = judgements or [_alone(models[0], contract)]
-    verdict = overall(judgements)
-    report = {
-        "schema": SCHEMA,
-        "verdict": verdict.outcome,
-        "reason": reason(judgements),
-        "exit_code": verdict.exit_code,
-        "contract": asdict(contract),
-        "noise": [signal._asdict() for signal in noise],
-        "device": {"name": result.device, **result.environment},
-        "plan": plan.to_json(),
-        "baseline": models[0]["id"],
-        "images": len(targets),
-        "recommendation": recommend(models, result.candidates),
-        "labels": list(labels),
-        "targets": targets.tolist(),
-        "ids": list(result.ids),
-        "models": models,
-    }
-    return report, verdict
+        model |= _against_source(measurements[0], measurement, targets, labels, contract.confidence)
+    return judge_report(
+        {
+            "schema": SCHEMA,
+            "noise": [signal._asdict() for signal in noise],
+            "device": {"name": result.device, **result.environment},
+            "plan": plan.to_json(),
+            "baseline": models[0]["id"],
+            "images": len(targets),
+            "labels": list(labels),
+            "targets": targets.tolist(),
+            "ids": list(result.ids),
+            "models": models,
+        },
+        result.candidates,
+        contract,
+    )
 
 
 def measured_processes(measurement: Measurement) -> int:
@@ -104,55 +88,16 @@ def measured_processes(measurement: Measurement) -> int:
     return len({block.process for block in measurement.blocks})
 
 
-def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
-    """Say in a judgement of speed that the machine was noisy: its interval holds what varied, not what stayed wrong."""
-    if judgement.rule != "min_speedup" or not noise:
-        return judgement
-    names = ", ".join(dict.fromkeys(signal.name for signal in noise))
-    return replace(judgement, sentence=f"{judgement.sentence}; the run was noisy ({names})")
-
-
-def as_json(judgement: Judgement) -> dict[str, Any]:
-    """A judgement in the document."""
-    return {**asdict(judgement), "exit_code": judgement.exit_code}
-
-
-def interval_of(speedup: Mapping[str, float]) -> Interval:
-    """A ratio read from the document."""
-    return Interval(speedup["ratio"], speedup["low"], speedup["high"])
-
-
-def ratio(speedup: Interval) -> dict[str, float]:
-    """A ratio in the document."""
-    return {"ratio": speedup.value, "low": speedup.low, "high": speedup.high}
-
-
-def block_times(blocks: Sequence[Block]) -> list[BlockTime]:
-    """Blocks as the statistics see them: milliseconds a call."""
+def measured_times(blocks: Sequence[Block]) -> list[BlockTime]:
+    """Blocks as the statistics see them: milliseconds per call."""
     return [BlockTime(block.round, block.process, block.ms) for block in blocks]
-
-
-def _alone(model: Mapping[str, Any], contract: Contract) -> Judgement:
-    """The verdict on a model with nothing to compare it with: does it answer as its golden samples say?"""
-    if contract.max_drop is not None or contract.min_speedup is not None:
-        return Judgement(
-            "baseline", "inconclusive", "there is no baseline to hold the contract against; pass --baseline", True
-        )
-    agreement = model["parity"]["top1_agreement"]
-    if agreement < 1.0:
-        return Judgement(
-            "golden", "inconclusive", f"it agrees with its source on {agreement:.0%} of the golden samples"
-        )
-    return Judgement(
-        "golden", "pass", "it answers all golden samples as its source did; nothing to compare its speed with"
-    )
 
 
 def _describe(result: Result, bundle: Bundle, measurement: Measurement, confidence: float) -> dict[str, Any]:
     """One model's entry in the report, without what compares it with the baseline."""
     manifest, predictions, targets = bundle.manifest, measurement.predictions, result.targets
     top1, top5 = _accuracy(measurement, targets, confidence)
-    time = typical_time(block_times(measurement.blocks), confidence)
+    time = typical_time(measured_times(measurement.blocks), confidence)
     calls = np.asarray([value for block in measurement.blocks for value in block.call_ms])
     percentiles = {f"p{which}": percentile(calls, which) for which in PERCENTILE_SAMPLES}
     return {
@@ -177,7 +122,6 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
         "samples": len(calls),
         "calls_per_sample": measurement.blocks[0].calls,
         "outliers": _outliers(measurement, calls),
-        "speedup": None,
         **{name: _median(getattr(measurement, name)) for name in ("file_ms", "load_ms", "first_ms")},
         "warm_up_ms": _median([warm_up.ms for warm_up in measurement.warm_ups]),
         "preprocess_ms": _median(measurement.preprocess_ns, 1e-6),
@@ -205,35 +149,19 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
     }  # fmt: skip
 
 
-def _compare(
-    measurements: Sequence[Measurement], measurement: Measurement, targets: np.ndarray, labels: Sequence[str],
-    confidence: float,
-) -> dict[str, Any]:  # fmt: skip
-    """What compares a model's entry with the others, the baseline first of all."""
-    base = measurements[0]
-    speedups = {
-        other.bundle: ratio_of_times(block_times(other.blocks), block_times(measurement.blocks), confidence)
-        for other in measurements
-        if other is not measurement
-    }
-    entry = {
-        "speedup": ratio(speedups[base.bundle]),
-        "outcome": call(speedups[base.bundle]),
-        "speedup_over": {other: ratio(speedup) for other, speedup in speedups.items()},
-    }
-    if base.predictions and measurement.predictions:
-        entry["flips"] = int((_classes(base) != _classes(measurement)).sum())
-    if (drop := _drop(base, measurement, targets, confidence)) is not None:
+def _against_source(
+    source: Measurement, measurement: Measurement, targets: np.ndarray, labels: Sequence[str], confidence: float
+) -> dict[str, Any]:
+    """How a model's answers differ from the source's."""
+    if source.predictions is None or measurement.predictions is None:
+        return {}
+    entry: dict[str, Any] = {"flips": int((_classes(source) != _classes(measurement)).sum())}
+    drop = compare_accuracy(targets, _classes(source), _classes(measurement), confidence)
+    if drop is not None:
         entry["drop"] = {"points": drop.points.value, "low": drop.points.low, "high": drop.points.high}
         entry["mcnemar_p"] = drop.p
-        entry["flips_by_class"] = _flips_by_class(targets, _classes(base), _classes(measurement), labels)
+        entry["flips_by_class"] = _flips_by_class(targets, _classes(source), _classes(measurement), labels)
     return entry
-
-
-def _drop(base: Measurement, measurement: Measurement, targets: np.ndarray, confidence: float) -> Any:
-    if base.predictions is None or measurement.predictions is None:
-        return None
-    return compare_accuracy(targets, _classes(base), _classes(measurement), confidence)
 
 
 def _flips_by_class(

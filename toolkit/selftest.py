@@ -19,8 +19,9 @@ from .console import progress_bar
 from .contract import FAIL, INCONCLUSIVE, PASS, call
 from .noise import signals
 from .planted import null_bundle, slowed
-from .results import block_times, ratio
+from .results import measured_times
 from .statistics import CONFIDENCE, process_speedups, ratio_of_times, student_critical, student_mean
+from .verdict import ratio
 
 # What is planted, and has to be found.
 SLOWER = 1.03
@@ -60,7 +61,7 @@ def self_test(bundle: Bundle | None, seconds: float = 60.0, seed: int = 0) -> tu
         source = bundle or null_bundle(Path(folder) / "null", ns=1_000_000)
         trio = [slowed(source, Path(folder) / name, factor) for name, factor in _trio()]
         measured = open_device("local").measure(trio, plan, None, show)
-    base, same, slow = (block_times(one.blocks) for one in measured.measurements)
+    base, same, slow = (measured_times(one.blocks) for one in measured.measurements)
     speedups = [ratio_of_times(base, other) for other in (same, slow)]
     outcomes = [call(speedup) for speedup in speedups]
     names = [name for name, _ in _trio()]

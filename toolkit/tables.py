@@ -4,30 +4,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from .display import (
     DEVICE_COLUMNS,
     against_lines,
     agreement_lines,
     device_rows,
+    drop_cell,
     drop_text,
     engine_lines,
+    headline_of,
     host_lines,
+    mean_text,
     megabytes,
     milliseconds,
     model_name,
     model_names,
-    noise_lines,
+    noise_summary,
     noisy_devices,
     percent,
     recommendation_lines,
     scenario_lines,
     share,
+    speedup_cell,
     speedup_text,
     speedups,
     subject,
+    warning_lines,
 )
 
 _NODES_SHOWN = 3
@@ -35,43 +43,44 @@ _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
-    """The models side by side, the warnings, and the verdict last, where the eye is."""
+    """What came out in one line, the models side by side, the warnings, and the verdict last, where the eye is."""
     names = model_names(report)
+    yield f"[bold]{escape(report['headline'])}[/]"
     table = Table(box=SIMPLE_HEAD, title=escape(subject(report)))
-    for column in ("model", "size", "top-1", "drop, points", "latency", "speed-up"):
+    for column in ("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up"):
         table.add_column(
             column, justify="left" if column == "model" else "right", no_wrap=column != "model", overflow="fold"
         )
     for model in report["models"]:
-        baseline = model["id"] == report["baseline"]
         table.add_row(
             escape(names[model["id"]]),
             megabytes(model["size_bytes"]),
             percent(model["top1"]),
-            "baseline" if baseline else _stacked(drop_text(model["drop"])),
+            _stacked(drop_cell(model, report)),
+            mean_text(model),
             milliseconds(model["latency_ms"]["p50"]),
-            "baseline" if baseline else f"{_stacked(speedup_text(model['speedup']))}\n{model['outcome']}",
+            _stacked(speedup_cell(model)),
         )
-    yield table
+    yield _Fitting(table)
     lines = (speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines)
     for line in (line for tell in lines for line in tell(report)):
         yield escape(line)
-    for line in noise_lines(report):
-        yield f"[yellow]{escape(line)}[/]"
-    for model in report["models"]:
-        for warning in model["warnings"]:
-            yield f"[yellow]warning[/] {escape(names[model['id']])}: {escape(warning)}"
+    for line in warning_lines(report):
+        yield f"[yellow]warning[/] {escape(line)}"
+    for line in noise_summary(report):
+        yield f"[dim]{escape(line)}[/]"
     yield _verdict(report)
 
 
 def devices_table(document: Mapping[str, Any]) -> Iterator[Any]:
     """The models on several devices, whether these agree, and the worst verdict last."""
+    yield f"[bold]{escape(headline_of(document))}[/]"
     table = Table(box=SIMPLE_HEAD)
     for column in DEVICE_COLUMNS:
         table.add_column(column, overflow="fold")
     for row in device_rows(document):
         table.add_row(*(escape(cell) for cell in row[:3]), *(_stacked(cell) for cell in row[3:]))
-    yield table
+    yield _Fitting(table)
     for line in agreement_lines(document):
         yield escape(line)
     for line in noisy_devices(document):
@@ -175,9 +184,9 @@ def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
         interval = f"{one['ratio']:.4f}x [{one['low']:.4f}, {one['high']:.4f}]"
         colour = "green" if one["outcome"] == expected else "red"
         table.add_row(name, escape(interval), f"[{colour}]{one['outcome']}[/]", expected)
-    yield table
-    for line in noise_lines(found):
-        yield f"[yellow]{escape(line)}[/]"
+    yield _Fitting(table)
+    for line in noise_summary(found):
+        yield f"[dim]{escape(line)}[/]"
     yield f"in {found['seconds']:.0f} s this machine resolves a difference of about {share(found['resolves'])}"
 
 
@@ -191,13 +200,13 @@ def comparison_table(comparison: Mapping[str, Any]) -> Iterator[Any]:
         speedup = f"{_stacked(speedup_text(against['speedup']))}\n{against['outcome']}"
         table.add_row(
             escape(model_name(row)), escape(against["report"]), _stacked(drop_text(against["drop"])),
-            milliseconds(row["time_ms"]["value"]), speedup,
+            mean_text(row), speedup,
         )  # fmt: skip
-    yield table
+    yield _Fitting(table)
     for how in dict.fromkeys(row["against"]["how"] for row in comparison["rows"]):
         yield f"compared {how}"
-    for line in noise_lines(comparison):
-        yield f"[yellow]{escape(line)}[/]"
+    for line in noise_summary(comparison):
+        yield f"[dim]{escape(line)}[/]"
     yield _verdict(comparison)
 
 
@@ -206,8 +215,26 @@ def _verdict(document: Mapping[str, Any]) -> str:
 
 
 def _stacked(text: str) -> str:
-    """An estimate over its interval, so that the table fits 80 columns."""
-    return escape(text.replace(" [", "\n["))
+    """An estimate over its interval over its outcome, so that the table fits 80 columns."""
+    return escape(text.replace(" [", "\n[").replace("] ", "]\n"))
+
+
+class _Fitting:
+    """A table; where the terminal is too narrow for its words, each row's cells one below the other instead."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if Measurement.get(console, options, self._table).minimum <= options.max_width:
+            yield self._table
+            return
+        columns = self._table.columns
+        for row in zip(*(column.cells for column in columns), strict=True):
+            yield Text()
+            for column, cell in zip(columns, row, strict=True):
+                value = " ".join(Text.from_markup(str(cell)).plain.split())
+                yield Text(f"{column.header}: {value}", overflow="fold")
 
 
 def _add_facts(table: Table, facts: Mapping[str, Any], indent: str) -> None:

@@ -120,12 +120,12 @@ def validate(
         else:
             results, failed = _side_by_side(devices, shows, on)
         results = [_with_host(result, test, show) for result, show in zip(results, shows, strict=False)]
-    reports = [make_report(result)[0] for result in results]
+    reports = [make_report(result) for result in results]
     if len(devices) > 1:
         return Validation(join_reports(reports, failed), test)
     report = reports[0]
     if stored is not None:
-        report, _ = hold_against(stored, report, candidates, contract, across_hardware=across_hardware)
+        report = hold_against(stored, report, candidates, contract, across_hardware=across_hardware)
     return Validation(report, test)
 
 

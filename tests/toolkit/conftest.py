@@ -11,7 +11,7 @@ from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measurement import Block, Measurement, Predictions, WarmUp
 from edgekit.deploy.plan import Plan
 from edgekit.deploy.result import Result
-from edgekit.toolkit.contract import Contract, Judgement
+from edgekit.toolkit.contract import Contract
 from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.results import make_report
 
@@ -53,10 +53,9 @@ def measurement(
 
 
 class Judged(NamedTuple):
-    """A report, its verdict, and the images it is about."""
+    """A report, and the images it is about."""
 
     report: dict[str, Any]
-    judgement: Judgement
     test: ImageSet
 
 
@@ -70,19 +69,21 @@ def judged(fp32: Bundle, int8: Bundle) -> Callable[..., Judged]:
         first: float = 2.0, second: float = 1.0, lost: int = 0,
         change: Callable[[list[Measurement]], list[Measurement]] | None = None,
         environment: dict[str, Any] | None = None, threads: int = 1, host: dict[str, Any] | None = None,
+        chain: Callable[[list[Bundle]], list[Bundle]] = list,
+        candidates: Callable[[list[Bundle]], list[str]] = lambda bundles: [bundles[-1].id],
         **contract: float | None,
     ) -> Judged:  # fmt: skip
         answers = test.targets.copy()
         answers[:lost] = (answers[:lost] + 1) % 10
         measured = [measurement(fp32, first, test.targets), measurement(int8, second, answers)]
+        bundles = chain([fp32, int8])
         measured = change(measured) if change else measured
         result = Result(
-            device="local", bundles=[fp32, int8], candidates=[int8.id], plan=Plan(processes=3, threads=threads),
+            device="local", bundles=bundles, candidates=candidates(bundles), plan=Plan(processes=3, threads=threads),
             contract=asdict(Contract(**contract)),
             ids=test.ids, targets=test.targets, environment={**ENVIRONMENT, **(environment or {})},
             measurements=measured, host=host or {},
         )  # fmt: skip
-        report, judgement = make_report(result)
-        return Judged(report, judgement, test)
+        return Judged(make_report(result), test)
 
     return run

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from edgekit.deploy.errors import EdgeKitError
 from edgekit.deploy.measurement import Block, Measurement
-from edgekit.toolkit.comparison import compare_reports, read_report
+from edgekit.toolkit.comparison import compare_reports, read_document, read_report
 from edgekit.toolkit.contract import Contract
 from edgekit.toolkit.files import junit, markdown
+from edgekit.toolkit.joined import join_reports
+from edgekit.toolkit.report import render
 
 
 @pytest.fixture
@@ -54,6 +56,43 @@ def test_without_a_shared_baseline_the_times_are_compared(written: Callable[...,
     assert against["speedup"]["ratio"] == pytest.approx(1.0, rel=0.02)
     assert against["outcome"] == "no difference"
     assert comparison["exit_code"] == 0
+
+
+DATA = Path(__file__).parent.parent / "data" / "reports"
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3])
+def test_reports_of_earlier_schemas_are_read(schema: int, tmp_path: Path) -> None:
+    """Documents that the code of that time wrote: shown, joined, and compared with, judged by today's rules."""
+    path = DATA / f"schema-{schema}.json"
+    written = json.loads(path.read_text())
+    assert written["schema"] == schema
+    report = read_report(path)
+    assert report["schema"] == 4
+    int8 = report["models"][-1]
+    assert int8["speed_baseline"] == report["models"][-2]["id"]
+    assert "int8 onnxruntime is slower than fp32 onnxruntime here" in report["headline"]
+    assert report["recommendation"]["id"] == int8["speed_baseline"]
+    assert int8["top1"] == written["models"][-1]["top1"]
+    page = render(report, None)
+    assert "is slower than" in page
+    assert report["headline"] in junit(report)
+    joined = join_reports([report, {**report, "device": {**report["device"], "name": "other"}}])
+    assert "is slower than" in markdown(joined)
+    comparison = compare_reports([report, report], Contract())
+    assert comparison["rows"][0]["against"]["speedup"]["ratio"] == pytest.approx(1.0)
+
+
+def test_a_joined_report_of_schema_3_is_read(tmp_path: Path) -> None:
+    """Its devices' reports are brought to today's schema, and joined again."""
+    report = json.loads((DATA / "schema-3.json").read_text())
+    other = {**report, "device": {**report["device"], "name": "other"}}
+    document = {"schema": 3, "verdict": "pass", "reason": "", "exit_code": 0, "noise": [], "failed": [],
+                "devices": [report, other], "agreement": []}  # fmt: skip
+    (tmp_path / "joined.json").write_text(json.dumps(document))
+    read = read_document(tmp_path / "joined.json")
+    assert [one["schema"] for one in read["devices"]] == [4, 4]
+    assert read["agreement"][0]["images"] == 20
 
 
 def test_other_hardware_is_refused_unless_it_is_meant(written: Callable[..., dict]) -> None:
@@ -103,8 +142,10 @@ def test_a_report_of_another_model_is_no_baseline(written: Callable[..., dict]) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[]", "null", '{"schema": 2}', '{"schema": 4}', '{"schema": 3}', '{"schema": 3, "models": [{}]}',
-     '{"schema": 3, "models": 3}', '{"result": 1}', '{"result": 2}', '{"result": 1, "bundles": [{}]}'],
+    ["", "{}", "[]", "null", '{"schema": 2}', '{"schema": 5}', '{"schema": 3}', '{"schema": 4, "models": [{}]}',
+     '{"schema": 3, "models": [{}]}',
+     '{"schema": 1}', '{"schema": 4}', '{"schema": 4, "models": 3}',
+     '{"result": 1}', '{"result": 2}', '{"result": 1, "bundles": [{}]}'],
 )  # fmt: skip
 def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     """The file is named."""

@@ -44,7 +44,7 @@ def _with_scenarios(measured: list[Measurement]) -> list[Measurement]:
 @pytest.fixture
 def page(judged: Callable[..., Any]) -> str:
     """The page of a report with everything in it, and hostile labels."""
-    report, _, test = judged(lost=30, change=_with_scenarios, environment={"cores_got": 1.2})
+    report, test = judged(lost=30, change=_with_scenarios, environment={"cores_got": 1.2})
     return render({**report, "labels": ["<script>alert(1)</script>", *report["labels"][1:]]}, test)
 
 

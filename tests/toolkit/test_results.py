@@ -1,5 +1,6 @@
 """The report's document says what was measured, and the verdict follows from it."""
 
+import io
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -8,11 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.measurement import Frames, Measurement, Sustained, Throughput, WarmUp
 from edgekit.toolkit.files import junit, markdown
 from edgekit.toolkit.noise import busy_cores, threads_advised
 from edgekit.toolkit.recommend import recommend
 from edgekit.toolkit.report import render
+from edgekit.toolkit.tables import validation_table
+from rich.console import Console
+
+from .conftest import measurement
 
 PROMISED = {"id", "bundle", "format", "precision", "size_bytes", "parameters", "top1", "top1_interval", "top5", "drop",
             "flips", "flips_by_class", "calibration_error", "latency_ms", "latency_upper_ms", "time_ms", "samples",
@@ -36,9 +42,9 @@ def _slower_rounds(one: Measurement, factor: Callable[[int], float]) -> Measurem
 
 def test_report_has_what_the_schema_promises(judged: Judge) -> None:
     """And is plain JSON."""
-    report, _, _ = judged(lost=2)
+    report, _ = judged(lost=2)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["schema"] == 3
+    assert report["schema"] == 4
     for model in report["models"]:
         assert model.keys() >= PROMISED
     base, candidate = report["models"]
@@ -71,17 +77,134 @@ def test_verdicts_and_exit_codes(
     judged: Judge, second: float, lost: int, contract: dict, verdict: str, code: int
 ) -> None:
     """Of accuracy and speed, on the bounds."""
-    report, judgement, _ = judged(second=second, lost=lost, **contract)
-    assert (report["verdict"], judgement.exit_code) == (verdict, code)
+    report, _ = judged(second=second, lost=lost, **contract)
+    assert (report["verdict"], report["exit_code"]) == (verdict, code)
     failures = ElementTree.fromstring(junit(report)).findall(".//failure")
     assert bool(failures) == (code != 0)
 
 
 def test_a_slower_model_is_called_slower(judged: Judge) -> None:
-    """Even where no speed was asked for."""
-    report, _, _ = judged(second=3.0)
+    """Even where no speed was asked for: in the first line of every output, and fp32 is what to keep."""
+    report, test = judged(second=3.0)
     assert report["models"][1]["outcome"] == "slower"
-    assert any("slower than the baseline" in warning for warning in report["models"][1]["warnings"])
+    assert report["headline"].startswith("int8 made up is slower than fp32 made up here: 0.67x [")
+    assert report["recommendation"]["id"] == report["baseline"]
+    assert "keep fp32" in report["recommendation"]["sentence"]
+    assert "is slower than fp32" in markdown(report).splitlines()[0]
+    suite = ElementTree.fromstring(junit(report))
+    first = suite[0][0]
+    assert (first.get("name"), first.get("value")) == ("headline", report["headline"])
+    page = render(report, test)
+    body = page[page.index("<main>") :]
+    assert body.index("is slower than fp32") < body.index("<h1")
+    terminal = Console(file=io.StringIO(), width=100)
+    for part in validation_table(report):
+        terminal.print(part)
+    assert terminal.file.getvalue().startswith("int8 made up is slower than fp32 made up here: 0.67x [")  # type: ignore[attr-defined]
+
+
+def _three(judged: Judge, torch_ms: float, fp32_ms: float, int8_ms: float, **settings: Any) -> dict[str, Any]:
+    """A report on torch eager, its fp32 ONNX and the int8 made from that, as a user measures them."""
+    chain: list[Bundle] = []
+
+    def add_source(bundles: list[Bundle]) -> list[Bundle]:
+        source = replace(bundles[0], manifest=replace(bundles[0].manifest, format="torch"), id="source")
+        chain.extend([source, *bundles])
+        return chain
+
+    def add_measurement(measured: list[Measurement]) -> list[Measurement]:
+        targets = np.asarray(measured[0].predictions.classes)  # type: ignore[union-attr]
+        return [measurement(chain[0], torch_ms, targets), *measured]
+
+    return judged(
+        first=fp32_ms, second=int8_ms, chain=add_source, change=add_measurement, **settings
+    ).report  # fmt: skip
+
+
+def test_speed_is_judged_against_the_fastest_unoptimised_model(judged: Judge) -> None:
+    """An int8 file 4 times as fast as torch eager and 0.64 times its own fp32 ONNX is no speed-up, and fails a gate."""
+    report = _three(judged, 4.01, 0.64, 1.0, min_speedup=1.2)
+    torch, fp32, int8 = report["models"]
+    assert report["speed_baseline"] == fp32["id"] == int8["speed_baseline"]
+    assert int8["speedup"]["ratio"] == pytest.approx(0.64, rel=0.03)
+    assert int8["speedup_over"][torch["id"]]["ratio"] == pytest.approx(4.01, rel=0.03)
+    assert (report["verdict"], report["exit_code"]) == ("fail", 3)
+    assert "less than the 1.2 asked for" in report["reason"]
+    assert "is slower than fp32 made up here: 0.64x" in report["headline"]
+    assert fp32["speedup"] is None, "it is the reference"
+    assert torch["outcome"] == "slower"
+    assert report["recommendation"]["id"] == fp32["id"]
+
+
+def test_a_torch_that_is_faster_than_its_export_is_the_reference(judged: Judge) -> None:
+    """Whatever its runtime: the fastest that is neither quantized nor built."""
+    report = _three(judged, 1.0, 2.0, 0.8)
+    assert report["speed_baseline"] == "source"
+    assert report["models"][2]["speedup"]["ratio"] == pytest.approx(1.25, rel=0.03)
+
+
+def test_an_export_is_judged_against_what_it_was_made_from(judged: Judge) -> None:
+    """A candidate that is not optimised itself cannot be its own reference."""
+    report = _three(judged, 4.0, 1.0, 0.5, candidates=lambda bundles: [bundles[1].id, bundles[2].id])
+    _, fp32, int8 = report["models"]
+    assert fp32["speed_baseline"] == "source"
+    assert fp32["speedup"]["ratio"] == pytest.approx(4.0, rel=0.03)
+    assert int8["speed_baseline"] == fp32["id"]
+    assert int8["speedup"]["ratio"] == pytest.approx(2.0, rel=0.03)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_names_are_whole_at_any_width(judged: Judge, width: int) -> None:
+    """No model's name is cut, or broken inside a word; no line is wider than the terminal."""
+    report, _ = judged()
+    report["models"][0] |= {"name": "mobilenet_v3_small"}  # two names, so that they are shown
+    terminal = Console(file=io.StringIO(), width=width)
+    for part in validation_table(report):
+        terminal.print(part)
+    text = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "mobilenet_v3_small" in text
+    assert "2.00x" in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_noise_is_one_sentence(judged: Judge) -> None:
+    """However many signals on however many models; what was seen is folded below it."""
+    report, test = judged(change=lambda measured: [_bursts(_loses_its_core(one)) for one in measured])
+    assert len(report["noise"]) == 4
+    terminal = Console(file=io.StringIO(), width=200)
+    for part in validation_table(report):
+        terminal.print(part)
+    assert terminal.file.getvalue().count("noisy") == 1  # type: ignore[attr-defined]
+    page = render(report, test)
+    assert page.count("noisy run") == 1
+    assert page.index("noisy run (variation, switches)") < page.index("its blocks vary by")
+    assert '<details class="noise"><summary>noisy run' in page
+    assert markdown(report).count("noisy run") == 1
+
+
+def test_the_latency_shown_is_what_the_speedup_is_a_ratio_of(judged: Judge) -> None:
+    """Means of blocks, where a few interrupted calls leave the median far below."""
+
+    def interrupted(one: Measurement) -> Measurement:
+        blocks = [replace(block, ns=(*block.ns[:-2], *(40 * ns for ns in block.ns[-2:]))) for block in one.blocks]
+        return replace(one, blocks=tuple(blocks))
+
+    report, _ = judged(change=lambda measured: [interrupted(measured[0]), measured[1]])
+    first, second = (model["time_ms"]["value"] for model in report["models"])
+    assert first / second == pytest.approx(report["models"][1]["speedup"]["ratio"], rel=0.02)
+    terminal = Console(file=io.StringIO(), width=140)
+    for part in validation_table(report):
+        terminal.print(part)
+    assert f"{first:.3g} ms" in terminal.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_junit_is_well_formed_whatever_a_name_holds(judged: Judge) -> None:
+    """Control characters have no form in XML 1.0."""
+    report, _ = judged(second=3.0, min_speedup=1.2)
+    for model in report["models"]:
+        model["name"] = "a\x00\x1b[31m\ud800 ]]> <b>"
+    suite = ElementTree.fromstring(junit(report))
+    assert "]]> <b>" in suite.findall("testcase")[0].attrib["classname"]
 
 
 def test_a_model_that_answers_no_numbers_is_called_so(judged: Judge) -> None:
@@ -93,8 +216,8 @@ def test_a_model_that_answers_no_numbers_is_called_so(judged: Judge) -> None:
         broken = {**one.parity, "logits_max_abs": float("nan"), "top1_agreement": 0.0}
         return replace(one, parity=broken, predictions=wrong)
 
-    report, judgement, _ = judged(change=_candidate(change))
-    assert judgement.outcome == "fail"
+    report, _ = judged(change=_candidate(change))
+    assert report["verdict"] == "fail"
     assert report["models"][1]["parity"]["logits_max_abs"] is None
     assert "not numbers" in report["models"][1]["warnings"][0]
     assert "not a number" in render(json.loads(json.dumps(report, allow_nan=False)), None)
@@ -102,7 +225,7 @@ def test_a_model_that_answers_no_numbers_is_called_so(judged: Judge) -> None:
 
 def test_an_fp32_model_that_is_another_one_here_is_called_so(judged: Judge) -> None:
     """A kernel of this device that computes something else."""
-    report, _, _ = judged()
+    report, _ = judged()
     assert "not the same model" in report["models"][0]["warnings"][0]
     assert not any("not the same model" in warning for warning in report["models"][1]["warnings"])
 
@@ -116,7 +239,7 @@ def test_what_the_rules_ask_for_and_the_run_did_not_reach_is_said(judged: Judge)
             warm_ups=(WarmUp(30_000.0, 9000, False), *one.warm_ups[1:]),
         )  # fmt: skip
 
-    report, _, _ = judged(change=_candidate(change))
+    report, _ = judged(change=_candidate(change))
     warnings = " | ".join(report["models"][1]["warnings"])
     for words in ("20 different images", "1 of 3 processes", "662 samples", "3 of 30 answers"):
         assert words in warnings
@@ -132,7 +255,7 @@ def test_outliers_are_counted_and_placed(judged: Judge) -> None:
         blocks[7] = replace(blocks[7], ns=tuple(ns * 3 for ns in blocks[7].ns))
         return replace(one, blocks=tuple(blocks))
 
-    report, _, _ = judged(change=_candidate(change))
+    report, _ = judged(change=_candidate(change))
     candidate = report["models"][1]
     assert candidate["outliers"]["count"] >= 80
     assert 7 in candidate["outliers"]["rounds"]
@@ -167,9 +290,9 @@ def test_a_noisy_run_says_which_signal_fired(judged: Judge, change: Change, envi
     """And never passes a gate of speed in silence: not in the verdict, not in JUnit, not in the summary."""
     quiet = judged().report["device"]
     environment = {k: {**quiet[k], **v} if k == "after" else v for k, v in environment.items()}
-    report, judgement, _ = judged(change=_candidate(change), environment=environment, min_speedup=1.2, max_drop=2.0)
+    report, _ = judged(change=_candidate(change), environment=environment, min_speedup=1.2, max_drop=2.0)
     assert [one["name"] for one in report["noise"]] == [signal]
-    assert judgement.exit_code == 0
+    assert report["exit_code"] == 0
     (speed,) = [one for one in report["models"][1]["judgements"] if one["rule"] == "min_speedup"]
     assert f"noisy ({signal})" in speed["sentence"]
     assert f"noisy ({signal})" in report["reason"]
@@ -189,7 +312,7 @@ def test_threads_that_do_not_collapse_are_advised(judged: Judge) -> None:
 def test_as_many_threads_as_cores_beside_one_busy_core_is_noisy(judged: Judge) -> None:
     """However many cores there are; fewer threads are not disturbed by it."""
     many = {"cores_allowed": 16, "cores_got": 15.0}
-    report, _, _ = judged(environment=many, threads=16)
+    report, _ = judged(environment=many, threads=16)
     assert [one["name"] for one in report["noise"]] == ["load"]
     assert "--threads 15" in report["noise"][0]["detail"]
     assert judged(environment=many, threads=15).report["noise"] == []
@@ -206,7 +329,7 @@ def test_flips_by_class_find_the_class_that_suffers(judged: Judge) -> None:
             classes[index] = (classes[index] + 1) % 10
         return replace(one, predictions=replace(one.predictions, classes=tuple(classes)))
 
-    report, _, _ = judged(change=_candidate(change))
+    report, _ = judged(change=_candidate(change))
     first, *rest = report["models"][1]["flips_by_class"]
     assert (first["label"], first["lost"], first["gained"]) == ("7", 15, 0)
     assert first["p"] == pytest.approx(10 * 2 * 0.5**15)
@@ -216,7 +339,7 @@ def test_flips_by_class_find_the_class_that_suffers(judged: Judge) -> None:
 
 def test_calibration_error(judged: Judge) -> None:
     """All answers right at 0.9 confidence is 0.1 off."""
-    report, _, _ = judged()
+    report, _ = judged()
     assert report["models"][0]["calibration_error"] == pytest.approx(0.1)
 
 
@@ -231,7 +354,7 @@ def test_offline(judged: Judge) -> None:
         ]
         return replace(one, throughput=tuple(runs))
 
-    report, _, _ = judged(change=_candidate(change))
+    report, _ = judged(change=_candidate(change))
     offline = report["models"][1]["offline"]
     assert offline["best_batch"] == 8
     best = offline["sizes"][1]
@@ -264,7 +387,7 @@ def test_sustained(judged: Judge) -> None:
         seconds = [Sustained(float(at), value, state if at % 60 == 0 else None) for at, value in enumerate(ns)]
         return replace(one, sustained=tuple(seconds))
 
-    report, _, _ = judged(change=_candidate(change))
+    report, _ = judged(change=_candidate(change))
     sustained = report["models"][1]["sustained"]
     assert [minute["minute"] for minute in sustained["minutes"]] == list(range(1, 11))
     assert sustained["steady_ms"] == pytest.approx(8, rel=0.01)
@@ -279,7 +402,7 @@ def _entry(name: str, ratio: float, over: dict[str, tuple[float, float, float]])
     entries = {other: {"ratio": one, "low": low, "high": high} for other, (one, low, high) in over.items()}
     return {
         "id": name, "name": "net", "format": "tensorrt", "precision": name, "session": {"runtime": "tensorrt"},
-        "speedup": {"ratio": ratio},
+        "speedup": {"ratio": ratio}, "outcome": "faster", "speed_baseline": "torch", "time_ms": {"value": 1 / ratio},
         "speedup_over": entries, "judgements": [{"outcome": "pass"}],
     }  # fmt: skip
 
@@ -294,11 +417,11 @@ def test_the_fastest_that_holds_the_contract_is_recommended() -> None:
     assert found is not None
     assert found["id"] == "fp16"
     assert "1.20x [1.15, 1.25] as fast as int8" in found["sentence"]
-    broken = {**int8, "speedup": {"ratio": 9.0}, "judgements": [{"outcome": "pass"}, {"outcome": "fail"}]}
+    broken = {**int8, "time_ms": {"value": 1 / 9.0}, "judgements": [{"outcome": "pass"}, {"outcome": "fail"}]}
     found = recommend([fp32, fp16, broken], ids)
     assert found is not None
     assert found["id"] == "fp16"
-    assert "not shown to hold the contract" in found["sentence"]
+    assert "not shown to meet the contract" in found["sentence"]
     near = _entry("fp16", 4.0, {"fp32": (2.0, 1.9, 2.1), "int8": (1.01, 0.98, 1.04)})
     found = recommend([near, int8], ids)
     assert found is not None

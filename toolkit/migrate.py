@@ -1,0 +1,87 @@
+"""Reports of earlier schemas, brought to today's: what was measured stays readable."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .contract import Contract
+from .statistics import PERCENTILE_SAMPLES, BlockTime, typical_time
+from .verdict import judge_report
+
+Report = dict[str, Any]
+
+
+def migrate_report(report: Mapping[str, Any]) -> Report:
+    """A report of schema 1, 2 or 3 as one of schema 4; any other as it is.
+
+    What was not measured then is null or empty. Speed and verdict are judged anew, by today's rules.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not the report that its schema number promises.
+    """
+    current = dict(report)
+    while (step := _STEPS.get(current["schema"])) is not None:
+        current = step(current)
+    return current
+
+
+def _from_1(report: Report) -> Report:
+    """Schema 2: blocks with their times, upper bounds, outliers, noise, scenarios."""
+    confidence = report["contract"]["confidence"]
+    return {
+        **report,
+        "schema": 2,
+        "noise": [],
+        "models": [_model_from_1(model, confidence) for model in report["models"]],
+    }
+
+
+def _model_from_1(model: Mapping[str, Any], confidence: float) -> Report:
+    # the median of a block's calls was kept, and stands in for their mean
+    blocks = [
+        {"round": one["round"], "process": one["process"], "at": 0.0, "ms": one["p50"], "ns": []}
+        for one in model["blocks_ms"]
+    ]
+    time = typical_time([BlockTime(one["round"], one["process"], one["ms"]) for one in blocks], confidence)
+    unknown = ("file_ms", "warm_up_ms", "postprocess_ms", "calibration_error", "flips_by_class", "offline", "frames",
+               "sustained")  # fmt: skip
+    kept = {key: value for key, value in model.items() if key not in ("blocks_ms", "calls")}
+    percentiles = {f"p{which}": model["latency_ms"].get(f"p{which}") for which in PERCENTILE_SAMPLES}
+    return {
+        **dict.fromkeys(unknown),
+        **kept,
+        "latency_ms": percentiles,
+        "latency_upper_ms": dict.fromkeys(percentiles),
+        "time_ms": {"value": time.value, "low": time.low, "high": time.high},
+        "samples": model["calls"],
+        "calls_per_sample": 1,
+        "outliers": {"count": 0, "share": 0.0, "rounds": []},
+        "blocks": blocks,
+    }
+
+
+def _from_2(report: Report) -> Report:
+    """Schema 3: the device's name, the decoder told apart from the preprocessing, the host's answers."""
+    models = [
+        {
+            **model,
+            "parity": {"checksums_agreement": None, **model["parity"]},
+            "first_difference": "none",
+            "host": None,
+        }
+        for model in report["models"]
+    ]
+    return {**report, "schema": 3, "exit_code": 0, "device": {"name": "local", **report["device"]}, "models": models}
+
+
+def _from_3(report: Report) -> Report:
+    """Schema 4: speed against the fastest unoptimised model instead of the source."""
+    candidates = [model["id"] for model in report["models"] if "judgements" in model]
+    # what schema 3 warned of is the headline's to say
+    models = [
+        {**model, "warnings": [one for one in model["warnings"] if not one.startswith("slower than the baseline here")]}
+        for model in report["models"]
+    ]
+    return judge_report({**report, "schema": 4, "models": models}, candidates, Contract(**report["contract"]))
+
+
+_STEPS: dict[int, Callable[[Report], Report]] = {1: _from_1, 2: _from_2, 3: _from_3}

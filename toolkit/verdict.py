@@ -1,0 +1,160 @@
+"""The verdict: a pure function of a report's models, so that reports of earlier schemas get it too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from ..deploy.engine.passport import FORMAT as ENGINE
+from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
+from .display import model_names, speedup_text
+from .noise import Signal
+from .recommend import recommend
+from .statistics import BlockTime, Interval, ratio_of_times
+
+Model = dict[str, Any]
+
+
+def judge_report(report: Mapping[str, Any], candidates: Sequence[str], contract: Contract) -> dict[str, Any]:
+    """A report with its models compared and its candidates judged.
+
+    The drop is judged against the first model, the source. Speed is judged against the fastest model that is neither
+    quantized nor built, because that is what the user would run otherwise; torch eager stays a row of the table.
+
+    Args:
+        report: models with "blocks", "time_ms" and "predictions"; "targets" and "noise".
+        candidates: ids of the models that the contract is about.
+    """
+    models = [_compare(model, report, candidates, contract.confidence) for model in report["models"]]
+    names = model_names({"models": models})
+    judgements: list[Judgement] = []
+    for model in models:
+        if model["id"] in candidates and model["speedup"] is not None:
+            drop = drop_of(report["models"][0], model, report["targets"], contract.confidence)
+            against = names[model["speed_baseline"]]
+            own = contract.judge(drop, interval_of(model["speedup"]), against)
+            own = [admit(judgement, [Signal(**one) for one in report["noise"]]) for judgement in own]
+            model["judgements"] = [as_json(one) for one in own]
+            judgements += own
+    judgements = judgements or [_alone(models[0], contract)]
+    verdict = overall(judgements)
+    return {
+        **report,
+        "headline": headline(models, candidates),
+        "verdict": verdict.outcome,
+        "reason": reason(judgements),
+        "exit_code": verdict.exit_code,
+        "contract": asdict(contract),
+        "speed_baseline": _fastest(models, candidates, models[0])["id"],
+        "recommendation": recommend(models, candidates),
+        "models": models,
+    }
+
+
+def optimised(model: Mapping[str, Any]) -> bool:
+    """Whether a model was quantized, or built into an engine."""
+    return model["precision"] != "fp32" or model["format"] == ENGINE
+
+
+def headline(models: Sequence[Model], candidates: Sequence[str]) -> str:
+    """How fast each candidate is beside what the user would run otherwise; the first line of any output."""
+    names = model_names({"models": models})
+    sentences = []
+    for model in models:
+        if model["id"] not in candidates or model["speedup"] is None:
+            continue
+        verb = {
+            "faster": "is faster than",
+            "slower": "is slower than",
+            "no difference": "is not faster than",
+            "inconclusive": "is not shown to be faster than",
+        }[model["outcome"]]
+        other = names[model["speed_baseline"]]
+        sentences.append(f"{names[model['id']]} {verb} {other} here: {speedup_text(model['speedup'])}")
+    return "; ".join(sentences) or f"{names[models[0]['id']]} is measured alone"
+
+
+def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
+    """Say in a judgement of speed that the machine was noisy: its interval holds what varied, not what stayed wrong."""
+    if judgement.rule != "min_speedup" or not noise:
+        return judgement
+    names = ", ".join(dict.fromkeys(signal.name for signal in noise))
+    return replace(judgement, sentence=f"{judgement.sentence}; the run was noisy ({names})")
+
+
+def as_json(judgement: Judgement) -> dict[str, Any]:
+    """A judgement in the document."""
+    return {**asdict(judgement), "exit_code": judgement.exit_code}
+
+
+def interval_of(speedup: Mapping[str, float]) -> Interval:
+    """A ratio read from the document."""
+    return Interval(speedup["ratio"], speedup["low"], speedup["high"])
+
+
+def ratio(speedup: Interval) -> dict[str, float]:
+    """A ratio in the document."""
+    return {"ratio": speedup.value, "low": speedup.low, "high": speedup.high}
+
+
+def block_times(model: Mapping[str, Any]) -> list[BlockTime]:
+    """A model's blocks as the statistics see them: milliseconds per call."""
+    return [BlockTime(block["round"], block["process"], block["ms"]) for block in model["blocks"]]
+
+
+def drop_of(
+    source: Mapping[str, Any], model: Mapping[str, Any], targets: Sequence[int], confidence: float
+) -> Drop | None:
+    """The loss of top-1 accuracy against the source; None without predictions or labels."""
+    if source["predictions"] is None or model["predictions"] is None:
+        return None
+    expected, before, after = map(np.asarray, (targets, source["predictions"], model["predictions"]))
+    return compare_accuracy(expected, before, after, confidence)
+
+
+def _compare(model: Model, report: Mapping[str, Any], candidates: Sequence[str], confidence: float) -> Model:
+    """A model's entry with its speed beside each other model and beside the one that it is judged against."""
+    models = report["models"]
+    over = {
+        other["id"]: ratio_of_times(block_times(other), block_times(model), confidence)
+        for other in models
+        if other is not model
+    }
+    reference = _fastest(models, candidates, model)
+    speedup = over.get(reference["id"])
+    return {
+        **model,
+        "speedup": speedup and ratio(speedup),
+        "speed_baseline": speedup and reference["id"],
+        "outcome": speedup and call(speedup),
+        "speedup_over": {other: ratio(value) for other, value in over.items()},
+    }
+
+
+def _fastest(models: Sequence[Model], candidates: Sequence[str], model: Model) -> Model:
+    """What a model's speed is judged against: the fastest that is neither quantized nor built.
+
+    A candidate that is neither itself (an export) is judged against the fastest that is no candidate; where there is
+    no such model, the first one stands in, which the user named as the baseline.
+    """
+    plain = [other for other in models if not optimised(other)]
+    if model["id"] in candidates and not optimised(model):
+        plain = [other for other in plain if other["id"] not in candidates]
+    return min(plain, key=lambda other: other["time_ms"]["value"], default=models[0])
+
+
+def _alone(model: Model, contract: Contract) -> Judgement:
+    """The verdict on a model with nothing to compare it with: does it answer as its golden samples say?"""
+    if contract.max_drop is not None or contract.min_speedup is not None:
+        return Judgement(
+            "baseline", "inconclusive", "there is no baseline to judge the contract against; pass --baseline", True
+        )
+    agreement = model["parity"]["top1_agreement"]
+    if agreement < 1.0:
+        return Judgement(
+            "golden", "inconclusive", f"it agrees with its source on {agreement:.0%} of the golden samples"
+        )
+    return Judgement(
+        "golden", "pass", "it answers all golden samples as its source did; nothing to compare its speed with"
+    )
