@@ -3,10 +3,15 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import platform
+import re
+import stat
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .documents import DocumentError, parse, read, within
 from .errors import BundleError, RecipeError
 from .files import new_folder, sha256
 from .images import ImageSet
-from .preprocess import Preprocess
+from .onnx_data import external_files
+from .preprocess import Preprocess, decode
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -26,8 +33,24 @@ SIGNATURE = "manifest.sig"
 _GOLDEN, _GOLDEN_IMAGES, _SPLITS = "golden.npz", "golden", "splits.json.gz"
 GOLDEN_COUNT = 16
 
-# A manifest is a few kilobytes; anything much larger is not one.
+# Schemas that are read: 1 lacks the checksums of the golden samples' pixels.
+_READABLE = (1, SCHEMA)
+
+# A manifest is a few kilobytes, a hundred with an engine's layers; anything much larger is not one.
 _MAX_MANIFEST_BYTES = 16 << 20
+# The ids of a million images.
+_MAX_SPLITS_BYTES = 128 << 20
+# Far above GOLDEN_COUNT, and still read in a moment.
+_MAX_GOLDEN = 256
+# numpy writes 128 bytes for arrays like these (numpy.lib.format).
+_MAX_NPY_HEADER = 4096
+
+# An input of 4096 x 4096 takes 200 MB as float32 RGB: more than any classifier of a device.
+MAX_SIDE = 4096
+_MAX_BATCH = 4096
+_MAX_LABELS, _MAX_LABEL = 100_000, 512
+_MAX_NAME = 100
+_NAME = re.compile(rf"[\w+-][\w.+-]{{0,{_MAX_NAME - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -90,48 +113,60 @@ class Manifest:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, where: Path) -> "Manifest":
-        """Read what `to_json` wrote.
+    def from_json(cls, text: str | bytes, where: Path) -> "Manifest":
+        """Read what `to_json` wrote, in this schema or an earlier one.
 
         Raises:
             BundleError: another schema, or not a manifest.
         """
+        data = parse(text, where, "an EdgeKit manifest", limit=_MAX_MANIFEST_BYTES, error=BundleError)
         try:
-            data = json.loads(text)
             schema = data.pop("schema")
-            if schema != SCHEMA:
+            if schema not in _READABLE:
                 raise BundleError(
-                    f"{where} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="make the bundle again, or upgrade"
+                    f"{where} has schema {str(schema)[:80]}; this EdgeKit reads {SCHEMA}",
+                    fix="make the bundle again, or upgrade",
                 )
-            unexpected = data.keys() - {entry.name for entry in fields(cls)}
-            if unexpected:
-                raise ValueError(f"unknown entry {min(unexpected)}")
-            data["input"] = TensorSpec(**data["input"])
-            data["preprocess"] = Preprocess.from_json(data["preprocess"])
-            data["labels"] = tuple(data["labels"])
-            data["lineage"] = tuple(data["lineage"])
-            manifest = cls(**data)
-            manifest._check_types()
+            manifest = read(cls, data)
+            manifest._check()
             return manifest
-        except (ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
+        except (DocumentError, KeyError, TypeError, AttributeError, RecipeError) as error:
             raise BundleError(
                 f"{where} is not an EdgeKit manifest: {error}", fix="pass a folder that an edgekit command wrote"
             ) from error
 
-    def _check_types(self) -> None:
-        """Raise TypeError for an entry that is not what the code below relies on."""
-        texts = (self.name, self.format, self.precision, self.model, *self.labels)
-        sides = (*self.input.shape, *([] if self.input.batch is None else [self.input.batch]))
-        mappings = (self.architecture, self.data, self.details, self.requires, self.tools, self.files)
-        numbers = [*(facts["size"] for facts in self.files.values())]
-        hashes = [*(facts["sha256"] for facts in self.files.values())]
-        steps = [step[key] for step in self.lineage for key in ("id", "name", "format", "precision")]
-        for kind, entries in ((str, [*texts, *hashes, *steps]), (int, [*sides, *numbers]), (dict, mappings)):
-            for entry in entries:
-                if type(entry) is not kind:
-                    raise TypeError(f"{entry!r} where a {kind.__name__} belongs")
-        if min(sides) < 1 or not isinstance(self.created, (int, float)):
-            raise ValueError(f"an input of {sides}, made at {self.created!r}")
+    def _check(self) -> None:
+        """Raise DocumentError for an entry that is of the right type and still not to be relied on."""
+        check_name(self.name)
+        for side in ("height", "width"):
+            within(getattr(self.input, side), 1, MAX_SIDE, f"input.{side}")
+        within(self.input.channels, 1, 4, "input.channels")
+        within(self.input.batch or 1, 1, _MAX_BATCH, "input.batch")
+        within(len(self.labels), 1, _MAX_LABELS, "the number of labels")
+        if max(map(len, self.labels)) > _MAX_LABEL:
+            raise DocumentError(f"labels: one is longer than {_MAX_LABEL} characters")
+        if self.input.channels != len(self.preprocess.mean):
+            raise DocumentError(f"preprocess makes {len(self.preprocess.mean)} channels, input {self.input.channels}")
+        if self.preprocess.crop not in (None, (self.input.height, self.input.width)):
+            raise DocumentError(f"preprocess.crop is {self.preprocess.crop}, the input {self.input.shape}")
+        for name, facts in self.files.items():
+            if type(facts.get("size")) is not int or not isinstance(facts.get("sha256"), str):
+                raise DocumentError(f"files.{name[:80]} has no size and sha256")
+        for step in self.lineage:
+            if not step.keys() >= {"id", "name", "format", "precision"}:
+                raise DocumentError("lineage has a step without id, name, format and precision")
+
+
+def check_name(name: str) -> None:
+    """Refuse a model's name that could not stand in a file's name on any system.
+
+    Raises:
+        DocumentError: it is empty, too long, or has other characters than letters, digits and . _ + -
+    """
+    if not _NAME.fullmatch(name):
+        raise DocumentError(
+            f"the name {name[:80]!r} is not of letters, digits and . _ + - alone (at most {_MAX_NAME}, no dot first)"
+        )
 
 
 class Golden(NamedTuple):
@@ -171,12 +206,16 @@ class Bundle:
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", fix="pass a folder under runs/")
         if source.is_symlink() or source.stat().st_size > _MAX_MANIFEST_BYTES:
             raise BundleError(f"{source} is a link or far too large", fix="get the bundle again from its maker")
-        text = source.read_text(encoding="utf-8", errors="replace")
+        text = source.read_bytes()
         manifest = Manifest.from_json(text, source)
         for name, facts in manifest.files.items():
             _check_file(path, name, facts)
         if manifest.model not in manifest.files or _GOLDEN not in manifest.files:
             raise BundleError(f"{source} lists no model or no golden samples", fix="make the bundle again")
+        _check_listed(path, manifest)
+        for name in manifest.files:
+            if name.endswith(".onnx"):
+                _check_weights(path, name, manifest)
         return cls(path, manifest, manifest_id(text))
 
     @property
@@ -190,17 +229,54 @@ class Bundle:
         return self.manifest.files[self.manifest.model]["size"]
 
     def golden(self) -> Golden:
-        """The golden samples."""
-        with np.load(self.path / _GOLDEN, allow_pickle=False) as archive:
-            tensors, logits, checksums = (archive[name] for name in ("tensors", "logits", "checksums"))
+        """The golden samples.
+
+        Raises:
+            BundleError: they are not the arrays that the manifest promises.
+        """
         names = sorted(name for name in self.manifest.files if PurePosixPath(name).parts[0] == _GOLDEN_IMAGES)
-        return Golden([(self.path / name).read_bytes() for name in names], tensors, logits, checksums)
+        count, shape = len(names), self.manifest.input.shape
+        wanted: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+            "tensors": (np.float32, (count, *shape)),
+            "logits": (np.float32, (count, len(self.manifest.labels))),
+            "checksums": (np.uint32, (count,)),
+        }
+        images = [(self.path / name).read_bytes() for name in names]
+        pixels: list[int] = []
+        path = self.path / _GOLDEN
+        try:
+            within(count, 1, _MAX_GOLDEN, "the number of golden images")
+            with zipfile.ZipFile(path) as archive:
+                if "checksums.npy" not in archive.namelist():  # schema 1 had none: this machine's decoder stands in
+                    pixels = [self.manifest.preprocess.checksum(decode(image)) for image in images]
+                    del wanted["checksums"]
+                arrays = {name: _read_array(archive, name, *promised) for name, promised in wanted.items()}
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, NotImplementedError) as error:
+            raise BundleError(
+                f"{path} does not hold the golden samples: {error}", fix="make the bundle again"
+            ) from error
+        checksums = arrays.get("checksums", np.asarray(pixels, np.uint32))
+        return Golden(images, arrays["tensors"], arrays["logits"], checksums)
 
     def splits(self) -> dict[str, list[str]]:
-        """The recorded image ids of each part of the data set; empty when none were recorded."""
+        """The recorded image ids of each part of the data set; empty when none were recorded.
+
+        Raises:
+            BundleError: they cannot be read.
+        """
         if _SPLITS not in self.manifest.files:
             return {}
-        return json.loads(gzip.decompress((self.path / _SPLITS).read_bytes()))
+        path = self.path / _SPLITS
+        try:
+            with gzip.open(path) as stream:
+                content = stream.read(_MAX_SPLITS_BYTES + 1)
+            found = read(
+                dict[str, tuple[str, ...]],
+                parse(content, path, "a list of images", limit=_MAX_SPLITS_BYTES, error=BundleError),
+            )
+        except (OSError, EOFError, zlib.error, DocumentError) as error:
+            raise BundleError(f"{path} holds no ids of images: {error}", fix="make the bundle again") from error
+        return {part: list(ids) for part, ids in found.items()}
 
     def ancestry(self) -> tuple[dict[str, str], ...]:
         """The lineage that a bundle made from this one has: its own, and itself."""
@@ -208,9 +284,9 @@ class Bundle:
         return (*(dict(entry) for entry in self.manifest.lineage), own)
 
 
-def manifest_id(text: str) -> str:
+def manifest_id(text: bytes) -> str:
     """A bundle's id: of its manifest's text, which holds the hash of every file."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 class Draft:
@@ -284,6 +360,47 @@ def tool_versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _check_listed(folder: Path, manifest: Manifest) -> None:
+    """Refuse what the manifest does not list: a runtime might load it by its name all the same."""
+    listed = {MANIFEST, SIGNATURE, *manifest.files}
+    folders = {parent.as_posix() for name in listed for parent in PurePosixPath(name).parents}
+    for place, below, files in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        names = [(inside / name).as_posix() for name in files]
+        names += [name for name in ((inside / one).as_posix() for one in below) if name not in folders]
+        if unlisted := sorted(set(names) - listed):
+            raise BundleError(
+                f"{folder} holds {unlisted[0]!r}, which its manifest does not list",
+                fix="remove it if you put it there; else get the bundle again from its maker",
+            )
+
+
+def _check_weights(folder: Path, name: str, manifest: Manifest) -> None:
+    """Refuse an ONNX file whose weights are read from a file that the manifest does not list."""
+    parent = PurePosixPath(name).parent
+    for location in external_files(folder / name):
+        if (parent / location).as_posix() not in manifest.files:
+            raise BundleError(
+                f"{folder / name} reads weights from {location[:80]!r}, which its manifest does not list",
+                fix="do not use this bundle",
+            )
+
+
+def _read_array(
+    archive: zipfile.ZipFile, name: str, kind: type[np.generic], shape: tuple[int, ...]
+) -> np.ndarray:  # fmt: skip
+    """An array of an .npz file; no more of it is unpacked than one of this type and shape takes."""
+    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize + _MAX_NPY_HEADER
+    with archive.open(f"{name}.npy") as stream:
+        content = stream.read(expected + 1)
+    if len(content) > expected:
+        raise ValueError(f"{name} is larger than {list(shape)} {np.dtype(kind)}")
+    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    if array.dtype != kind or array.shape != shape:
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(kind)} {list(shape)}")
+    return array
+
+
 def _check_file(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or not pure.parts or any(part in ("..", ".") for part in pure.parts) or "\\" in name:
@@ -294,6 +411,8 @@ def _check_file(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
         raise BundleError(f"{path} is a symbolic link", fix="do not use this bundle")
     if not path.is_file():
         raise BundleError(f"{path} is missing", fix="copy the whole bundle again, or make it again")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise BundleError(f"{path} is no regular file", fix="do not use this bundle")
     size = path.stat().st_size
     if size != facts.get("size") or sha256(path) != facts.get("sha256"):
         raise BundleError(

@@ -1,8 +1,14 @@
 """Measurements: what a device reports of one model. Raw values only; every figure shown is derived from them."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from .documents import DocumentError, read
+from .environment import UNAVAILABLE
+from .parity import Parity
+from .session import STAGES
 
 
 @dataclass(frozen=True)
@@ -142,17 +148,68 @@ class Measurement:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Measurement":
-        """Read what `to_json` wrote, from JSON or not."""
-        lists = ("file_ms", "load_ms", "first_ms", "preprocess_ns", "postprocess_ns")
-        parts = {
-            "warm_ups": WarmUp, "blocks": Block, "throughput": Throughput, "frames": Frames, "sustained": Sustained
-        }  # fmt: skip
-        read = {name: tuple(data[name]) for name in lists}
-        read |= {name: tuple(_read(kind, entry) for entry in data[name]) for name, kind in parts.items()}
-        seen = data["predictions"]
-        return cls(**{**data, **read, "predictions": seen and _read(Predictions, seen)})
+    def from_json(cls, data: Any) -> "Measurement":
+        """Read what `to_json` wrote, from JSON or not.
+
+        Raises:
+            DocumentError: it is no measurement.
+        """
+        one = read(cls, data)
+        if not one.blocks or not one.warm_ups or len(one.stages) > len(STAGES):
+            raise DocumentError("a measurement has no blocks or no warm-ups")
+        for at, block in enumerate(one.blocks):
+            if block.calls < 1 or not block.ns or min(block.ns) < 1 or not math.isfinite(block.at):
+                raise DocumentError(f"blocks[{at}] has no time")
+        if one.parity.keys() != {entry.name for entry in fields(Parity)}:
+            raise DocumentError(f"parity has {', '.join(sorted(one.parity))[:200]}")
+        if not isinstance(one.session.get("runtime", ""), str) or not isinstance(
+            one.session.get("placement", {}), dict
+        ):
+            raise DocumentError("session does not name its runtime")
+        return one
 
 
-def _read(kind: type, entry: Mapping[str, Any]) -> Any:
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+def check_measurements(measurements: Sequence[Measurement], labels: Mapping[str, int], images: int) -> None:
+    """Refuse measurements that are not of these models on so many images.
+
+    Args:
+        labels: bundle id -> how many classes the model tells apart, in the order of the measurements.
+
+    Raises:
+        DocumentError: the first one that is not.
+    """
+    if [one.bundle for one in measurements] != list(labels):
+        raise DocumentError("the measurements are not of the models that were asked for")
+    for one, count in zip(measurements, labels.values(), strict=True):
+        if any(len(row) != count for row in one.golden_logits):
+            raise DocumentError(f"{one.bundle}: golden_logits are not {count} a sample")
+        seen = one.predictions
+        if seen is None:
+            if images:
+                raise DocumentError(f"{one.bundle}: there are no predictions")
+            continue
+        lengths = {len(seen.classes), len(seen.confidences), *([] if seen.in_top5 is None else [len(seen.in_top5)])}
+        if lengths != {images}:
+            raise DocumentError(f"{one.bundle}: predictions are not of {images} images")
+        if seen.classes and not 0 <= min(seen.classes) <= max(seen.classes) < count:
+            raise DocumentError(f"{one.bundle}: a prediction is not one of {count} classes")
+
+
+def check_environment(environment: Mapping[str, Any]) -> None:
+    """Refuse an environment without what a report is made from.
+
+    Raises:
+        DocumentError: it lacks something, or has it of another type.
+    """
+    cores = environment.get("cores_allowed")
+    if type(cores) is not int or not 1 <= cores <= 4096:
+        raise DocumentError(f"cores_allowed is {str(cores)[:80]!r}")
+    got = environment.get("cores_got")
+    if got != UNAVAILABLE and not (isinstance(got, int | float) and 0 < got <= 4096):
+        raise DocumentError(f"cores_got is {str(got)[:80]!r}")
+    for key in ("before", "after"):
+        if not isinstance(environment.get(key), dict):
+            raise DocumentError(f"the state {key} is missing")
+    isa = environment.get("isa")
+    if not isinstance(isa, list) or not all(isinstance(name, str) for name in isa):
+        raise DocumentError("isa is not a list of names")

@@ -1,9 +1,9 @@
 """What to measure, and how long."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .documents import read
 from .errors import RecipeError
 from .registry import choose
 from .session import PROVIDERS, SessionOptions
@@ -74,6 +74,11 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
-        """Read what `to_json` wrote."""
-        return cls(**data)
+    def from_json(cls, data: Any) -> "Plan":
+        """Read what `to_json` wrote.
+
+        Raises:
+            DocumentError: it is no plan.
+            RecipeError: it is one that cannot be carried out.
+        """
+        return read(cls, data)

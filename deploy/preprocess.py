@@ -30,6 +30,9 @@ INTERPOLATIONS = {
 # Pillow's modes that hold more than 8 bits a channel. Converting them would clip or rescale the values silently.
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
+# An input of 4096 x 4096 takes 200 MB as float32 RGB; before its crop an image may be resized to twice that.
+_MAX_SIDE = 8192
+
 # Above this a resized image is a mistake (a one-pixel-high strip scaled up), not a picture.
 _MAX_PIXELS = 50_000_000
 
@@ -75,6 +78,8 @@ class Preprocess:
                 isinstance(pair, tuple) and len(pair) == 2 and all(type(side) is int and side >= 1 for side in pair)
             ):
                 raise RecipeError(f"an image size of {pair} is not possible", fix="sizes are in whole pixels, from 1")
+            if pair is not None and max(pair) > _MAX_SIDE:
+                raise RecipeError(f"an image size of {pair} is too large", fix=f"at most {_MAX_SIDE} pixels a side")
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Preprocess":

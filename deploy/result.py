@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .bundle import Bundle, Manifest
-from .errors import EdgeKitError
+from .documents import DocumentError, read
+from .errors import EdgeKitError, RecipeError
 from .images import ImageSet
-from .measurement import Measurement
+from .measurement import Measurement, check_environment, check_measurements
 from .plan import Plan
 
 SCHEMA = 1
@@ -61,32 +63,86 @@ class Result:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], where: Path) -> "Result":
+    def from_json(cls, data: Any, where: Path) -> "Result":
         """Read what `to_json` wrote.
 
         Raises:
             EdgeKitError: another schema, or not a result.
         """
         try:
-            schema = data["result"]
-            if schema != SCHEMA:
+            if not isinstance(data, dict) or data.get("result") != SCHEMA:
+                schema = str(data.get("result"))[:80] if isinstance(data, dict) else None
                 raise EdgeKitError(
                     f"{where} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="measure again, or upgrade"
                 )
+            document = read(_Document, data)
+            bundles = [read_bundle(entry, where) for entry in document.bundles]
+            labels = {bundle.id: len(bundle.manifest.labels) for bundle in bundles}
+            measurements = [Measurement.from_json(entry) for entry in document.measurements]
+            check_measurements(measurements, labels, len(document.ids))
+            check_environment(document.environment)
+            if len(document.targets) != len(document.ids) or not bundles:
+                raise DocumentError("targets and ids are not of the same images")
+            if document.targets and not -1 <= min(document.targets) <= max(document.targets) < min(labels.values()):
+                raise DocumentError("a target is not one of the labels")
             return cls(
-                device=data["device"],
-                bundles=[read_bundle(entry, where) for entry in data["bundles"]],
-                candidates=data["candidates"],
-                plan=Plan.from_json(data["plan"]),
-                contract=data["contract"],
-                ids=data["ids"],
-                targets=np.asarray(data["targets"], np.int64),
-                environment=data["environment"],
-                measurements=[Measurement.from_json(entry) for entry in data["measurements"]],
-                host=data["host"],
+                device=document.device,
+                bundles=bundles,
+                candidates=document.candidates,
+                plan=document.plan,
+                contract=document.contract,
+                ids=document.ids,
+                targets=np.asarray(document.targets, np.int64),
+                environment=document.environment,
+                measurements=measurements,
+                host={name: asdict(entry) for name, entry in document.host.items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise EdgeKitError(f"{where} is not an EdgeKit result: {error!r}", fix="measure again") from error
+        except (DocumentError, RecipeError) as error:
+            raise EdgeKitError(f"{where} is not an EdgeKit result: {error}", fix="measure again") from error
+
+
+class _BundleEntry(NamedTuple):
+    """What describe_bundle writes."""
+
+    id: str
+    path: str
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """An image that device and host answer differently (see toolkit.host)."""
+
+    id: str
+    truth: str | None
+    host: str
+    device: str
+    gap: float
+
+
+@dataclass(frozen=True)
+class _Host:
+    """What the host answered beside a device (see toolkit.host)."""
+
+    images: int
+    logits_max_abs: float
+    differ: tuple[_Difference, ...]
+
+
+class _Document(NamedTuple):
+    """The entries of a result, as JSON."""
+
+    result: int
+    device: str
+    bundles: tuple[_BundleEntry, ...]
+    candidates: tuple[str, ...]
+    plan: Plan
+    contract: Mapping[str, float | None]
+    ids: tuple[str, ...]
+    targets: tuple[int, ...]
+    environment: Mapping[str, Any]
+    measurements: tuple[Mapping[str, Any], ...]
+    host: Mapping[str, _Host] = MappingProxyType({})
 
 
 def ids_and_targets(images: ImageSet | None) -> tuple[tuple[str, ...], np.ndarray]:
@@ -99,6 +155,6 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
     return {"id": bundle.id, "path": str(bundle.path), "manifest": json.loads(bundle.manifest.to_json())}
 
 
-def read_bundle(entry: Mapping[str, Any], where: Path) -> Bundle:
+def read_bundle(entry: _BundleEntry, where: Path) -> Bundle:
     """Read what `describe_bundle` wrote."""
-    return Bundle(Path(entry["path"]), Manifest.from_json(json.dumps(entry["manifest"]), where), entry["id"])
+    return Bundle(Path(entry.path), Manifest.from_json(json.dumps(entry.manifest), where), entry.id)

@@ -30,7 +30,8 @@ def load_module(bundle: Bundle) -> nn.Module:
             f"{bundle.path} is {bundle.manifest.format}, which has no torch module",
             fix=f"pass a bundle of format {', '.join(TORCH_FORMATS)}",
         )
-    architecture = dict(bundle.manifest.architecture)
+    # the weights are in the bundle: published ones would only be downloaded, and then replaced
+    architecture = {**bundle.manifest.architecture, "pretrained": False}
     try:
         network = create(**{**architecture, "image_size": tuple(architecture["image_size"])})
         network.load_state_dict(load_file(bundle.model_path))

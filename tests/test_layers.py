@@ -61,14 +61,14 @@ def test_deploy_imports_no_package_but_those_of_the_device() -> None:
         assert outside <= allowed, f"{path} imports {outside - allowed}"
 
 
+# Modules of deploy that import torch, beside those of its formats.
+_TORCH = ("torchscript", "exported_program", "torch_module", "program_archive")
+
+
 def test_deploy_runs_without_torch_typer_and_onnx() -> None:
     """Every module of deploy but torch's own sessions imports where those packages are blocked."""
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in _modules("deploy")]
-    names = [
-        f"edgekit.{name}"
-        for name in names
-        if not name.endswith(("torchscript", "exported_program", "torch_module", "onnx_file"))
-    ]
+    names = [f"edgekit.{name}" for name in names if not name.endswith(_TORCH)]
     code = (
         "import sys, importlib\n"
         "for name in ('torch', 'typer', 'onnx', 'rich', 'cuda', 'tensorrt', 'tensorrt_rtx_bindings'):\n"
@@ -144,5 +144,6 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
         "eager",
         "torch_module",
         "onnx_file",
+        "program_archive",
     }
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= modules

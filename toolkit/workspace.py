@@ -1,6 +1,5 @@
 """runs/: where bundles go, and the newest one that a command can take."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +57,7 @@ def find(bundle_id: str, *places: Path) -> Bundle | None:
     """The bundle with this id among the folders in `places`, None when it is not there."""
     for place in places:
         for path, _ in _manifests(place):
-            if manifest_id((path / MANIFEST).read_text(encoding="utf-8", errors="replace")) == bundle_id:
+            if manifest_id((path / MANIFEST).read_bytes()) == bundle_id:
                 return Bundle.open(path)
     return None
 
@@ -80,9 +79,11 @@ def _manifests(runs: Path) -> Iterator[tuple[Path, Manifest]]:
         if path.name.endswith(REJECTED) or not source.is_file():
             continue
         try:
-            yield path, Manifest.from_json(source.read_text(encoding="utf-8"), source)
-        except (BundleError, OSError, json.JSONDecodeError):
+            manifest = Manifest.from_json(source.read_bytes(), source)
+        except (BundleError, OSError) as error:
+            say(f"passing over {path}: {error}")
             continue
+        yield path, manifest
 
 
 def _entries(runs: Path) -> list[Path]:

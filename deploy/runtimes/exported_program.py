@@ -9,15 +9,17 @@ import torch
 from ..bundle import Bundle
 from ..errors import BundleError
 from ..session import SessionOptions
+from .program_archive import check_program
 from .torch_module import ModuleSession
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
-    """The program in a .pt2 file.
+    """The program in a .pt2 file, which is checked to hold no code before torch reads it.
 
     Raises:
-        BundleError: this torch cannot load the file.
+        BundleError: it holds more than tensors and their operators, or this torch cannot load it.
     """
+    check_program(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # some releases warn of how they read their own format
         try:

@@ -1,5 +1,7 @@
 """Bundles are whole, untouched and of EdgeKit, or they are refused before anything is loaded."""
 
+import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -8,14 +10,18 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from edgekit.deploy import bundle as bundle_module
 from edgekit.deploy.bundle import Bundle, Manifest, create
 from edgekit.deploy.errors import BundleError, EdgeKitError
 from edgekit.deploy.files import new_folder, write_file
+from edgekit.deploy.parity import replay
+from edgekit.deploy.session import open_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -81,7 +87,7 @@ def test_a_linked_folder_is_refused(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(lambda m: m.update(schema=1), "schema 1"), (lambda m: m.pop("schema"), "not an EdgeKit manifest"),
+    [(lambda m: m.update(schema=3), "schema 3"), (lambda m: m.pop("schema"), "not an EdgeKit manifest"),
      (lambda m: m.update(surprise=1), "surprise"), (lambda m: m.pop("labels"), "not an EdgeKit manifest"),
      (lambda m: m["files"].pop("model.onnx"), "no model"), (lambda m: m["input"].update(depth=1), "not an EdgeKit")],
 )  # fmt: skip
@@ -245,3 +251,112 @@ def test_any_edit_of_a_manifest_is_taken_or_refused(data: st.DataObject, value: 
     assert all(isinstance(label, str) for label in read.labels)
     assert all(isinstance(facts["size"], int) for facts in read.files.values())
     assert read.preprocess(Image.new("L", (9, 7))).dtype == np.float32
+
+
+def _relist(folder: Path, **changes: object) -> None:
+    """Bring a manifest up to date with the folder's files, and change entries of it."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    for name in manifest["files"]:
+        content = (folder / name).read_bytes()
+        manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", ["weights.onnx", "golden/999.img", "folder/x", ".hidden"])
+def test_a_file_that_the_manifest_does_not_list_is_refused(copy: Path, name: str) -> None:
+    """A runtime might load it by its name; a signature would not cover it."""
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_bytes(b"x")
+    with pytest.raises(BundleError, match="does not list"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../outside", "/tmp/x", "org/model", "", ".", "..", ".hidden", "a\x1b[31m", "x" * 101]
+)
+def test_a_name_that_could_be_a_path_is_refused(copy: Path, name: str) -> None:
+    """Others make files of it."""
+    _relist(copy, name=name)
+    with pytest.raises(BundleError, match="not an EdgeKit manifest: the name"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"input": {"channels": 1, "height": 1_000_000, "width": 1_000_000, "batch": 1}},
+     {"input": {"channels": 1, "height": 16, "width": 32, "batch": 1}}, {"labels": []}, {"labels": ["x" * 1000]},
+     {"input": {"channels": 1, "height": 32, "width": 32, "batch": 1 << 40}}],
+)  # fmt: skip
+def test_sizes_out_of_bounds_are_refused(copy: Path, change: dict) -> None:
+    """Before anything of that size is made."""
+    _relist(copy, **change)
+    with pytest.raises(BundleError, match="not an EdgeKit manifest"):
+        Bundle.open(copy)
+
+
+def test_a_crop_without_bounds_is_refused(copy: Path) -> None:
+    """40,000 x 40,000 pixels took 9 GB."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    preprocess = {**manifest["preprocess"], "crop": [40_000, 40_000]}
+    _relist(copy, preprocess=preprocess, input={**manifest["input"], "height": 40_000, "width": 40_000})
+    with pytest.raises(BundleError, match="too large|is not from"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [{"tensors": np.zeros((16, 1, 32, 16), np.float32)}, {"logits": np.zeros((16, 9), np.float32)},
+     {"logits": np.zeros((15, 10), np.float32)}, {"tensors": np.zeros((16, 1, 32, 32), np.float64)},
+     {"checksums": np.zeros(3, np.uint32)}, {"logits": np.asarray([{}] * 16)},
+     {"tensors": np.zeros((16, 64, 1024, 1024), np.uint8)}],
+)  # fmt: skip
+def test_golden_arrays_are_what_the_manifest_promises(copy: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Shapes and types agree with the images, the input and the labels; a gigabyte of zeros is not unpacked."""
+    golden = Bundle.open(copy).golden()
+    whole = {"tensors": golden.tensors, "logits": golden.logits, "checksums": golden.checksums}
+    np.savez_compressed(copy / "golden.npz", allow_pickle=True, **{**whole, **arrays})  # type: ignore[arg-type]
+    _relist(copy)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="does not hold the golden samples"):
+        Bundle.open(copy).golden()
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"[]", b'{"train": [1]}', b'{"train": "x"}', b"\xff", b"[" * 9999])
+def test_splits_that_cannot_be_read_are_refused(copy: Path, content: bytes) -> None:
+    """One line."""
+    (copy / "splits.json.gz").write_bytes(content if content == b"x" else gzip.compress(content))
+    _relist(copy)
+    with pytest.raises(BundleError, match=r"splits\.json\.gz"):
+        Bundle.open(copy).splits()
+
+
+def test_splits_do_not_unpack_without_end(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gzip of zeros is read up to the limit."""
+    monkeypatch.setattr(bundle_module, "_MAX_SPLITS_BYTES", 1 << 20)
+    (copy / "splits.json.gz").write_bytes(gzip.compress(b" " * (64 << 20)))
+    _relist(copy)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="larger than"):
+        Bundle.open(copy).splits()
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_bundle_of_schema_1_is_read() -> None:
+    """Written by the first release: its golden samples have no checksums, so this machine's decoder stands in."""
+    bundle = Bundle.open(Path(__file__).parent.parent / "data" / "lenet-int8-schema-1")
+    golden = bundle.golden()
+    assert golden.checksums.shape == (16,)
+    session = open_session(bundle)
+    assert replay(bundle, session.run).top1_agreement == 1.0
+    assert bundle.splits()["test"]
+
+
+def test_a_fifo_in_a_bundle_is_refused(copy: Path) -> None:
+    """Reading it would wait without end."""
+    (copy / "model.onnx").unlink()
+    os.mkfifo(copy / "model.onnx")
+    with pytest.raises(BundleError, match="missing|no regular file"):
+        Bundle.open(copy)

@@ -344,7 +344,9 @@ def test_engines_are_built_run_and_compared(
     )  # fmt: skip
     report = json.loads(done.stdout)
     assert report["device"]["gpu"]["name"] == "Simulated Orin"
-    assert report["recommendation"]["id"] in {engine.id for engine in engines}
+    # the simulated GPU computes on the CPU, so an engine may be no faster than ONNX Runtime
+    faster = {model["id"] for model in report["models"] if model["outcome"] == "faster"}
+    assert report["recommendation"]["id"] in (faster or {fp32.id})
     for model in report["models"][1:]:
         assert model["stages_ms"].keys() == {"host_to_device", "inference", "device_to_host"}
         assert model["engine"]["reformats"] == 1

@@ -53,3 +53,17 @@ def test_find_by_id(fp32: Bundle, int8: Bundle) -> None:
     assert found is not None
     assert found.path == fp32.path
     assert find("0" * 16, int8.path.parent, Path("nowhere")) is None
+
+
+def test_a_damaged_manifest_is_passed_over_with_a_warning(
+    fp32: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One broken neighbour is in nobody's way."""
+    shutil.copytree(fp32.path, tmp_path / "001-good")
+    for number, text in enumerate([b"{", b"[]", b"\xff\xfe", b"[" * 99999, b'{"schema": 99}', b'{"schema": []}']):
+        folder = tmp_path / f"{number + 2:03d}-bad"
+        folder.mkdir()
+        (folder / "manifest.json").write_bytes(text)
+    assert newest(lambda manifest: True, "bundle", "edgekit train", runs=tmp_path).path.name == "001-good"
+    assert capsys.readouterr().err.count("passing over") == 6
+    assert find(fp32.id, tmp_path) is not None
