@@ -7,22 +7,26 @@ one line: the result, or what went wrong. It needs Python, numpy, Pillow and the
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .bundle import Bundle
+from .documents import DocumentError, read, within
 from .engine.build import Options, build
 from .engine.gpu import look
 from .engine.library import load
 from .engine.passport import FORMAT, Passport, check
 from .environment import allowed_cores, cores_got, describe, fastest_cores, state
-from .errors import EdgeKitError, LostDeviceError
+from .errors import DeviceError, EdgeKitError, LostDeviceError
 from .measure import Progress, measure
-from .measurement import Measurement
+from .measurement import Measurement, check_environment, check_measurements
 from .plan import Plan
 
 JOB, IMAGES, BUILT = "job.json", "images", "built"
+
+# As much of a device's words as an error shows.
+_SHOWN = 1000
 
 # what is said -> as a line of JSON
 Say = Callable[[dict[str, Any]], None]
@@ -39,9 +43,44 @@ class Measured(NamedTuple):
         return {"environment": self.environment, "measurements": [one.to_json() for one in self.measurements]}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Measured":
-        """Read what `to_json` wrote."""
-        return cls(data["environment"], [Measurement.from_json(entry) for entry in data["measurements"]])
+    def from_json(cls, data: Any, device: str, bundles: Sequence[Bundle], images: int) -> "Measured":
+        """Read what `to_json` wrote on a device that was asked to measure these bundles on so many images.
+
+        Raises:
+            DeviceError: it is no such measurement.
+        """
+        try:
+            answer = read(_Measured, data)
+            check_environment(answer.environment)
+            measurements = [Measurement.from_json(entry) for entry in answer.measurements]
+            check_measurements(measurements, {one.id: len(one.manifest.labels) for one in bundles}, images)
+        except DocumentError as error:
+            raise DeviceError(
+                f"{device} answered with what is no measurement of these models: {error}",
+                fix="run it again; if it stays so, do not trust this device",
+            ) from error
+        return cls(dict(answer.environment), measurements)
+
+
+class _Measured(NamedTuple):
+    """What `Measured.to_json` makes."""
+
+    environment: Mapping[str, Any]
+    measurements: tuple[Mapping[str, Any], ...]
+
+
+class _Failure(NamedTuple):
+    """What went wrong on a device, and what to do."""
+
+    error: str
+    fix: str
+
+
+class _Progress(NamedTuple):
+    """What a device is doing, and the share done."""
+
+    progress: str
+    share: float
 
 
 def run(job: Path, say: Say) -> Measured:
@@ -121,13 +160,20 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any]:
         for line in lines:
             message = heard(line)
             if "result" in message:
-                return message["result"]
+                return read(dict[str, Any], message["result"])
             if "error" in message:
-                raise EdgeKitError(message["error"], fix=message["fix"])
+                failure = read(_Failure, message)
+                raise EdgeKitError(failure.error[:_SHOWN], fix=failure.fix[:_SHOWN])
             if "measured" in message:
                 so_far = message["measured"]
             if "progress" in message:
-                progress(message["progress"], message["share"])
+                what = read(_Progress, message)
+                within(what.share, 0, 1 + 1e-6, "share")
+                progress(what.progress[:_SHOWN], what.share)
+    except DocumentError as error:
+        raise DeviceError(
+            f"the device answers with what EdgeKit does not understand: {error}", fix="run edgekit doctor; try again"
+        ) from error
     except LostDeviceError as error:
         error.measured = so_far
         raise
@@ -142,7 +188,7 @@ def heard(line: str) -> dict[str, Any]:
     """A message; what a login script or a library prints beside them is none."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}
 

@@ -5,12 +5,13 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from . import agent
 from .bundle import MANIFEST, Bundle
 from .engine.build import Options
+from .errors import DeviceError
 from .files import new_folder, sha256
 from .images import ImageSet
 from .plan import Plan
@@ -19,6 +20,9 @@ PACKAGE = Path(__file__).parent.parent
 
 # The earliest time that a zip file can hold: the same content makes the same file.
 EPOCH = (1980, 1, 1, 0, 0, 0)
+
+# A bundle has some twenty.
+_MOST_FILES = 1000
 
 # (name in the zip, file)
 Files = Iterator[tuple[str, Path]]
@@ -79,6 +83,29 @@ def job(bundles: Sequence[Bundle], plan: Plan, device: str = "local") -> dict[st
 def build_job(bundle: Bundle, options: Options, folder: str) -> dict[str, Any]:
     """What job.json says of an engine to be built from the bundle in this folder."""
     return {"build": {"bundle": folder, "named": str(bundle.path), "options": asdict(options)}}
+
+
+def unpack_bundle(parcel: Path, folder: Path, most: int) -> Path:
+    """Unpack a parcel that a device made, and that holds one bundle; the bundle's folder.
+
+    Raises:
+        DeviceError: it holds something else, reaches outside of the folder, or unpacks to more than `most` bytes.
+    """
+    try:
+        with zipfile.ZipFile(parcel) as archive:
+            entries = archive.infolist()
+            names = [PurePosixPath(entry.filename) for entry in entries]
+            if len(entries) > _MOST_FILES or sum(entry.file_size for entry in entries) > most:
+                raise DeviceError("the device sent an engine that unpacks without end", fix="do not trust this device")
+            if len({name.parts[:2] for name in names}) != 1 or any(
+                name.parts[0] != "bundles" or len(name.parts) < 3 or ".." in name.parts or "\\" in str(name)
+                for name in names
+            ):
+                raise DeviceError("the device sent an archive that is no bundle", fix="do not trust this device")
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        raise DeviceError(f"the engine that the device sent cannot be unpacked: {error}", fix="try again") from error
+    return folder / names[0].parts[0] / names[0].parts[1]
 
 
 def adopt(folder: Path, out: Path) -> None:

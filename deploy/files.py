@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,20 @@ def write_file(path: Path, content: bytes | str) -> None:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """See that a file can be written, before the work whose result it is to hold; an old one stays as it is.
+
+    Raises:
+        EdgeKitError: its folder is read-only or cannot be made, or `path` is a folder.
+    """
+    if path.is_dir():
+        raise EdgeKitError(f"{path} is a folder", fix="name a file in it")
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=_PARTIAL):
+            pass
 
 
 @contextlib.contextmanager

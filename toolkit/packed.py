@@ -11,7 +11,7 @@ from typing import Any
 
 from ..deploy import agent
 from ..deploy.errors import EdgeKitError
-from ..deploy.files import write_file
+from ..deploy.files import require_writable, write_file
 from ..deploy.plan import Plan
 from ..deploy.result import Result
 from .display import DEVICE_COLUMNS, device_rows, noise_summary, scenario_lines, speedups, subject, warning_lines
@@ -33,6 +33,7 @@ def main(path: Path, folder: Path) -> int:
     out = arguments.out.resolve()
     os.chdir(folder)  # no folder called edgekit where the person is may stand for this one
     try:
+        require_writable(out)  # before minutes are spent on measuring
         return _run(out, {key: getattr(arguments, key) for key in ("threads", "seconds") if getattr(arguments, key)})
     except EdgeKitError as error:
         print(f"error: {error}\nfix: {error.fix}", file=sys.stderr)

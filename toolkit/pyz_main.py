@@ -39,7 +39,9 @@ def main():
     try:
         with zipfile.ZipFile(str(path)) as archive:
             archive.extractall(str(folder))
-        sys.path[0] = os.environ["PYTHONPATH"] = str(folder)  # the processes that measure need it too
+        sys.path[0] = str(folder)
+        # the processes that measure need it too, beside what the user has set
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         sys.exit(import_module("edgekit.toolkit.packed").main(path, folder))
     finally:
         shutil.rmtree(str(folder), ignore_errors=True)

@@ -7,6 +7,8 @@ from ..deploy.bundle import MANIFEST, SIGNATURE, Bundle
 from ..deploy.errors import BundleError, EdgeKitError
 from ..deploy.files import write_file
 
+_SIGNATURE_BYTES = 64
+
 # So that a signature made for one kind of thing is never one of another.
 PACKED_MODEL, _BUNDLE = b"edgekit packed model 1\0", b"edgekit bundle 1\0"
 
@@ -37,8 +39,12 @@ def verify_bundle(bundle: Bundle, key: Path) -> None:
         BundleError: it has no signature, or another's.
         EdgeKitError: see `verify`.
     """
+    path = bundle.path / SIGNATURE
     try:
-        signature = (bundle.path / SIGNATURE).read_bytes()
+        if path.is_symlink() or not path.is_file():  # a fifo would be waited for
+            raise FileNotFoundError(path)
+        with path.open("rb") as stream:
+            signature = stream.read(_SIGNATURE_BYTES + 1)
     except OSError:
         raise BundleError(
             f"{bundle.path} is not signed", fix="edgekit build --sign key, or leave out --verify"

@@ -195,7 +195,7 @@ def _measure(
         return result(device.measure(chain, plan, test, progress))
     except LostDeviceError as lost:
         if keep is not None and lost.measured is not None:
-            path = write_result(result(Measured.from_json(lost.measured)), keep)
+            path = write_result(result(Measured.from_json(lost.measured, device.name, chain, len(test or ()))), keep)
             say(f"what was measured until then is kept: edgekit report {path}")
         raise
 

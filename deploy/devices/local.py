@@ -44,7 +44,7 @@ class LocalDevice:
                 (job / agent.IMAGES).mkdir()
                 images.save(job / agent.IMAGES)
             request = {**cargo.job(bundles, plan), "bundles": paths}
-            return Measured.from_json(_run(job, request, progress))
+            return Measured.from_json(_run(job, request, progress), self.name, bundles, len(images or ()))
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
         """Build an engine in a child process, which native code may end without ending this one."""

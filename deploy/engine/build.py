@@ -118,6 +118,11 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
             fix="edgekit export --format onnx",
         )
     library = load("tensorrt-rtx" if options.compute_capabilities else None)
+    if options.strip_weights and library.flavour == "tensorrt-rtx":
+        raise DeviceError(
+            "TensorRT for RTX cannot build engines without weights (its compiler, Myelin, fails on them)",
+            fix="leave out --strip-weights",
+        )
     gpu = look()
     targets = _targets(library, options, gpu)
     heard: list[Message] = []

@@ -38,7 +38,7 @@ class TrtSession:
                 f"{library.flavour} {library.version} cannot load {bundle.model_path}: {last_error(self._heard)}",
                 fix="build it again on this device: edgekit build",
             )
-        if (bundle.path / WEIGHTS).is_file():
+        if WEIGHTS in bundle.manifest.files:
             self._put_in_weights(bundle)
         self._context = self._engine.create_execution_context()
         if self._context is None:

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -313,3 +314,45 @@ def test_a_port_that_is_taken(fp32: Bundle) -> None:
             opened.measure([fp32], QUICK, None, lambda what, share: None)
     with pytest.raises(DeviceError, match="is no browser"):
         open_device("browser://a b")
+
+
+def _served(tmp_path: Path) -> Server:
+    return Server("127.0.0.1", 0, {"": (lambda: b"page", "text/html")})
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [({"Content-Length": "-1"}, b"", 411), ({"Content-Length": "x"}, b"", 411), ({}, b"", 411),
+     ({"Content-Length": "3", "Transfer-Encoding": "chunked"}, b"{}", 411), ({"Content-Length": str(1 << 40)}, b"", 413),
+     ({"Content-Length": "99999"}, b"[" * 99_999, 400), ({"Content-Length": "2"}, b"[]", 400),
+     ({"Content-Length": "4"}, b"\xff\xfe{}", 400), ({"Content-Length": "1" * 30}, b"", 411)],
+)  # fmt: skip
+def test_hostile_bodies_are_refused(tmp_path: Path, headers: dict, body: bytes, status: int) -> None:
+    """By their status; nothing of them reaches the measurement, and the server lives on."""
+    with _served(tmp_path) as server:
+        host, secret = server.host, server.url.rstrip("/").rpartition("/")[2]
+        address, port = host.split(":")
+        lines = [
+            f"POST /{secret}/message HTTP/1.1",
+            f"Host: {host}",
+            *(f"{k}: {v}" for k, v in headers.items()),
+            "",
+            "",
+        ]
+        with socket.create_connection((address, int(port)), timeout=10) as line:
+            line.sendall("\r\n".join(lines).encode() + body)
+            assert line.recv(100).startswith(f"HTTP/1.1 {status}".encode())
+        assert server.messages.empty()
+        with urllib.request.urlopen(server.url, timeout=10) as answer:
+            assert answer.read() == b"page"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "localhost:{port}", ""])
+def test_another_host_than_the_announced_one_gets_nothing(tmp_path: Path, host: str) -> None:
+    """A name of another site that points here (DNS rebinding)."""
+    with _served(tmp_path) as server:
+        address, port = server.host.split(":")
+        request = f"GET {server.url.partition(server.host)[2]} HTTP/1.1\r\nHost: {host.format(port=port)}\r\n\r\n"
+        with socket.create_connection((address, int(port)), timeout=10) as line:
+            line.sendall(request.encode())
+            assert b" 404 " in line.recv(100)

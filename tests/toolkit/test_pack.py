@@ -6,17 +6,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.errors import EdgeKitError
+from edgekit.deploy.errors import BundleError, EdgeKitError
 from edgekit.deploy.plan import Plan
 from edgekit.toolkit.contract import Contract
 from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.pack import pack, unpack, verify_packed
+from edgekit.toolkit.signing import verify_bundle
 
 QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5, threads=1)
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -169,3 +171,59 @@ def test_what_is_no_key(packed: Path, fp32: Bundle, key: Callable[..., Path], ed
     assert not Path("x.pyz").exists()
     edgekit("pack", fp32.path, "--sign", mine, "-o", "signed.pyz", "--limit", 10)
     assert "no ed25519 public key" in edgekit("pack", "--verify", mine, "signed.pyz", code=1).stderr
+
+
+def test_any_flipped_bit_of_its_first_lines_is_noticed(packed: Path) -> None:
+    """Python's import from zip files checks nothing; none of these ends well having measured nothing."""
+    content = packed.read_bytes()
+    generator = np.random.default_rng(int(os.environ.get("PYTEST_SEED", "1")))
+    with zipfile.ZipFile(packed) as archive:
+        info, directory = archive.infolist()[0], archive.start_dir
+    header = [*range(info.header_offset, info.header_offset + 41), *range(directory, directory + 57)]
+    bits = [(place, int(generator.integers(8))) for place in header]
+    bits += [(int(generator.integers(info.header_offset, 4000)), int(generator.integers(8))) for _ in range(60)]
+    broken = packed.with_name("broken.pyz")
+    for place, bit in bits:
+        changed = bytearray(content)
+        changed[place] ^= 1 << bit
+        broken.write_bytes(changed)
+        done = subprocess.run([sys.executable, "-I", "-S", broken], capture_output=True, text=True, cwd=packed.parent)
+        assert done.returncode != 0, (place, bit)
+        assert "not installed here" not in done.stderr, (place, bit)
+
+
+def test_the_users_pythonpath_stays(packed: Path) -> None:
+    """What it imports is found beside the packed code."""
+    with zipfile.ZipFile(packed) as archive:
+        assert b"PYTHONPATH" in zlib.decompress(bytes.fromhex(archive.read("__main__.py").decode().split("'")[1]))
+    folder = packed.parent / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(f"open({str(packed.parent / 'seen')!r}, 'a').write('x')")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, packed, "--seconds", "0.01"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=packed.parent, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert len((packed.parent / "seen").read_text()) > 3, "the processes that measure have it too"
+
+
+def test_a_place_that_cannot_be_written_is_found_before_measuring(packed: Path) -> None:
+    """One line, and no minute of measuring before it."""
+    done = _run(packed, "--out", "/proc/nothing/result.json", code=1)
+    assert "cannot write" in done.stderr
+    assert "loading" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link"])
+def test_a_signature_that_is_no_file_is_none(kind: str, fp32: Bundle, key: Callable[..., Path], tmp_path: Path) -> None:
+    """A fifo would be waited for without end."""
+    path = tmp_path / "bundle"
+    shutil.copytree(fp32.path, path)
+    signature = path / "manifest.sig"
+    if kind == "fifo":
+        os.mkfifo(signature)
+    elif kind == "folder":
+        signature.mkdir()
+    else:
+        signature.symlink_to("/dev/zero")
+    with pytest.raises(BundleError, match="not signed|does not list"):
+        verify_bundle(Bundle.open(path), key("key").with_suffix(".pub"))

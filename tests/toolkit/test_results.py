@@ -18,7 +18,7 @@ from edgekit.toolkit.report import render
 from edgekit.toolkit.tables import validation_table
 from rich.console import Console
 
-from .conftest import measurement
+from tests.toolkit.conftest import measurement
 
 PROMISED = {"id", "bundle", "format", "precision", "size_bytes", "parameters", "top1", "top1_interval", "top5", "drop",
             "flips", "flips_by_class", "calibration_error", "latency_ms", "latency_upper_ms", "time_ms", "samples",

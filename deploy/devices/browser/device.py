@@ -108,7 +108,8 @@ class BrowserDevice:
         with server:
             self._invite(server.url)
             progress("waiting for the page to be opened", 0.0)
-            return Measured.from_json(follow(self._words(server, bundles), progress))
+            found = follow(self._words(server, bundles), progress)
+            return Measured.from_json(found, self.name, bundles, len(images or ()))
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
         """There is no TensorRT in a browser."""
@@ -157,7 +158,10 @@ class BrowserDevice:
                 ) from None
             patience = _SILENCE_S
             if "error" in message:
-                message = {"error": f"the browser: {message['error']}", "fix": "try another browser, see its console"}
+                message = {
+                    "error": f"the browser: {str(message['error'])[:1000]}",
+                    "fix": "try another browser, see its console",
+                }
             for key in ("measured", "result"):
                 if key in message:
                     message = {key: self._measured(message[key], bundles).to_json()}
@@ -179,7 +183,7 @@ class BrowserDevice:
                 _measurement(bundle, one, session) for bundle, one in zip(bundles, found["models"], strict=True)
             ]
             return Measured(_environment(said), measurements)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DeviceError(f"the page sent what is no measurement: {error!r}", fix="run it again") from error
 
 

@@ -3,9 +3,11 @@
 import hmac
 import json
 import queue
+import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +18,8 @@ Pages = Mapping[str, tuple[Callable[[], bytes], str]]
 
 # No result is larger.
 _MOST_BYTES = 256 << 20
+# A body takes no longer to arrive.
+_BODY_S = 120.0
 
 # The first two isolate the page from others, which gives it threads and a finer clock where the browser trusts the
 # address (HTML Standard, 7.1.3). WebAssembly counts as evaluation.
@@ -41,6 +45,10 @@ class Server:
         self._guest: str | None = None
         self._server = ThreadingHTTPServer((address, port), self._handler())
         self._server.daemon_threads = True
+        host, port = self._server.server_address[:2]
+        name = own_address() if host == "0.0.0.0" else host  # noqa: S104 # as asked
+        # as a browser writes it in the Host header (RFC 9110, section 7.2)
+        self.host = name if port == 80 else f"{name}:{port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
     def __enter__(self) -> "Server":
@@ -54,8 +62,7 @@ class Server:
     @property
     def url(self) -> str:
         """The address to open."""
-        host, port = self._server.server_address[:2]
-        return f"http://{own_address() if host == '0.0.0.0' else host}:{port}/{self._secret}/"  # noqa: S104 # as asked
+        return f"http://{self.host}/{self._secret}/"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
@@ -73,23 +80,44 @@ class Server:
                 self._answer(HTTPStatus.OK, content(), kind)
 
             def do_POST(self) -> None:  # its name in the standard library
-                length = int(self.headers.get("Content-Length") or 0)
-                if self._path() != "message" or length > _MOST_BYTES:
-                    self.close_connection = True  # what it sends is not read
+                self.close_connection = True  # unless all that it sends has been read
+                length = self.headers.get("Content-Length", "")
+                if self._path() != "message":
                     self.send_error(HTTPStatus.NOT_FOUND)
-                    return
-                try:
-                    message = json.loads(self.rfile.read(length))
-                except ValueError:
-                    message = None
-                if not isinstance(message, dict):
+                elif "Transfer-Encoding" in self.headers or not re.fullmatch(r"\d{1,18}", length):
+                    self.send_error(HTTPStatus.LENGTH_REQUIRED)
+                elif int(length) > _MOST_BYTES:
+                    self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                elif (message := self._message(int(length))) is None:
                     self.send_error(HTTPStatus.BAD_REQUEST)
-                    return
-                outer.messages.put(message)
-                self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
+                else:
+                    self.close_connection = False
+                    outer.messages.put(message)
+                    self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
+
+            def _message(self, length: int) -> dict[str, Any] | None:
+                """The body, where it is a JSON object that arrives whole, in time."""
+                end, parts = time.monotonic() + _BODY_S, []
+                while length > 0 and time.monotonic() < end:
+                    part = self.rfile.read1(min(length, 1 << 16))  # type: ignore[attr-defined] # it is a BufferedReader
+                    if not part:
+                        return None
+                    parts.append(part)
+                    length -= len(part)
+                try:
+                    message = json.loads(b"".join(parts)) if length == 0 else None
+                except (ValueError, RecursionError):
+                    return None
+                return message if isinstance(message, dict) else None
 
             def _path(self) -> str | None:
-                """What is asked for; None for whoever does not know the secret, or is not the first who did."""
+                """What is asked for; None for whoever does not know the secret, or is not the first who did.
+
+                The Host must be the address that was announced, so that another site's name, pointed at this machine,
+                reads nothing (DNS rebinding).
+                """
+                if self.headers.get("Host") != outer.host:
+                    return None
                 secret, _, path = self.path.partition("?")[0].lstrip("/").partition("/")
                 if not hmac.compare_digest(secret.encode(), outer._secret.encode()):
                     return None

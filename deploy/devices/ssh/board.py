@@ -3,12 +3,12 @@
 import contextlib
 import getpass
 import json
+import re
 import shlex
 import socket
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from ... import cargo
 from ...agent import Measured, follow, heard
 from ...bundle import Bundle
 from ...cargo import Parcel
+from ...documents import DocumentError, read
 from ...engine.build import Options
 from ...engine.passport import FORMAT
 from ...errors import DeviceError, LostDeviceError
@@ -42,6 +43,10 @@ _TRIES = 3
 # A clock that is off by more is worth a word: certificates are refused, file times are wrong.
 _CLOCK_S = 86400.0
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# An engine holds its model's weights, in fp32 at most, and some megabytes of kernels.
+_MOST_GROWTH, _MOST_ENGINE_BYTES = 8, 256 << 20
+
 _BOOTSTRAP = Path(__file__).parent / "bootstrap.py"
 # The Python that provision made, in either place where it may be (see bootstrap.caches), if the folder is the person's
 # own: in /tmp anybody may have been first. Else the system's.
@@ -57,6 +62,40 @@ class Package(NamedTuple):
 
     version: str | None
     error: str | None
+
+
+class Facts(NamedTuple):
+    """A board's Python and room (see bootstrap.facts)."""
+
+    python: tuple[int, int, int]
+    executable: str
+    base: str
+    machine: str
+    libc: tuple[str, str]
+    system: str
+    cache: str | None
+    rsync: bool
+    time: float
+    free_bytes: int = 0
+    cache_bytes: int = 0
+
+
+class Answer(NamedTuple):
+    """What bootstrap.main says: each of its messages has some of these."""
+
+    facts: Facts | None = None
+    files: dict[str, int | str] | None = None
+    code: str | None = None
+    collected: str | None = None
+    unwritable: str | None = None
+    found: tuple[str, ...] | None = None
+    importing: str | None = None
+    imported: str | None = None
+    version: str | None = None
+    failed: str | None = None
+    missing: bool | None = None
+    error: str | None = None
+    cleaned: tuple[str, ...] | None = None
 
 
 class Probe(NamedTuple):
@@ -102,13 +141,14 @@ class Board:
             DeviceError: the board lacks Python, a package, or a place to write.
         """
         self._check()
-        return {"onnx", "null", "slowed"} | ({FORMAT} if self.look().found else set())
+        return {"onnx"} | ({FORMAT} if self.look().found else set())
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Send what is not there yet, and run the agent."""
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
             parcels = list(_parcels(bundles, images, Path(folder)))
-            return Measured.from_json(self._run(parcels, cargo.job(bundles, plan, self.name), progress)[1])
+            _, result = self._run(parcels, cargo.job(bundles, plan, self.name), progress)
+            return Measured.from_json(result, self.name, bundles, len(images or ()))
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
         """Send the model, have it built there, and fetch the engine; the board keeps its copy for running it."""
@@ -123,14 +163,17 @@ class Board:
             job = cargo.build_job(bundle, options, cargo.bundle_folder(bundle))
             probe, built = self._run(list(_parcels([bundle], None, Path(folder))), job, progress)
             progress("fetching", 0.0)
-            parcel, unpacked = Path(folder) / built["parcel"], Path(folder) / "unpacked"
-            self._connection.get(f"{probe.facts['cache']}/{parcel.name}", parcel, rsync=probe.facts["rsync"])
-            if sha256(parcel) != parcel.name:
+            digest, parcel, unpacked = built.get("parcel"), Path(folder) / "parcel", Path(folder) / "unpacked"
+            if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+                raise DeviceError(
+                    f"{self.name} names its engine {str(digest)[:80]!r}, which is no hash",
+                    fix="do not trust this device",
+                )
+            most = _MOST_GROWTH * bundle.size_bytes + _MOST_ENGINE_BYTES
+            self._connection.get(f"{probe.facts['cache']}/{digest}", parcel, rsync=probe.facts["rsync"], most=most)
+            if sha256(parcel) != digest:
                 raise DeviceError(f"{self.name}: the engine arrived damaged", fix="run the command again")
-            with zipfile.ZipFile(parcel) as archive:
-                archive.extractall(unpacked)
-            (made,) = (unpacked / "bundles").iterdir()
-            cargo.adopt(made, out)
+            cargo.adopt(cargo.unpack_bundle(parcel, unpacked, most), out)
 
     def _run(
         self, parcels: Sequence[Parcel], job: dict[str, Any], progress: Progress
@@ -176,20 +219,21 @@ class Board:
             "import": list(packages),
             "find": list(modules),
         }
-        found: dict[str, Any] = {}
+        answer = Answer()
         tried: dict[str, Package] = {}
         for message in self._ask(request):
-            if "imported" in message:
-                tried[message["imported"]] = Package(message["version"], None)
-            elif "failed" in message:
-                tried[message["failed"]] = Package(None, None if message["missing"] else message["error"])
-            elif "importing" in message:  # it stays so where the import kills the interpreter
-                tried[message["importing"]] = Package(None, "importing it ends the interpreter")
+            part = self._understood(message)
+            if part.imported is not None:
+                tried[part.imported] = Package(part.version or "unknown", None)
+            elif part.failed is not None:
+                tried[part.failed] = Package(None, None if part.missing else part.error)
+            elif part.importing is not None:  # it stays so where the import kills the interpreter
+                tried[part.importing] = Package(None, "importing it ends the interpreter")
             else:
-                found |= message
-        facts = found.get("facts")
-        if facts is None:
+                answer = answer._replace(**{key: value for key, value in part._asdict().items() if value is not None})
+        if answer.facts is None:
             raise DeviceError(f"{self.name} has no python3 that answers", fix="install Python 3.10 or newer there")
+        facts = answer.facts._asdict()
         version = ".".join(map(str, facts["python"]))
         if tuple(facts["python"]) < OLDEST_PYTHON:
             raise DeviceError(
@@ -200,15 +244,42 @@ class Board:
             raise DeviceError(
                 f"{self.name} has no folder that can be written", fix="make ~/.cache or /tmp writable there"
             )
-        if "unwritable" in found:
-            raise DeviceError(f"{self.name} cannot write: {found['unwritable']}", fix="free some room there")
-        return Probe(
-            facts, tried, found.get("files", {}), found.get("code"), found.get("collected"), found.get("found", [])
-        )
+        if answer.unwritable is not None:
+            raise DeviceError(f"{self.name} cannot write: {answer.unwritable}", fix="free some room there")
+        tried = {name: package for name, package in tried.items() if name in packages}
+        files = {name: state for name, state in (answer.files or {}).items() if name in land}
+        found = [name for name in answer.found or () if name in modules]
+        return Probe(facts, tried, files, answer.code, answer.collected, found)
+
+    def _understood(self, message: dict[str, Any]) -> Answer:
+        """A message of the bootstrap; what a login script prints as JSON is none of it.
+
+        Raises:
+            DeviceError: it is one with entries of another type, or with a path that is none.
+        """
+        if not message.keys() <= {*Answer._fields}:
+            return Answer()
+        collected = message.pop("collected", None)  # a result, larger than any other text
+        try:
+            answer = read(Answer, message)
+            paths = [answer.code, *((answer.facts.cache, answer.facts.executable) if answer.facts else ())]
+            texts = [*paths, *([answer.facts.machine, answer.facts.base, *answer.facts.libc] if answer.facts else [])]
+            if not all(text is None or text.isprintable() for text in texts):
+                raise DocumentError("a path with control characters")
+            if not all(path is None or path.startswith("/") for path in (answer.code, *paths[1:2])):
+                raise DocumentError("a path that is not absolute")
+            if collected is not None and not isinstance(collected, str):
+                raise DocumentError("a result that is no text")
+        except DocumentError as error:
+            raise DeviceError(
+                f"{self.name} answers with what EdgeKit does not understand: {error}", fix="do not trust this device"
+            ) from error
+        return answer._replace(collected=collected)
 
     def clean(self) -> list[str]:
         """Remove all that EdgeKit put on the board: the folders that are gone."""
-        return next((message["cleaned"] for message in self._ask({"clean": True}) if "cleaned" in message), [])
+        answers = [self._understood(message).cleaned for message in self._ask({"clean": True})]
+        return next((list(cleaned) for cleaned in answers if cleaned is not None), [])
 
     def describe(self) -> dict[str, Any]:
         """The machine and its state, by the same code that measures there.
@@ -225,8 +296,8 @@ class Board:
             "print(json.dumps({'machine': describe(), 'state': state()}))"
         )
         for message in self._heard(f"{_python(probe)} -c {shlex.quote(program)}", "", _PROBE_S):
-            if "machine" in message:
-                return message
+            if message.keys() == {"machine", "state"} and all(isinstance(part, dict) for part in message.values()):
+                return read(dict[str, Any], message)
         raise DeviceError(f"{self.name} did not describe itself", fix="run edgekit doctor --device again")
 
     def run(self, command: str, timeout: float) -> list[str]:

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -22,6 +23,13 @@ from ...errors import DeviceError, LostDeviceError
 _CONNECT_S = 20.0
 # With ServerAliveInterval these make a dead line known after 9 to 12 seconds.
 _ALIVE_S, _ALIVE_TIMES = 3, 3
+
+# A result is one line, of some megabytes with ten thousand images; beyond this it is no result.
+_LONGEST_LINE = 64 << 20
+# An agent says some lines a second, for hours at most.
+_MOST_LINES, _LONGEST_S = 1_000_000, 24 * 3600.0
+# Lines that wait to be read, and last words that are kept.
+_MOST_WAITING, _WORDS_KEPT, _WORDS_READ = 1000, 100, 1 << 20
 
 _ADDRESS = re.compile(
     r"ssh://(?:(?P<user>[^@/]+)@)?(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^:/@]+)(?::(?P<port>\d+))?(?P<path>/.*)?"
@@ -137,14 +145,15 @@ class Connection:
             CommandError: the command failed.
         """
         assert process.stdout and process.stderr  # noqa: S101 # they are pipes
-        heard: queue.Queue[str | None] = queue.Queue()
-        words: list[str] = []
+        heard: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
+        words: deque[str | None] = deque(maxlen=_WORDS_KEPT)
         threads = [
             threading.Thread(target=_listen, args=(process.stdout, heard.put), daemon=True),
             threading.Thread(target=_listen, args=(process.stderr, words.append), daemon=True),
         ]
         for thread in threads:
             thread.start()
+        count, end = 0, time.monotonic() + _LONGEST_S
         while True:
             try:
                 line = heard.get(timeout=timeout)
@@ -152,6 +161,12 @@ class Connection:
                 raise self._lost(f"said nothing for {timeout:.0f} s") from None
             if line is None:
                 break
+            count += 1
+            if len(line) > _LONGEST_LINE or count > _MOST_LINES or time.monotonic() > end:
+                raise DeviceError(
+                    f"{self.address.host} does not stop talking: line {count}, {len(line)} characters",
+                    fix="look at what runs there; EdgeKit's own agent says far less",
+                )
             yield line
         threads[1].join(5.0)
         code = process.wait()
@@ -171,20 +186,22 @@ class Connection:
         batch = f"put {'-a ' if sent else ''}{_quoted(str(path))} {_quoted(remote)}\n"
         self._transfer([str(path), there], batch, rsync=rsync, progress=progress)
 
-    def get(self, remote: str, path: Path, *, rsync: bool) -> None:
-        """Fetch a file, by rsync where the board has it, else by sftp.
+    def get(self, remote: str, path: Path, *, rsync: bool, most: int) -> None:
+        """Fetch a file of at most `most` bytes, by rsync where the board has it, else by sftp.
 
         Raises:
             LostDeviceError: the line is dead.
             DeviceError: the file cannot be read there or written here.
         """
         batch = f"get {_quoted(remote)} {_quoted(str(path))}\n"
-        self._transfer([f"{self.address.host}:{remote}", str(path)], batch, rsync=rsync, progress=lambda _: None)
+        ends = [f"{self.address.host}:{remote}", str(path)]
+        self._transfer(ends, batch, rsync=rsync, progress=lambda _: None, most=most)
 
     def _transfer(
-        self, ends: Sequence[str], batch: str, *, rsync: bool, progress: Callable[[float], None]
+        self, ends: Sequence[str], batch: str, *, rsync: bool, progress: Callable[[float], None],
+        most: int | None = None,
     ) -> None:  # fmt: skip
-        """Run rsync from one end to the other, or sftp with a batch of commands."""
+        """Run rsync from one end to the other, or sftp with a batch of commands; neither writes more than `most`."""
         if rsync and shutil.which("rsync"):
             command = [
                 "rsync", "--partial", "--append-verify", "--protect-args", "--info=progress2", "--timeout=20",
@@ -193,6 +210,8 @@ class Connection:
             batch = ""
         else:
             command = ["sftp", "-S", self._ssh, "-q", "-b", "-", *self._options(), "--", self.address.host]
+        if most is not None:  # the system ends a process that writes more; in blocks of 512 bytes (POSIX, ulimit)
+            command = ["sh", "-c", f'ulimit -f {-(-most // 512)}; exec "$@"', "sh", *command]
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
@@ -204,12 +223,12 @@ class Connection:
                     process.stdin.write(batch)
                     process.stdin.close()
                 with process.stdout as output:
-                    for line in output:
+                    while line := output.readline(_WORDS_READ):
                         if share := re.search(r"(\d+)%", line):
                             progress(min(1.0, int(share[1]) / 100))
                 code = process.wait()
             errors.seek(0)
-            self._check_sent(code, errors.read())
+            self._check_sent(code, errors.read(_WORDS_READ))
 
     def _check_sent(self, code: int, words: str) -> None:
         """Raise what the end of rsync or sftp means."""
@@ -320,13 +339,15 @@ def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
 
 def _listen(stream: IO[str], take: Callable[[Any], object]) -> None:
     with stream:
-        for line in stream:
+        while line := stream.readline(_LONGEST_LINE + 1):
             take(line)
+            if len(line) > _LONGEST_LINE:
+                break
     take(None)
 
 
-def _last_word(words: list[Any]) -> str:
-    return next((word.strip() for word in reversed(words) if word and word.strip()), "")
+def _last_word(words: Sequence[str | None]) -> str:
+    return next((word.strip()[:1000] for word in reversed(words) if word and word.strip()), "")
 
 
 def _quoted(path: str) -> str:

@@ -1,0 +1,210 @@
+"""What a device answers is hostile until checked: typed, bounded, agreeing with what it was asked, never a path."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgekit.deploy import agent, cargo
+from edgekit.deploy.agent import Measured, follow
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices.ssh import connection as ssh
+from edgekit.deploy.devices.ssh.board import Board, Facts, Probe
+from edgekit.deploy.devices.ssh.connection import Address, Connection
+from edgekit.deploy.engine.build import Options
+from edgekit.deploy.errors import DeviceError, EdgeKitError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.toolkit.conftest import ENVIRONMENT, measurement
+
+FACTS = Facts((3, 11, 2), "/usr/bin/python3", "/usr/bin/python3", "aarch64", ("glibc", "2.36"), "Linux",
+              "/home/pi/.cache/edgekit", True, 1e9, 1 << 30, 0)  # fmt: skip
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+def _silent(what: str, share: float) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "name", ["/tmp/owned", "../../owned", "a" * 63, "A" * 64, "", None, 7, ["x"], "a" * 64 + "\n!id"]
+)
+def test_a_board_cannot_name_a_file_on_the_host(
+    name: object, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it built is fetched by a hash, to a name of the host's own, or not at all."""
+    board = Board("ssh://board")
+    probe = Probe(FACTS._asdict(), {}, {}, None, None, ["tensorrt"])
+    fetched: list[str] = []
+    monkeypatch.setattr(Board, "_check", lambda self: None)
+    monkeypatch.setattr(Board, "look", lambda self: probe)
+    monkeypatch.setattr(Board, "_run", lambda self, *arguments: (probe, {"parcel": name}))
+    monkeypatch.setattr(Connection, "get", lambda self, remote, path, **rest: fetched.append(remote))
+    with pytest.raises(DeviceError, match="no hash"):
+        board.build(fp32, Options(), tmp_path / "made", _silent)
+    assert fetched == []
+
+
+def _zip(path: Path, **entries: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"bundles/a/model": b"", "../outside": b"x"}, {"bundles/../../outside/x": b""}, {"/outside/a/b": b""},
+     {"bundles/a/x": b"", "bundles/b/x": b""}, {"bundles/x": b""}, {"other/a/x": b""},
+     {"bundles/a/x": bytes(20 << 20)}, {}],
+)  # fmt: skip
+def test_an_archive_of_a_device_is_one_bundle(entries: dict[str, bytes], tmp_path: Path) -> None:
+    """Nothing outside of its folder, not two, and no more than an engine takes."""
+    parcel = _zip(tmp_path / "parcel", **entries)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(DeviceError):
+        cargo.unpack_bundle(parcel, tmp_path / "in" / "unpacked", 10 << 20)
+    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "in" / "outside").exists()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"error": 3, "fix": "x"}, {"error": "x"}, {"progress": 3, "share": 0}, {"progress": "x", "share": "y"},
+     {"progress": "x"}, {"progress": "x", "share": float("nan")}, {"result": 3}, {"result": None},
+     {"progress": "x" * 100_000, "share": 0.5}, {"error": [], "fix": []}, {"result": [1]}],
+)  # fmt: skip
+def test_malformed_messages_are_one_line(message: dict) -> None:
+    """Never a traceback."""
+    with pytest.raises(EdgeKitError):
+        follow([json.dumps(message)], _silent)
+
+
+def test_what_is_no_message_is_passed_over() -> None:
+    """A login script's words; the result after them counts."""
+    lines = ["Welcome!", "[1, 2]", '"x"', "{", "[" * 100_000, '{"motd": 1}', '{"result": {"a": 1}}']
+    assert follow(lines, _silent) == {"a": 1}
+
+
+@pytest.fixture
+def answer(fp32: Bundle) -> dict[str, Any]:
+    """What a device answers on three images."""
+    one = measurement(fp32, 1.0, np.asarray([1, 2, 3]))
+    return json.loads(json.dumps(Measured(ENVIRONMENT, [one]).to_json()))
+
+
+def test_a_sound_answer_is_read(answer: dict, fp32: Bundle) -> None:
+    """As it was written."""
+    assert (
+        Measured.from_json(answer, "pi", [fp32], 3).to_json() == Measured.from_json(answer, "pi", [fp32], 3).to_json()
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda one: one.update(bundle="other"), lambda one: one["predictions"].update(classes=[1, 2]),
+     lambda one: one["predictions"].update(classes=[1, 2, 99]), lambda one: one.update(predictions=None),
+     lambda one: one.update(blocks=[]), lambda one: one["blocks"][0].update(ns=[]),
+     lambda one: one["blocks"][0].update(ns=[0]), lambda one: one["blocks"][0].update(calls=0),
+     lambda one: one.update(golden_logits=[[1.0]]), lambda one: one.update(parity={}), lambda one: one.update(x=1),
+     lambda one: one["session"].update(runtime=["x"]), lambda one: one.update(warm_ups=[])],
+)  # fmt: skip
+def test_an_answer_agrees_with_what_was_asked(answer: dict, fp32: Bundle, change: Callable[[dict], object]) -> None:
+    """The models, the images, the classes; times are times."""
+    change(answer["measurements"][0])
+    with pytest.raises(DeviceError, match="pi answered with what is no measurement"):
+        Measured.from_json(answer, "pi", [fp32], 3)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), value=anything)
+def test_any_edit_of_an_answer_is_taken_or_refused(
+    answer: dict, fp32: Bundle, data: st.DataObject, value: object
+) -> None:
+    """Whatever stands in place of whatever entry."""
+    changed = json.loads(json.dumps(answer))
+    place: Any = changed
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else list(range(min(3, len(place))))))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 3)) == 0:
+            break
+        place = place[key]
+    place[key] = value
+    try:
+        Measured.from_json(json.loads(json.dumps(changed)), "pi", [fp32], 3)
+    except DeviceError:
+        return
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"facts": 3}, {"facts": {}}, {"facts": {**FACTS._asdict(), "cache": "relative"}},
+     {"facts": {**FACTS._asdict(), "cache": "/x\n!touch owned"}}, {"facts": {**FACTS._asdict(), "python": "3.11"}},
+     {"facts": {**FACTS._asdict(), "executable": "/usr/bin/python3\x1b[31m"}}, {"code": "relative"}, {"files": [1]},
+     {"collected": 7}, {"imported": ["x"]}],
+)  # fmt: skip
+def test_a_probe_takes_no_path_that_is_none(message: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder with a line break would be a command in sftp's batch language."""
+    monkeypatch.setattr(Board, "_ask", lambda self, request: iter([json.loads(json.dumps(message))]))
+    with pytest.raises(DeviceError, match="does not understand"):
+        Board("ssh://board").probe()
+
+
+def test_a_probe_takes_a_sound_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only what was asked for of it."""
+    messages = [{"facts": FACTS._asdict()}, {"files": {"a": "whole", "b": 3}}, {"motd": 1},
+                {"imported": "numpy", "version": "2"}, {"imported": "evil", "version": "1"}]  # fmt: skip
+    monkeypatch.setattr(Board, "_ask", lambda self, request: iter(json.loads(json.dumps(messages))))
+    probe = Board("ssh://board").probe(land=["a"], packages=["numpy"])
+    assert probe.files == {"a": "whole"}
+    assert probe.packages.keys() == {"numpy"}
+
+
+def _talker(program: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["import sys\nwhile True: sys.stdout.write('x' * 100_000)", "while True: print('x')",
+     "import sys\nwhile True: sys.stderr.write('y\\n'); print('x')"],
+)  # fmt: skip
+def test_endless_words_end(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line without end, lines without end."""
+    monkeypatch.setattr(ssh, "_LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(ssh, "_MOST_LINES", 10_000)
+    process = _talker(program)
+    try:
+        with pytest.raises(DeviceError, match="does not stop talking"):
+            for _ in Connection(Address("pi", "board", None, None)).lines(process, 20.0):
+                pass
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_job_of_the_agent_is_answered_by_a_line(fp32: Bundle, tmp_path: Path) -> None:
+    """The agent itself keeps to the form: it runs, and its answer is taken."""
+    job = {"bundles": {fp32.id: str(fp32.path)}, "device": "local",
+           "plan": {"seconds": 0.1, "rounds": 2, "processes": 3, "threads": 1}}  # fmt: skip
+    (tmp_path / agent.JOB).write_text(json.dumps(job))
+    said: list[dict] = []
+    agent.run_and_say(tmp_path, said.append)
+    lines = [json.dumps(message) for message in said]
+    assert len(Measured.from_json(follow(lines, _silent), "local", [fp32], 0).measurements) == 1
