@@ -129,7 +129,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # a place like /proc takes no new entry, and says that there is none
-        no_entry = error.errno == errno.ENOENT and str(error.filename or "").endswith(_PARTIAL)
+        where = Path(str(error.filename or ""))
+        no_entry = error.errno == errno.ENOENT and (where.name.endswith(_PARTIAL) or where in path.parents)
         if error.errno not in _UNWRITABLE and not no_entry:
             raise
         raise EdgeKitError(

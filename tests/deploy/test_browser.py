@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -323,7 +322,8 @@ def _served(tmp_path: Path) -> Server:
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [({"Content-Length": "-1"}, b"", 411), ({"Content-Length": "x"}, b"", 411), ({}, b"", 411),
-     ({"Content-Length": "3", "Transfer-Encoding": "chunked"}, b"{}", 411), ({"Content-Length": str(1 << 40)}, b"", 413),
+     ({"Content-Length": "3", "Transfer-Encoding": "chunked"}, b"{}", 411),
+     ({"Content-Length": str(1 << 40)}, b"", 413),
      ({"Content-Length": "99999"}, b"[" * 99_999, 400), ({"Content-Length": "2"}, b"[]", 400),
      ({"Content-Length": "4"}, b"\xff\xfe{}", 400), ({"Content-Length": "1" * 30}, b"", 411)],
 )  # fmt: skip
@@ -343,8 +343,7 @@ def test_hostile_bodies_are_refused(tmp_path: Path, headers: dict, body: bytes, 
             line.sendall("\r\n".join(lines).encode() + body)
             assert line.recv(100).startswith(f"HTTP/1.1 {status}".encode())
         assert server.messages.empty()
-        with urllib.request.urlopen(server.url, timeout=10) as answer:
-            assert answer.read() == b"page"
+        assert _get(server.url, f"/{secret}/") == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "localhost:{port}", ""])

@@ -1,10 +1,12 @@
 """What a device answers is hostile until checked: typed, bounded, agreeing with what it was asked, never a path."""
 
+import contextlib
 import json
 import subprocess
 import sys
+import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from edgekit.deploy.agent import Measured, follow
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.ssh import connection as ssh
 from edgekit.deploy.devices.ssh.board import Board, Facts, Probe
-from edgekit.deploy.devices.ssh.connection import Address, Connection
+from edgekit.deploy.devices.ssh.connection import Address, CommandError, Connection, ended
 from edgekit.deploy.engine.build import Options
-from edgekit.deploy.errors import DeviceError, EdgeKitError
+from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +27,8 @@ from tests.toolkit.conftest import ENVIRONMENT, measurement
 
 FACTS = Facts((3, 11, 2), "/usr/bin/python3", "/usr/bin/python3", "aarch64", ("glibc", "2.36"), "Linux",
               "/home/pi/.cache/edgekit", True, 1e9, 1 << 30, 0)  # fmt: skip
+
+CONNECTION = Connection(Address("pi", "board", None, None))
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -170,33 +174,70 @@ def test_a_probe_takes_a_sound_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe.packages.keys() == {"numpy"}
 
 
-def _talker(program: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@contextlib.contextmanager
+def _started(program: str) -> Iterator[subprocess.Popen[bytes]]:
+    """What stands in for a command on a board."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=pipe)
+    with ended(process):
+        yield process
+        process.kill()
 
 
 @pytest.mark.parametrize(
     "program",
-    ["import sys\nwhile True: sys.stdout.write('x' * 100_000)", "while True: print('x')",
-     "import sys\nwhile True: sys.stderr.write('y\\n'); print('x')"],
+    ["import sys\nwhile True: sys.stdout.write('x' * 100_000)", "while True: print('x')", "while True: print()",
+     "import sys\nwhile True: sys.stderr.write('y' * 10_000); print('x' * 10_000)"],
 )  # fmt: skip
-def test_endless_words_end(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line without end, lines without end."""
-    monkeypatch.setattr(ssh, "_LONGEST_LINE", 1 << 20)
-    monkeypatch.setattr(ssh, "_MOST_LINES", 10_000)
-    process = _talker(program)
+def test_endless_output_ends(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line without end, lines without end, with as much beside them; memory holds one line and what waits."""
+    monkeypatch.setattr(ssh, "_MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(ssh, "_MAX_LINES", 10_000)
+    tracemalloc.start()
     try:
-        with pytest.raises(DeviceError, match="does not stop talking"):
-            for _ in Connection(Address("pi", "board", None, None)).lines(process, 20.0):
+        with _started(program) as process, pytest.raises(DeviceError, match="does not stop printing"):
+            for _ in CONNECTION.lines(process, 20.0):
                 pass
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
-        process.kill()
-        process.communicate()
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["import time; time.sleep(60)", "import time\nwhile True: print('.', end='', flush=True); time.sleep(0.05)",
+     "import sys\nwhile True: sys.stderr.write('y' * 1000)",
+     "import os, time; os.close(1); os.close(2); time.sleep(60)"],
+)  # fmt: skip
+def test_a_command_that_prints_no_line_is_lost(program: str) -> None:
+    """Silent, a character now and then, standard error alone, or closed and still running."""
+    with _started(program) as process, pytest.raises(LostDeviceError, match="said nothing for 1 s|does not end"):
+        list(CONNECTION.lines(process, 1.0))
+
+
+def test_a_command_s_lines_arrive() -> None:
+    """Whole, in order, the last one without its end too; a failure has its last words."""
+    accents = "\u00e9" * 70_000
+    with _started("print('a'); print(); print('\u00e9' * 70_000); print('z', end='')") as process:
+        assert list(CONNECTION.lines(process, 20.0)) == ["a", "", accents, "z"]
+    failing = _started("import sys; print('no room', file=sys.stderr); sys.exit(3)")
+    with failing as process, pytest.raises(CommandError, match="exit code 3: no room"):
+        list(CONNECTION.lines(process, 20.0))
+
+
+@pytest.mark.parametrize(("size", "fits"), [(0, True), (3_000_000, True), (3_000_001, False), (1 << 40, False)])
+def test_a_file_of_a_board_is_bounded(
+    size: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Whatever size it has there, no more than was asked for is written."""
+    program = f"import sys\nfor at in range(0, {size}, 100_000): sys.stdout.write('x' * min(100_000, {size} - at))"
+    path = tmp_path / "fetched"
+    with _started(program) as process:
+        monkeypatch.setattr(Connection, "start", lambda self, command: process)
+        monkeypatch.setattr(ssh, "ended", lambda process: contextlib.nullcontext())
+        with contextlib.nullcontext() if fits else pytest.raises(DeviceError, match="sends more than 3000000 bytes"):
+            CONNECTION.get("/cache/x", path, most=3_000_000)
+    assert path.stat().st_size == size if fits else path.stat().st_size <= 3_000_000
 
 
 def test_a_job_of_the_agent_is_answered_by_a_line(fp32: Bundle, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ class Board:
                     fix="do not trust this device",
                 )
             most = _MOST_GROWTH * bundle.size_bytes + _MOST_ENGINE_BYTES
-            self._connection.get(f"{probe.facts['cache']}/{digest}", parcel, rsync=probe.facts["rsync"], most=most)
+            self._connection.get(f"{probe.facts['cache']}/{digest}", parcel, most=most)
             if sha256(parcel) != digest:
                 raise DeviceError(f"{self.name}: the engine arrived damaged", fix="run the command again")
             cargo.adopt(cargo.unpack_bundle(parcel, unpacked, most), out)
@@ -463,7 +463,7 @@ def _beating(process: Any, request: dict[str, Any]) -> Iterator[Callable[[str], 
 
     def say(line: str) -> None:
         with lock, contextlib.suppress(OSError, ValueError):  # the line is dead, which the other direction tells
-            process.stdin.write(f"{line}\n")
+            process.stdin.write(f"{line}\n".encode())
             process.stdin.flush()
 
     def beat() -> None:

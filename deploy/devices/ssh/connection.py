@@ -5,18 +5,17 @@ It is the person's own ssh: their configuration, keys, agent and jump hosts coun
 
 import contextlib
 import os
-import queue
 import re
+import selectors
 import shlex
 import shutil
 import subprocess
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import DeviceError, LostDeviceError
 
@@ -24,12 +23,14 @@ _CONNECT_S = 20.0
 # With ServerAliveInterval these make a dead line known after 9 to 12 seconds.
 _ALIVE_S, _ALIVE_TIMES = 3, 3
 
-# A result is one line, of some megabytes with ten thousand images; beyond this it is no result.
-_LONGEST_LINE = 64 << 20
-# An agent says some lines a second, for hours at most.
-_MOST_LINES, _LONGEST_S = 1_000_000, 24 * 3600.0
-# Lines that wait to be read, and last words that are kept.
-_MOST_WAITING, _WORDS_KEPT, _WORDS_READ = 1000, 100, 1 << 20
+# A result is one line, of some megabytes with ten thousand images. An agent prints some lines a second, for hours.
+_MAX_LINE_BYTES = 64 << 20
+_MAX_LINES, _MAX_S = 1_000_000, 24 * 3600.0
+# The end of standard error is kept for the error message, and waited for so long after standard output has ended.
+_STDERR_BYTES, _STDERR_S = 4096, 5.0
+# A file arrives at some speed, however slow the line.
+_STALLED_S = 60.0
+_CHUNK = 1 << 16
 
 _ADDRESS = re.compile(
     r"ssh://(?:(?P<user>[^@/]+)@)?(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^:/@]+)(?::(?P<port>\d+))?(?P<path>/.*)?"
@@ -125,55 +126,87 @@ class Connection:
         with ended(process):
             assert process.stdin  # noqa: S101 # it is a pipe
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(input)
+                process.stdin.write(input.encode())
                 process.stdin.close()
             yield from self.lines(process, timeout)
 
-    def start(self, command: str) -> subprocess.Popen[str]:
+    def start(self, command: str) -> subprocess.Popen[bytes]:
         """Start a shell command on the board, with pipes for its standard input, output and error."""
         return subprocess.Popen(
             [self._ssh, *self._options(), "-T", "--", self._host(), f"exec sh -c {shlex.quote(command)}"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-            errors="replace", start_new_session=True, env=_environment(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env=_environment(),
         )  # fmt: skip
 
-    def lines(self, process: subprocess.Popen[str], timeout: float) -> Iterator[str]:
+    def lines(self, process: subprocess.Popen[bytes], timeout: float) -> Iterator[str]:
         """The lines that a started command prints, until it ends well.
+
+        Raises:
+            LostDeviceError: the line is dead, or no line came for `timeout` seconds.
+            DeviceError: a line is too long, or there are too many, or they take too long.
+            CommandError: the command failed.
+        """
+        count, begun, pending = 0, time.monotonic(), bytearray()
+        due = begun + timeout
+        for chunk in self._output(process, timeout):
+            *complete, rest = chunk.split(b"\n")
+            for end in complete:
+                yield (pending + end).decode(errors="replace")
+                pending.clear()
+                due = time.monotonic() + timeout
+            pending += rest
+            count += len(complete)
+            if len(pending) > _MAX_LINE_BYTES or count > _MAX_LINES or time.monotonic() - begun > _MAX_S:
+                raise DeviceError(
+                    f"{self.address.host} does not stop printing: line {count + 1}, {len(pending)} bytes",
+                    fix="look at what runs there; EdgeKit's own agent prints far less",
+                )
+            if time.monotonic() > due:
+                raise self._lost(f"said nothing for {timeout:.0f} s")
+        if pending:
+            yield pending.decode(errors="replace")
+
+    def _output(self, process: subprocess.Popen[bytes], timeout: float) -> Iterator[bytes]:
+        """A started command's standard output in pieces, until it ends well; of standard error the end is kept.
 
         Raises:
             LostDeviceError: the line is dead, or no output came for `timeout` seconds.
             CommandError: the command failed.
         """
         assert process.stdout and process.stderr  # noqa: S101 # they are pipes
-        heard: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
-        words: deque[str | None] = deque(maxlen=_WORDS_KEPT)
-        threads = [
-            threading.Thread(target=_listen, args=(process.stdout, heard.put), daemon=True),
-            threading.Thread(target=_listen, args=(process.stderr, words.append), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        count, end = 0, time.monotonic() + _LONGEST_S
-        while True:
-            try:
-                line = heard.get(timeout=timeout)
-            except queue.Empty:
-                raise self._lost(f"said nothing for {timeout:.0f} s") from None
-            if line is None:
-                break
-            count += 1
-            if len(line) > _LONGEST_LINE or count > _MOST_LINES or time.monotonic() > end:
-                raise DeviceError(
-                    f"{self.address.host} does not stop talking: line {count}, {len(line)} characters",
-                    fix="look at what runs there; EdgeKit's own agent says far less",
-                )
-            yield line
-        threads[1].join(5.0)
-        code = process.wait()
+        words, due = b"", time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            selector.register(process.stderr, selectors.EVENT_READ)
+            while streams := selector.get_map():
+                ready = selector.select(max(0.0, due - time.monotonic()))
+                if time.monotonic() > due:
+                    if process.stdout.fileno() not in streams:
+                        break  # something that was started there keeps standard error open
+                    raise self._lost(f"said nothing for {timeout:.0f} s")
+                for key, _ in ready:
+                    content = os.read(key.fd, _CHUNK)
+                    if not content:
+                        selector.unregister(key.fd)
+                    if key.fd == process.stderr.fileno():
+                        words = (words + content)[-_STDERR_BYTES:]
+                    elif content:
+                        yield content
+                        due = time.monotonic() + timeout
+                    else:
+                        due = time.monotonic() + _STDERR_S
+        self._check_ended(process, timeout, words.decode(errors="replace"))
+
+    def _check_ended(self, process: subprocess.Popen[bytes], timeout: float, words: str) -> None:
+        """Raise what the end of a command means."""
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise self._lost("a command there does not end") from None
         if code == 255:  # ssh's own
-            raise self._lost(_last_word(words) or "closed the connection")
+            raise self._lost(_last_line(words) or "closed the connection")
         if code:
-            raise CommandError(code, _last_word(words))
+            raise CommandError(code, _last_line(words))
 
     def put(self, path: Path, remote: str, sent: int, *, rsync: bool, progress: Callable[[float], None]) -> None:
         """Send a file, of which `sent` bytes arrived in an earlier try: by rsync where the board has it, else by sftp.
@@ -186,22 +219,34 @@ class Connection:
         batch = f"put {'-a ' if sent else ''}{_quoted(str(path))} {_quoted(remote)}\n"
         self._transfer([str(path), there], batch, rsync=rsync, progress=progress)
 
-    def get(self, remote: str, path: Path, *, rsync: bool, most: int) -> None:
-        """Fetch a file of at most `most` bytes, by rsync where the board has it, else by sftp.
+    def get(self, remote: str, path: Path, *, most: int) -> None:
+        """Fetch a file of at most `most` bytes; `path` is new.
+
+        By `cat`, since rsync and sftp leave it to the far end how much is written, and rsync under which names.
 
         Raises:
             LostDeviceError: the line is dead.
-            DeviceError: the file cannot be read there or written here.
+            DeviceError: the file cannot be read there or written here, or is larger.
         """
-        batch = f"get {_quoted(remote)} {_quoted(str(path))}\n"
-        ends = [f"{self.address.host}:{remote}", str(path)]
-        self._transfer(ends, batch, rsync=rsync, progress=lambda _: None, most=most)
+        process, size = self.start(f"exec cat {shlex.quote(remote)}"), 0
+        try:
+            with ended(process), path.open("xb") as stream:
+                for chunk in self._output(process, _STALLED_S):
+                    size += len(chunk)
+                    if size > most:
+                        raise DeviceError(
+                            f"{self.address.host} sends more than {most} bytes for a file", fix="do not use this device"
+                        )
+                    stream.write(chunk)
+        except (CommandError, OSError) as error:
+            raise DeviceError(
+                f"{self.address.host}: a file cannot be fetched: {error}", fix="check the room there and here"
+            ) from error
 
     def _transfer(
-        self, ends: Sequence[str], batch: str, *, rsync: bool, progress: Callable[[float], None],
-        most: int | None = None,
+        self, ends: Sequence[str], batch: str, *, rsync: bool, progress: Callable[[float], None]
     ) -> None:  # fmt: skip
-        """Run rsync from one end to the other, or sftp with a batch of commands; neither writes more than `most`."""
+        """Run rsync from one end to the other, or sftp with a batch of commands."""
         if rsync and shutil.which("rsync"):
             command = [
                 "rsync", "--partial", "--append-verify", "--protect-args", "--info=progress2", "--timeout=20",
@@ -210,29 +255,29 @@ class Connection:
             batch = ""
         else:
             command = ["sftp", "-S", self._ssh, "-q", "-b", "-", *self._options(), "--", self.address.host]
-        if most is not None:  # the system ends a process that writes more; in blocks of 512 bytes (POSIX, ulimit)
-            command = ["sh", "-c", f'ulimit -f {-(-most // 512)}; exec "$@"', "sh", *command]
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        # of standard error a board may fill no more than this many blocks of 512 bytes (POSIX, ulimit)
+        command = ["sh", "-c", f'ulimit -f {_CHUNK // 512}; exec "$@"', "sh", *command]
+        with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
-                errors="replace", start_new_session=True, env=_environment(),
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
+                env=_environment(),
             )  # fmt: skip
             with ended(process):
                 assert process.stdin and process.stdout  # noqa: S101 # they are pipes
                 with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(batch)
+                    process.stdin.write(batch.encode())
                     process.stdin.close()
                 with process.stdout as output:
-                    while line := output.readline(_WORDS_READ):
-                        if share := re.search(r"(\d+)%", line):
+                    while line := output.readline(_CHUNK):
+                        if share := re.search(rb"(\d{1,3})%", line):
                             progress(min(1.0, int(share[1]) / 100))
                 code = process.wait()
             errors.seek(0)
-            self._check_sent(code, errors.read(_WORDS_READ))
+            self._check_sent(code, errors.read(_CHUNK).decode(errors="replace"))
 
     def _check_sent(self, code: int, words: str) -> None:
         """Raise what the end of rsync or sftp means."""
-        host, said = self.address.host, _last_word(words.splitlines())
+        host, said = self.address.host, _last_line(words)
         if code == 0:
             return
         if "o space left" in words or "uota exceeded" in words or (not self._dead(code) and "write remote" in words):
@@ -259,14 +304,15 @@ class Connection:
             env=_environment(),
         )  # fmt: skip
         assert self._master.stdout and self._master.stderr  # noqa: S101 # they are pipes
-        timer = threading.Timer(_CONNECT_S, self._master.kill)
+        greeting, timer = self._master.stdout, threading.Timer(_CONNECT_S, self._master.kill)
         timer.start()
         try:
-            greeted = any(line.strip() == b"edgekit" for line in self._master.stdout)
+            greeted = any(line.strip() == b"edgekit" for line in iter(lambda: greeting.readline(_CHUNK), b""))
         finally:
             timer.cancel()
         if not greeted:
-            words = self._master.stderr.read().decode(errors="replace")
+            self._master.kill()
+            words = self._master.stderr.read(_CHUNK).decode(errors="replace")
             self._disconnect()
             raise self._refused(words)
 
@@ -274,9 +320,6 @@ class Connection:
         if self._master is not None:
             with ended(self._master):
                 pass
-            for stream in (self._master.stdout, self._master.stderr):
-                assert stream is not None  # noqa: S101 # it is a pipe
-                stream.close()
             self._master = None
         if self._folder is not None:
             self._folder.cleanup()
@@ -305,7 +348,7 @@ class Connection:
         for pattern, (meaning, fix) in _REFUSALS.items():
             if re.search(pattern, words):
                 return DeviceError(f"{host} {meaning}", fix=fix.format(host=host, login=login))
-        said = _last_word(words.splitlines()) or f"it did not let in within {_CONNECT_S:.0f} s"
+        said = _last_line(words) or f"it did not let in within {_CONNECT_S:.0f} s"
         return DeviceError(f"{host} cannot be reached: {said}", fix=f"try: ssh {login}")
 
     def _lost(self, words: str) -> LostDeviceError:
@@ -335,19 +378,13 @@ def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
-def _listen(stream: IO[str], take: Callable[[Any], object]) -> None:
-    with stream:
-        while line := stream.readline(_LONGEST_LINE + 1):
-            take(line)
-            if len(line) > _LONGEST_LINE:
-                break
-    take(None)
-
-
-def _last_word(words: Sequence[str | None]) -> str:
-    return next((word.strip()[:1000] for word in reversed(words) if word and word.strip()), "")
+def _last_line(words: str) -> str:
+    return next((line.strip()[:1000] for line in reversed(words.splitlines()) if line.strip()), "")
 
 
 def _quoted(path: str) -> str:
