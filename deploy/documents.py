@@ -182,6 +182,10 @@ def _anything(value: Any, place: str, depth: int = 0) -> Any:
 
 def _text(value: Any, place: str) -> str:
     _require(type(value) is str and len(value) <= MAX_TEXT, value, place, f"a text of at most {MAX_TEXT} characters")
+    try:
+        value.encode(errors="surrogateescape")  # names of files that are not UTF-8 are read so (PEP 383)
+    except UnicodeEncodeError:
+        raise DocumentError(f"{_at(place)}half of a surrogate pair in a text") from None
     return value
 
 

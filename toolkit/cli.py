@@ -6,6 +6,7 @@ import typer
 
 from ..deploy.errors import EdgeKitError, missing_package
 from .commands import board, look, make, measure
+from .visible import visible
 
 app = typer.Typer(
     name="edgekit",
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def _fail(error: EdgeKitError) -> None:
-    print(f"error: {error}\nfix: {error.fix}", file=sys.stderr)
+    print(f"error: {visible(str(error))}\nfix: {visible(error.fix)}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -1,19 +1,45 @@
-"""Talking to the person: standard output is for results, standard error for everything else."""
+"""Talking to the user: standard output is for results, standard error for everything else.
+
+A string is always plain text here: names, labels and messages come from outside, so markup in them is not interpreted
+and control characters are shown as escapes. What is to be styled is a `Text`, made by `styled`.
+"""
 
 import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+from .visible import visible
+
+# As many different stages are announced where there is no terminal for a bar; a device that has more is not heard.
+_MAX_STAGES = 100
+
+
+class PlainConsole(Console):
+    """A console that shows strings as they are, in tables too: no markup, no emoji codes, no control characters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text, with the style and justification that were asked for."""
+        layout = {key: options[key] for key in ("style", "justify", "overflow") if key in options}
+        return Text(visible(text), **layout)
+
+
+def styled(text: str, style: str) -> Text:
+    """Plain text in a style."""
+    return Text(visible(text), style)
+
+
+out = PlainConsole(highlight=False, soft_wrap=True)
+err = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """One line for the person."""
-    err.print(message, markup=False)
+    """One line for the user."""
+    err.print(message)
 
 
 # show(stage, share from 0 to 1)
@@ -46,16 +72,16 @@ def progress_bars(titles: Sequence[str]) -> Iterator[list[Show]]:
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True) as bars:
 
         def shower(title: str) -> Show:
-            task, seen = bars.add_task(title, total=1.0), [""]
+            task, seen = bars.add_task(visible(title), total=1.0), [""]
 
             def show(stage: str, share: float) -> None:
                 if stage != seen[0]:
                     seen[0] = stage
-                    bars.reset(task, description=f"{title}: {stage}")
+                    bars.reset(task, description=visible(f"{title}: {stage}"))
                 bars.update(task, completed=share)
 
             return show
@@ -68,7 +94,7 @@ def _announcer(title: str) -> Show:
 
     def announce(stage: str, share: float) -> None:
         del share
-        if stage not in stages:
+        if stage not in stages and len(stages) < _MAX_STAGES:
             stages.add(stage)
             say(f"{title}: {stage}")
 

@@ -32,12 +32,19 @@ from .display import (
     warning_lines,
 )
 from .report import render
+from .visible import visible, visible_json
+
+# Inline markup of GitHub's Markdown; what makes a list, a heading or a rule at the start of a line; and what becomes a
+# link or a mention without any markup, if a space of no width does not stand after it.
+_MARKUP = re.compile(r"[\\`*_\[\]<>|!&~$]")
+_BLOCK = re.compile(r"^(\d*)([-+=#.])")
+_LINK = re.compile(r"[@#](?=\w)|:(?=//)|www(?=\.)", re.IGNORECASE)
 
 
 def write_reports(report: Mapping[str, Any], images: ImageSet | None, folder: Path) -> list[Path]:
     """Write the four files into `folder`, over those of an earlier validation of the same model."""
     contents = {
-        "report.json": json.dumps(report, ensure_ascii=False),
+        "report.json": visible_json(report),
         "junit.xml": junit(report),
         "summary.md": markdown(report),
         "report.html": render(report, images),
@@ -84,7 +91,7 @@ def junit(document: Mapping[str, Any]) -> str:
     for model in _models(document):
         for judgement in model.get("judgements", []):
             cases += 1
-            named = {"classname": _xml(model_name(model)), "name": judgement["rule"]}
+            named = {"classname": _xml(model_name(model)), "name": _xml(judgement["rule"])}
             case = ElementTree.SubElement(suite, "testcase", named)
             sentence = _xml(judgement["sentence"])
             if judgement["outcome"] == "fail" or judgement["exit_code"]:
@@ -97,7 +104,7 @@ def junit(document: Mapping[str, Any]) -> str:
     suite.set("tests", str(cases))
     suite.set("failures", str(failed))
     if document["noise"]:
-        ElementTree.SubElement(suite, "system-err").text = _xml("\n".join(noise_summary(document)))
+        ElementTree.SubElement(suite, "system-err").text = "\n".join(map(_xml, noise_summary(document)))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
@@ -105,7 +112,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     """A summary for a pull request's comment: the verdict, the models or changes as a table, the warnings."""
     icon = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}[document["verdict"]]
     said = headline_of(document)
-    lines = [f"### {icon} EdgeKit: {document['verdict']}: {_escaped(said)}", "", _escaped(document["reason"]), ""]
+    lines = [f"### {icon} EdgeKit: {document['verdict']}: {_escaped(said)}", "", _line(document["reason"]), ""]
     if "models" in document:
         names = model_names(document)
         rows = [
@@ -117,15 +124,15 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += [
             "",
             *(
-                f"- {_escaped(line)}"
+                f"- {_line(line)}"
                 for line in [*against_lines(document), *scenario_lines(document), *host_lines(document)]
             ),
-            _escaped(subject(document)),
+            _line(subject(document)),
         ]
         warnings = warning_lines(document)
     elif "devices" in document:
         lines += _table(DEVICE_COLUMNS, device_rows(document))
-        lines += ["", *(f"- {_escaped(line)}" for line in agreement_lines(document))]
+        lines += ["", *(f"- {_line(line)}" for line in agreement_lines(document))]
         warnings = []
     else:
         rows = [
@@ -135,10 +142,10 @@ def markdown(document: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         lines += _table(("model", "against", "drop, points", "speed-up"), rows)
         warnings = []
-    lines += ["", *(f"- ⚠️ {_escaped(warning)}" for warning in warnings), *map(_escaped, noise_summary(document))]
+    lines += ["", *(f"- ⚠️ {_escaped(warning)}" for warning in warnings), *map(_line, noise_summary(document))]
     if document["noise"]:
         lines += ["", "<details><summary>noise</summary>", ""]
-        lines += [*(f"- {_escaped(detail)}" for detail in noise_details(document)), "", "</details>"]
+        lines += [*(f"- {_line(detail)}" for detail in noise_details(document)), "", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -157,18 +164,17 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(map(_escaped, row))} |" for row in (header, ["---"] * len(header), *rows)]
 
 
+def _line(text: str) -> str:
+    """Text that is no markup at the start of a line either."""
+    return _BLOCK.sub(r"\1\\\2", _escaped(text))
+
+
 def _escaped(text: str) -> str:
-    """Text that is no markup: a label or a file name may hold anything."""
-    for sign in "\\|<>*_`[]":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    """Text that is no markup, no link, no mention of a user or an issue: a label or a file name may hold anything."""
+    text = _MARKUP.sub(r"\\\g<0>", " ".join(visible(text).split()))
+    return _LINK.sub("\\g<0>\N{ZERO WIDTH SPACE}", text)
 
 
 def _xml(text: str) -> str:
-    """Text that XML 1.0 can hold: control characters and lone surrogates have no form in it, not even escaped."""
-    return "".join(sign if _in_xml(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in text)
-
-
-def _in_xml(code: int) -> bool:
-    """Production 2 (Char) of XML 1.0."""
-    return code in (0x9, 0xA, 0xD) or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
+    """Text that XML 1.0 can hold (production 2): besides what `visible` shows, two characters have no form in it."""
+    return re.sub("[\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", visible(text))

@@ -7,7 +7,7 @@ import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..deploy import agent
 from ..deploy.errors import EdgeKitError
@@ -17,6 +17,7 @@ from ..deploy.result import Result
 from .display import DEVICE_COLUMNS, device_rows, noise_summary, scenario_lines, speedups, subject, warning_lines
 from .pyz_main import check_whole
 from .results import make_report
+from .visible import visible
 
 # Beside the agent's job: everything else that the report needs.
 PACKED = "packed.json"
@@ -36,7 +37,7 @@ def main(path: Path, folder: Path) -> int:
         require_writable(out)  # before minutes are spent on measuring
         return _run(out, {key: getattr(arguments, key) for key in ("threads", "seconds") if getattr(arguments, key)})
     except EdgeKitError as error:
-        print(f"error: {error}\nfix: {error.fix}", file=sys.stderr)
+        _show(f"error: {error}", f"fix: {error.fix}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -54,7 +55,7 @@ def _run(out: Path, changes: dict[str, Any]) -> int:
     write_file(out, json.dumps(document))
     report = make_report(Result.from_json(document, out))
     _print(report)
-    print(f"wrote {out}", file=sys.stderr)
+    _show(f"wrote {out}", file=sys.stderr)
     return report["exit_code"]
 
 
@@ -66,7 +67,7 @@ def _progress() -> agent.Say:
         stage = message.get("progress")
         if stage and stage not in stages:
             stages.add(stage)
-            print(stage, file=sys.stderr)
+            _show(stage, file=sys.stderr)
 
     return say
 
@@ -75,12 +76,12 @@ def _print(report: dict[str, Any]) -> None:
     """The report as plain text."""
     rows = [DEVICE_COLUMNS, *device_rows({"devices": [report]})]
     widths = [max(len(row[column]) for row in rows) for column in range(len(DEVICE_COLUMNS))]
-    print(report["headline"])
-    print(subject(report))
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for line in (*speedups(report), *scenario_lines(report), *noise_summary(report)):
-        print(line)
-    for line in warning_lines(report):
-        print(f"warning: {line}")
-    print(f"{report['verdict']}: {report['reason']}")
+    _show(report["headline"], subject(report))
+    _show(*("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows))
+    _show(*speedups(report), *scenario_lines(report), *noise_summary(report))
+    _show(*(f"warning: {line}" for line in warning_lines(report)), f"{report['verdict']}: {report['reason']}")
+
+
+def _show(*lines: str, file: TextIO | None = None) -> None:
+    for line in lines:
+        print(visible(line), file=file)

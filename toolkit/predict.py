@@ -14,8 +14,12 @@ from ..deploy.images import UNLABELLED, ImageSet, open_images
 from ..deploy.postprocess import probabilities, ranked
 from ..deploy.session import open_session
 from .datasets import DATASETS, part_of
+from .visible import visible
 
 _GRID = 12
+
+# What begins a formula in a spreadsheet (OWASP, CSV injection), full-width forms too; and what marks a cell as text.
+_FORMULA = (*"=+-@\t\r\n＝＋－＠", "'")
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,21 @@ def predict(bundle: Bundle, images: ImageSet, top: int = 5) -> list[Prediction]:
 
 
 def write_csv(predictions: list[Prediction], path: Path) -> None:
-    """`Image,Category` with the best class of each image."""
+    """`Image,Category` with the best class of each image.
+
+    A spreadsheet runs a cell that begins like a formula. Such a cell, and one that begins with an apostrophe, has an
+    apostrophe before it; a program gets the name back by removing one apostrophe from the front.
+    """
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("Image", "Category"))
-    writer.writerows((one.id, one.labels[0]) for one in predictions)
-    write_file(path, stream.getvalue())
+    rows = [("Image", "Category"), *((_cell(one.id), _cell(one.labels[0])) for one in predictions)]
+    # csv quotes the line end that it writes, not the other one
+    quoting = csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
+    csv.writer(stream, lineterminator="\n", quoting=quoting).writerows(rows)
+    write_file(path, stream.getvalue().encode(errors="surrogateescape"))  # a file's name, as the system has it
+
+
+def _cell(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def draw_grid(images: ImageSet, predictions: list[Prediction], path: Path, seed: int = 0) -> None:
@@ -85,10 +98,11 @@ def draw_grid(images: ImageSet, predictions: list[Prediction], path: Path, seed:
         one, image = predictions[index], images[index].image
         axis.imshow(np.asarray(image.convert("RGB")))
         wrong = one.truth is not None and one.truth != one.labels[0]
-        truth = "" if one.truth is None else f"\ntrue: {one.truth}"
+        truth = "" if one.truth is None else f"\ntrue: {visible(one.truth)}"
         axis.set_title(
-            f"{one.labels[0]} ({one.confidences[0]:.0%}){truth}", fontsize=9, color="crimson" if wrong else "black"
-        )
+            f"{visible(one.labels[0])} ({one.confidences[0]:.0%}){truth}", fontsize=9,
+            color="crimson" if wrong else "black", parse_math=False,
+        )  # fmt: skip
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     write_file(path, stream.getvalue())

@@ -41,6 +41,7 @@ from .display import (
     warning_lines,
 )
 from .host import near_tie
+from .visible import visible
 
 _GALLERY = 24
 _THUMBNAIL = 96
@@ -58,7 +59,7 @@ def render(report: Report, images: ImageSet | None) -> str:
     head = SubElement(page, "head")
     SubElement(head, "meta", charset="utf-8")
     SubElement(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
-    SubElement(head, "title").text = f"EdgeKit: {headline_of(report)}"
+    SubElement(head, "title").text = visible(f"EdgeKit: {headline_of(report)}")
     SubElement(head, "style").text = (Path(__file__).parent / "report.css").read_text()
     body = SubElement(page, "body")
     main = SubElement(body, "main")
@@ -67,7 +68,16 @@ def render(report: Report, images: ImageSet | None) -> str:
     else:
         main.extend(_verdict(report))
         main.extend(_sections(report, images))
+    _show_controls(body)
     return "<!DOCTYPE html>\n" + tostring(page, encoding="unicode", method="html")
+
+
+def _show_controls(body: Element) -> None:
+    """Show characters of labels and names that act instead of being shown, wherever they are in the page."""
+    for element in body.iter():
+        element.text, element.tail = visible(element.text or ""), visible(element.tail or "")
+        for name, value in element.items():
+            element.set(name, visible(value))
 
 
 def _sections(report: Report, images: ImageSet | None) -> Iterator[Element]:

@@ -5,11 +5,11 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from .console import styled
 from .display import (
     DEVICE_COLUMNS,
     against_lines,
@@ -37,6 +37,7 @@ from .display import (
     subject,
     warning_lines,
 )
+from .visible import visible
 
 _NODES_SHOWN = 3
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -45,15 +46,15 @@ _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     """What came out in one line, the models side by side, the warnings, and the verdict last, where the eye is."""
     names = model_names(report)
-    yield f"[bold]{escape(report['headline'])}[/]"
-    table = Table(box=SIMPLE_HEAD, title=escape(subject(report)))
+    yield styled(report["headline"], "bold")
+    table = Table(box=SIMPLE_HEAD, title=subject(report))
     for column in ("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up"):
         table.add_column(
             column, justify="left" if column == "model" else "right", no_wrap=column != "model", overflow="fold"
         )
     for model in report["models"]:
         table.add_row(
-            escape(names[model["id"]]),
+            names[model["id"]],
             megabytes(model["size_bytes"]),
             percent(model["top1"]),
             _stacked(drop_cell(model, report)),
@@ -64,27 +65,27 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     yield _Fitting(table)
     lines = (speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines)
     for line in (line for tell in lines for line in tell(report)):
-        yield escape(line)
+        yield line
     for line in warning_lines(report):
-        yield f"[yellow]warning[/] {escape(line)}"
+        yield Text.assemble(("warning", "yellow"), f" {visible(line)}")
     for line in noise_summary(report):
-        yield f"[dim]{escape(line)}[/]"
+        yield styled(line, "dim")
     yield _verdict(report)
 
 
 def devices_table(document: Mapping[str, Any]) -> Iterator[Any]:
     """The models on several devices, whether these agree, and the worst verdict last."""
-    yield f"[bold]{escape(headline_of(document))}[/]"
+    yield styled(headline_of(document), "bold")
     table = Table(box=SIMPLE_HEAD)
     for column in DEVICE_COLUMNS:
         table.add_column(column, overflow="fold")
     for row in device_rows(document):
-        table.add_row(*(escape(cell) for cell in row[:3]), *(_stacked(cell) for cell in row[3:]))
+        table.add_row(*row[:3], *(_stacked(cell) for cell in row[3:]))
     yield _Fitting(table)
     for line in agreement_lines(document):
-        yield escape(line)
+        yield line
     for line in noisy_devices(document):
-        yield f"[yellow]{escape(line)}[/]"
+        yield styled(line, "yellow")
     yield _verdict(document)
 
 
@@ -96,7 +97,7 @@ def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
     for one in predictions:
         pairs = zip(one["labels"], one["confidences"], strict=True)
         best = ", ".join(f"{label} {share:.1%}" for label, share in pairs)
-        table.add_row(escape(one["id"]), escape(one["truth"] or "-"), escape(best))
+        table.add_row(one["id"], one["truth"] or "-", best)
     yield table
 
 
@@ -106,17 +107,17 @@ def build_plan_table(plan: Any) -> Iterator[Any]:
     for finding in plan.findings:
         rules.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
     if not rules:
-        yield f"{escape(plan.bundle)}: nothing that TensorRT refuses, slows down or changes"
+        yield f"{plan.bundle}: nothing that TensorRT refuses, slows down or changes"
     for (severity, rule, fix), found in sorted(rules.items()):
         colour = "red" if severity == "error" else "yellow"
         releases = f" (TensorRT {', '.join(found[0]['releases'])})" if found[0]["releases"] else ""
-        yield f"[{colour}]{severity}[/] {rule}{releases}, {len(found)}x; {escape(fix)}"
+        yield Text.assemble((severity, colour), visible(f" {rule}{releases}, {len(found)}x; {fix}"))
         for finding in found[:_NODES_SHOWN]:
-            yield f"    {escape(finding['node'])}: {escape(finding['message'])}"
+            yield f"    {finding['node']}: {finding['message']}"
         if len(found) > _NODES_SHOWN:
             yield f"    … and {len(found) - _NODES_SHOWN} more (--json)"
     for release, line in plan.commands.items():
-        yield f"TensorRT {release}: {escape(line)}"
+        yield f"TensorRT {release}: {line}"
 
 
 def facts_table(facts: Mapping[str, Any]) -> Iterator[Any]:
@@ -142,7 +143,8 @@ def doctor_table(found: Mapping[str, Any]) -> Iterator[Any]:
     yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
     advised, allowed = found["threads_advised"], found["machine"]["cores_allowed"]
     if advised < allowed:
-        yield f"[yellow]other processes keep cores busy[/]: validate --threads {advised}, or wait until they are done"
+        advice = f": validate --threads {advised}, or wait until they are done"
+        yield Text.assemble(("other processes keep cores busy", "yellow"), advice)
 
 
 def board_table(found: Mapping[str, Any]) -> Iterator[Any]:
@@ -157,7 +159,7 @@ def board_table(found: Mapping[str, Any]) -> Iterator[Any]:
     yield from facts_table({**machine, **own, **({"state": found["state"]} if "state" in found else {})})
     yield _packages(found["packages"])
     for remark in found["remarks"]:
-        yield f"[yellow]{escape(remark)}[/]"
+        yield styled(remark, "yellow")
     if "target" in found:
         yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
 
@@ -168,14 +170,14 @@ def _packages(packages: Sequence[Any]) -> Table:
         table.add_column(column)
     for package in packages:
         missing = package.version is None
-        version = "[yellow]missing[/]" if missing else package.version
-        table.add_row(package.name, version, package.purpose, escape(package.install) if missing else "")
+        version = styled("missing", "yellow") if missing else package.version
+        table.add_row(package.name, version, package.purpose, package.install if missing else "")
     return table
 
 
 def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
     """A model against itself and against itself slowed, and what this machine resolves."""
-    table = Table(box=SIMPLE_HEAD, title=f"{escape(found['model'])}, {milliseconds(found['call_ms'])} a call")
+    table = Table(box=SIMPLE_HEAD, title=f"{found['model']}, {milliseconds(found['call_ms'])} a call")
     for column in ("against itself", "speed-up", "found", "expected"):
         table.add_column(column)
     planted = f"slowed to {found['slowed']['planted']:.3f}x"
@@ -183,40 +185,40 @@ def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
         one = found[key]
         interval = f"{one['ratio']:.4f}x [{one['low']:.4f}, {one['high']:.4f}]"
         colour = "green" if one["outcome"] == expected else "red"
-        table.add_row(name, escape(interval), f"[{colour}]{one['outcome']}[/]", expected)
+        table.add_row(name, interval, styled(one["outcome"], colour), expected)
     yield _Fitting(table)
     for line in noise_summary(found):
-        yield f"[dim]{escape(line)}[/]"
+        yield styled(line, "dim")
     yield f"in {found['seconds']:.0f} s this machine resolves a difference of about {share(found['resolves'])}"
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Iterator[Any]:
     """The last report's candidates against each report before it, and the verdict against the first."""
-    table = Table(box=SIMPLE_HEAD, title=escape(comparison["report"]))
+    table = Table(box=SIMPLE_HEAD, title=comparison["report"])
     for column in ("model", "against", "drop, points", "latency", "speed-up"):
         table.add_column(column)
     for row in comparison["rows"]:
         against = row["against"]
-        speedup = f"{_stacked(speedup_text(against['speedup']))}\n{against['outcome']}"
+        speedup = f"{speedup_text(against['speedup'])} {against['outcome']}"
         table.add_row(
-            escape(model_name(row)), escape(against["report"]), _stacked(drop_text(against["drop"])),
-            mean_text(row), speedup,
+            model_name(row), against["report"], _stacked(drop_text(against["drop"])), mean_text(row), _stacked(speedup),
         )  # fmt: skip
     yield _Fitting(table)
     for how in dict.fromkeys(row["against"]["how"] for row in comparison["rows"]):
         yield f"compared {how}"
     for line in noise_summary(comparison):
-        yield f"[dim]{escape(line)}[/]"
+        yield styled(line, "dim")
     yield _verdict(comparison)
 
 
-def _verdict(document: Mapping[str, Any]) -> str:
-    return f"[bold {_COLOURS[document['verdict']]}]{document['verdict']}[/]: {escape(document['reason'])}"
+def _verdict(document: Mapping[str, Any]) -> Text:
+    verdict = document["verdict"]
+    return Text.assemble((verdict, f"bold {_COLOURS[verdict]}"), f": {visible(document['reason'])}")
 
 
-def _stacked(text: str) -> str:
+def _stacked(text: str) -> Text:
     """An estimate over its interval over its outcome, so that the table fits 80 columns."""
-    return escape(text.replace(" [", "\n[").replace("] ", "]\n"))
+    return Text(visible(text).replace(" [", "\n[").replace("] ", "]\n"))
 
 
 class _Fitting:
@@ -233,17 +235,17 @@ class _Fitting:
         for row in zip(*(column.cells for column in columns), strict=True):
             yield Text()
             for column, cell in zip(columns, row, strict=True):
-                value = " ".join(Text.from_markup(str(cell)).plain.split())
-                yield Text(f"{column.header}: {value}", overflow="fold")
+                text = cell.plain if isinstance(cell, Text) else visible(str(cell))
+                yield Text(f"{column.header}: {' '.join(text.split())}", overflow="fold")
 
 
 def _add_facts(table: Table, facts: Mapping[str, Any], indent: str) -> None:
     for key, value in facts.items():
         if isinstance(value, Mapping) and value:
-            table.add_row(f"{indent}[bold]{escape(str(key))}[/]", "")
+            table.add_row(styled(f"{indent}{key}", "bold"), "")
             _add_facts(table, value, indent + "  ")
             continue
         if isinstance(value, (list, tuple)):
             flat = [" ".join(map(str, entry.values())) if isinstance(entry, Mapping) else str(entry) for entry in value]
             value = ", ".join(flat[:20]) + (f" … ({len(flat)})" if len(flat) > 20 else "")
-        table.add_row(f"{indent}{escape(str(key))}", escape(str(value)))
+        table.add_row(f"{indent}{key}", str(value))

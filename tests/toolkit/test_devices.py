@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import DeviceError, EdgeKitError
+from edgekit.toolkit.console import PlainConsole
 from edgekit.toolkit.files import junit, markdown
 from edgekit.toolkit.joined import join_reports
 from edgekit.toolkit.provision import platform_tags
 from edgekit.toolkit.report import render
 from edgekit.toolkit.tables import devices_table
 from edgekit.toolkit.validate import validate
-from rich.console import Console
 
 Judge = Callable[..., Any]
 
@@ -26,7 +26,7 @@ def _named(report: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _text(document: dict[str, Any]) -> str:
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = PlainConsole(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     for part in devices_table(document):
         console.print(part)
     console.file.close()

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.measurement import Frames, Measurement, Sustained, Throughput, WarmUp
+from edgekit.toolkit.console import PlainConsole
 from edgekit.toolkit.files import junit, markdown
 from edgekit.toolkit.noise import busy_cores, threads_advised
 from edgekit.toolkit.recommend import recommend
 from edgekit.toolkit.report import render
 from edgekit.toolkit.tables import validation_table
-from rich.console import Console
 
 from tests.toolkit.conftest import measurement
 
@@ -97,7 +97,7 @@ def test_a_slower_model_is_called_slower(judged: Judge) -> None:
     page = render(report, test)
     body = page[page.index("<main>") :]
     assert body.index("is slower than fp32") < body.index("<h1")
-    terminal = Console(file=io.StringIO(), width=100)
+    terminal = PlainConsole(file=io.StringIO(), width=100)
     for part in validation_table(report):
         terminal.print(part)
     assert terminal.file.getvalue().startswith("int8 made up is slower than fp32 made up here: 0.67x [")  # type: ignore[attr-defined]
@@ -158,7 +158,7 @@ def test_names_are_whole_at_any_width(judged: Judge, width: int) -> None:
     """No model's name is cut, or broken inside a word; no line is wider than the terminal."""
     report, _ = judged()
     report["models"][0] |= {"name": "mobilenet_v3_small"}  # two names, so that they are shown
-    terminal = Console(file=io.StringIO(), width=width)
+    terminal = PlainConsole(file=io.StringIO(), width=width)
     for part in validation_table(report):
         terminal.print(part)
     text = terminal.file.getvalue()  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ def test_noise_is_one_sentence(judged: Judge) -> None:
     """However many signals on however many models; what was seen is folded below it."""
     report, test = judged(change=lambda measured: [_bursts(_loses_its_core(one)) for one in measured])
     assert len(report["noise"]) == 4
-    terminal = Console(file=io.StringIO(), width=200)
+    terminal = PlainConsole(file=io.StringIO(), width=200)
     for part in validation_table(report):
         terminal.print(part)
     assert terminal.file.getvalue().count("noisy") == 1  # type: ignore[attr-defined]
@@ -192,7 +192,7 @@ def test_the_latency_shown_is_what_the_speedup_is_a_ratio_of(judged: Judge) -> N
     report, _ = judged(change=lambda measured: [interrupted(measured[0]), measured[1]])
     first, second = (model["time_ms"]["value"] for model in report["models"])
     assert first / second == pytest.approx(report["models"][1]["speedup"]["ratio"], rel=0.02)
-    terminal = Console(file=io.StringIO(), width=140)
+    terminal = PlainConsole(file=io.StringIO(), width=140)
     for part in validation_table(report):
         terminal.print(part)
     assert f"{first:.3g} ms" in terminal.file.getvalue()  # type: ignore[attr-defined]

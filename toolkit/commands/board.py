@@ -48,7 +48,7 @@ def pack(
         packed = verify_packed((bundles or [])[0], verify)
         say(f"signed by the owner of {verify}, every byte as it was")
         for path in unpack(packed, out) if out else []:
-            stdout.print(str(path), markup=False)
+            stdout.print(str(path))
         return
     chosen = [Bundle.open(path) for path in bundles or []] or [
         newest(lambda m: m.format == "onnx" and bool(m.lineage), "ONNX bundle", "edgekit quantize")
@@ -61,7 +61,7 @@ def pack(
         Plan(seconds=seconds), Contract(max_drop, min_speedup, confidence), path, sign,
     )  # fmt: skip
     say(f"{path.stat().st_size / 1e6:.2f} MB; on the board: python3 {path.name}, then here: edgekit report result.json")
-    stdout.print(str(path), markup=False)
+    stdout.print(str(path))
 
 
 def provision(
@@ -80,7 +80,7 @@ def provision(
         if offline:
             raise EdgeKitError("--clean installs nothing", fix="leave out --offline")
         for folder in clean_board(device):
-            out.print(f"removed {folder}", markup=False)
+            out.print(f"removed {folder}")
         return
     for name, version in provision_board(device, offline=offline).items():
-        out.print(f"{name} {version}", markup=False)
+        out.print(f"{name} {version}")

@@ -1,6 +1,5 @@
 """Printing what a command did."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ def made(bundle: Any, remark: str = "") -> None:
 
     manifest = bundle.manifest
     say(f"{manifest.format} {manifest.precision}, {bundle.size_bytes / 1e6:.2f} MB" + (f", {remark}" if remark else ""))
-    out.print(str(bundle.path), markup=False)
+    out.print(str(bundle.path))
 
 
 def write_report(result: Any, folder: Path) -> None:
@@ -26,9 +25,10 @@ def write_report(result: Any, folder: Path) -> None:
 def show(result: Any, table: Any, as_json: bool) -> None:
     """Print a result as JSON for programs, or as a table for people."""
     from ..console import out
+    from ..visible import visible_json
 
     if as_json:
-        print(json.dumps(result, default=vars, ensure_ascii=False))
+        print(visible_json(result))
     else:
         for part in table(result):
             out.print(part)
