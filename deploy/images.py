@@ -16,12 +16,15 @@ import numpy as np
 from PIL import Image
 
 from .errors import DataError, unknown
-from .preprocess import decode
+from .preprocess import Header, decode, read_header
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 UNLABELLED = -1
 
 _ARRAYS, _INDEX = "images.npy", "images.json"
+_COLUMNS = ("Image", "Category")
+# What may separate columns, and what it is called.
+_SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 class Sample(NamedTuple):
@@ -266,10 +269,7 @@ def _read_csv(path: Path, tables: list[Path], labels: Sequence[str] | None) -> I
     if len(tables) > 1:
         raise DataError(f"{path} holds {len(tables)} CSV files", fix="leave one, with the columns Image,Category")
     table = tables[0]
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or not {"Image", "Category"} <= rows[0].keys():
-        raise DataError(f"{table} has no rows under the columns Image,Category", fix="name the columns Image,Category")
+    rows = _read_rows(table)
     names = tuple(labels) if labels else tuple(sorted({row["Category"] for row in rows}, key=_natural))
     files = [_numbered_image(path, row["Image"], table) for row in rows]
     repeated = [name for name, times in Counter(row["Image"] for row in rows).items() if times > 1]
@@ -277,6 +277,35 @@ def _read_csv(path: Path, tables: list[Path], labels: Sequence[str] | None) -> I
         raise DataError(f"{table} lists the image {repeated[0]} more than once", fix="leave one row an image")
     targets = [_index_of(row["Category"], names, f"{table}, image {row['Image']}") for row in rows]
     return ImageSet(names, tuple(row["Image"] for row in rows), np.asarray(targets, np.int64), files)
+
+
+def _read_rows(table: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with the columns Image and Category.
+
+    Raises:
+        DataError: it is not text, or has other columns, another separator, no rows, or a row that lacks one of the two.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), list(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(f"cannot read {table}: {error}", fix="save it as CSV in UTF-8") from error
+    if not set(_COLUMNS) <= set(columns):
+        line = ",".join(columns)
+        separator = max(_SEPARATORS, key=line.count)
+        names = ", ".join(part.strip() for part in line.split(separator))[:200]
+        split = f", separated by {_SEPARATORS[separator]}" if separator in line else ""
+        raise DataError(
+            f"{table} has the columns {names or '(none)'}{split}; needed are Image,Category separated by a comma",
+            fix="let its first line be Image,Category (file name, class) and separate all lines by commas",
+        )
+    if not rows:
+        raise DataError(f"{table} has no rows under the columns Image,Category", fix="add a row per image")
+    for number, row in enumerate(rows, 2):
+        if not row["Image"] or not row["Category"]:
+            raise DataError(f"{table}, row {number} has no Image or no Category", fix="fill in or remove the row")
+    return rows
 
 
 def _numbered_image(folder: Path, name: str, table: Path) -> Path:
@@ -298,7 +327,14 @@ def _read_plain(path: Path, labels: Sequence[str] | None) -> ImageSet:
 
 def _image_files(folder: Path) -> list[Path]:
     files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    return sorted((file for file in files if file.is_file()), key=lambda file: _natural(file.as_posix()))
+    # a broken link is an image that cannot be read, not one that is not there
+    return sorted(
+        (file for file in files if file.is_file() or _dangling(file)), key=lambda file: _natural(file.as_posix())
+    )
+
+
+def _dangling(file: Path) -> bool:
+    return file.is_symlink() and not file.exists()
 
 
 def _natural(name: str) -> tuple[int, int, str]:
@@ -316,12 +352,36 @@ def _index_of(name: str, labels: Sequence[str], where: object) -> int:
         ) from None
 
 
+def read_headers(images: ImageSet) -> list[Header]:
+    """The header of every image file, none of arrays in memory.
+
+    Raises:
+        DataError: files that `decode` would refuse; the message names the first and counts them.
+    """
+    if isinstance(images.pictures, np.ndarray):
+        return []
+    headers: list[Header] = []
+    errors: list[DataError] = []
+    for path in images.pictures:
+        try:
+            headers.append(read_header(path))
+        except DataError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise DataError(f"{errors[0]}; and {len(errors) - 1} more images cannot be read", fix=errors[0].fix)
+    if errors:
+        raise errors[0]
+    return headers
+
+
 def without_corrupt(images: ImageSet) -> ImageSet:
-    """The images that can be decoded (each is, once); the others are listed in `left_out`.
+    """The images that can be decoded (each file is, once); the others are listed in `left_out`.
 
     Raises:
         DataError: none can.
     """
+    if isinstance(images.pictures, np.ndarray):
+        return images
     good, bad = [], []
     for index in range(len(images)):
         try:

@@ -5,18 +5,20 @@ settings. It reproduces torchvision's PIL transforms (Resize, CenterCrop, ToTens
 and numpy alone.
 """
 
+import contextlib
 import io
+import threading
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from .errors import DataError, RecipeError, unknown
+from .errors import DataError, EdgeKitError, RecipeError, unknown
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -27,8 +29,16 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
 }
 
-# Pillow's modes that hold more than 8 bits a channel. Converting them would clip or rescale the values silently.
-_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+# Pillow's modes of 8 bits a channel that convert to RGB and to grey.
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV"}
+
+# Grey of 16 bits. Its upper 8 bits are taken, as Pillow takes those of 16-bit colour.
+SIXTEEN_BITS = {"I;16", "I;16B", "I;16L", "I;16N"}
+
+# Pixels of a picture: the area of the largest canvas of a browser (16384 x 16384). Phones take 200 million; as RGB this
+# many take 1 GB of memory.
+MAX_PICTURE = 1 << 28
+_OPENING = threading.Lock()
 
 # An input of 4096 x 4096 takes 200 MB as float32 RGB; before its crop an image may be resized to twice that.
 _MAX_SIDE = 8192
@@ -137,33 +147,90 @@ class Preprocess:
 
 
 def decode(source: bytes | Path) -> Image.Image:
-    """Decode an image file and turn it upright by its EXIF orientation.
+    """Decode an image file to 8 bits a channel and turn it upright by its EXIF orientation.
+
+    A photo is decoded at its full size, since decoding at a reduced one gives other pixels.
 
     Raises:
-        DataError: the file is missing, truncated or not an image; the message names it.
+        DataError: the file is missing, truncated, too large, not an image, or has no 8-bit form; the message names it.
     """
+    with _opened(source) as image:
+        image.load()
+        return _eight_bits(ImageOps.exif_transpose(image))
+
+
+class Header(NamedTuple):
+    """What an image file says of itself: (width, height) in pixels, Pillow's mode."""
+
+    size: tuple[int, int]
+    mode: str
+
+
+def read_header(source: Path) -> Header:
+    """Read an image file's header alone.
+
+    Raises:
+        DataError: `decode` would refuse the file for what stands in its header; the message names it.
+    """
+    with _opened(source) as image:
+        return Header(image.size, image.mode)
+
+
+@contextlib.contextmanager
+def _opened(source: bytes | Path) -> Iterator[Image.Image]:
+    """An image file of which only the header was read; what goes wrong with it from here on is a DataError."""
     name = "image" if isinstance(source, bytes) else str(source)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF data, beside a picture that may be whole
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
+            with _open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                if image.mode not in _MODES | SIXTEEN_BITS:
+                    raise DataError(
+                        f"{name} has pixels of Pillow's mode {image.mode}, of which EdgeKit cannot know the range",
+                        fix="convert it to 8 bits a channel, or pass --skip-corrupt",
+                    )
+                yield image
+    except EdgeKitError:
+        raise
     except FileNotFoundError as error:
+        if isinstance(source, Path) and source.is_symlink():
+            raise DataError(
+                f"{name} is a link to {source.readlink()}, which is not there",
+                fix="restore or remove it, or pass --skip-corrupt",
+            ) from error
         raise DataError(f"no such image: {name}", fix="check the path") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name} is too large to decode safely: {error}", fix="make it smaller first") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"{name} has more than {MAX_PICTURE / 1e6:.0f} million pixels",
+            fix="make it smaller first, or pass --skip-corrupt",
+        ) from error
+    except Exception as error:  # Pillow's parsers let many kinds through
         raise DataError(
             f"cannot decode {name}: {error}", fix="replace or remove the file, or pass --skip-corrupt"
         ) from error
 
 
+def _open(source: io.BytesIO | Path) -> Image.Image:
+    """Image.open under our own limit of pixels; Pillow's, of 89 million, is a global variable."""
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PICTURE
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode not in SIXTEEN_BITS:
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode in _DEEP_MODES:
+    if image.mode not in _MODES:
         raise DataError(
-            f"the image has more than 8 bits a channel (Pillow mode {image.mode}); EdgeKit will not guess its range",
-            fix="convert it to 8 bits first",
+            f"the image is not of 8 bits a channel (Pillow mode {image.mode})", fix="convert it to RGB or L first"
         )
     return image if image.mode == mode else image.convert(mode)
 

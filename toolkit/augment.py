@@ -1,11 +1,15 @@
 """Training images as tensors: decoded, randomly changed (torchvision.transforms.v2), normalised by the one
 preprocessing."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
+from torch.utils.data import default_collate
 from torchvision.transforms import InterpolationMode, v2
 
+from ..deploy.errors import DataError, EdgeKitError
 from ..deploy.images import ImageSet
 from ..deploy.preprocess import Preprocess
 from .recipe import AugmentSettings
@@ -32,8 +36,22 @@ class Examples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._images)
 
+    def __getitems__(self, indices: Sequence[int]) -> "list[Example] | EdgeKitError":
+        """A batch as a DataLoader asks for it. An error is handed over like one: raised in a loader process, it would
+        arrive as the text of its traceback."""
+        try:
+            return [self[index] for index in indices]
+        except EdgeKitError as error:
+            return error
+
     def __getitem__(self, index: int) -> Example:
-        image, target, _ = self._images[index]
+        image, target, name = self._images[index]
+        try:
+            return self._example(image, target)
+        except DataError as error:
+            raise DataError(f"{name}: {error}", fix=error.fix) from error
+
+    def _example(self, image: Image.Image, target: int) -> Example:
         if self._whole is not None:
             image = self._whole(image.convert(self._preprocess.mode))
         else:
@@ -41,6 +59,23 @@ class Examples(torch.utils.data.Dataset):
         if self._change is not None:
             image = self._change(image)
         return Example(torch.from_numpy(self._preprocess.normalize(image)), target)
+
+
+def collate(examples: "list[Example] | EdgeKitError") -> Any:
+    """A batch of tensors, or the error that came instead of the examples."""
+    return examples if isinstance(examples, EdgeKitError) else default_collate(examples)
+
+
+def batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The loader's batches.
+
+    Raises:
+        EdgeKitError: what went wrong in loading one, here or in another process.
+    """
+    for batch in loader:
+        if isinstance(batch, EdgeKitError):
+            raise batch
+        yield batch
 
 
 def _resized_crop(augment: AugmentSettings, preprocess: Preprocess) -> v2.Transform:

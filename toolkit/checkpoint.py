@@ -18,11 +18,19 @@ STATE, BEST, METRICS, CURVES = "last.pt", "best.safetensors", "metrics.csv", "cu
 
 @dataclass
 class Progress:
-    """How far a run has come: whole epochs, the best validation accuracy, a row of metrics an epoch."""
+    """How far a run has come.
+
+    Attributes:
+        epoch: whole epochs.
+        best: the best validation accuracy.
+        history: a row of metrics an epoch.
+        planned: the number of epochs that the schedule was made for.
+    """
 
     epoch: int = 0
     best: float = -1.0
     history: list[dict[str, float]] = field(default_factory=list)
+    planned: int = 0
 
     def add(self, row: dict[str, float]) -> bool:
         """Count an epoch; says whether it is the best so far."""
@@ -50,12 +58,21 @@ def save(work: Path, progress: Progress, better: bool, network: nn.Module, optim
     write_file(work / STATE, stream.getvalue())
 
 
-def restore(work: Path, network: nn.Module, optimizer: Any, scheduler: Any) -> Progress:
-    """Load the last whole epoch into the network, optimizer and schedule; a run's beginning when there is none."""
+def epochs(work: Path) -> int:
+    """How many whole epochs a run's folder holds."""
+    return torch.load(work / STATE, weights_only=True)["epoch"]
+
+
+def restore(work: Path, network: nn.Module, optimizer: Any, scheduler: Any, planned: int) -> Progress:
+    """Load the last whole epoch into the network, optimizer and schedule; a run's beginning when there is none.
+
+    Args:
+        planned: epochs of the schedule, where the state does not say.
+    """
     if not (work / STATE).is_file():
         return Progress()
     saved = torch.load(work / STATE, weights_only=True)
     network.load_state_dict(saved["network"])
     optimizer.load_state_dict(saved["optimizer"])
     scheduler.load_state_dict(saved["scheduler"])
-    return Progress(saved["epoch"], saved["best"], saved["history"])
+    return Progress(saved["epoch"], saved["best"], saved["history"], saved.get("planned", planned))

@@ -10,6 +10,7 @@ _RISE = 1.1
 def draw_curves(history: Sequence[dict[str, float]]) -> bytes:
     """A PNG of loss and accuracy, training and validation, over the epochs."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
@@ -17,6 +18,7 @@ def draw_curves(history: Sequence[dict[str, float]]) -> bytes:
         for part, style in (("train", "o-"), ("validation", "s--")):
             axis.plot(epochs, [row[f"{part}_{what}"] for row in history], style, label=part, markersize=3)
         axis.set(xlabel="epoch", ylabel=what)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
         axis.legend()
     stream = io.BytesIO()

@@ -63,6 +63,7 @@ def load_dataset(
     validation: float = _VALIDATION_SHARE,
     labels: Sequence[str] | None = None,
     skip_corrupt: bool = False,
+    download: bool = False,
 ) -> Dataset:
     """Open a named data set or a folder, and divide it.
 
@@ -70,12 +71,17 @@ def load_dataset(
     part a val/ folder is it, else a fifth of the images, drawn by class. Validation images are then drawn, by class,
     from what is left: `validation` is their share of it. Ids are relative to the set's root, so they say the part.
 
+    Args:
+        download: fetch a named set that is not on this machine.
+
     Raises:
         DataError: nothing there, or not an image set.
     """
     if data in DATASETS:
         root = str(Path(root).resolve()) if root else None
-        given = DATASETS[data](Path(root) if root else None)
+        given = DATASETS[data](Path(root) if root else None, download)
+        if skip_corrupt:
+            given = {part: _told(without_corrupt(images)) for part, images in given.items()}
     elif not Path(data).exists():
         raise DataError(
             f"no folder or file at {data}, and {unknown('data set', data, DATASETS)}",
@@ -103,7 +109,7 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
     if not recorded:
         return None
     if recorded["data"] in DATASETS:
-        given = DATASETS[recorded["data"]](Path(recorded["root"]) if recorded["root"] else None)
+        given = DATASETS[recorded["data"]](Path(recorded["root"]) if recorded["root"] else None, False)
     elif not Path(recorded["data"]).exists():
         raise DataError(
             f"the data set of {bundle.path.name} was at {recorded['data']}, which is not on this machine",
@@ -222,20 +228,22 @@ def _drawn(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
     return images.take(left), images.take(drawn)
 
 
-def _digits(root: Path | None) -> dict[str, ImageSet]:
+def _digits(root: Path | None, download: bool) -> dict[str, ImageSet]:
     """UCI handwritten digits, in the package."""
-    del root  # it is nowhere else
+    del root, download  # it is nowhere else
     return {"all": open_images(Path(__file__).parent / "data" / "digits.npz")}
 
 
-def _idx_set(folder_name: str, labels: Sequence[str], torchvision_name: str, system: Path | None):
-    def read(root: Path | None) -> dict[str, ImageSet]:
-        places = [root, root and root / folder_name / "raw"] if root else [system]
+def _idx_set(name: str, folder_name: str, labels: Sequence[str], system: Path | None) -> "_Reader":
+    """A set in MNIST's files: in `system` (a package's folder), or where torchvision's class `folder_name` keeps it."""
+
+    def read(root: Path | None, download: bool) -> dict[str, ImageSet]:
+        kept = (root or _cache()) / folder_name / "raw"
+        places = [root, kept] if root else [system, kept]
         folder = next((place for place in places if place and _idx_file(place, "t10k-labels-idx1-ubyte")), None)
         if folder is None:
-            keep = root or _cache()
-            _torchvision(torchvision_name, keep)
-            folder = keep / folder_name / "raw"
+            _torchvision(name, folder_name, root or _cache(), download)
+            folder = kept
         parts = {}
         for part, prefix in (("train", "train"), ("test", "t10k")):
             files = [_idx_file(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
@@ -251,47 +259,64 @@ def _idx_file(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _cifar10(root: Path | None) -> dict[str, ImageSet]:
+def _cifar10(root: Path | None, download: bool) -> dict[str, ImageSet]:
     """CIFAR-10: torchvision's download, or a root with train/ and test/ folders of class folders."""
     if root is not None and (root / "train").is_dir():
         return _open_parts(root, None, skip_corrupt=False)
     parts = {}
-    for part, source in zip(("train", "test"), _torchvision("CIFAR10", root or _cache()), strict=True):
+    for part, source in zip(
+        ("train", "test"), _torchvision("cifar10", "CIFAR10", root or _cache(), download), strict=True
+    ):
         ids = tuple(f"{part}/{index}" for index in range(len(source.data)))
         parts[part] = ImageSet(tuple(source.classes), ids, np.asarray(source.targets, np.int64), source.data)
     return parts
 
 
-def _torchvision(name: str, keep: Path) -> list[Any]:
-    """Torchvision's own downloaded training and test sets.
+def _torchvision(name: str, class_name: str, keep: Path, download: bool) -> list[Any]:
+    """Torchvision's own training and test sets, from `keep`.
 
     Raises:
-        DataError: it can neither be found in `keep` nor downloaded.
+        DataError: they are not there and are not to be downloaded, or cannot be.
     """
+    if not download and not keep.is_dir():
+        raise _not_here(name, keep)
     try:
         import torchvision
     except ModuleNotFoundError as error:
         raise DataError(
-            f"{name} is not in {keep}, and downloading it needs torchvision",
+            f"{name} is not in {keep}, and reading or downloading it needs torchvision",
             fix="pass --images with a folder of its images, or pip install 'edgekit-vision[train]'",
         ) from error
     try:
-        make = getattr(torchvision.datasets, name)
-        return [make(str(keep), train=train, download=True) for train in (True, False)]
+        make = getattr(torchvision.datasets, class_name)
+        return [make(str(keep), train=train, download=download) for train in (True, False)]
     except (OSError, RuntimeError) as error:
+        if not download:
+            raise _not_here(name, keep) from error
         raise DataError(
             f"cannot find {name} in {keep}, nor download it: {error}",
             fix="pass --root with the folder that holds it (as torchvision keeps it)",
         ) from error
 
 
+def _not_here(name: str, keep: Path) -> DataError:
+    return DataError(
+        f"the data set {name} is not in {keep}",
+        fix=f"edgekit train with --data digits runs at once, with --data {name} --download fetches it first; or pass a "
+        "folder of images",
+    )
+
+
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
 
 
-DATASETS: dict[str, Callable[[Path | None], dict[str, ImageSet]]] = {
+# (root or None, whether to download) -> {part: images}
+_Reader = Callable[[Path | None, bool], dict[str, ImageSet]]
+
+DATASETS: dict[str, _Reader] = {
     "digits": _digits,
-    "mnist": _idx_set("MNIST", tuple("0123456789"), "MNIST", None),
-    "fashion-mnist": _idx_set("FashionMNIST", _FASHION_LABELS, "FashionMNIST", _DEBIAN_FASHION_MNIST),
+    "mnist": _idx_set("mnist", "MNIST", tuple("0123456789"), None),
+    "fashion-mnist": _idx_set("fashion-mnist", "FashionMNIST", _FASHION_LABELS, _DEBIAN_FASHION_MNIST),
     "cifar10": _cifar10,
 }

@@ -33,6 +33,7 @@ from .display import (
 )
 from .report import render
 from .visible import visible, visible_json
+from .workspace import locked
 
 # Inline markup of GitHub's Markdown; what makes a list, a heading or a rule at the start of a line; and what becomes a
 # link or a mention without any markup, if a space of no width does not stand after it.
@@ -49,8 +50,10 @@ def write_reports(report: Mapping[str, Any], images: ImageSet | None, folder: Pa
         "summary.md": markdown(report),
         "report.html": render(report, images),
     }
-    for name, content in contents.items():
-        write_file(folder / name, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True):  # of two validations at once, all four files are of one
+        for name, content in contents.items():
+            write_file(folder / name, content)
     return [folder / name for name in contents]
 
 

@@ -82,7 +82,7 @@ class TrainSettings:
         lr: learning rate, the peak of one-cycle.
         step_size, gamma: StepLR's: the rate is multiplied by `gamma` every `step_size` epochs.
         clip: largest norm of the gradient, 0 for no limit.
-        workers: processes that load images; -1 is auto.
+        workers: processes that load a part; -1 is auto: none for arrays, and for few or small files (screening.py).
         device: auto, cpu or cuda.
     """
 

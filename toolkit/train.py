@@ -1,9 +1,12 @@
 """Training: one flat loop on Lightning Fabric."""
 
+import contextlib
 import json
 import math
 import os
+import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,27 +20,24 @@ from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
 from torch.utils.data import DataLoader
 
 from ..deploy.bundle import Bundle, Manifest, TensorSpec, create, make_golden
-from ..deploy.errors import EdgeKitError, RecipeError, TrainingError
-from ..deploy.files import write_file
-from ..deploy.preprocess import Preprocess
+from ..deploy.errors import RecipeError, TrainingError
+from ..deploy.files import new_folder, write_file
+from ..deploy.preprocess import Header, Preprocess
 from ..models import create as create_model
 from . import checkpoint
-from .augment import Examples
+from .augment import Examples, batches, collate
 from .console import TrainingBar, err, out, say
 from .curves import over_fitting
-from .datasets import Dataset, load_dataset
+from .datasets import PARTS, Dataset, load_dataset
 from .preprocessing import decide
 from .recipe import Recipe, TrainSettings
-from .workspace import RUNS, new_path
+from .schedules import OF_THE_TOTAL, OPTIMIZERS, make_schedule, remake_schedule
+from .screening import processes, screen
+from .workspace import RUNS, exists, locked, make_folder, new_path, release
 
 WORK = ".train"
 _RECIPE = "recipe.json"
-
-OPTIMIZERS = {
-    "sgd": lambda weights, s: torch.optim.SGD(weights, s.lr, momentum=s.momentum, weight_decay=s.weight_decay),
-    "adam": lambda weights, s: torch.optim.Adam(weights, s.lr, weight_decay=s.weight_decay),
-    "adamw": lambda weights, s: torch.optim.AdamW(weights, s.lr, weight_decay=s.weight_decay),
-}
+_SPOKEN = {"train": "training", "validation": "validation", "test": "test"}
 
 
 @dataclass
@@ -55,10 +55,13 @@ class _Run:
     progress: checkpoint.Progress
 
 
-def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS) -> Bundle:
+def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, download: bool = False) -> Bundle:
     """Train a network as the recipe says, keep the epoch that is best on the validation part, write a bundle.
 
     The run's folder `NNN-name.train` beside the bundle holds the checkpoints, metrics.csv and curves.png.
+
+    Args:
+        download: fetch a named data set that is not on this machine.
 
     Raises:
         TrainingError: the loss is not a number any more.
@@ -66,65 +69,135 @@ def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS) -> Bund
         DataError: the data set is not usable.
     """
     fabric = _fabric(recipe.train)
-    bundle_path = fabric.broadcast(out or new_path(recipe.name, runs))
+    # of several processes one takes the number
+    own = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
+    bundle_path = fabric.broadcast(own)
     work = bundle_path.with_name(bundle_path.name + WORK)
     for path in (bundle_path, work):
         if path.exists() and fabric.is_global_zero:
-            raise EdgeKitError(f"{path} exists already", fix="choose another --out, or remove it first")
-    return _train(fabric, recipe, work, bundle_path)
+            raise exists(path)
+    return _train(fabric, recipe, work, bundle_path, download=download)
 
 
 def resume(work: Path) -> Bundle:
     """Continue an interrupted run from its last whole epoch; on one CPU the weights are those of an unbroken run.
 
     Raises:
-        TrainingError: `work` is not the folder of an unfinished run.
+        TrainingError: `work` is not the folder of an unfinished run, or another process is at it.
     """
-    bundle_path = work.with_name(work.name.removesuffix(WORK))
+    bundle_path = _bundle_of(work)
     if not (work / _RECIPE).is_file() or bundle_path.exists():
         raise TrainingError(f"{work} is not the folder of an unfinished training", fix="pass a folder runs/*.train")
-    recipe = Recipe.from_dict(json.loads((work / _RECIPE).read_text()))
-    return _train(_fabric(recipe.train), recipe, work, bundle_path)
+    recipe = _read_recipe(work)
+    return _train(_fabric(recipe.train), recipe, work, bundle_path, resumed=True)
 
 
-def newest_unfinished(runs: Path = RUNS) -> Path:
-    """The folder of the newest training in `runs` that wrote no bundle.
+def extend(work: Path, epochs: int) -> Bundle:
+    """Train a run, finished or interrupted, until it has `epochs` epochs; a finished one becomes a new bundle.
+
+    With the schedules "step" and "constant" on one CPU, the weights are those of a run that was asked for `epochs`.
+
+    Raises:
+        TrainingError: `work` is not the folder of a training, or has that many epochs already.
+    """
+    if not (work / _RECIPE).is_file() or not (work / checkpoint.STATE).is_file():
+        raise TrainingError(f"{work} holds no epoch of a training", fix="pass a folder runs/*.train")
+    done = checkpoint.epochs(work)
+    if epochs <= done:
+        raise TrainingError(f"{work} has {done} epochs already", fix=f"ask for more: --resume --epochs {2 * done}")
+    recipe = _read_recipe(work)
+    recipe = recipe.changed([f"train.epochs={epochs}"])
+    fabric = _fabric(recipe.train)
+    bundle_path = _bundle_of(work)
+    if bundle_path.exists():
+        copied = Path()
+        if fabric.is_global_zero:
+            copied = new_path(recipe.name, work.parent)
+            with new_folder(copied.with_name(copied.name + WORK)) as folder:
+                shutil.copytree(work, folder, dirs_exist_ok=True)
+            release(copied)
+        bundle_path = fabric.broadcast(copied)
+    return _train(fabric, recipe, bundle_path.with_name(bundle_path.name + WORK), bundle_path, resumed=True)
+
+
+def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
+    """The folder of the newest training in `runs` that wrote no bundle and that no process is at.
+
+    Args:
+        finished: take one that wrote its bundle too.
 
     Raises:
         TrainingError: there is none.
     """
-    folders = [entry for entry in runs.glob(f"*{WORK}") if not entry.with_name(entry.name.removesuffix(WORK)).exists()]
+    folders = [entry for entry in runs.glob(f"*{WORK}") if finished or not _bundle_of(entry).exists()]
+    folders = [entry for entry in folders if (entry / _RECIPE).is_file() and not _busy(entry)]
     if not folders:
-        raise TrainingError(f"no unfinished training in {runs}/", fix="run: edgekit train")
+        raise TrainingError(f"no {'' if finished else 'unfinished '}training in {runs}/", fix="run: edgekit train")
     return max(folders, key=lambda entry: entry.stat().st_mtime)
 
 
-def _train(fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path) -> Bundle:
+def _bundle_of(work: Path) -> Path:
+    return work.with_name(work.name.removesuffix(WORK))
+
+
+def _read_recipe(work: Path) -> Recipe:
+    return Recipe.from_dict(json.loads((work / _RECIPE).read_text()))
+
+
+def _busy(work: Path) -> bool:
+    with locked(work) as free:
+        return not free
+
+
+@contextlib.contextmanager
+def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Iterator[None]:
+    """The run's folder, made here unless the run is resumed, and locked: no other process trains or resumes it.
+
+    Raises:
+        EdgeKitError: another process was first.
+    """
+    if not fabric.is_global_zero:
+        yield
+        return
+    if not resumed:
+        make_folder(work)
+        release(_bundle_of(work))
+    with locked(work) as free:
+        if not free:
+            raise TrainingError(f"another process is training in {work}", fix="wait for it, or choose another --out")
+        yield
+
+
+def _train(
+    fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path, *,
+    resumed: bool = False, download: bool = False,
+) -> Bundle:  # fmt: skip
     err.quiet = out.quiet = not fabric.is_global_zero  # one process speaks for all
     torch.manual_seed(recipe.train.seed)
     data = recipe.data
     dataset = load_dataset(
-        data.data, root=data.root, seed=data.seed, validation=data.validation, skip_corrupt=data.skip_corrupt
-    )
-    if not dataset.train.labelled:
-        raise TrainingError(f"{dataset.data} has images without labels", fix="put them into class folders")
+        data.data, root=data.root, seed=data.seed, validation=data.validation, skip_corrupt=data.skip_corrupt,
+        download=download,
+    )  # fmt: skip
+    headers = screen(dataset)
     preprocess = decide(recipe.preprocess, dataset.train)
     plain, architecture = _network(recipe, preprocess, len(dataset.train.labels))
-    if fabric.is_global_zero:
-        write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
-    run = _start(fabric, recipe, dataset, preprocess, plain, work)
-    try:
-        _fit(run)
-    except KeyboardInterrupt:
-        say(f"stopped; {run.progress.epoch} whole epochs are kept in {work}: edgekit train --resume")
-        raise
-    if warning := over_fitting(run.progress.history):
-        say(warning)
-    plain.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
-    results = {"best_validation": run.progress.best, "test": _evaluate(run, run.loaders["test"])}
-    if fabric.is_global_zero:
-        _write(bundle_path, recipe, dataset, preprocess, plain.cpu().eval(), architecture, results, work)
-    fabric.barrier()
+    with _occupied(fabric, work, resumed):
+        if fabric.is_global_zero:
+            write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
+        run = _start(fabric, recipe, _loaders(dataset, headers, preprocess, recipe), plain, work)
+        try:
+            _fit(run)
+        except KeyboardInterrupt:
+            say(f"stopped; {run.progress.epoch} whole epochs are kept in {work}: edgekit train --resume")
+            raise
+        if warning := over_fitting(run.progress.history):
+            say(warning)
+        plain.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
+        results = {"best_validation": run.progress.best, "test": _evaluate(run, run.loaders["test"])}
+        if fabric.is_global_zero:
+            _write(bundle_path, recipe, dataset, preprocess, plain.cpu().eval(), architecture, results, work)
+        fabric.barrier()
     say(
         f"test accuracy {results['test']['accuracy']:.4f} on {len(dataset.test)} images "
         f"(best validation {run.progress.best:.4f})"
@@ -153,7 +226,7 @@ def _train_epoch(run: _Run, epoch: int, bar: TrainingBar) -> dict[str, float]:
     if hasattr(run.loaders["train"].sampler, "set_epoch"):
         run.loaders["train"].sampler.set_epoch(epoch)
     start, total, right, seen = time.monotonic(), 0.0, 0, 0
-    for step, (inputs, targets) in enumerate(run.loaders["train"]):
+    for step, (inputs, targets) in enumerate(batches(run.loaders["train"])):
         logits = run.network(inputs)
         loss = F.cross_entropy(logits, targets, label_smoothing=run.settings.label_smoothing)
         value = loss.item()
@@ -183,7 +256,7 @@ def _evaluate(run: _Run, loader: Any) -> dict[str, float]:
     run.network.eval()
     sums = torch.zeros(3, device=run.fabric.device, dtype=torch.float64)
     with torch.inference_mode():
-        for inputs, targets in loader:
+        for inputs, targets in batches(loader):
             logits = run.network(inputs).float()
             loss = F.cross_entropy(logits, targets, reduction="sum").item()
             sums += sums.new_tensor([loss, (logits.argmax(1) == targets).sum().item(), len(targets)])
@@ -204,24 +277,29 @@ def _not_a_number(run: _Run, value: float, epoch: int, step: int) -> TrainingErr
 def _start(
     fabric: lightning_fabric.Fabric,
     recipe: Recipe,
-    dataset: Dataset,
-    preprocess: Preprocess,
+    parts: dict[str, DataLoader],
     plain: nn.Module,
     work: Path,
 ) -> _Run:
     """Everything the loop needs, from the beginning or from where an interrupted run stopped."""
     settings = recipe.train
-    say(
-        f"{recipe.model.name} on {dataset.data}: {len(dataset.train)} training, {len(dataset.validation)} validation, "
-        f"{len(dataset.test)} test images, {fabric.device.type}"
-    )
+    counts = ", ".join(f"{len(loader.dataset)} {_SPOKEN[part]}" for part, loader in parts.items())  # type: ignore[arg-type]
+    say(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
     optimizer = OPTIMIZERS[settings.optimizer](plain.parameters(), settings)
     network, wrapped = fabric.setup(plain, optimizer)
-    loaders = {part: fabric.setup_dataloaders(loader) for part, loader in _loaders(dataset, preprocess, recipe).items()}
-    scheduler = _scheduler(optimizer, settings, steps=len(loaders["train"]))
-    progress = checkpoint.restore(work, plain, optimizer, scheduler)
+    loaders = {part: fabric.setup_dataloaders(loader) for part, loader in parts.items()}
+    scheduler = make_schedule(optimizer, settings, steps=len(loaders["train"]))
+    progress = checkpoint.restore(work, plain, optimizer, scheduler, settings.epochs)
     if progress.epoch:
         say(f"resuming {work} after epoch {progress.epoch}")
+    if progress.epoch and progress.planned != settings.epochs and settings.schedule in OF_THE_TOTAL:
+        say(
+            f"the schedule {settings.schedule} depends on the number of epochs: {progress.epoch} followed that of "
+            f"{progress.planned}, the rest follow that of {settings.epochs}; a run of {settings.epochs} from the start "
+            "would differ"
+        )
+        scheduler = remake_schedule(optimizer, settings, len(loaders["train"]), progress.epoch)
+    progress.planned = settings.epochs
     return _Run(fabric, settings, work, plain, network, wrapped, scheduler, loaders, progress)
 
 
@@ -267,38 +345,22 @@ def _network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.M
         ) from error
 
 
-def _loaders(dataset: Dataset, preprocess: Preprocess, recipe: Recipe) -> dict[str, DataLoader]:
-    """Loaders of the three parts; arrays in memory load faster in this process than across to another."""
+def _loaders(
+    dataset: Dataset, headers: dict[str, list[Header]], preprocess: Preprocess, recipe: Recipe
+) -> dict[str, DataLoader]:
+    """A loader for each part, with as many processes as its images are worth."""
     settings = recipe.train
-    files = isinstance(dataset.train.pictures, list)
-    workers = settings.workers if settings.workers >= 0 else min(4, os.cpu_count() or 1) * files
-    common: dict[str, Any] = {
-        "batch_size": settings.batch_size,
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
-        "multiprocessing_context": "spawn" if workers else None,
-    }
     # BatchNorm cannot train on a last batch of one image
     short = len(dataset.train) > settings.batch_size and len(dataset.train) % settings.batch_size == 1
-    examples = Examples(dataset.train, preprocess, recipe.augment)
-    return {
-        "train": DataLoader(examples, shuffle=True, drop_last=short, **common),
-        "validation": DataLoader(Examples(dataset.validation, preprocess), **common),
-        "test": DataLoader(Examples(dataset.test, preprocess), **common),
-    }
-
-
-def _scheduler(optimizer: Any, settings: TrainSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule that is stepped once a batch."""
-    schedules = torch.optim.lr_scheduler
-    total = settings.epochs * steps
-    if settings.schedule == "step":
-        return schedules.StepLR(optimizer, settings.step_size * steps, settings.gamma)
-    if settings.schedule == "cosine":
-        return schedules.CosineAnnealingLR(optimizer, total)
-    if settings.schedule == "one-cycle":
-        return schedules.OneCycleLR(optimizer, settings.lr, total_steps=total + 1)
-    return schedules.ConstantLR(optimizer, factor=1.0)
+    loaders = {}
+    for part in PARTS:
+        workers, training = processes(settings.workers, headers[part]), part == "train"
+        loaders[part] = DataLoader(
+            Examples(getattr(dataset, part), preprocess, recipe.augment if training else None),
+            shuffle=training, drop_last=training and short, batch_size=settings.batch_size, collate_fn=collate,
+            num_workers=workers, persistent_workers=workers > 0, multiprocessing_context="spawn" if workers else None,
+        )  # fmt: skip
+    return loaders
 
 
 def _write(

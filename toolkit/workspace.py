@@ -1,23 +1,115 @@
 """runs/: where bundles go, and the newest one that a command can take."""
 
+import atexit
+import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..deploy.bundle import MANIFEST, Bundle, Manifest, manifest_id
-from ..deploy.errors import BundleError
+from ..deploy.errors import BundleError, EdgeKitError
 from .console import say
 
 RUNS = Path("runs")
 REJECTED = ".rejected"
 _NUMBERED = re.compile(r"(\d+)-")
 
+# An empty file that takes a number before its bundle is there: runs/.007.taken
+_CLAIM, _CLAIMED = ".{:03d}.taken", re.compile(r"\.(\d+)\.taken")
+
 
 def new_path(name: str, runs: Path = RUNS) -> Path:
-    """A path for a new bundle: the next number, then `name` in characters that every file system takes."""
-    numbers = [int(match[1]) for entry in _entries(runs) if (match := _NUMBERED.match(entry.name))]
+    """A path for a new bundle: the next number, then `name` in characters that every file system takes.
+
+    No other process gets the number: an empty hidden file holds it until something with it is visible, or this process
+    ends. One that is killed leaves a number unused, which is in nobody's way.
+
+    Raises:
+        EdgeKitError: `runs` cannot be written.
+    """
     safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "model"
-    return runs / f"{max(numbers, default=0) + 1:03d}-{safe}"
+    with _writing(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        return runs / f"{_take_number(runs):03d}-{safe}"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that is not there yet.
+
+    Raises:
+        EdgeKitError: it exists already, or cannot be made.
+    """
+    with _writing(path):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise exists(path) from None
+
+
+def exists(path: Path) -> EdgeKitError:
+    """The error for an output that is there already."""
+    return EdgeKitError(f"{path} exists already", fix="choose another --out, or remove it first")
+
+
+def release(path: Path) -> None:
+    """Give up the claim on the number of a path from `new_path`, once something with the number is visible."""
+    if match := _NUMBERED.match(path.name):
+        (path.parent / _CLAIM.format(int(match[1]))).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Lock an existing folder; False where another process has it and `wait` is off.
+
+    The system frees the lock however a process ends.
+    """
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        free = True
+    except BlockingIOError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+def _take_number(runs: Path) -> int:
+    """Claim the lowest number above all that are visible or claimed."""
+    while True:
+        visible, claimed = _numbers(runs, _NUMBERED), _numbers(runs, _CLAIMED)
+        for number in claimed:
+            if number <= max(visible, default=0):
+                (runs / _CLAIM.format(number)).unlink(missing_ok=True)
+        number = max([*visible, *claimed], default=0) + 1
+        claim = (runs / _CLAIM.format(number)).absolute()
+        try:
+            claim.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        # between looking and claiming, another run may have become visible and given up its claim
+        if number > max(_numbers(runs, _NUMBERED), default=0):
+            atexit.register(claim.unlink, missing_ok=True)
+            return number
+        claim.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EdgeKitError(
+            f"cannot write {path}: {error.strerror}", fix="choose a writable place with room for it (--out)"
+        ) from error
+
+
+def _numbers(runs: Path, pattern: re.Pattern[str]) -> list[int]:
+    return [int(match[1]) for entry in runs.iterdir() if (match := pattern.match(entry.name))]
 
 
 def newest(accept: Callable[[Manifest], bool], wanted: str, make: str, runs: Path = RUNS) -> Bundle:

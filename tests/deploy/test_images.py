@@ -58,15 +58,34 @@ def test_numbered_images_beside_a_csv(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [("Image,Category\n7,a\n", "7"), ("image;class\n1;a\n", "Image,Category"),
+    [("Image,Category\n7,a\n", "7"), ("image;class\n1;a\n", "columns image, class, separated by a semicolon"),
+     ("filename,label\n1,a\n", "columns filename, label, separated by a comma; needed are Image,Category"),
+     ("Image;Category\n1;a\n", "columns Image, Category, separated by a semicolon"),
+     ("a\tb\tc\n", "a, b, c, separated by a tab"), ("", r"\(none\)"), ("Image,Category\n1\n", "row 2 has no"),
      ("Image,Category\n1,a\n1,a\n", "more than once"), ("Image,Category\n", "no rows")],
 )  # fmt: skip
 def test_a_wrong_csv_is_explained(tmp_path: Path, table: str, words: str) -> None:
-    """A missing file, other columns, a repeated image, nothing at all."""
+    """A missing file, other columns, another separator, a short row, a repeated image, nothing at all."""
     Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
     (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(DataError, match=words):
         open_images(tmp_path)
+
+
+def test_a_csv_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    """As a spreadsheet writes it in another encoding."""
+    (tmp_path / "labels.csv").write_bytes("Image,Category\n1,Käfer\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"cannot read .*labels\.csv"):
+        open_images(tmp_path)
+
+
+def test_a_broken_link_is_named(image_folder: Folder) -> None:
+    """It is not dropped in silence: an error with its target, or left out and listed."""
+    folder = image_folder()
+    (folder / "cat" / "gone.jpg").symlink_to("/nowhere/x.jpg")
+    with pytest.raises(DataError, match=r"gone\.jpg is a link to /nowhere/x\.jpg, which is not there"):
+        list(open_images(folder))
+    assert open_images(folder, skip_corrupt=True).left_out == ("cat/gone.jpg",)
 
 
 def _idx(array: np.ndarray) -> bytes:

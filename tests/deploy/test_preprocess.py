@@ -79,8 +79,35 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_deep_images_are_refused(mode: str) -> None:
     """16-bit and float images are not clipped silently."""
-    with pytest.raises(DataError, match="more than 8 bits"):
+    with pytest.raises(DataError, match="not of 8 bits a channel"):
         Preprocess("RGB", 8, (8, 8), "bilinear", MEANS["RGB"], STDS["RGB"])(Image.new(mode, (8, 8)))
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2")])
+def test_sixteen_bit_grey_is_taken_by_its_upper_byte(tmp_path: Path, suffix: str, kind: str) -> None:
+    """As Pillow takes 16-bit colour; upright like any other."""
+    values = np.arange(0, 65536, 997, dtype=np.uint16).reshape(2, 33)
+    image, path = Image.fromarray(values.astype(kind)), tmp_path / f"deep.{suffix}"
+    image.save(path)
+    decoded = decode(path)
+    assert decoded.mode == "L"
+    np.testing.assert_array_equal(np.asarray(decoded), values >> 8)
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "LAB"])
+def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path: Path, mode: str) -> None:
+    """32-bit, float and CIE images: the file is named, so that it can be left out."""
+    Image.new(mode, (4, 4)).save(tmp_path / "odd.tif")
+    with pytest.raises(DataError, match=rf"odd\.tif has pixels of Pillow's mode {mode}"):
+        decode(tmp_path / "odd.tif")
+
+
+def test_a_photo_of_a_phone_is_taken(tmp_path: Path) -> None:
+    """108 megapixels, above the limit of Pillow; whose global setting stays as it is."""
+    Image.new("1", (12000, 9000)).save(tmp_path / "photo.png")
+    before = Image.MAX_IMAGE_PIXELS
+    assert decode(tmp_path / "photo.png").size == (12000, 9000)
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_a_strip_does_not_fill_the_memory() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.errors import RecipeError, TrainingError
+from edgekit.deploy.errors import EdgeKitError, RecipeError, TrainingError
 from edgekit.toolkit import checkpoint
 from edgekit.toolkit import train as training
 from edgekit.toolkit.curves import over_fitting
@@ -49,12 +49,68 @@ def test_resume_is_exact(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop_a
         patch.setattr(checkpoint, "save", stopping)
         with pytest.raises(KeyboardInterrupt):
             training.train(recipe, runs=Path("runs"))
-    resumed = training.resume(training.newest_unfinished(Path("runs")))
+    resumed = training.resume(training.newest_training(Path("runs")))
     first, second = load_file(whole.model_path), load_file(resumed.model_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert whole.manifest.details["best_validation"] == resumed.manifest.details["best_validation"]
     with pytest.raises(TrainingError, match="no unfinished"):
-        training.newest_unfinished(Path("runs"))
+        training.newest_training(Path("runs"))
+
+
+def test_a_finished_training_is_extended_exactly(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two epochs and two more are four; the bundle of two stays as it was."""
+    recipe = recipe.changed(["train.schedule=step", "train.step_size=1", "train.epochs=2"])
+    short = training.train(recipe, runs=Path("runs"))
+    longer = training.extend(training.newest_training(Path("runs"), finished=True), 4)
+    whole = training.train(recipe.changed(["train.epochs=4"]), out=Path("whole"))
+    first, second = load_file(whole.model_path), load_file(longer.model_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert longer.path != short.path
+    assert Bundle.open(short.path).id == short.id
+    assert longer.manifest.details["recipe"]["train"]["epochs"] == 4
+    assert "depends on the number of epochs" not in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="has 4 epochs already"):
+        training.extend(training.newest_training(Path("runs"), finished=True), 3)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+def test_extending_a_schedule_of_the_total_is_said(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], schedule: str
+) -> None:
+    """The rate goes on where the longer schedule is at that epoch, and the difference is not silent."""
+    recipe = recipe.changed(
+        [f"train.schedule={schedule}", "train.epochs=1", "model.name=convnet", "preprocess.size=16"]
+    )
+    training.train(recipe, runs=Path("runs"))
+    longer = training.extend(training.newest_training(Path("runs"), finished=True), 2)
+    whole = training.train(recipe.changed(["train.epochs=2"]), out=Path("whole"))
+    rates = [
+        [row["lr"] for row in csv.DictReader((bundle.path / "metrics.csv").read_text().splitlines())]
+        for bundle in (longer, whole)
+    ]
+    assert float(rates[0][1]) == pytest.approx(float(rates[1][1]))
+    assert "depends on the number of epochs" in capsys.readouterr().err
+
+
+def test_a_training_under_way_is_nobody_elses(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--resume passes it over, and a second training of the same --out ends before its first epoch."""
+    found: list[str] = []
+
+    def during(*arguments: object) -> None:
+        for attempt in (lambda: training.newest_training(Path("runs")), lambda: training.resume(Path("runs/a.train"))):
+            with pytest.raises(TrainingError) as caught:
+                attempt()
+            found.append(str(caught.value))
+        with pytest.raises(EdgeKitError, match="exists already"):
+            training.train(recipe, out=Path("runs/a"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", during)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, out=Path("runs/a"))
+    assert found[0] == "no unfinished training in runs/"
+    assert found[1] == "another process is training in runs/a.train"
+    assert training.newest_training(Path("runs")) == Path("runs/a.train")
 
 
 def test_a_loss_that_is_no_number_stops(recipe: Recipe) -> None:

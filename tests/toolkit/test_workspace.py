@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import BundleError
-from edgekit.toolkit.workspace import find, given_or_newest, new_path, newest
+from edgekit.toolkit.workspace import find, given_or_newest, new_path, newest, release
 
 
 def _put(source: Bundle, path: Path, created: float) -> Path:
@@ -24,6 +27,69 @@ def test_names_count_up_and_suit_every_file_system(tmp_path: Path) -> None:
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert new_path("my model/v2: β", tmp_path / "runs").name == "013-my-model-v2-β"
     assert new_path("../..", tmp_path / "runs").parent == tmp_path / "runs"
+
+
+def test_processes_never_get_the_same_number(tmp_path: Path) -> None:
+    """Three at once, none of which has written anything yet."""
+    code = "from edgekit.toolkit.workspace import new_path; print(*[new_path('x').name for _ in range(30)]); input()"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    names: list[str] = []
+    for process in processes:
+        assert process.stdout
+        names += process.stdout.readline().split()
+    for process in processes:
+        process.communicate("\n", timeout=60)
+    assert sorted(names) == [f"{number:03d}-x" for number in range(1, 91)]
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_dead_claim_is_in_nobodys_way(tmp_path: Path) -> None:
+    """A killed run's number stays unused; its claim goes when a later run is visible."""
+    (tmp_path / ".002.taken").touch()
+    path = new_path("x", tmp_path)
+    assert path.name == "003-x"
+    path.mkdir()
+    assert new_path("x", tmp_path).name == "004-x"
+    assert not (tmp_path / ".002.taken").exists()
+    release(path.with_name("004-x"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["003-x"]
+
+
+def test_claims_are_given_up_when_a_process_ends(tmp_path: Path) -> None:
+    """A command that fails leaves no gap."""
+    code = "from edgekit.toolkit.workspace import new_path; print(new_path('x')); raise SystemExit(1)"
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout == "runs/001-x\n"
+
+
+def test_a_number_that_became_visible_meanwhile_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking and claiming, another run wrote its bundle and gave its claim up."""
+    touch = Path.touch
+
+    def late(path: Path, **options: Any) -> None:
+        (tmp_path / "001-other").mkdir(exist_ok=True)
+        touch(path, **options)
+
+    monkeypatch.setattr(Path, "touch", late)
+    assert new_path("x", tmp_path).name == "002-x"
+
+
+@pytest.mark.slow
+def test_two_exports_at_once_both_end_well(trained: Bundle, tmp_path: Path) -> None:
+    """Started together in one folder, each writes a bundle of its own."""
+    command = [sys.executable, "-m", "edgekit.toolkit.cli", "export", str(trained.path)]
+    runs = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    ends = [run.communicate(timeout=200) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], ends
+    assert len({out for out, _ in ends}) == 2
+    assert all(Bundle.open(tmp_path / out.strip()) for out, _ in ends)
 
 
 def test_newest_is_by_time_and_kind(fp32: Bundle, int8: Bundle, tmp_path: Path) -> None:

@@ -22,29 +22,38 @@ def train(
         bool, typer.Option("--pretrained", help="Start from the library's published weights.")
     ] = False,
     root: Annotated[str | None, typer.Option(help="Where a named data set is kept.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a named data set that is not on this machine.")
+    ] = False,
     skip_corrupt: SkipCorrupt = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A recipe setting: train.lr=0.01. Repeatable.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the newest interrupted training in runs/.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the newest interrupted training in runs/; with --epochs N, extend the newest to N.",
+        ),
     ] = False,
     out: Out = None,
 ) -> None:
     """Train a network and write a bundle."""
-    from ..train import newest_unfinished
+    from ..train import extend, newest_training
     from ..train import resume as resume_training
     from ..train import train as train_network
 
     if resume:
-        if any((data, model, recipe, epochs, pretrained, root, skip_corrupt, settings, out)):
-            raise EdgeKitError("--resume continues a run with its own settings", fix="pass --resume alone")
-        made(resume_training(newest_unfinished()))
+        if any((data, model, recipe, pretrained, root, download, skip_corrupt, settings, out)):
+            raise EdgeKitError(
+                "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
+            )
+        made(resume_training(newest_training()) if epochs is None else extend(newest_training(finished=True), epochs))
         return
     wanted = {"data.data": data, "data.root": root, "train.epochs": epochs, "model.pretrained": pretrained or None}
     wanted["data.skip_corrupt"] = skip_corrupt or None
     chosen = _recipe(recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in wanted.items() if v is not None])
-    made(train_network(chosen.changed(settings or []), out=out))
+    made(train_network(chosen.changed(settings or []), out=out, download=download))
 
 
 def import_(

@@ -82,6 +82,7 @@ def quantize(
             fix="run: edgekit export --format onnx",
         )
     lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
+    path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
     request = _Request(bundle, target, images, calibration_images, skip_corrupt)
     model, details, requires = lower(prepare(onnx.load(str(bundle.model_path))), request)
     manifest = replace(bundle.manifest, precision=precision, requires=requires, lineage=bundle.ancestry())
@@ -89,7 +90,6 @@ def quantize(
     parity, drop = _compare(bundle, manifest, content, part_of(bundle, _SELECTION, images, skip_corrupt=skip_corrupt))
     judgement = judge_drop(drop, max_drop)
     details |= {"parity": asdict(parity), "selection": drop and asdict(drop), "judgement": asdict(judgement)}
-    path = out or new_path(f"{manifest.name}-onnx-{precision}", runs)
     if judgement.outcome == "fail":
         path = path.with_name(path.name + REJECTED)
     with create(path) as draft:

@@ -1,0 +1,43 @@
+"""Optimizers, and schedules of the learning rate that are stepped once a batch."""
+
+import warnings
+from typing import Any
+
+import torch
+
+from .recipe import TrainSettings
+
+OPTIMIZERS = {
+    "sgd": lambda weights, s: torch.optim.SGD(weights, s.lr, momentum=s.momentum, weight_decay=s.weight_decay),
+    "adam": lambda weights, s: torch.optim.Adam(weights, s.lr, weight_decay=s.weight_decay),
+    "adamw": lambda weights, s: torch.optim.AdamW(weights, s.lr, weight_decay=s.weight_decay),
+}
+
+# Schedules whose rate at a step depends on how many steps there are in all.
+OF_THE_TOTAL = ("cosine", "one-cycle")
+
+
+def make_schedule(optimizer: Any, settings: TrainSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A schedule that is stepped once a batch."""
+    schedules = torch.optim.lr_scheduler
+    total = settings.epochs * steps
+    if settings.schedule == "step":
+        return schedules.StepLR(optimizer, settings.step_size * steps, settings.gamma)
+    if settings.schedule == "cosine":
+        return schedules.CosineAnnealingLR(optimizer, total)
+    if settings.schedule == "one-cycle":
+        return schedules.OneCycleLR(optimizer, settings.lr, total_steps=total + 1)
+    return schedules.ConstantLR(optimizer, factor=1.0)
+
+
+def remake_schedule(optimizer: Any, settings: TrainSettings, steps: int, epoch: int) -> Any:
+    """The schedule of all the epochs, as it stands after `epoch` of them; the optimizer keeps its moments."""
+    for group in optimizer.param_groups:
+        del group["initial_lr"]
+        group["lr"] = settings.lr
+    scheduler = make_schedule(optimizer, settings, steps)
+    with warnings.catch_warnings():  # the optimizer's steps were taken before
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(epoch * steps):
+            scheduler.step()
+    return scheduler
