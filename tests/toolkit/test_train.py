@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import EdgeKitError, RecipeError, TrainingError
 from edgekit.toolkit import checkpoint
 from edgekit.toolkit import train as training
-from edgekit.toolkit.curves import over_fitting
+from edgekit.toolkit.curves import draw_curves, over_fitting
 from edgekit.toolkit.recipe import Recipe
 from safetensors.torch import load_file
 
@@ -195,6 +196,25 @@ def test_over_fitting_is_recognised() -> None:
     assert "since epoch 3" in (over_fitting(history) or "")
     assert over_fitting(history[:4]) is None
     assert over_fitting([{**row, "validation_loss": row["train_loss"]} for row in history]) is None
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 40])
+def test_curves_have_whole_epochs(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tick stands at 1.25 epochs."""
+    from matplotlib.figure import Figure
+
+    ticks: list[float] = []
+    real = Figure.savefig
+
+    def capture(figure: Figure, *arguments: Any, **options: Any) -> None:
+        real(figure, *arguments, **options)
+        ticks.extend(tick for axis in figure.axes for tick in axis.get_xticks())
+
+    monkeypatch.setattr(Figure, "savefig", capture)
+    names = [f"{part}_{what}" for part in ("train", "validation") for what in ("loss", "accuracy")]
+    draw_curves([{"epoch": number + 1, **dict.fromkeys(names, 0.5)} for number in range(epochs)])
+    assert ticks
+    assert all(tick == int(tick) for tick in ticks)
 
 
 def test_a_folder_of_photographs(image_folder: Callable[..., Path]) -> None:
