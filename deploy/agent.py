@@ -22,6 +22,7 @@ from .errors import DeviceError, EdgeKitError, LostDeviceError
 from .measure import Progress, measure
 from .measurement import Measurement, check_environment, check_measurements
 from .plan import Plan
+from .signals import ended_by_signals
 
 JOB, IMAGES, BUILT = "job.json", "images", "built"
 
@@ -198,4 +199,5 @@ def _print(message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_and_say(Path(sys.argv[1]), _print)
+    with ended_by_signals():
+        run_and_say(Path(sys.argv[1]), _print)

@@ -114,9 +114,11 @@ def adopt(folder: Path, out: Path) -> None:
     Raises:
         EdgeKitError: it is damaged, or `out` cannot be written.
     """
-    Bundle.open(folder)
+    bundle = Bundle.open(folder)
     with new_folder(out) as new:
-        shutil.copytree(folder, new, dirs_exist_ok=True)
+        for name in (MANIFEST, *bundle.manifest.files):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, new / name)
 
 
 def bundle_folder(bundle: Bundle) -> str:

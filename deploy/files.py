@@ -1,22 +1,41 @@
-"""Writing files and folders whole or not at all."""
+"""Writing files and folders completely or not at all, and scratch folders that do not outlive their maker.
 
+What is not complete yet stands in a hidden folder beside its place: with a random name, made exclusively, and with a
+lock that its writer holds. Whatever has no holder was left by a process that is gone, and the next writer removes it.
+"""
+
+import atexit
 import contextlib
 import errno
 import hashlib
 import os
 import shutil
-import socket
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import EdgeKitError
 
-_PARTIAL = ".partial"
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, so nothing is swept
+    fcntl = None
 
-# What a person can mend by choosing another place; any other OSError is not about writing.
+# Drafts, with the time at which they were begun, and scratch folders; ssh://'s cache in TMPDIR has another name.
+_DRAFT, _PARTIAL, _SCRATCH = ".edgekit-", ".partial", "edgekit-tmp-"
+# In a draft or scratch folder: its lock, which holds what is to become of it, and what is in it.
+_LOCK, _UNLOCKED, _CONTENT = "lock", "unlocked", "content"
+# Folders that this process has not removed yet.
+_HELD: set[Path] = set()
+# A folder without a lock is one whose maker was killed before it could lock it, or will do so in a moment.
+_UNLOCKED_S = 3600.0
+
+_FULL = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
+# What a user can fix by choosing another place; any other OSError is not about writing.
 _UNWRITABLE = {
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
+    *_FULL, errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
 }  # fmt: skip
 
@@ -30,24 +49,25 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_file(path: Path, content: bytes | str) -> None:
+def write_file(path: Path, content: bytes | str, *, replace: bool = True) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 
+    Args:
+        replace: an existing file; otherwise it is refused.
+
     Raises:
-        EdgeKitError: the folder is read-only or the disk is full.
+        EdgeKitError: the folder is read-only, the disk is full, or `path` exists and is not to be replaced.
     """
     data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(_partial_name(path.name))
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with _explained(path), _draft(path) as draft:
+        with (draft / _CONTENT).open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if replace:
+            os.replace(stream.name, path)
+        else:
+            _link(Path(stream.name), path)
 
 
 def require_writable(path: Path) -> None:
@@ -58,10 +78,8 @@ def require_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise EdgeKitError(f"{path} is a folder", fix="name a file in it")
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=_PARTIAL):
-            pass
+    with _explained(path), _draft(path):
+        pass
 
 
 @contextlib.contextmanager
@@ -69,28 +87,184 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that becomes `path` when the block ends well, and is removed when it does not.
 
     Raises:
-        EdgeKitError: `path` exists already, its parent is read-only, or the disk is full.
+        EdgeKitError: `path` exists already, another process is writing it, its parent is read-only, or the disk is
+            full.
     """
-    if path.exists():
-        raise EdgeKitError(f"{path} exists already", fix="choose another --out, or remove it first")
-    partial = path.with_name(_partial_name(path.name))
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        partial.mkdir()
+    if os.path.lexists(path):
+        raise _exists(path)
+    with _explained(path), _draft(path) as draft:
+        if _begun_before(draft, path.name):
+            raise EdgeKitError(f"{path} is being written by another process", fix="choose another --out, or wait")
+        content = draft / _CONTENT
+        content.mkdir()
+        yield content
+        for file in content.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _rename(content, path)
+        _sync(path.parent)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder in TMPDIR that is removed when the block ends; those that dead processes left go first.
+
+    Raises:
+        EdgeKitError: TMPDIR cannot be written, or is full.
+    """
+    # not gettempdir alone, which takes another folder in silence where TMPDIR cannot be written
+    place = os.environ.get("TMPDIR")
+    with contextlib.ExitStack() as stack:
         try:
-            yield partial
-            for file in partial.rglob("*"):
-                if file.is_file():
-                    _sync(file)
-            os.rename(partial, path)
-            _sync(path.parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            parent = Path(place or tempfile.gettempdir())
+            sweep_scratch(parent)
+            folder = stack.enter_context(_locked(parent, _SCRATCH, "", "")) / _CONTENT
+            folder.mkdir()
+        except OSError as error:
+            raise _no_scratch(place or "the temporary folder", error) from error
+        try:
+            yield folder
+        except OSError as error:
+            ours = error.errno in _UNWRITABLE and str(error.filename).startswith(str(folder))
+            if not ours and error.errno not in _FULL:
+                raise
+            raise _no_scratch(parent, error) from error
 
 
-def _partial_name(name: str) -> str:
-    return f".{name}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}"
+def sweep_scratch(parent: Path) -> None:
+    """Remove the scratch folders in TMPDIR that dead processes of this user left."""
+    for leftover in _entries(parent, _SCRATCH, ""):
+        _sweep(leftover)
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, which exists only while the block lasts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in _entries(path.parent, _DRAFT, _PARTIAL):
+        _sweep(leftover)
+    with _locked(path.parent, f"{_DRAFT}{time.time_ns():020d}-", _PARTIAL, path.name) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(parent: Path, prefix: str, suffix: str, purpose: str) -> Iterator[Path]:
+    """A new folder of an unpredictable name, for this user alone, with a lock that ends when this process does."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent.absolute()))
+    # a thread that a signal ends together with the process does not come to its own finally
+    _HELD.add(folder)
+    try:
+        with (folder / _UNLOCKED).open("x", encoding="utf-8", errors="surrogateescape") as lock:
+            _take(lock.fileno())
+            lock.write(purpose)
+            lock.flush()
+            # it gets its name when it is locked: no other process finds it free in between
+            os.rename(folder / _UNLOCKED, folder / _LOCK)
+            yield folder
+    finally:
+        _remove(folder)
+        _HELD.discard(folder)
+
+
+def _begun_before(draft: Path, purpose: str) -> bool:
+    """Whether a living process began another draft of the same purpose before this one."""
+    for other in _entries(draft.parent, _DRAFT, _PARTIAL):
+        if other.name < draft.name and _holder(other) == purpose:
+            return True
+    return False
+
+
+def _holder(folder: Path) -> str | None:
+    """The purpose of a folder that a living process holds; None where its lock is free or cannot be tried."""
+    with _opened_lock(folder) as lock:
+        if lock is None or fcntl is None or _take(lock):
+            return None
+        return os.read(lock, 4096).decode("utf-8", errors="surrogateescape")
+
+
+def _sweep(leftover: Path) -> None:
+    """Remove a folder of this user's whose maker is gone; whoever has the lock in hand removes it."""
+    with contextlib.suppress(OSError), _opened_lock(leftover) as lock:
+        if lock is None:
+            if not (leftover / _LOCK).exists() and time.time() - leftover.lstat().st_mtime > _UNLOCKED_S:
+                shutil.rmtree(leftover, ignore_errors=True)
+        elif _take(lock):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _opened_lock(folder: Path) -> Iterator[int | None]:
+    """The descriptor of a folder's lock; None where it has none, or is not this user's."""
+    try:
+        # no link is followed, and nobody is waited for
+        lock = os.open(folder / _LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        yield None
+        return
+    try:
+        yield lock if stat.S_ISREG(os.fstat(lock).st_mode) else None
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _entries(parent: Path, prefix: str, suffix: str) -> list[Path]:
+    """This user's folders of such names; links are none."""
+    if fcntl is None:
+        return []
+    found = []
+    with os.scandir(parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and entry.name.endswith(suffix):
+                with contextlib.suppress(OSError):  # gone in the meantime
+                    if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                        found.append(Path(entry.path))
+    return sorted(found)
+
+
+@atexit.register
+def _remove_all() -> None:
+    for folder in list(_HELD):
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:  # just now: what is left of it is removed all the same
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _rename(folder: Path, path: Path) -> None:
+    """Rename a folder to a name that nothing has; os.rename would replace an empty folder of another process."""
+    try:
+        if os.name == "posix":
+            path.mkdir()
+        os.rename(folder, path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise _exists(path) from error
+        raise
+
+
+def _link(file: Path, path: Path) -> None:
+    """Give a file a name that nothing has."""
+    try:
+        os.link(file, path)
+    except OSError as error:
+        if os.path.lexists(path):
+            raise _exists(path) from error
+        os.replace(file, path)  # a file system without hard links
 
 
 def _sync(path: Path) -> None:
@@ -101,37 +275,27 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sweep(parent: Path) -> None:
-    """Remove what processes of this host that are gone (killed in the middle of writing) left behind."""
-    for leftover in parent.glob(f".*{_PARTIAL}"):
-        *_, pid = leftover.name.removesuffix(_PARTIAL).split(".")
-        if f".{socket.gethostname()}." not in leftover.name or not pid.isdigit() or _alive(int(pid)):
-            continue
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+def _exists(path: Path) -> EdgeKitError:
+    return EdgeKitError(f"{path} exists already", fix="choose another --out, or remove it first")
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _no_scratch(place: Path | str, error: OSError) -> EdgeKitError:
+    return EdgeKitError(
+        f"no temporary files can be written in {place}: {error.strerror or error}",
+        fix="free some room there, or set TMPDIR to a folder that has some",
+    )
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
+    """Say what is wrong with a place; errors of other files are none of its business."""
     try:
         yield
     except OSError as error:
+        name = str(error.filename or "")
         # a place like /proc takes no new entry, and says that there is none
-        where = Path(str(error.filename or ""))
-        no_entry = error.errno == errno.ENOENT and (where.name.endswith(_PARTIAL) or where in path.parents)
-        if error.errno not in _UNWRITABLE and not no_entry:
+        here = error.errno in _UNWRITABLE and (_DRAFT in name or Path(name) in (path, *path.parents))
+        if not here and error.errno not in _FULL:
             raise
         raise EdgeKitError(
             f"cannot write {path}: {error.strerror}", fix="choose a writable place with room for it (--out)"

@@ -26,6 +26,7 @@ from .parity import replay
 from .postprocess import probabilities, ranked
 from .preprocess import decode
 from .session import Session, SessionOptions, StagedSession, open_session, opener
+from .signals import ended_by_signals
 
 # Timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
 INPUTS = 64
@@ -336,4 +337,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ended_by_signals():
+        main()

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from ..deploy.errors import EdgeKitError, missing_package
+from ..deploy.signals import ended_by_signals
 from .commands import board, look, make, measure
 from .visible import visible
 
@@ -35,14 +36,15 @@ app.command()(measure.demo)
 
 def main() -> None:
     """Run the command line; a user's error is one line and its fix, anything else is a bug and shows its trace."""
-    try:
-        app()
-    except EdgeKitError as error:
-        _fail(error)
-    except ModuleNotFoundError as error:
-        if (missing := missing_package(error)) is None:
-            raise
-        _fail(missing)
+    with ended_by_signals():
+        try:
+            app()
+        except EdgeKitError as error:
+            _fail(error)
+        except ModuleNotFoundError as error:
+            if (missing := missing_package(error)) is None:
+                raise
+            _fail(missing)
 
 
 def _fail(error: EdgeKitError) -> None:

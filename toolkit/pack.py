@@ -8,13 +8,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from ..deploy import agent, cargo
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError, EdgeKitError
-from ..deploy.files import new_folder, write_file
+from ..deploy.files import new_folder, scratch_folder, write_file
 from ..deploy.images import ImageSet
 from ..deploy.plan import Plan
 from ..deploy.result import Result, ids_and_targets
@@ -64,14 +63,14 @@ def pack(
     result = Result("", chain, candidates, plan, asdict(contract), ids, targets, {}, []).to_json()
     stream = io.BytesIO()
     stream.write(_SHEBANG)
-    with TemporaryDirectory(prefix="edgekit-") as scratch, zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
+    with scratch_folder() as scratch, zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
         main = zipfile.ZipInfo("__main__.py", cargo.EPOCH)
         archive.writestr(main, _guarded((cargo.PACKAGE / "toolkit/pyz_main.py").read_bytes()))
         cargo.add_files(archive, cargo.code("deploy", *_REPORTING))
         for bundle in chain:
             cargo.add_files(archive, cargo.bundle_files(bundle, cargo.bundle_folder(bundle)))
         if images is not None:
-            cargo.add_files(archive, cargo.image_files(images, Path(scratch)))
+            cargo.add_files(archive, cargo.image_files(images, scratch))
         texts = {
             agent.JOB: json.dumps(cargo.job(chain, plan)),
             PACKED: json.dumps(result),
@@ -82,7 +81,7 @@ def pack(
     content = stream.getvalue()[: -SIGNATURE_DIGITS - HASH_DIGITS]
     digest = hashlib.sha256(content).digest()
     content += sign(digest, key, PACKED_MODEL).hex().encode() if key else b"-" * SIGNATURE_DIGITS
-    write_file(out, content + hashlib.sha256(content).hexdigest().encode())
+    write_file(out, content + hashlib.sha256(content).hexdigest().encode(), replace=False)
     out.chmod(0o755)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from ..deploy import agent
 from ..deploy.errors import EdgeKitError
-from ..deploy.files import require_writable, write_file
+from ..deploy.files import require_writable, sweep_scratch, write_file
 from ..deploy.plan import Plan
 from ..deploy.result import Result
 from .display import DEVICE_COLUMNS, device_rows, noise_summary, scenario_lines, speedups, subject, warning_lines
@@ -26,6 +26,7 @@ PACKED = "packed.json"
 def main(path: Path, folder: Path) -> int:
     """Run what was packed into `folder`; the exit code is validate's."""
     check_whole(path)
+    sweep_scratch(folder.parent.parent)
     parser = argparse.ArgumentParser(prog=path.name, description="Measure the packed model on this machine.")
     parser.add_argument("--out", type=Path, default=Path("result.json"), help="where the result goes")
     parser.add_argument("--threads", type=int, help="threads for one inference; default: the cores allowed")

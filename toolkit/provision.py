@@ -3,15 +3,14 @@
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from ..deploy import cargo
 from ..deploy.devices.ssh.board import NEEDED, Board, clock_remark
 from ..deploy.errors import DeviceError, EdgeKitError
+from ..deploy.files import scratch_folder
 from ..deploy.measure import Progress
 from .console import progress_bar, say
 
@@ -77,8 +76,8 @@ def _send_wheels(board: Board, facts: Mapping[str, Any], progress: Progress) -> 
     """Download wheels for the board's platform and Python here, and send them; their folder there."""
     if find_spec("pip") is None:
         raise EdgeKitError("there is no pip here to download wheels with", fix="python -m ensurepip")
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        wheels = Path(folder) / "wheels"
+    with scratch_folder() as folder:
+        wheels = folder / "wheels"
         progress("downloading", 0.0)
         major, minor, _ = facts["python"]
         command = [
@@ -95,7 +94,7 @@ def _send_wheels(board: Board, facts: Mapping[str, Any], progress: Progress) -> 
                 fix="check this machine's network; ONNX Runtime has wheels for glibc, not for musl",
             )
         files = ((wheel.name, wheel) for wheel in sorted(wheels.iterdir()))
-        parcel = cargo.parcel(files, Path(folder))
+        parcel = cargo.parcel(files, folder)
         board.send([parcel], progress)
         there = f"{facts['cache']}/wheels"
         unzip = f"{shlex.quote(facts['executable'])} -m zipfile -e"

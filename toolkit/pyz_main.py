@@ -6,6 +6,7 @@ It is `__main__.py` of the file that `edgekit pack` makes, and runs before all e
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import zipfile
@@ -35,16 +36,49 @@ def main():
     if missing:
         fix = sys.executable + " -m pip install " + " ".join(missing)
         sys.exit("error: not installed here: " + ", ".join(missing) + "\nfix: " + fix)
-    folder = Path(tempfile.mkdtemp(prefix="edgekit-"))
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="edgekit-tmp-"))
+    except OSError as error:
+        sys.exit("error: no temporary files can be written: " + str(error) + "\nfix: set TMPDIR to a folder with room")
+    try:
+        with lock(folder):
+            run(path, folder / "content")
+    finally:
+        shutil.rmtree(str(folder), ignore_errors=True)
+
+
+def end(number, _):
+    """A signal ends the process by way of what it has to remove."""
+    sys.exit(128 + number)
+
+
+def lock(folder):
+    """Lock a scratch folder as deploy/files.py does, which sweeps what nobody holds."""
+    stream = (folder / "unlocked").open("x")
+    try:
+        fcntl = import_module("fcntl")
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        pass
+    (folder / "unlocked").rename(folder / "lock")
+    return stream
+
+
+def run(path, folder):
+    """Unpack and measure; the folder has to be removed afterwards."""
     try:
         with zipfile.ZipFile(str(path)) as archive:
             archive.extractall(str(folder))
-        sys.path[0] = str(folder)
-        # the processes that measure need it too, beside what the user has set
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-        sys.exit(import_module("edgekit.toolkit.packed").main(path, folder))
-    finally:
-        shutil.rmtree(str(folder), ignore_errors=True)
+    except OSError as error:
+        sys.exit("error: no room to unpack: " + str(error) + "\nfix: set TMPDIR to a folder with room")
+    sys.path[0] = str(folder)
+    # the processes that measure need it too, beside what the user has set
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["TMPDIR"] = str(folder)  # what they leave goes with it
+    sys.exit(import_module("edgekit.toolkit.packed").main(path, folder))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """The measurement measured: what it costs a call, and the smallest difference that it finds on this machine."""
 
 import io
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy as np
 from ..deploy.bundle import Bundle
 from ..deploy.devices import open_device
 from ..deploy.environment import allowed_cores
+from ..deploy.files import scratch_folder
 from ..deploy.measurement import Block
 from ..deploy.plan import Plan
 from ..deploy.worker import Worker
@@ -32,8 +31,8 @@ _PROCESS_S = 5.0
 
 def overhead() -> dict[str, float]:
     """Nanoseconds that a timed call of a model that does nothing takes: in this process, and through the agent."""
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        bundle = null_bundle(Path(folder) / "null")
+    with scratch_folder() as folder:
+        bundle = null_bundle(folder / "null")
         worker = Worker(io.StringIO())
         worker.start(str(bundle.path), None)
         worker.open(threads=1)
@@ -57,9 +56,9 @@ def self_test(bundle: Bundle | None, seconds: float = 60.0, seed: int = 0) -> tu
     processes = max(3, int(seconds / _PROCESS_S))
     plan = Plan(seconds=max(0.3, seconds - 3.0 * processes), processes=processes, seed=seed)
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder, progress_bar("self-test") as show:
-        source = bundle or null_bundle(Path(folder) / "null", ns=1_000_000)
-        trio = [slowed(source, Path(folder) / name, factor) for name, factor in _trio()]
+    with scratch_folder() as folder, progress_bar("self-test") as show:
+        source = bundle or null_bundle(folder / "null", ns=1_000_000)
+        trio = [slowed(source, folder / name, factor) for name, factor in _trio()]
         measured = open_device("local").measure(trio, plan, None, show)
     base, same, slow = (measured_times(one.blocks) for one in measured.measurements)
     speedups = [ratio_of_times(base, other) for other in (same, slow)]

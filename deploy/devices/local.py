@@ -1,9 +1,9 @@
 """This machine."""
 
 import json
+import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +13,14 @@ from .. import agent, cargo
 from ..agent import Measured
 from ..bundle import Bundle
 from ..engine.build import Options
+from ..files import scratch_folder
 from ..images import ImageSet
 from ..measure import Progress
 from ..plan import Plan
 from ..session import PACKAGES
+
+# An agent that is ended lets its workers end first.
+_PATIENCE_S = 5.0
 
 
 class LocalDevice:
@@ -37,8 +41,7 @@ class LocalDevice:
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Run the agent in a child process."""
-        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            job = Path(folder)
+        with scratch_folder() as job:
             paths = {bundle.id: str(bundle.path.resolve()) for bundle in bundles}
             if images is not None:
                 (job / agent.IMAGES).mkdir()
@@ -48,8 +51,7 @@ class LocalDevice:
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
         """Build an engine in a child process, which native code may end without ending this one."""
-        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            job = Path(folder)
+        with scratch_folder() as job:
             built = _run(job, cargo.build_job(bundle, options, str(bundle.path.resolve())), progress)
             cargo.adopt(job / built[agent.BUILT], out)
 
@@ -58,9 +60,17 @@ def _run(job: Path, request: dict[str, Any], progress: Progress) -> dict[str, An
     """Run the agent on a job in a child process: its result."""
     (job / agent.JOB).write_text(json.dumps(request), encoding="utf-8")
     command = [sys.executable, "-m", agent.__name__, str(job)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    # what the agent and its workers leave goes with the job, however they end
+    place = {**os.environ, "TMPDIR": str(job)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=place) as process:
         assert process.stdout  # noqa: S101 # it is a pipe
         try:
             return agent.follow(process.stdout, progress)
+        except KeyboardInterrupt:
+            process.terminate()  # it ends its workers
+            raise
         finally:
-            process.kill()
+            try:
+                process.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()

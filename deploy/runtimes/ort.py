@@ -1,7 +1,6 @@
 """ONNX Runtime, on the CPU or by one of its GPU providers."""
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import onnxruntime
 
 from ..bundle import Bundle
 from ..errors import BundleError, DeviceError
+from ..files import scratch_folder
 from ..registry import choose
 from ..session import PROVIDERS, SessionOptions, in_batches_of
 
@@ -33,9 +33,13 @@ class OrtSession:
                 fix="pip install onnxruntime-gpu in place of onnxruntime (on a Jetson: the wheel for its JetPack), or "
                 "leave out --provider",
             )
-        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            self._open(bundle, wanted, provider, Path(folder) / "profile")
-            placement = self._placement(bundle) if provider != _CPU else {}
+        placement: dict[str, list[str]] = {}
+        if provider == _CPU:
+            self._open(bundle, wanted, provider, None)
+        else:
+            with scratch_folder() as folder:
+                self._open(bundle, wanted, provider, folder / "profile")
+                placement = self._placement(bundle)
         if not wanted.allow_fallback:
             _refuse_fallback(bundle, provider, placement)
         self.facts = {
@@ -47,14 +51,14 @@ class OrtSession:
             "graph_optimization": "all",
         }
 
-    def _open(self, bundle: Bundle, wanted: SessionOptions, provider: str, profile: Path) -> None:
+    def _open(self, bundle: Bundle, wanted: SessionOptions, provider: str, profile: Path | None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         if wanted.threads is not None:
             options.intra_op_num_threads = wanted.threads
             options.inter_op_num_threads = 1
-        if provider != _CPU:  # where each operator runs is told by the profile of a run, in every version
+        if profile is not None:  # where each operator runs is told by the profile of a run, in every version
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         # what TensorRT leaves, CUDA takes before the CPU does

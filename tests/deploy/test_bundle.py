@@ -146,7 +146,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     left = list(tmp_path.iterdir())
-    assert [entry.name.startswith(".new") for entry in left] == [True]
+    assert [entry.name.startswith(".edgekit-") for entry in left] == [True]
     with new_folder(tmp_path / "next"):
         pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["next"]

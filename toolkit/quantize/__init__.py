@@ -1,6 +1,5 @@
 """Post-training quantization: prepare, observe, emit, verify, judge: a stage a file."""
 
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 
 from ...deploy.bundle import Bundle, Manifest, create
 from ...deploy.errors import BundleError, DataError, EdgeKitError
+from ...deploy.files import scratch_folder
 from ...deploy.images import ImageSet
 from ...deploy.parity import Parity, compare
 from ...deploy.registry import choose
@@ -164,9 +164,9 @@ def _compare(
     source: Bundle, manifest: Manifest, content: bytes, selection: ImageSet | None
 ) -> tuple[Parity, Drop | None]:
     """Run the new model and its source: parity on the golden samples, top-1 on the selection images."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / manifest.model).write_bytes(content)
-        sessions = [open_session(source), open_session(Bundle(Path(folder), manifest, id=""))]
+    with scratch_folder() as folder:
+        (folder / manifest.model).write_bytes(content)
+        sessions = [open_session(source), open_session(Bundle(folder, manifest, id=""))]
         golden = source.golden()
         parity = compare(golden, sessions[1].run(golden.tensors))
         if selection is None or not selection.labelled:

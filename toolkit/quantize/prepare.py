@@ -1,12 +1,10 @@
 """Make a float graph ready to quantize: BatchNorm folded into convolutions, constants folded, shapes known."""
 
-import tempfile
-from pathlib import Path
-
 import onnx
 import onnxruntime
 
 from ...deploy.errors import BundleError
+from ...deploy.files import scratch_folder
 
 # Per-channel QuantizeLinear came with opset 13.
 _MIN_OPSET = 13
@@ -24,8 +22,8 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
         raise BundleError("the model is quantized already", fix="pass the fp32 model that it was made from")
     if opset_of(model) < _MIN_OPSET:
         model = _upgraded(model, opset_of(model))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
+    with scratch_folder() as folder:
+        path = folder / "optimized.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -1,8 +1,6 @@
 """Is a quantized file really quantized? Its weights by type, and what ONNX Runtime makes of its graph."""
 
-import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import onnx
 import onnxruntime
 
 from ...deploy.errors import EdgeKitError
+from ...deploy.files import scratch_folder
 from .emit import COMPUTE
 
 _MIN_SHARE = 0.9
@@ -77,8 +76,8 @@ def _share(model: onnx.ModelProto, wanted: int) -> float:
 
 def _as_run(model: onnx.ModelProto) -> Counter[str]:
     """How often each operator is in the graph after all of ONNX Runtime's optimisations on this machine."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
+    with scratch_folder() as folder:
+        path = folder / "optimized.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # it warns that an optimised file is for this machine only, as is meant
         options.optimized_model_filepath = str(path)

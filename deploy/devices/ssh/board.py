@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from ...documents import DocumentError, read
 from ...engine.build import Options
 from ...engine.passport import FORMAT
 from ...errors import DeviceError, LostDeviceError
-from ...files import sha256
+from ...files import scratch_folder, sha256
 from ...images import ImageSet
 from ...measure import Progress, megabytes
 from ...plan import Plan
@@ -145,8 +144,8 @@ class Board:
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Send what is not there yet, and run the agent."""
-        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            parcels = list(_parcels(bundles, images, Path(folder)))
+        with scratch_folder() as folder:
+            parcels = list(_parcels(bundles, images, folder))
             _, result = self._run(parcels, cargo.job(bundles, plan, self.name), progress)
             return Measured.from_json(result, self.name, bundles, len(images or ()))
 
@@ -159,11 +158,11 @@ class Board:
                 fix="on a Jetson it is the system's: name a Python that sees it, --device ssh://host/usr/bin/python3, "
                 "or that of a venv made with --system-site-packages",
             )
-        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        with scratch_folder() as folder:
             job = cargo.build_job(bundle, options, cargo.bundle_folder(bundle))
-            probe, built = self._run(list(_parcels([bundle], None, Path(folder))), job, progress)
+            probe, built = self._run(list(_parcels([bundle], None, folder)), job, progress)
             progress("fetching", 0.0)
-            digest, parcel, unpacked = built.get("parcel"), Path(folder) / "parcel", Path(folder) / "unpacked"
+            digest, parcel, unpacked = built.get("parcel"), folder / "parcel", folder / "unpacked"
             if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
                 raise DeviceError(
                     f"{self.name} names its engine {str(digest)[:80]!r}, which is no hash",
@@ -288,8 +287,8 @@ class Board:
             DeviceError: the board lacks what that code needs.
         """
         self._check()
-        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            code = cargo.parcel(cargo.code("deploy"), Path(folder))
+        with scratch_folder() as folder:
+            code = cargo.parcel(cargo.code("deploy"), folder)
             probe = self._deliver([code], code.sha256, _silent)
         program = (
             "import json; from edgekit.deploy.environment import describe, state; "

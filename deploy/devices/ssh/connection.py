@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import DeviceError, LostDeviceError
+from ...files import scratch_folder
 
 _CONNECT_S = 20.0
 # With ServerAliveInterval these make a dead line known after 9 to 12 seconds.
@@ -88,7 +89,8 @@ class Connection:
         self.address = address
         self._ssh = shutil.which("ssh") or ""
         self._master: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch = contextlib.ExitStack()
+        self._folder: Path | None = None
 
     def __enter__(self) -> "Connection":
         if not self._ssh:
@@ -295,7 +297,7 @@ class Connection:
 
     def _connect(self) -> None:
         """Log in; commands share this one login."""
-        self._folder = tempfile.TemporaryDirectory(prefix="ek-")  # short: a socket's path has about 100 characters
+        self._folder = self._scratch.enter_context(scratch_folder())
         options = ["-o", "ControlMaster=yes", "-o", "ControlPersist=no", *self._options()]
         # it lives as long as its standard input, so it ends with this process however that ends
         self._master = subprocess.Popen(
@@ -321,15 +323,14 @@ class Connection:
             with ended(self._master):
                 pass
             self._master = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._scratch.close()
+        self._folder = None
 
     def _options(self) -> list[str]:
         assert self._folder is not None  # noqa: S101 # used while connected
         options = {
             "BatchMode": "yes",
-            "ControlPath": f"{self._folder.name}/c",
+            "ControlPath": f"{self._folder}/c",
             "ConnectTimeout": "10",
             "ServerAliveInterval": _ALIVE_S,
             "ServerAliveCountMax": _ALIVE_TIMES,

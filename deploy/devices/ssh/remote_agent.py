@@ -51,6 +51,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     try:
         with _alone(cache, request["host"]), _folder(cache / "job") as job:
+            os.environ["TMPDIR"] = str(job)  # what the workers leave goes with the job
             listener = _attend(voice, job, cache / request["result"])
             for name in request["parcels"]:
                 with zipfile.ZipFile(cache / name) as archive:

@@ -1,0 +1,338 @@
+"""Files that are written, and scratch folders: names are random, nothing is left, nothing of others is touched."""
+
+import errno
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from edgekit.deploy import files
+from edgekit.deploy.errors import EdgeKitError
+from edgekit.deploy.files import new_folder, require_writable, scratch_folder, write_file
+
+from tests.conftest import DATA, EDGEKIT
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A TMPDIR of the test's own."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def _child(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A process that runs `code` and has printed its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+_WRITES_FOREVER = """
+    import sys, time
+    from pathlib import Path
+    from edgekit.deploy.files import new_folder
+    with new_folder(Path(sys.argv[1])) as folder:
+        (folder / "file").write_text("theirs")
+        print("ready", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", [".report.json.{host}.{pid}.partial", ".report.json.partial", "report.json.part"])
+def test_a_waiting_link_is_not_followed(tmp_path: Path, name: str) -> None:
+    """The names that versions before this one wrote through, and others that could be guessed."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / name.format(host=os.uname().nodename, pid=os.getpid())).symlink_to(victim)
+    write_file(place / "report.json", "report")
+    assert victim.read_text() == "precious"
+    assert (place / "report.json").read_text() == "report"
+
+
+def test_names_of_drafts_are_not_known_before(tmp_path: Path) -> None:
+    """A folder for this user alone; what becomes of it has the mode that the user's umask gives."""
+    seen = []
+    for name in ("one", "two"):
+        with new_folder(tmp_path / name) as folder:
+            draft = folder.parent
+            seen.append(draft.name.split("-")[-1])
+            assert stat.S_IMODE(draft.stat().st_mode) == 0o700
+        (tmp_path / f"plain-{name}").mkdir()
+        assert (tmp_path / name).stat().st_mode == (tmp_path / f"plain-{name}").stat().st_mode
+    write_file(tmp_path / "file", "x")
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert len(set(seen)) == 2
+    assert len(seen[0].removesuffix(".partial")) >= 8
+
+
+def test_a_leftover_of_the_same_process_number_blocks_nothing(tmp_path: Path) -> None:
+    """What the versions before this one called their drafts; a new process may have the number of a dead one."""
+    (tmp_path / f".new.{os.uname().nodename}.{os.getpid()}.partial").mkdir()
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "file").write_text("x")
+    assert (tmp_path / "new" / "file").read_text() == "x"
+
+
+def test_a_living_draft_of_another_process_is_kept(tmp_path: Path) -> None:
+    """Whatever its host and process number: containers may have the same of both."""
+    process = _child(_WRITES_FOREVER, tmp_path / "theirs")
+    (draft,) = tmp_path.iterdir()
+    with new_folder(tmp_path / "mine"):
+        assert (draft / "content" / "file").read_text() == "theirs"
+    write_file(tmp_path / "file", "x")
+    assert (draft / "content" / "file").read_text() == "theirs"
+    process.kill()
+    process.communicate()
+    write_file(tmp_path / "file", "y")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "mine"]
+
+
+def test_the_second_writer_of_an_output_is_refused_at_once(tmp_path: Path) -> None:
+    """Before its work, not at the end of it; what the first does comes to its end."""
+    with new_folder(tmp_path / "out") as folder:
+        with pytest.raises(EdgeKitError, match="is being written by another process"), new_folder(tmp_path / "out"):
+            pytest.fail("it was let in")
+        (folder / "file").write_text("first")
+    assert (tmp_path / "out" / "file").read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_of_writers_that_start_together_one_wins(tmp_path: Path) -> None:
+    """The others are refused in one line, and nothing is mixed."""
+    barrier, outcomes = threading.Barrier(8), []
+
+    def write(name: str) -> None:
+        barrier.wait()
+        try:
+            with new_folder(tmp_path / "out") as folder:
+                for part in ("a", "b"):
+                    (folder / part).write_text(name)
+                    time.sleep(0.01)
+            outcomes.append(name)
+        except EdgeKitError as error:
+            assert re.search("exists already|is being written", str(error))
+
+    threads = [threading.Thread(target=write, args=(str(number),)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = outcomes
+    assert {(tmp_path / "out" / part).read_text() for part in ("a", "b")} == {winner}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    """An empty folder would be by a plain rename."""
+
+    def appear() -> None:
+        {"folder": out.mkdir, "file": out.touch, "link": lambda: out.symlink_to("nowhere")}[kind]()
+
+    out = tmp_path / "out"
+    with pytest.raises(EdgeKitError, match="exists already"), new_folder(out) as folder:
+        (folder / "file").write_text("x")
+        appear()
+    assert os.path.lexists(out)
+    assert not (out / "file").exists()
+    with pytest.raises(EdgeKitError, match="exists already"):
+        write_file(out, "x", replace=False)
+
+
+def test_scratch_folders_are_swept_when_their_maker_is_gone(scratch: Path) -> None:
+    """A living one's is kept; another program's is none of ours, nor is a link."""
+    code = """
+        import time
+        from edgekit.deploy.files import scratch_folder
+        with scratch_folder() as folder:
+            (folder / "file").write_text("x")
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    dead, living = _child(code), _child(code)
+    dead.kill()
+    dead.communicate()
+    elsewhere = scratch.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "lock").touch()
+    (scratch / "edgekit-tmp-link").symlink_to(elsewhere)
+    (scratch / "edgekit-1000").mkdir()
+    (scratch / "edgekit-1000" / "lock").touch()  # a board's cache
+    os.mkfifo(scratch / "edgekit-1000" / "fifo")
+    (scratch / "edgekit-tmp-fifo").mkdir()
+    os.mkfifo(scratch / "edgekit-tmp-fifo" / "lock")
+    before = {entry.name for entry in scratch.iterdir()}
+    with scratch_folder() as folder:
+        assert list(folder.iterdir()) == []
+    gone = before - {entry.name for entry in scratch.iterdir()}
+    assert len(gone) == 1
+    assert (elsewhere / "lock").exists()
+    living.kill()
+    living.communicate()
+
+
+def test_a_folder_that_was_never_locked_is_swept_later(scratch: Path) -> None:
+    """Its maker was killed in between; another one's may be locked in a moment."""
+    for name in ("old", "new"):
+        (scratch / f"edgekit-tmp-{name}").mkdir()
+    os.utime(scratch / "edgekit-tmp-old", (time.time() - 7200,) * 2)
+    with scratch_folder():
+        pass
+    assert [entry.name for entry in scratch.iterdir()] == ["edgekit-tmp-new"]
+
+
+def test_without_locks_nothing_is_swept(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    leftover = scratch / "edgekit-tmp-old"
+    leftover.mkdir()
+    (leftover / "lock").touch()
+    monkeypatch.setattr(files, "fcntl", None)
+    with scratch_folder() as folder, new_folder(tmp_path / "out") as draft:
+        (folder / "x").touch()
+        (draft / "x").touch()
+    write_file(tmp_path / "file", "x")
+    assert leftover.is_dir()
+    assert (tmp_path / "out" / "x").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null", "missing"])
+def test_a_tmpdir_that_cannot_be_written_is_one_line(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another place is not taken in silence."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / place))
+    with pytest.raises(EdgeKitError, match="no temporary files") as caught, scratch_folder():
+        pass
+    assert "TMPDIR" in caught.value.fix
+    assert str(tmp_path / place) in str(caught.value)
+
+
+def test_a_full_tmpdir_is_one_line(scratch: Path) -> None:
+    """Whoever writes into the folder."""
+    with pytest.raises(EdgeKitError, match="no temporary files") as caught, scratch_folder() as folder:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "x"))
+    assert "TMPDIR" in caught.value.fix
+    assert list(scratch.iterdir()) == []
+    with pytest.raises(FileNotFoundError), scratch_folder():
+        Path("/nowhere/input").read_bytes()
+
+
+def test_errors_of_other_files_are_not_about_the_output(tmp_path: Path) -> None:
+    """An input that is not there is not called an output that cannot be written."""
+    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "out"):
+        Path("/nowhere/input").read_bytes()
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    """The test of it leaves nothing, the old file stays."""
+    write_file(tmp_path / "file", "old")
+    require_writable(tmp_path / "file")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(EdgeKitError, match="is a folder"):
+        require_writable(tmp_path)
+
+
+def test_signals_leave_nothing(tmp_path: Path) -> None:
+    """A validation that is ended by each while it measures: exit code 128 + n, no folder, no process of it.
+
+    After kill -9 its scratch folder stays, until the next command that needs one.
+    """
+    signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
+    command = ["validate", DATA / "lenet-int8", "--baseline", DATA / "lenet-fp32", "--seconds", "60"]
+    places, processes = [], []
+    for number in signals:
+        place = tmp_path / number.name
+        (place / "tmp").mkdir(parents=True)
+        places.append(place)
+        processes.append(
+            subprocess.Popen(
+                [*EDGEKIT, *map(str, command)],
+                cwd=place,
+                env={**os.environ, "TMPDIR": str(place / "tmp")},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    words = {}
+    for number, place, process in zip(signals, places, processes, strict=True):
+        assert process.stderr
+        assert "loading" in process.stderr.readline()  # said by its agent
+        (folder,) = (place / "tmp").iterdir()
+        process.send_signal(number)
+        words[number] = process.communicate(timeout=60)[1]
+        if number == signal.SIGKILL:
+            assert folder.is_dir()
+            continue
+        assert process.returncode == 128 + number
+        assert "Traceback" not in words[number]
+        assert list((place / "tmp").iterdir()) == []
+        assert _processes(str(folder)) == []
+    environment = {**os.environ, "TMPDIR": str(places[-1] / "tmp")}
+    code = "from edgekit.deploy.files import scratch_folder\nwith scratch_folder(): pass"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list((places[-1] / "tmp").iterdir()) == []
+
+
+def _processes(words: str) -> list[str]:
+    """The command lines with these words, of processes that are there."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if words in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_signal_that_is_to_be_ignored_stays_ignored(ignored: bool) -> None:
+    """As nohup asks."""
+    code = """
+        import signal, sys, time
+        from edgekit.deploy.signals import ended_by_signals
+        if sys.argv[1] == "True":
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with ended_by_signals():
+            print("ready", flush=True)
+            time.sleep(0.5)
+    """
+    process = _child(code, ignored)
+    process.send_signal(signal.SIGHUP)
+    process.communicate()
+    assert process.returncode == (0 if ignored else 129)
+
+
+def test_one_module_makes_temporary_files() -> None:
+    """Elsewhere they would be forgotten by signals, and never be swept; a nameless file needs neither."""
+    named = re.compile(r"mkdtemp|mkstemp|TemporaryDirectory|NamedTemporaryFile|gettempdir")
+    allowed = {
+        "deploy/files.py", "deploy/cargo.py",  # in a scratch folder
+        "deploy/devices/ssh/bootstrap.py", "toolkit/pyz_main.py",  # run where nothing else of EdgeKit is there yet
+    }  # fmt: skip
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("deploy", "export", "models", "toolkit")
+        for path in (ROOT / folder).rglob("*.py")
+        if named.search(path.read_text())
+    }
+    assert found <= allowed
