@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from edgekit import __version__ as edgekit_version
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.preprocess import decode
 from PIL import Image
@@ -131,6 +133,36 @@ def test_inspect(edgekit: Run) -> None:
     assert (float_["quantized_share"], quantized["quantized_share"] > 0.8) == (0.0, True)
     assert [step["precision"] for step in quantized["lineage"]] == ["fp32", "fp32", "int8"]
     assert "61706" in edgekit("inspect", DATA / "lenet-int8").stdout
+
+
+def test_predict_and_inspect_take_the_newest_bundle(edgekit: Run, tmp_path: Path) -> None:
+    """Without a bundle, and say which; a bundle alone is not taken for images."""
+    for number, name in enumerate(("lenet-fp32", "lenet-int8"), 1):
+        shutil.copytree(DATA / name, tmp_path / f"runs/00{number}-{name}")
+    newest = max(
+        (DATA / name for name in ("lenet-fp32", "lenet-int8")), key=lambda path: Bundle.open(path).manifest.created
+    )
+    done = edgekit("predict", "digits", "--json")
+    assert f"-{newest.name}" in done.stderr
+    assert len(json.loads(done.stdout)) == 359
+    assert json.loads(edgekit("inspect", "--json").stdout)["id"] == Bundle.open(newest).id
+    assert "is a bundle, and no images are given" in edgekit("predict", newest, code=1).stderr
+    assert "not 3 arguments" in edgekit("predict", newest, "digits", "digits", code=1).stderr
+
+
+@pytest.mark.parametrize("program", [[sys.executable, "-m", "edgekit"], [Path(sys.executable).parent / "edgekit"]])
+def test_the_program_by_its_names(program: list) -> None:
+    """`python -m edgekit` and `edgekit`: the version, short help, and the commands where none is named."""
+
+    def run(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    assert run("--version") == f"edgekit {edgekit_version}\n"
+    assert run("-h") == run("--help") == run(code=2)
+    assert "Usage: edgekit " in run("-h")
+    assert "Usage: edgekit quantize" in run("quantize", "-h")
 
 
 def test_doctor(edgekit: Run) -> None:

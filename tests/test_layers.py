@@ -92,6 +92,18 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     assert "Usage:" in done.stdout
 
 
+def test_the_list_of_commands_loads_nothing_that_it_does_not_print() -> None:
+    """`edgekit --help` takes little more than `import typer`: none of rich, nor what rich brings for Markdown."""
+    code = (
+        "import sys, typer\nbefore = set(sys.modules)\n"
+        "from edgekit.toolkit.cli import main\nsys.argv = ['edgekit', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "print('LOADED', {name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] in ("LOADED {'edgekit', 'typer'}", "LOADED {'typer', 'edgekit'}")
+
+
 def test_every_command_is_tested_for_its_help() -> None:
     """The list above is the list of commands."""
     from edgekit.toolkit.cli import app
@@ -115,7 +127,7 @@ def test_package_list_matches_the_folders() -> None:
 
 def test_root_holds_no_stray_modules() -> None:
     """A .py file in the root would ship as part of the package."""
-    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
+    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
 
 
 def test_public_names_resolve() -> None:

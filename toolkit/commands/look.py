@@ -11,8 +11,14 @@ from .show import show
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
-    images: Annotated[str, typer.Argument(help="An image, a folder, a .npz or a named set (its test part).")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[BUNDLE] IMAGES",
+            help="A bundle's folder (default: the newest in runs/), and an image, a folder, a .npz or a named set (its "
+            "test part).",
+        ),
+    ],
     top: Annotated[int, typer.Option(help="How many classes an image.", min=1)] = 3,
     csv: Annotated[Path | None, typer.Option(help="Write Image,Category here.")] = None,
     grid: Annotated[
@@ -23,12 +29,22 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict one image or many."""
-    from ...deploy.bundle import Bundle
+    from ...deploy.bundle import MANIFEST, Bundle
+    from ...deploy.engine.passport import FORMAT as ENGINE
     from ..predict import draw_grid, open_for_prediction, write_csv
     from ..predict import predict as predict_images
     from ..tables import prediction_table
+    from ..workspace import newest
 
-    opened = Bundle.open(bundle)
+    if len(arguments) > 2:
+        raise EdgeKitError(
+            f"predict takes a bundle and one place of images, not {len(arguments)} arguments",
+            fix="pass a folder that holds the images",
+        )
+    *bundle, images = arguments
+    if not bundle and (Path(images) / MANIFEST).is_file():
+        raise EdgeKitError(f"{images} is a bundle, and no images are given", fix=f"edgekit predict {images} IMAGES")
+    opened = Bundle.open(bundle[0]) if bundle else newest(lambda m: m.format != ENGINE, "bundle", "edgekit train")
     if verify:
         from ..signing import verify_bundle
 
@@ -42,13 +58,16 @@ def predict(
     show([vars(one) for one in predictions], prediction_table, as_json)
 
 
-def inspect(bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")], as_json: AsJson = False) -> None:
+def inspect(
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle's folder. Default: the newest in runs/.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """What is in a bundle."""
-    from ...deploy.bundle import Bundle
     from ..inspecting import inspect_bundle
     from ..tables import facts_table
+    from ..workspace import given_or_newest
 
-    show(inspect_bundle(Bundle.open(bundle)), facts_table, as_json)
+    show(inspect_bundle(given_or_newest(bundle, lambda _: True, "bundle", "edgekit train")), facts_table, as_json)
 
 
 def doctor(

@@ -1,0 +1,5 @@
+"""`python -m edgekit` is `edgekit`."""
+
+from .toolkit.cli import main
+
+main()
