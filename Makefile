@@ -1,5 +1,7 @@
 # Two commands do everything: make demo, make test.
 PYTHON ?= python3
+# Interpreters that `make lowest` tries the lowest versions of all dependencies on; those that are not here are passed over.
+PYTHONS ?= 3.10 3.13
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -10,16 +12,29 @@ ORT_WEB_FILES := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threa
     ort.webgpu.min.mjs ort-wasm-simd-threaded.asyncify.mjs ort-wasm-simd-threaded.asyncify.wasm
 ORT_WEB_DIR := deploy/devices/browser/ort-web
 
-.PHONY: demo test test-all lint types wheel-test constraints ort-web clean
+# What some tests need beside Python: a browser, and an ssh server for the virtual board.
+SYSTEM := chromium openssh-server openssh-sftp-server rsync
+
+.PHONY: demo test test-slow test-all system lint types wheel-test lowest constraints ort-web clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgekit demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow and not experiment"
 
-test-all: $(INSTALLED)
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -n 2 -m "slow and not experiment"
+
+test-all: $(INSTALLED) system
 	$(BIN)/pytest -n 2
+
+# Where something cannot be installed, the tests that need it are skipped, and the end of the run says so.
+system:
+	@command -v chromium >/dev/null && [ -x /usr/sbin/sshd ] && command -v rsync >/dev/null || \
+	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(SYSTEM); } >/dev/null || \
+	    echo "not installed, and no way to do so here: $(SYSTEM)" >&2
+	@$(MAKE) --silent ort-web || echo "ONNX Runtime Web cannot be fetched here: that needs npm" >&2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -30,6 +45,9 @@ types: $(INSTALLED)
 
 wheel-test: $(INSTALLED)
 	tests/wheel-test.sh $(BIN)/python
+
+lowest: $(INSTALLED)
+	tests/lowest-test.sh $(BIN)/uv $(PYTHONS)
 
 # uv installs torch's CUDA libraries in under a minute; pip brings it.
 $(INSTALLED): pyproject.toml constraints.txt

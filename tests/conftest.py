@@ -1,21 +1,26 @@
 """Fixtures that several folders share."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from hypothesis import settings
 from PIL import Image
+
+from tests.needs import need, summary
 
 # speed is no matter of tests, and this machine may be busy
 settings.register_profile("edgekit", deadline=None)
@@ -105,13 +110,28 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def edgekit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in an empty folder, as a person would."""
+    """Run the command line in an empty folder, in this process: importing torch takes longer than most commands."""
 
     def run(*arguments: object, cwd: Path = tmp_path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*EDGEKIT, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        from edgekit.toolkit.cli import main
+
+        command, before, status = ["edgekit", *map(str, arguments)], Path.cwd(), 0
+        os.chdir(cwd)
+        try:
+            with (
+                patch.object(sys, "argv", command),
+                contextlib.redirect_stdout(io.StringIO()) as out,
+                contextlib.redirect_stderr(io.StringIO()) as err,
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore")  # as Python itself does for a command
+                try:
+                    main()
+                except SystemExit as stop:
+                    status = stop.code
+        finally:
+            os.chdir(before)
+        done = subprocess.CompletedProcess(command, status or 0, out.getvalue(), err.getvalue())
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -132,10 +152,8 @@ def report_of(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> Calla
 def chromium() -> str:
     """The browser that is here."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        if os.environ.get("EDGEKIT_BROWSER") == "required":
-            pytest.fail("no chromium here: apt-get install chromium")
-        pytest.skip("no chromium here: apt-get install chromium")
+    need(found, "Chromium", "apt-get install chromium", "EDGEKIT_BROWSER")
+    assert found is not None
     return found
 
 
@@ -165,3 +183,10 @@ def _in_folder(tmp_path: Path) -> Iterator[None]:
     os.chdir(tmp_path)
     yield
     os.chdir(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was not run, for lack of what, and how to get it."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if line := summary(report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)):
+        terminalreporter.write_line(line, yellow=True)

@@ -33,10 +33,7 @@ def port_of(worker: str, extra: int = 0) -> int:
 @pytest.fixture(scope="session")
 def shared_board(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[VirtualBoard]:
     """One board a test process; `board` gives it out as new."""
-    if reason := virtual.lacking():
-        if os.environ.get("EDGEKIT_BOARD") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    virtual.need_board()
     # under /tmp, since the account that logs in must be able to get there
     folder = Path(f"/tmp/edgekit-board-{os.getpid()}")
     with virtual.board(folder, port_of(worker_id)) as made:
@@ -98,8 +95,7 @@ class Wire:
 @pytest.fixture
 def wired(worker_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     """A board at the far end of a wire."""
-    if reason := virtual.lacking():
-        pytest.skip(reason)
+    virtual.need_board()
     number = port_of(worker_id) - 23000
     near, far = f"near{number}", f"far{number}"
     addresses = f"10.77.{number}.1", f"10.77.{number}.2"

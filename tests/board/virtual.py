@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.needs import need
+
 HERE = Path(__file__).parent
 # Made once, and kept with the environment: 15 seconds, 330 MB.
 PLACE = HERE.parent.parent / ".venv/board"
@@ -46,12 +48,12 @@ StrictHostKeyChecking yes
 """
 
 
-def lacking() -> str | None:
-    """Why there can be no virtual board here; None where there can."""
-    if os.geteuid() != 0:
-        return "a virtual board needs root"
-    missing = [name for name in ("/usr/sbin/sshd", "/usr/bin/rsync", "/usr/bin/dpkg-deb") if not Path(name).exists()]
-    return f"a virtual board needs {', '.join(missing)}" if missing else None
+def need_board() -> None:
+    """Skip the test where there can be no virtual board."""
+    need(os.geteuid() == 0, "root, for a virtual board", "run them as root", "EDGEKIT_BOARD")
+    programs = [Path("/usr/sbin/sshd"), Path("/usr/bin/rsync"), Path("/usr/bin/dpkg-deb")]
+    how = "apt-get install openssh-server openssh-sftp-server rsync"
+    need(all(program.exists() for program in programs), "an ssh server and rsync", how, "EDGEKIT_BOARD")
 
 
 def make() -> Path:

@@ -28,6 +28,7 @@ from edgekit.toolkit.validate import Validation, validate
 from PIL import Image
 
 from tests.conftest import open_browser
+from tests.needs import need
 
 QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5)
 HERE = Path(device.__file__).parent
@@ -36,10 +37,8 @@ HERE = Path(device.__file__).parent
 @pytest.fixture(scope="session")
 def ort_web() -> None:
     """ONNX Runtime Web's files, which `make ort-web` brings."""
-    if not all((HERE / "ort-web" / name).exists() for name in device.FILES["wasm"]):
-        if os.environ.get("EDGEKIT_BROWSER") == "required":
-            pytest.fail("no ONNX Runtime Web here: make ort-web")
-        pytest.skip("no ONNX Runtime Web here: make ort-web")
+    there = all((HERE / "ort-web" / name).exists() for name in device.FILES["wasm"])
+    need(there, "ONNX Runtime Web", "make ort-web, which needs npm", "EDGEKIT_BROWSER")
 
 
 @pytest.fixture
@@ -303,6 +302,12 @@ def test_scenarios_are_refused(fp32: Bundle, change: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("ort_web")
+def test_what_a_browser_cannot_run_is_refused(trained: Bundle, ort_web: None) -> None:
+    """By name, with what it does run."""
+    with pytest.raises(DeviceError, match=r"is torch, which browser://127.0.0.1 cannot run: it runs onnx"):
+        validate([trained], devices=["browser://127.0.0.1"])
+
+
 def test_a_port_that_is_taken(fp32: Bundle) -> None:
     """One line."""
     with socket.socket() as taken:

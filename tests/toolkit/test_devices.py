@@ -16,7 +16,6 @@ from edgekit.toolkit.joined import join_reports
 from edgekit.toolkit.provision import platform_tags
 from edgekit.toolkit.report import render
 from edgekit.toolkit.tables import devices_table
-from edgekit.toolkit.validate import validate
 
 Judge = Callable[..., Any]
 
@@ -146,9 +145,3 @@ def test_wrong_devices(
     """One line each, before anything is measured."""
     Path("report.json").write_text(json.dumps(judged().report))
     assert words in edgekit("validate", int8.path, *arguments, code=1).stderr
-
-
-def test_what_a_device_cannot_run_is_refused(trained: Bundle) -> None:
-    """By name, with what it does run."""
-    with pytest.raises(DeviceError, match="is torch, which browser://127.0.0.1 cannot run: it runs onnx"):
-        validate([trained], devices=["browser://127.0.0.1"], ort_web=None)
