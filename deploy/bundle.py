@@ -27,14 +27,14 @@ from .images import ImageSet
 from .onnx_data import external_files
 from .preprocess import Preprocess, decode
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 _GOLDEN, _GOLDEN_IMAGES, _SPLITS = "golden.npz", "golden", "splits.json.gz"
 GOLDEN_COUNT = 16
 
-# Schemas that are read: 1 lacks the checksums of the golden samples' pixels.
-_READABLE = (1, SCHEMA)
+# Schemas that are read: 1 lacks the checksums of the golden samples' pixels, 2 preprocess.dtype.
+_READABLE = (1, 2, SCHEMA)
 
 # A manifest is a few kilobytes, a hundred with an engine's layers; anything much larger is not one.
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -55,7 +55,7 @@ _NAME = re.compile(rf"[\w+-][\w.+-]{{0,{_MAX_NAME - 1}}}")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The network's input: float32 [batch, channels, height, width]; batch None means any."""
+    """The network's input: [batch, channels, height, width] in Preprocess.dtype; batch None means any."""
 
     channels: int
     height: int
@@ -147,6 +147,10 @@ class Manifest:
             raise DocumentError(f"labels: one is longer than {_MAX_LABEL} characters")
         if self.input.channels != len(self.preprocess.mean):
             raise DocumentError(f"preprocess makes {len(self.preprocess.mean)} channels, input {self.input.channels}")
+        if self.preprocess.dtype != "float32" and self.format != "onnx":
+            raise DocumentError(
+                f"preprocess.dtype is {self.preprocess.dtype}, and a model of format {self.format} takes float32"
+            )
         if self.preprocess.crop not in (None, (self.input.height, self.input.width)):
             raise DocumentError(f"preprocess.crop is {self.preprocess.crop}, the input {self.input.shape}")
         for name, facts in self.files.items():
@@ -174,7 +178,7 @@ class Golden(NamedTuple):
 
     Attributes:
         images: the image files, encoded.
-        tensors: float32 [n, c, h, w], preprocessed.
+        tensors: [n, c, h, w] in Preprocess.dtype, preprocessed.
         logits: float32 [n, k], by the source model.
         checksums: uint32 [n], Preprocess.checksum of each decoded image: where they differ the decoder does.
     """
@@ -237,7 +241,7 @@ class Bundle:
         names = sorted(name for name in self.manifest.files if PurePosixPath(name).parts[0] == _GOLDEN_IMAGES)
         count, shape = len(names), self.manifest.input.shape
         wanted: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-            "tensors": (np.float32, (count, *shape)),
+            "tensors": (np.dtype(self.manifest.preprocess.dtype).type, (count, *shape)),
             "logits": (np.float32, (count, len(self.manifest.labels))),
             "checksums": (np.uint32, (count,)),
         }
@@ -339,7 +343,7 @@ def make_golden(
     """Run the source model on up to `count` images, spread over the classes.
 
     Args:
-        run: float32 [n, c, h, w] -> logits [n, k].
+        run: [n, c, h, w] in preprocess.dtype -> logits [n, k].
     """
     chosen = images.stratified(count, seed=0)
     pictures = [sample.image for sample in chosen]

@@ -20,6 +20,9 @@ from typing import Any
 
 DISTRIBUTION = "edgekit-vision"
 
+# Up to so many names are listed in full, of more only the first few: a list of labels may have thousands.
+_LISTED, _SHOWN = 30, 5
+
 # Which extra of the distribution brings an importable package.
 _EXTRAS = {
     "onnx": "quantize",
@@ -107,8 +110,16 @@ def missing_package(error: ModuleNotFoundError) -> MissingPackageError | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that `name` is not one of `known`, with the nearest ones first ("did you mean")."""
+    """Say that `name` is not one of `known`, with the nearest ones ("did you mean"), else with those that there are."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"one of: {', '.join(known)}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"one of: {listed(known)}"
     return f"unknown {kind} {name!r}; {hint}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names, or of a long list the first few and how many there are."""
+    names = list(names)
+    if len(names) <= _LISTED:
+        return ", ".join(names)
+    return f"{', '.join(names[:_SHOWN])}, … ({len(names):,} in all)"

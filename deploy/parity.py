@@ -58,7 +58,8 @@ def replay(bundle: Bundle, run: Callable[[np.ndarray], np.ndarray]) -> Parity:
     images = [decode(image) for image in golden.images]
     preprocess = bundle.manifest.preprocess
     same = float(np.mean([preprocess.checksum(image) for image in images] == golden.checksums))
-    difference = float(np.abs(preprocess.batch(images) - golden.tensors).max())
+    # the tensors may be uint8, whose difference would wrap around
+    difference = float(np.abs(preprocess.batch(images).astype(np.float32) - golden.tensors.astype(np.float32)).max())
     return compare(golden, run(golden.tensors), checksums_agreement=same, tensor_max_abs=difference)
 
 

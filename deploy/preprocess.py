@@ -43,6 +43,8 @@ _OPENING = threading.Lock()
 # An input of 4096 x 4096 takes 200 MB as float32 RGB; before its crop an image may be resized to twice that.
 _MAX_SIDE = 8192
 
+DTYPES = ("float32", "uint8")
+
 # Above this a resized image is a mistake (a one-pixel-high strip scaled up), not a picture.
 _MAX_PIXELS = 50_000_000
 
@@ -57,6 +59,8 @@ class Preprocess:
         crop: centre crop, (height, width) in pixels, or None. An image smaller than it is padded with zeros.
         interpolation: a key of INTERPOLATIONS. Resampling is antialiased, as Pillow's is.
         mean, std: one value a channel, on the scale [0, 1].
+        dtype: of the tensor. float32 is (pixels / 255 - mean) / std; uint8 is the pixels as they are, 0 to 255, for a
+            network that scales and normalizes them itself: mean 0 and std 1.
     """
 
     mode: Literal["RGB", "L"]
@@ -65,6 +69,7 @@ class Preprocess:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    dtype: Literal["float32", "uint8"] = "float32"
 
     def __post_init__(self) -> None:
         channels = {"RGB": 3, "L": 1}.get(self.mode)
@@ -82,6 +87,13 @@ class Preprocess:
             )
         if not all(np.isfinite(self.mean)) or not all(s > 0 and np.isfinite(s) for s in self.std):
             raise RecipeError("mean must be finite and std positive", fix="values are on the scale 0 to 1, e.g. 0.485")
+        if self.dtype not in DTYPES:
+            raise RecipeError(unknown("tensor type", str(self.dtype), DTYPES), fix=f"use one of: {', '.join(DTYPES)}")
+        if self.dtype == "uint8" and (any(self.mean) or set(self.std) != {1.0}):
+            raise RecipeError(
+                "a network that takes uint8 pixels normalizes them itself, and mean and std are given",
+                fix="leave out mean and std (0 and 1)",
+            )
         pairs = [(self.resize, self.resize) if isinstance(self.resize, int) else self.resize, self.crop]
         for pair in pairs:
             if pair is not None and not (
@@ -125,15 +137,17 @@ class Preprocess:
         return image
 
     def normalize(self, image: Image.Image) -> np.ndarray:
-        """float32 [c, h, w] of an image that `pixels` (or an augmentation) made."""
+        """[c, h, w] in `dtype`, of an image that `pixels` (or an augmentation) made."""
         array = np.asarray(image, dtype=np.uint8)
         planes = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+        if self.dtype == "uint8":
+            return planes
         mean = np.asarray(self.mean, np.float32)[:, None, None]
         std = np.asarray(self.std, np.float32)[:, None, None]
         return (planes.astype(np.float32) / np.float32(255) - mean) / std
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """float32 [c, h, w] of a decoded image."""
+        """[c, h, w] in `dtype`, of a decoded image."""
         return self.normalize(self.pixels(image))
 
     def checksum(self, image: Image.Image) -> int:
@@ -142,7 +156,7 @@ class Preprocess:
         return zlib.crc32(converted.tobytes(), zlib.crc32(f"{converted.width}x{converted.height}".encode()))
 
     def batch(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """float32 [n, c, h, w] of decoded images."""
+        """[n, c, h, w] in `dtype`, of decoded images."""
         return np.stack([self(image) for image in images])
 
 

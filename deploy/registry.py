@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import EdgeKitError, RecipeError, missing_package, unknown
+from .errors import EdgeKitError, RecipeError, listed, missing_package, unknown
 
 
 def resolve(reference: str, package: str) -> Any:
@@ -27,5 +27,5 @@ def choose(registry: Mapping[str, Any], name: str, kind: str, error: type[EdgeKi
         EdgeKitError: (of class `error`) no such entry; the message suggests the nearest names.
     """
     if name not in registry:
-        raise error(unknown(kind, name, registry), fix=f"choose one of: {', '.join(registry)}")
+        raise error(unknown(kind, name, registry), fix=f"choose one of: {listed(registry)}")
     return registry[name]

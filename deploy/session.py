@@ -50,7 +50,7 @@ class Session(Protocol):
     facts: Mapping[str, Any]
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """float32 [n, c, h, w] -> float32 logits [n, k], for any n from 1."""
+        """[n, c, h, w] in the manifest's Preprocess.dtype -> float32 logits [n, k], for any n from 1."""
         ...
 
     def close(self) -> None:

@@ -52,10 +52,10 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
         EdgeKitError: the graph has a cycle.
     """
     for node in graph.node:
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             sort_nodes(subgraph)
     makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
-    needs = [{makers[name] for name in _reads(node) if name in makers} for node in graph.node]
+    needs = [{makers[name] for name in reads(node) if name in makers} for node in graph.node]
     readers: dict[int, list[int]] = {}
     for place, sources in enumerate(needs):
         for source in sources:
@@ -80,19 +80,20 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
         graph.node.extend(copies)
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a node (If, Loop, Scan) holds."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
         yield from attribute.graphs
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
+def reads(node: onnx.NodeProto) -> Iterator[str]:
     """Names of the tensors that a node needs, its subgraphs' included."""
     yield from node.input
-    for subgraph in _subgraphs(node):
+    for subgraph in subgraphs(node):
         made = {name for inner in subgraph.node for name in inner.output}
         made |= {entry.name for entry in (*subgraph.input, *subgraph.initializer)}
         for inner in subgraph.node:
-            yield from (name for name in _reads(inner) if name not in made)
+            yield from (name for name in reads(inner) if name not in made)
         yield from (output.name for output in subgraph.output if output.name not in made)

@@ -1,6 +1,6 @@
 """Reading the command line's short forms: 3x224x224, 0.485,0.456,0.406, 10m."""
 
-from typing import Any
+from typing import Any, Literal
 
 from ..deploy.engine.build import Options
 from ..deploy.errors import RecipeError
@@ -18,8 +18,14 @@ def shape_of(text: str) -> tuple[int, int, int]:
         RecipeError: not of that form, or neither grey nor RGB.
     """
     sides = _sides(text, "--input")
-    if len(sides) != 3 or sides[0] not in (1, 3):
+    if len(sides) != 3:
         raise RecipeError(f"--input {text} is not channels x height x width", fix="e.g. --input 3x224x224 (or 1x28x28)")
+    if sides[0] not in (1, 3):
+        last = f": --input {sides[2]}x{sides[0]}x{sides[1]}" if sides[2] in (1, 3) else ""
+        raise RecipeError(
+            f"--input {text} has {sides[0]} channels; EdgeKit takes images of 1 channel (grey) or 3 (RGB)",
+            fix=f"channels come first{last or ', e.g. --input 3x224x224 (or 1x28x28)'}",
+        )
     return sides[0], sides[1], sides[2]
 
 
@@ -76,14 +82,22 @@ def build_options(
 
 def preprocess_of(
     shape: tuple[int, int, int], resize: str | None, crop: int | None, mean: str | None, std: str | None,
-    interpolation: str,
+    interpolation: str, dtype: Literal["float32", "uint8"] = "float32",
 ) -> Preprocess:  # fmt: skip
     """The preprocessing that the import options describe; mean and std must be said, because nobody can see them.
+
+    A network that takes uint8 pixels normalizes them itself, so it has none.
 
     Raises:
         RecipeError: an option is missing or does not fit the input.
     """
     channels, height, width = shape
+    if dtype == "uint8":
+        if (mean, std) != (None, None):
+            raise RecipeError(
+                "the model takes uint8 pixels, 0 to 255, and normalizes them itself", fix="leave out --mean and --std"
+            )
+        mean, std = "0", "1"
     if mean is None or std is None:
         raise RecipeError(
             "the model's mean and std are not known",
@@ -99,6 +113,7 @@ def preprocess_of(
         interpolation=interpolation,
         mean=_values(mean, "--mean", channels),
         std=_values(std, "--std", channels),
+        dtype=dtype,
     )
 
 

@@ -74,7 +74,9 @@ def _graph(bundle: Bundle) -> dict[str, Any]:
 
 
 def _macs(model: Any) -> int | None:
-    """Multiply-accumulates of Conv, Gemm and MatMul for one image; None where a shape is not known."""
+    """Multiply-accumulates of Conv, Gemm and MatMul, quantized or not, for one image; None where a shape is unknown."""
+    from .importing.precision import WEIGHTS
+
     graph = model.graph
     shapes = {
         entry.name: [dim.dim_value or 1 for dim in entry.type.tensor_type.shape.dim]
@@ -83,12 +85,12 @@ def _macs(model: Any) -> int | None:
     shapes |= {entry.name: list(entry.dims) for entry in graph.initializer}
     total = 0
     for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in WEIGHTS:
             continue
-        output, weight = shapes.get(node.output[0]), shapes.get(node.input[1])
+        output, weight = shapes.get(node.output[0]), shapes.get(node.input[WEIGHTS[node.op_type]])
         if not output or not weight:
             return None
-        if node.op_type == "Conv":  # each output value sums over one filter: input channels a group times the kernel
+        if "Conv" in node.op_type:  # each output value sums over one filter: input channels a group times the kernel
             total += int(np.prod(output[1:])) * int(np.prod(weight[1:]))
         else:  # each output value sums over one column of the weights
             total += int(np.prod(output[1:])) * int(np.prod(weight)) // output[-1]

@@ -124,6 +124,11 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
             fix="leave out --strip-weights",
         )
     gpu = look()
+    if options.refit and library.flavour == "tensorrt-rtx" and gpu is None:
+        raise DeviceError(
+            "TensorRT for RTX cannot build refittable engines without a GPU (its compiler, Myelin, fails on them)",
+            fix="leave out --refit, or build on the machine that has the GPU",
+        )
     targets = _targets(library, options, gpu)
     heard: list[Message] = []
     with create(path) as draft:

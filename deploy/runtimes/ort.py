@@ -1,6 +1,7 @@
 """ONNX Runtime, on the CPU or by one of its GPU providers."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from ..registry import choose
 from ..session import PROVIDERS, SessionOptions, in_batches_of
 
 _CPU = PROVIDERS["cpu"]
+
+# Preprocess.dtype -> ONNX Runtime's name of a tensor of it
+_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
 
 class OrtSession:
@@ -53,7 +57,7 @@ class OrtSession:
 
     def _open(self, bundle: Bundle, wanted: SessionOptions, provider: str, profile: Path | None) -> None:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         if wanted.threads is not None:
             options.intra_op_num_threads = wanted.threads
@@ -69,18 +73,24 @@ class OrtSession:
             )
         except Exception as error:  # its errors have no common class but Exception
             raise BundleError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {bundle.model_path}: {error}",
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {bundle.model_path}: {reason_of(error)}",
                 fix="upgrade onnxruntime, or export again with a lower --opset",
             ) from error
-        self._input = self._session.get_inputs()[0].name
+        inputs, dtype = self._session.get_inputs(), bundle.manifest.preprocess.dtype
+        if [entry.type for entry in inputs] != [_TYPES[dtype]]:
+            found = ", ".join(entry.type for entry in inputs) or "nothing"
+            raise BundleError(
+                f"{bundle.model_path} takes {found}, and its manifest says {dtype}", fix="import the model again"
+            )
+        self._input = inputs[0].name
         self._batch = bundle.manifest.input.batch
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """float32 [n, c, h, w] -> float32 logits [n, k]."""
+        """[n, c, h, w] in the manifest's Preprocess.dtype -> float32 logits [n, k]."""
         return in_batches_of(self._batch, batch, self._run)
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
-        return np.asarray(self._session.run(None, {self._input: batch})[0])
+        return np.asarray(self._session.run(None, {self._input: batch})[0], np.float32)
 
     def close(self) -> None:
         """Free the model."""
@@ -88,9 +98,16 @@ class OrtSession:
 
     def _placement(self, bundle: Bundle) -> dict[str, list[str]]:
         """Provider -> the nodes that it really runs, by the profile of one run; the profiler ends with it."""
-        self._run(np.zeros((self._batch or 1, *bundle.manifest.input.shape), np.float32))
+        self._run(np.zeros((self._batch or 1, *bundle.manifest.input.shape), bundle.manifest.preprocess.dtype))
         events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
         return read_placement(events)
+
+
+def reason_of(error: Exception) -> str:
+    """What ONNX Runtime reports, in one line, without its own source files and function signatures."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?", "", text)
+    return re.sub(r"^\S+\.(cc|h):\d+ .*\) (?=[A-Z])", "", text) or type(error).__name__
 
 
 def read_placement(events: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -87,7 +87,7 @@ def test_a_linked_folder_is_refused(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(lambda m: m.update(schema=3), "schema 3"), (lambda m: m.pop("schema"), "not an EdgeKit manifest"),
+    [(lambda m: m.update(schema=4), "schema 4"), (lambda m: m.pop("schema"), "not an EdgeKit manifest"),
      (lambda m: m.update(surprise=1), "surprise"), (lambda m: m.pop("labels"), "not an EdgeKit manifest"),
      (lambda m: m["files"].pop("model.onnx"), "no model"), (lambda m: m["input"].update(depth=1), "not an EdgeKit")],
 )  # fmt: skip

@@ -231,6 +231,18 @@ def test_a_free_batch_needs_its_sizes(trained: Bundle, tmp_path: Path) -> None:
     assert engine.manifest.details["build"]["batch"] == [1, 4, 8]
 
 
+@pytest.mark.parametrize(
+    ("option", "words"), [("strip_weights", "without weights"), ("refit", "refittable engines without a GPU")]
+)
+def test_what_tensorrt_for_rtx_cannot_build_is_refused(fp32: Bundle, tmp_path: Path, option: str, words: str) -> None:
+    """Its compiler ended in an internal error."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    with pytest.raises(EdgeKitError, match=words) as caught:
+        build(fp32, options=Options(compute_capabilities=("8.6",), **{option: True}), out=tmp_path / "engine")
+    assert f"leave out --{option.replace('_', '-')}" in caught.value.fix
+    assert not (tmp_path / "engine").exists()
+
+
 def test_auto_makes_what_it_needs_once(fp32: Bundle, tmp_path: Path) -> None:
     """The files of lower precision are taken from runs/ the second time."""
     pytest.importorskip("tensorrt_rtx_bindings")

@@ -149,10 +149,10 @@ def _graph(inputs: list[tuple[str, int, list]], outputs: int = 1) -> onnx.ModelP
     [
         (_graph([("x", TensorProto.FLOAT, [1, 3, 20, 20]), ("z", TensorProto.FLOAT, [1])]), "2 inputs"),
         (_graph([("x", TensorProto.FLOAT, [1, 3, 20, 20])], outputs=2), "2 outputs"),
-        (_graph([("x", TensorProto.FLOAT16, [1, 3, 20, 20])]), "FLOAT16"),
-        (_graph([("x", TensorProto.FLOAT, [1, 20, 20, 3])]), "channels last"),
+        (_graph([("x", TensorProto.DOUBLE, [1, 3, 20, 20])]), "double"),
+        (_graph([("x", TensorProto.FLOAT, [1, 64, 20, 20])]), "1 channel (grey) or 3 (RGB)"),
         (_graph([("x", TensorProto.FLOAT, [1, 3, 24, 24])]), "--input 3x24x24"),
-        (_graph([("x", TensorProto.FLOAT, [1, 3, 20, 20])]), "not [1, classes]"),
+        (_graph([("x", TensorProto.FLOAT, [1, 24, 24, 3])]), "--input 3x24x24"),
     ],
 )
 def test_onnx_files_that_are_no_classifier(
@@ -243,3 +243,50 @@ def test_preprocessing_must_fit_the_input(bring: Callable[..., Bundle], network:
     """A crop of another size than the network's input is no input."""
     with pytest.raises(BundleError, match="--input says"):
         bring("net.py:Net", input=(3, 24, 24))
+
+
+@pytest.mark.parametrize(("name", "side"), [("timm:test_resnet", 32), ("torchvision:squeezenet1_1", 64), ("lenet", 32)])
+def test_networks_by_their_names(bring: Callable[..., Bundle], tmp_path: Path, name: str, side: int) -> None:
+    """As `train --model` knows them, with weights of one's own; nothing is downloaded."""
+    from edgekit.models import create
+
+    torch.manual_seed(0)
+    network = create(name, 2, 3, (side, side)).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    preprocess = Preprocess("RGB", side, (side, side), "bilinear", (0.5,) * 3, (0.25,) * 3)
+    settings = {"input": (3, side, side), "preprocess": preprocess, "weights": tmp_path / "w.pth"}
+    bundle = bring(name, **settings)
+    assert (bundle.manifest.format, bundle.manifest.details["imported"]) == ("exported-program", name)
+    assert bundle.manifest.architecture == {}, "the bundle does not need the library"
+    _assert_same(bundle, network)
+
+
+def test_a_named_network_needs_fitting_weights(
+    bring: Callable[..., Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights of other classes, an unknown name; without weights it is said that it knows nothing yet."""
+    from edgekit.models import create
+
+    torch.save(create("lenet", 3, 3, (32, 32)).state_dict(), tmp_path / "w.pth")
+    preprocess = Preprocess("RGB", 32, (32, 32), "bilinear", (0.5,) * 3, (0.25,) * 3)
+    settings = {"input": (3, 32, 32), "preprocess": preprocess}
+    with pytest.raises(EdgeKitError, match="does not fit the network") as caught:
+        bring("lenet", weights=tmp_path / "w.pth", **settings)
+    assert "made for 2 classes" in caught.value.fix
+    with pytest.raises(EdgeKitError, match="no classifier called 'nothing'"):
+        bring("torchvision:nothing", **settings)
+    bring("lenet", **settings)
+    assert "untrained, with random weights" in capsys.readouterr().err
+
+
+def test_an_unknown_label_names_the_nearest(bring: Callable[..., Bundle]) -> None:
+    """Of a thousand, a few; of a few, all."""
+    labels = tuple(f"class number {number}" for number in range(1000))
+    with pytest.raises(DataError) as caught:
+        bring("lenet", labels=labels)
+    assert len(str(caught.value)) < 400
+    assert "(1,000 in all)" in str(caught.value)
+    with pytest.raises(DataError, match="did you mean cats"):
+        bring("lenet", labels=("cats", *labels))
+    with pytest.raises(DataError, match="one of: hen, owl"):
+        bring("lenet", labels=("owl", "hen"))

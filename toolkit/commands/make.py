@@ -58,7 +58,8 @@ def train(
 
 def import_(
     model: Annotated[
-        str, typer.Argument(help=".onnx, TorchScript or .pt2 file, package.module:factory, or net.py:Net")
+        str,
+        typer.Argument(help=".onnx, TorchScript or .pt2 file, package.module:factory, net.py:Net, timm:NAME, ..."),
     ],
     name: Annotated[str, typer.Option(help="What to call it.")],
     input: Annotated[str, typer.Option(help="Channels x height x width, e.g. 3x224x224.")],
@@ -79,19 +80,22 @@ def import_(
     interpolation: Annotated[
         str, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")
     ] = "bilinear",
-    weights: Annotated[Path | None, typer.Option(help="For a factory: safetensors, or a plain state dict.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="For a factory or NAME: safetensors, or a plain state dict.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the division of the images into parts.")] = 0,
     skip_corrupt: SkipCorrupt = False,
     out: Out = None,
 ) -> None:
     """Make a bundle of a model of your own."""
     from ..arguments import preprocess_of, shape_of
-    from ..importing import import_model, read_labels
+    from ..importing import import_model, input_dtype, read_labels
 
     shape = shape_of(input)
+    preprocess = preprocess_of(shape, resize, crop, mean, std, interpolation, input_dtype(model))
     made(
         import_model(
-            model, name=name, input=shape, preprocess=preprocess_of(shape, resize, crop, mean, std, interpolation),
+            model, name=name, input=shape, preprocess=preprocess,
             labels=read_labels(labels) if labels else (), images=images, weights=weights, seed=seed,
             skip_corrupt=skip_corrupt, out=out,
         )

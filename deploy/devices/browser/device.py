@@ -46,6 +46,9 @@ FILES = {
 # How long the page may take to be opened, and to say something once it was.
 _OPEN_S, _SILENCE_S = 600.0, 30.0
 
+# Preprocess.dtype -> how tensors of it travel to the page, little-endian
+_DTYPES = {"float32": "<f4", "uint8": "u1"}
+
 _HERE = Path(__file__).parent
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -124,7 +127,9 @@ class BrowserDevice:
         for bundle in bundles:
             golden, own = bundle.golden(), bundle.manifest
             pages[f"bundles/{bundle.id}/model"] = _file(bundle.model_path)
-            pages[f"bundles/{bundle.id}/tensors"] = _content(golden.tensors.astype("<f4").tobytes())
+            pages[f"bundles/{bundle.id}/tensors"] = _content(
+                golden.tensors.astype(_DTYPES[own.preprocess.dtype]).tobytes()
+            )
             pages |= {f"bundles/{bundle.id}/golden/{n}": _content(image) for n, image in enumerate(golden.images)}
             described.append(
                 {"id": bundle.id, "name": f"{own.name} {own.precision}", "labels": len(own.labels),

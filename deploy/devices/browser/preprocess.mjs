@@ -61,7 +61,7 @@ const TABLE = Int32Array.from({ length: 256 }, (_, number) => {
   return number;
 });
 
-/** Float32 [channels, height, width] of a decoded image. */
+/** [channels, height, width] of a decoded image: Float32, or Uint8 where the network normalizes by itself. */
 export function preprocess(image, settings) {
   let made = image;
   if (settings.resize !== null) {
@@ -72,7 +72,7 @@ export function preprocess(image, settings) {
     }
   }
   if (settings.crop !== null) made = centreCrop(made, ...settings.crop);
-  return normalize(made, settings.mean, settings.std);
+  return settings.dtype === "uint8" ? planes(made) : normalize(made, settings.mean, settings.std);
 }
 
 function resized({ width, height }, resize) {
@@ -171,6 +171,11 @@ function centreCrop(image, height, width) {
 function roundHalfEven(value) {
   const floor = Math.floor(value);
   return value - floor !== 0.5 ? Math.round(value) : floor + (floor & 1 ? 1 : 0);
+}
+
+function planes({ width, height, channels, data }) {
+  const size = width * height;
+  return Uint8Array.from({ length: channels * size }, (_, at) => data[(at % size) * channels + Math.trunc(at / size)]);
 }
 
 function normalize({ width, height, channels, data }, mean, std) {

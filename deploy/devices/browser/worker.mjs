@@ -103,7 +103,8 @@ async function tensorOf(index) {
 
 /** The recorded tensors, one a sample. */
 async function golden() {
-  const all = new Float32Array(await bytes(`bundles/${bundle.id}/tensors`));
+  const file = await bytes(`bundles/${bundle.id}/tensors`);
+  const all = bundle.preprocess.dtype === "uint8" ? new Uint8Array(file) : new Float32Array(file);
   const size = all.length / bundle.golden;
   return Array.from({ length: bundle.golden }, (_, index) => all.slice(index * size, (index + 1) * size));
 }
@@ -112,8 +113,8 @@ async function golden() {
 async function run(tensor) {
   const { channels, height, width, batch } = bundle.input;
   const count = batch ?? 1;
-  const data = count === 1 ? tensor : Float32Array.from({ length: count * tensor.length }, (_, at) => tensor[at % tensor.length]);
-  const feeds = { [session.inputNames[0]]: new ort.Tensor("float32", data, [count, channels, height, width]) };
+  const data = count === 1 ? tensor : tensor.constructor.from({ length: count * tensor.length }, (_, at) => tensor[at % tensor.length]);
+  const feeds = { [session.inputNames[0]]: new ort.Tensor(bundle.preprocess.dtype, data, [count, channels, height, width]) };
   const output = (await session.run(feeds))[session.outputNames[0]];
   const logits = Float32Array.from(output.data.slice(0, bundle.labels));
   output.dispose();

@@ -1,0 +1,88 @@
+"""Small changes to an ONNX graph, in place."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from ...export.onnx_file import reads, subgraphs
+
+
+def type_name(kind: int) -> str:
+    """TensorProto's name of a data type, in small letters; a number that it does not know as it stands."""
+    return next((name for name, value in TensorProto.DataType.items() if value == kind), str(kind)).lower()
+
+
+def cut(path: Path, image: str, scores: str) -> str:
+    """The line that cuts an ONNX file down to one input and one output."""
+    return f"python -c \"import onnx.utils; onnx.utils.extract_model('{path}', 'cut.onnx', ['{image}'], ['{scores}'])\""
+
+
+def prepend(model: onnx.ModelProto, name: str, operator: str, **attributes: Any) -> None:
+    """Put an operator between a graph's input and all that reads it."""
+    inner = _new_name(model, f"{name}_{operator.lower()}")
+    _rename_reads(model.graph, name, inner)
+    model.graph.node.insert(0, helper.make_node(operator, [name], [inner], inner, **attributes))
+
+
+def append(model: onnx.ModelProto, name: str, operator: str, **attributes: Any) -> None:
+    """Put an operator between a graph's output and what makes it."""
+    inner = _new_name(model, f"{name}_{operator.lower()}")
+    _rename_output(model.graph, name, inner)
+    _rename_reads(model.graph, name, inner)
+    model.graph.node.append(helper.make_node(operator, [inner], [name], inner, **attributes))
+
+
+def publish(model: onnx.ModelProto, source: str, name: str) -> None:
+    """Let the tensor `source` be the graph's output `name`, which nothing makes any more."""
+    made = any(source in node.output for node in model.graph.node)
+    if made and not any(source in reads(node) for node in model.graph.node):
+        _rename_output(model.graph, source, name)
+    else:
+        model.graph.node.append(helper.make_node("Identity", [source], [name], _new_name(model, f"{name}_identity")))
+
+
+def remove(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    """Take out nodes, the constants that only they read, and what is recorded of tensors that are gone."""
+    graph = model.graph
+    candidates = {name for node in nodes for name in node.input}
+    for node in nodes:
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in reads(node)} | {entry.name for entry in graph.output}
+    for constant in [entry for entry in graph.initializer if entry.name in candidates - used]:
+        graph.initializer.remove(constant)
+    for entry in [entry for entry in graph.input if entry.name in candidates - used]:
+        graph.input.remove(entry)  # exporters before IR version 4 list constants here too
+    made = {name for node in graph.node for name in node.output}
+    for entry in [entry for entry in graph.value_info if entry.name not in made]:
+        graph.value_info.remove(entry)
+
+
+def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for at, name in enumerate(node.output):
+            if name == old:
+                node.output[at] = new
+
+
+def _rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """In subgraphs too, but where one has a tensor of its own by that name."""
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            if name == old:
+                node.input[at] = new
+        for subgraph in subgraphs(node):
+            own = {name for inner in subgraph.node for name in inner.output}
+            if old not in own | {entry.name for entry in (*subgraph.input, *subgraph.initializer)}:
+                _rename_reads(subgraph, old, new)
+
+
+def _new_name(model: onnx.ModelProto, wanted: str) -> str:
+    """A name that no tensor or node of the graph has."""
+    graph = model.graph
+    taken = {name for node in graph.node for name in (*node.output, *reads(node), node.name)}
+    taken |= {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
+    while wanted in taken:
+        wanted += "_"
+    return wanted

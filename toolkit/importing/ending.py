@@ -1,0 +1,151 @@
+"""The end of an ONNX graph: logits are what EdgeKit compares, so a Softmax comes off and an ArgMax is refused."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from ...deploy.errors import BundleError
+from ...deploy.postprocess import probabilities
+from .edit import append, cut, publish, remove, type_name
+
+# What may stand between a graph's last real operator and its output.
+_PASSING = (
+    "Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Unsqueeze",
+)  # fmt: skip
+_CHOOSING = ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
+
+
+# TensorProto's types of real numbers
+_REAL: tuple[int, ...] = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return np.stack([probabilities(row) for row in logits]).astype(np.float32)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def _nothing(logits: np.ndarray) -> np.ndarray:
+    return logits
+
+
+# A LogSoftmax may stay: the softmax of its output is the softmax of its input.
+_ACTIVATIONS = {
+    "Softmax": _softmax, "QLinearSoftmax": _softmax, "Sigmoid": _sigmoid, "QLinearSigmoid": _sigmoid,
+}  # fmt: skip
+_WHY = {
+    _softmax: "EdgeKit applies it to the logits itself",
+    _sigmoid: "confidences are a softmax of what it was applied to, one class per image",
+}
+
+
+class Ending(NamedTuple):
+    """What was done to a graph's end.
+
+    Attributes:
+        changes: a sentence each.
+        activation: logits [n, k] -> what the graph answered before.
+        ceiling: the largest value that this answer could have: a quantized Softmax reaches its calibrated maximum.
+    """
+
+    changes: Sequence[str] = ()
+    activation: Callable[[np.ndarray], np.ndarray] = _nothing
+    ceiling: float = float("inf")
+
+
+def end_in_logits(model: onnx.ModelProto, path: Path) -> Ending:
+    """Make a graph's only output float32 logits [n, k], in place, as far as this can be seen before it runs.
+
+    Raises:
+        BundleError: it answers with a class's number.
+    """
+    output = model.graph.output[0]
+    tail = _tail(model)
+    if tail and tail[-1].op_type in _CHOOSING:
+        _refuse_choice(model, path, tail[-1])
+    kind = output.type.tensor_type.elem_type
+    if kind not in _REAL:
+        name = type_name(kind)
+        raise BundleError(
+            f"{path} answers with {name} numbers ({output.name}), not with a score per class",
+            fix="export it with the logits as output",
+        )
+    changes, activation, ceiling = [], _nothing, float("inf")
+    if tail and tail[-1].op_type in _ACTIVATIONS:
+        activation = _ACTIVATIONS[tail[-1].op_type]
+        ceiling = _take_off(model, tail)
+        changes.append(f"it ends in {tail[-1].op_type}, which was taken off: {_WHY[activation]}")
+    if _trailing_ones(model):
+        append(model, output.name, "Flatten", axis=1)
+        if output.type.tensor_type.HasField("shape"):
+            del output.type.tensor_type.shape.dim[2:]
+        changes.append("its output is [n, classes, 1, 1]: a Flatten was put after it")
+    if kind != TensorProto.FLOAT:
+        append(model, output.name, "Cast", to=TensorProto.FLOAT)
+        output.type.tensor_type.elem_type = TensorProto.FLOAT
+        changes.append(f"its output is {type_name(kind)}: a Cast was put after it")
+    return Ending(changes, activation, ceiling)
+
+
+def _tail(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """From the output back to the last operator that does more than pass values on, that one included."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name, nodes = model.graph.output[0].name, []
+    while (node := makers.get(name)) is not None:
+        nodes.append(node)
+        if node.op_type not in _PASSING:
+            break
+        name = node.input[0]
+    return nodes
+
+
+def _refuse_choice(model: onnx.ModelProto, path: Path, node: onnx.NodeProto) -> None:
+    image, scores = model.graph.input[0].name, node.input[0]
+    raise BundleError(
+        f"{path} ends in {node.op_type}: it answers with a class's number, and EdgeKit needs the score of every class",
+        fix=f"take {scores} as its output: {cut(path, image, scores)}",
+    )
+
+
+def _take_off(model: onnx.ModelProto, tail: Sequence[onnx.NodeProto]) -> float:
+    """Take the activation at the tail's end out of the graph, with its output's rounding; says that one's ceiling."""
+    last, after = tail[-1], list(reversed(tail[:-1]))
+    constants = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    if last.op_type.startswith("QLinear"):  # input, its scale and zero point, the output's scale and zero point
+        ceiling = _ceiling(constants, last.input[3:5])
+        del after[0].input[:]
+        after[0].input.extend(last.input[:3])
+        remove(model, [last])
+        return ceiling
+    rounding = [node for node in after if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    name = last.input[0]
+    for node in [node for node in after if node not in rounding]:
+        node.input[0] = name
+        name = node.output[0]
+    ceilings = [_ceiling(constants, node.input[1:3]) for node in rounding]
+    remove(model, [last, *rounding])
+    output = model.graph.output[0].name
+    if name != output:
+        publish(model, name, output)
+    return min(ceilings, default=float("inf"))
+
+
+def _ceiling(constants: dict[str, np.ndarray], names: Sequence[str]) -> float:
+    """The largest value that a scale and a zero point can express; infinite where they are not known."""
+    values = [constants.get(name) for name in names]
+    if len(values) < 2 or values[0] is None or values[1] is None:
+        return float("inf")
+    return float(values[0].max()) * (np.iinfo(values[1].dtype).max - int(values[1].min()))
+
+
+def _trailing_ones(model: onnx.ModelProto) -> bool:
+    """Whether the output is [n, k, 1, …]."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    sides = [side.dim_value for side in inferred.graph.output[0].type.tensor_type.shape.dim]
+    return len(sides) > 2 and all(side == 1 for side in sides[2:])

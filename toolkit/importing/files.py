@@ -1,0 +1,92 @@
+"""What a file is that was passed as a model or as weights: the kinds that are not taken, each with the way out."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ...deploy.bundle import MANIFEST
+from ...deploy.errors import BundleError
+
+_HEAD = 512
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+_EXPORT = "export it to ONNX with the framework that made it"
+_TF2ONNX = "pip install tf2onnx, then: python -m tf2onnx.convert"
+
+
+class _Kind(NamedTuple):
+    """A kind of file: known by its first bytes (`magic` at the offset `at`), or by its suffix."""
+
+    name: str
+    fix: str
+    magic: bytes = b""
+    at: int = 0
+    suffixes: tuple[str, ...] = ()
+
+
+# In this order: what the first bytes say comes before what the suffix does. {} is the file's path.
+_KINDS = (
+    _Kind(
+        "a Git LFS pointer, not the file itself", "git lfs pull, in its repository (git lfs install comes first)",
+        _LFS,
+    ),
+    _Kind("a web page, not a model", "download the file itself (GitHub: the raw file)", b"<!doctype html"),
+    _Kind("a web page, not a model", "download the file itself (GitHub: the raw file)", b"<html"),
+    _Kind("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{}} --output model.onnx", b"TFL3", 4),
+    _Kind("an ONNX Runtime model (.ort)", "import the .onnx file that it was made from", b"ORTM", 4),
+    _Kind("a TensorRT engine", "import the ONNX file that it was built from; edgekit build makes the engine", b"ftrt"),
+    _Kind("an HDF5 file (Keras)", f"{_TF2ONNX} --keras {{}} --output model.onnx", b"\x89hdf\r\n"),
+    _Kind("compressed with gzip", "gunzip it first", b"\x1f\x8b"),
+    _Kind(
+        "a TensorFlow graph", f"{_TF2ONNX} --graphdef {{}} --inputs NAME:0 --outputs NAME:0 --output model.onnx",
+        suffixes=(".pb",),
+    ),
+    _Kind("a Keras model", f"{_TF2ONNX} --keras {{}} --output model.onnx", suffixes=(".keras", ".h5")),
+    _Kind("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{}} --output model.onnx", suffixes=(".tflite",)),
+    _Kind(
+        "a TensorRT engine", "import the ONNX file that it was built from; edgekit build makes the engine",
+        suffixes=(".engine", ".plan", ".trt"),
+    ),
+    _Kind(
+        "a model of OpenVINO", "import the ONNX file that it was made from", suffixes=(".xml",),
+    ),
+    _Kind("a model of Core ML", _EXPORT, suffixes=(".mlmodel", ".mlpackage")),
+    _Kind("a model of Caffe", _EXPORT, suffixes=(".caffemodel", ".prototxt")),
+    _Kind("a model of ncnn", _EXPORT, suffixes=(".param",)),
+    _Kind("a model of PaddlePaddle", "convert it with paddle2onnx", suffixes=(".pdmodel", ".pdparams")),
+)  # fmt: skip
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse a file or folder that is certainly neither a model nor weights that EdgeKit reads, by its name for it.
+
+    Raises:
+        BundleError: it is one of those, or empty, or a folder.
+    """
+    if path.is_dir():
+        raise BundleError(f"{path} is a folder, not a model file", fix=_folder_fix(path))
+    with path.open("rb") as file:
+        head = file.read(_HEAD).lower()
+    if not head:
+        raise BundleError(f"{path} is empty", fix="get the file again")
+    for kind in _KINDS:
+        start = head.lstrip() if kind.magic.startswith(b"<") else head[kind.at :]
+        if (kind.magic and start.startswith(kind.magic.lower())) or path.suffix.lower() in kind.suffixes:
+            raise BundleError(f"{path} is {kind.name}", fix=kind.fix.format(path))
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file only says which one Git LFS keeps in its place."""
+    with path.open("rb") as file:
+        return file.read(len(_LFS)) == _LFS
+
+
+def _folder_fix(path: Path) -> str:
+    if (path / MANIFEST).is_file():
+        return f"it is a bundle already: edgekit validate {path}"
+    if (path / "saved_model.pb").is_file():
+        return f"{_TF2ONNX} --saved-model {path} --output model.onnx"
+    if path.suffix == ".mlpackage":
+        return _EXPORT
+    models = sorted(entry for entry in path.iterdir() if entry.suffix == ".onnx")
+    return f"pass the file in it: {models[0]}" if models else "pass a model file: .onnx, TorchScript or .pt2"

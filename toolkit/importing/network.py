@@ -1,0 +1,179 @@
+"""Networks in code, the user's own or a library's, with their weights: captured as a torch.export program."""
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ...deploy.bundle import TensorSpec
+from ...deploy.errors import EdgeKitError, missing_package
+from ...models import LIBRARIES, MODELS
+from ..console import say
+from .files import refuse_foreign
+from .written import Written
+
+# How a library's published weights become a file that --weights takes.
+_PUBLISHED = {
+    "timm": "import timm, torch; torch.save(timm.create_model('{}', pretrained=True).state_dict(), '{}.pth')",
+    "torchvision": (
+        "import torch, torchvision; torch.save(torchvision.models.get_model('{}', weights='DEFAULT').state_dict(), "
+        "'{}.pth')"
+    ),
+}
+
+
+def is_named(model: str) -> bool:
+    """Whether `train --model` knows a network by this name."""
+    library, colon, name = model.partition(":")
+    return model in MODELS or (library in LIBRARIES and bool(colon and name))
+
+
+def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, classes: int) -> Written:
+    """A network as `train --model` makes it, for so many classes.
+
+    Raises:
+        EdgeKitError: no such network, or its weights do not fit.
+    """
+    from ...models import create
+
+    if classes < 2:
+        raise EdgeKitError(f"{name} has to know how many classes there are", fix="pass --labels, one class name a line")
+    try:
+        network = create(name, classes, spec.channels, (spec.height, spec.width))
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from error
+    except ValueError as error:
+        raise EdgeKitError(str(error), fix="check the name, or pass package.module:factory") from error
+    if weights is not None:
+        _load_weights(network, weights, f"{name} is made for {classes} classes: --labels lists those of the weights")
+    else:
+        library, _, entry = MODELS.get(name, name).partition(":")
+        say(f"warning: no --weights: {name} is imported untrained, with random weights")
+        if library in _PUBLISHED:
+            say(f'for the published ones: python -c "{_PUBLISHED[library].format(entry, entry)}"')
+    return _capture(network, name, out, spec)
+
+
+def capture_factory(module: str, factory: str, weights: Path | None, out: Path, spec: TensorSpec) -> Written:
+    """The user's network, made by their own code, so that the bundle does not need that code.
+
+    Raises:
+        EdgeKitError: the factory or its weights cannot be loaded.
+    """
+    import torch
+
+    network = _call_factory(module, factory)
+    if not isinstance(network, torch.nn.Module):
+        raise EdgeKitError(f"{module}:{factory} made a {type(network).__name__}", fix="name what makes a torch module")
+    if weights is not None:
+        _load_weights(network, weights, "check both")
+    else:
+        say(f"no --weights: {factory} is imported with the weights that it makes itself")
+    return _capture(network, factory, out, spec)
+
+
+def _capture(network: Any, name: str, out: Path, spec: TensorSpec) -> Written:
+    import torch
+
+    from ...deploy.runtimes.exported_program import save_program
+
+    network = network.cpu().float().eval()
+    example = torch.zeros(2, *spec.shape)
+    try:
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        batch = None
+    except Exception as free:  # torch.export refuses in many ways; a network may be fine with one image only
+        try:
+            program = torch.export.export(network, (example[:1],))
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise EdgeKitError(
+                f"torch.export cannot capture {name} for an input of {list(example[:1].shape)}: {lines[0]}",
+                fix="correct --input; data-dependent control flow in forward() cannot be exported",
+            ) from error
+        batch = 1
+        say(f"{name} takes one image at a time: {str(free).strip().splitlines()[0]}")
+    save_program(program, out)
+    return Written(batch, sum(weight.numel() for _, weight in program.named_parameters()))
+
+
+def _call_factory(module: str, factory: str) -> Any:
+    """Import the person's module as their own code would, and call the factory.
+
+    EdgeKit's own `models` and `export` are `edgekit.models` and `edgekit.export`, so they stand in nobody's way.
+    """
+    path = Path(module)
+    try:
+        if path.suffix == ".py":
+            folder = str(path.resolve().parent)
+            sys.path.insert(0, folder)
+            loaded = _load_file(path)
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            loaded = importlib.import_module(module)
+        return getattr(loaded, factory)()
+    except FileNotFoundError as error:
+        raise EdgeKitError(f"no file at {path}", fix="check the path") from error
+    except ModuleNotFoundError as error:
+        raise EdgeKitError(
+            f"cannot import {module}: no module named {error.name}",
+            fix="run it from the folder that holds the package, and install what it needs",
+        ) from error
+    except AttributeError as error:
+        raise EdgeKitError(f"{module}: {error}", fix="check the name after the colon") from error
+    except EdgeKitError:
+        raise
+    except Exception as error:  # the person's own code may raise anything
+        raise EdgeKitError(
+            f"{module}:{factory}() raised {type(error).__name__}: {error}",
+            fix="name a function or class that can be called without arguments",
+        ) from error
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # noqa: S101 # always so for a .py file
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_weights(network: Any, weights: Path, misfit: str) -> None:
+    """Load a state dict; `misfit` is what to do where it is another network's."""
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not weights.is_file():
+        raise EdgeKitError(f"no weights at {weights}", fix="check the path")
+    refuse_foreign(weights)
+    try:
+        if weights.suffix == ".safetensors":
+            state = load_file(weights)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of pickle protocols; the error below says what matters
+                state = torch.load(weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise EdgeKitError(
+            f"{weights} is not a plain state dict: {str(error).strip().splitlines()[0]}",
+            fix="save it with torch.save(network.state_dict(), path), or as safetensors",
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise EdgeKitError(
+            f"{weights} is not a plain state dict: it holds a {type(state).__name__} of more than tensors",
+            fix="save it with torch.save(network.state_dict(), path)",
+        )
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        raise EdgeKitError(f"{weights} does not fit the network: {' '.join(lines)}", fix=misfit) from error

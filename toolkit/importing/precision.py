@@ -1,0 +1,114 @@
+"""Which precision a graph computes in, by the weights of its convolutions and matrix products."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from ...deploy.errors import BundleError
+from .edit import type_name
+
+# operator -> the place of its weights among its inputs: ONNX's own, and ONNX Runtime's (com.microsoft)
+WEIGHTS = {
+    "Conv": 1, "Gemm": 1, "MatMul": 1, "FusedConv": 1, "FusedGemm": 1, "FusedMatMul": 1,
+    "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1,
+    "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1,
+}  # fmt: skip
+# quantized operator -> the places of weights and bias; its other constants are scales and zero points
+_VALUES = {
+    "QuantizeLinear": (0,), "DequantizeLinear": (0,), "QLinearConv": (3, 8), "QLinearMatMul": (3,), "QGemm": (3, 6),
+    "ConvInteger": (1,), "MatMulInteger": (1,), "DynamicQuantizeMatMul": (1, 4), "MatMulIntegerToFloat": (1, 6),
+}  # fmt: skip
+# What may stand between a constant and the layer that reads it.
+_BETWEEN = ("Cast", "DequantizeLinear", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+_NAMES: dict[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "int8",
+}
+
+
+def precision_of(model: onnx.ModelProto) -> str:
+    """fp32, fp16 or int8: that of most weight values of Conv, Gemm and MatMul; fp32 where there are none.
+
+    Weights that the graph itself rounds (QuantizeLinear of a float constant) or casts to float16 count as what they
+    become.
+
+    Raises:
+        BundleError: most weights are of another type (float64, bfloat16, int4, …).
+    """
+    types = weight_types(model)
+    if not types:
+        return "fp32"
+    names = Counter[str]()
+    for kind, count in types.items():
+        names[_NAMES.get(kind) or type_name(kind)] += count
+    name = names.most_common(1)[0][0]
+    if name not in _NAMES.values():
+        raise BundleError(
+            f"its weights are {name}; EdgeKit takes fp32, fp16 and int8", fix="export or quantize it to one of these"
+        )
+    return name
+
+
+def parameters_of(model: onnx.ModelProto) -> int:
+    """How many values the constants of real numbers have, quantized or not, without scales and zero points."""
+    biases, scales = set(), set()
+    for node in model.graph.node:
+        if node.op_type in _VALUES or node.op_type.startswith("QLinear"):
+            values = [node.input[at] for at in _VALUES.get(node.op_type, ()) if at < len(node.input)]
+            biases.update(values)
+            scales.update(set(node.input) - set(values))
+    return sum(
+        int(np.prod(entry.dims, dtype=np.int64))
+        for entry in model.graph.initializer
+        if (entry.data_type in _NAMES or entry.name in biases) and entry.name not in scales
+    )
+
+
+def weight_types(model: onnx.ModelProto) -> Counter[int]:
+    """TensorProto data type -> how many weight values of Conv, Gemm and MatMul are computed with in it."""
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    types: Counter[int] = Counter()
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":  # its weights are packed into bytes
+            attributes = {entry.name: entry.i for entry in node.attribute}
+            packed = TensorProto.UINT4 if attributes.get("bits", 4) <= 4 else TensorProto.UINT8
+            types[packed] += attributes.get("K", 1) * attributes.get("N", 1)
+        elif node.op_type in WEIGHTS and len(node.input) > WEIGHTS[node.op_type]:
+            found = _constant(node.input[WEIGHTS[node.op_type]], constants, makers)
+            if found is not None:
+                types[found[0]] += found[1]
+    return types
+
+
+def _constant(
+    name: str, constants: dict[str, TensorProto], makers: dict[str, onnx.NodeProto]
+) -> tuple[int, int] | None:
+    """The type that a constant is computed with in, and its size; None for an activation."""
+    kind = None
+    for _ in range(len(makers) + 1):
+        if name in constants:
+            tensor = constants[name]
+            return kind or tensor.data_type, int(np.prod(tensor.dims, dtype=np.int64))
+        node = makers.get(name)
+        if node is None:
+            return None
+        attributes = {entry.name: entry for entry in node.attribute}
+        if node.op_type == "Constant" and "value" in attributes:
+            tensor = attributes["value"].t
+            return kind or tensor.data_type, int(np.prod(tensor.dims, dtype=np.int64))
+        if node.op_type == "QuantizeLinear":
+            zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+            said = attributes["output_dtype"].i if "output_dtype" in attributes else 0
+            kind = kind or (zero.data_type if zero is not None else said or TensorProto.UINT8)
+        elif node.op_type == "Cast" and attributes["to"].i == TensorProto.FLOAT16:
+            kind = kind or TensorProto.FLOAT16
+        elif node.op_type not in _BETWEEN:
+            return None
+        name = node.input[0]
+    return None
