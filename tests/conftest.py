@@ -17,6 +17,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.plan import Plan
 from hypothesis import settings
 from PIL import Image
 
@@ -110,7 +111,16 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def edgekit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in an empty folder, in this process: importing torch takes longer than most commands."""
+    """Run the command line in an empty folder, in this process: importing torch takes longer than most commands.
+
+    What it measures, it measures no longer than it has to: three processes, two rounds of short blocks.
+    """
+    from edgekit.toolkit import arguments as options
+
+    plan_of = options.plan_of
+
+    def short(*given: Any, **more: Any) -> Plan:
+        return replace(plan_of(*given, **more), processes=3, rounds=2, block_ms=5)
 
     def run(*arguments: object, cwd: Path = tmp_path, code: int = 0) -> subprocess.CompletedProcess[str]:
         from edgekit.toolkit.cli import main
@@ -120,6 +130,7 @@ def edgekit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         try:
             with (
                 patch.object(sys, "argv", command),
+                patch.object(options, "plan_of", short),
                 contextlib.redirect_stdout(io.StringIO()) as out,
                 contextlib.redirect_stderr(io.StringIO()) as err,
                 warnings.catch_warnings(),
