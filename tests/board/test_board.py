@@ -31,6 +31,8 @@ from edgekit.toolkit.validate import validate
 
 from .virtual import VirtualBoard
 
+pytestmark = pytest.mark.slow
+
 EDGEKIT = [sys.executable, "-m", "edgekit.toolkit.cli"]
 QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5, threads=1)
 CACHE = "root/home/edge/.cache/edgekit"

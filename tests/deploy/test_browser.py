@@ -76,6 +76,7 @@ def _open_and_wait(browser: Any, url: str, work: "Future[Any]", screenshot: Path
 
 
 @pytest.mark.usefixtures("ort_web")
+@pytest.mark.slow
 def test_fp32_and_int8_on_a_phone(
     browser: Any, fp32: Bundle, int8: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ def elsewhere(chromium: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.usefixtures("ort_web")
+@pytest.mark.slow
 def test_over_plain_http_from_another_network(
     elsewhere: tuple[str, str], fp32: Bundle, invited: "Future[str]", in_background: Any
 ) -> None:
@@ -220,6 +222,7 @@ def test_what_the_browser_cannot_do_is_said(
 
 
 @pytest.mark.usefixtures("ort_web")
+@pytest.mark.slow
 def test_a_page_that_falls_silent(
     browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
