@@ -76,7 +76,11 @@ def _reader(kind: Any) -> Reader:
     if kind is Any:
         return _anything
     if origin is Literal:
-        return lambda value, place: _require(value in arguments, value, place, f"one of {arguments}")
+        # 1.0 and true are not 1
+        allowed = {(type(one), one) for one in arguments}
+        return lambda value, place: _require(
+            value.__hash__ is not None and (type(value), value) in allowed, value, place, f"one of {arguments}"
+        )
     if origin in (Union, types.UnionType):
         return _union_reader(arguments)
     if origin is tuple and (len(arguments) != 2 or arguments[1] is not Ellipsis):

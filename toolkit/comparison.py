@@ -1,13 +1,14 @@
 """Reports read again and compared offline: the gate of a change against what was measured before it."""
 
-import json
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..deploy.documents import DocumentError, parse
 from ..deploy.errors import EdgeKitError
 from ..deploy.result import Result
 from .contract import Contract, Drop, call, compare_accuracy, overall, reason
@@ -15,7 +16,8 @@ from .display import model_name
 from .joined import join_reports
 from .migrate import migrate_report
 from .noise import Signal
-from .results import SCHEMA, make_report
+from .results import make_report
+from .schema import SCHEMA, check_bounds, check_joined, check_report
 from .statistics import (
     Interval,
     exponential,
@@ -26,20 +28,8 @@ from .statistics import (
 )
 from .verdict import admit, as_json, block_times, ratio
 
-# What showing and comparing a report needs of it.
-_REPORT_KEYS = (
-    "headline", "verdict", "reason", "exit_code", "noise", "device", "plan", "baseline", "speed_baseline", "images",
-    "labels", "targets", "ids", "models",
-)  # fmt: skip
-_MODEL_KEYS = (
-    "id", "bundle", "name", "format", "precision", "size_bytes", "top1", "top1_interval", "top5", "per_class",
-    "calibration_error", "drop", "flips", "flips_by_class", "latency_ms", "latency_upper_ms", "time_ms", "samples",
-    "calls_per_sample", "outliers", "speedup", "speed_baseline", "file_ms", "load_ms", "first_ms", "warm_up_ms",
-    "preprocess_ms", "postprocess_ms", "peak_rss_bytes", "parity", "session", "lineage", "predictions", "blocks",
-    "offline", "frames", "sustained", "warnings", "host", "first_difference",
-)  # fmt: skip
-
-_JOINED_KEYS = ("verdict", "reason", "exit_code", "noise", "failed", "devices", "agreement")
+# A result of a hundred thousand images and ten models.
+_MAX_BYTES = 512 << 20
 
 # What must agree before two latencies may be compared.
 _HARDWARE = ("machine", "cpu", "cores_allowed")
@@ -54,24 +44,12 @@ def read_document(path: Path, contract: Contract | None = None) -> dict[str, Any
     document = _read_json(path)
     if "devices" not in document:
         return read_report(path, contract)
-    try:
-        if document["schema"] < SCHEMA:
+    with _strict(path):
+        if document["schema"] in range(SCHEMA):
             document = join_reports([migrate_report(report) for report in document["devices"]], document["failed"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EdgeKitError(f"{path} is not an EdgeKit report: {error!r}", fix="validate again") from error
-    if document["schema"] != SCHEMA or not document.keys() >= set(_JOINED_KEYS):
-        raise EdgeKitError(f"{path} is incomplete or from another EdgeKit version", fix="validate again, or upgrade")
+        _check_schema(document, path)
+        check_joined(document)
     return document
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return {**document}
-    except (OSError, ValueError, TypeError) as error:
-        raise EdgeKitError(
-            f"{path} is not an EdgeKit report: {error}", fix="pass a report.json of edgekit validate"
-        ) from error
 
 
 def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
@@ -86,7 +64,7 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
     report = _read_json(path)
     if "devices" in report:
         raise EdgeKitError(f"{path} is of several devices", fix="pass the report of one of them")
-    try:
+    with _strict(path):
         if "result" in report:
             result = Result.from_json(report, path)
             report = make_report(result if contract is None else replace(result, contract=asdict(contract)))
@@ -95,21 +73,47 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
                 f"{path} was judged when it was made",
                 fix="leave out the limits; a result.json is judged anew, two reports too",
             )
+        else:
+            check_bounds(report)
         report = migrate_report(report)
-        schema = report["schema"]
-        missing = [key for key in _REPORT_KEYS if key not in report]
-        missing += [key for model in report.get("models", []) for key in _MODEL_KEYS if key not in model]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EdgeKitError(
-            f"{path} is not an EdgeKit report: {error!r}", fix="pass a report.json of edgekit validate"
-        ) from error
-    if schema != SCHEMA:
-        raise EdgeKitError(f"{path} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="validate again, or upgrade")
-    if missing or not report["models"]:
-        raise EdgeKitError(
-            f"{path} is not whole: it lacks {', '.join(dict.fromkeys(missing)) or 'models'}", fix="validate again"
-        )
+        _check_schema(report, path)
+        check_report(report)
     return {**report, "source": str(path)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    fix = "pass a report.json of edgekit validate"
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise EdgeKitError(f"{path} is not an EdgeKit report: {error}", fix=fix) from error
+    document = parse(content, path, "an EdgeKit report", limit=_MAX_BYTES)
+    if not isinstance(document, dict):
+        raise EdgeKitError(f"{path} is not an EdgeKit report: it is no object", fix=fix)
+    return document
+
+
+@contextlib.contextmanager
+def _strict(path: Path) -> Iterator[None]:
+    """Turn what a document that is none of ours leads to into an error of one line.
+
+    Reports of earlier schemas are migrated before they are checked, by code that relies on their form.
+    """
+    try:
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, DocumentError) else repr(error)[:200]
+        raise EdgeKitError(
+            f"{path} is not an EdgeKit report: {reason}", fix="pass a report.json of edgekit validate"
+        ) from error
+
+
+def _check_schema(document: Mapping[str, Any], path: Path) -> None:
+    if document["schema"] != SCHEMA:
+        schema = str(document["schema"])[:80]
+        raise EdgeKitError(f"{path} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="validate again, or upgrade")
 
 
 def check_hardware(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:

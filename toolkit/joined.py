@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..deploy.errors import EdgeKitError
-from .results import SCHEMA
+from .schema import SCHEMA
 
 _BADNESS = {"pass": 0, "inconclusive": 1, "fail": 2}
 

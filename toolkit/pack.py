@@ -30,7 +30,7 @@ _REPORTING = tuple(
     f"toolkit/{name}.py"
     for name in (
         "__init__", "contract", "display", "host", "noise", "packed", "pyz_main", "recommend", "results", "scenarios",
-        "statistics", "verdict", "visible",
+        "schema", "statistics", "verdict", "visible",
     )
 )  # fmt: skip
 

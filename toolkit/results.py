@@ -21,6 +21,7 @@ from .display import model_names
 from .host import unexplained
 from .noise import signals
 from .scenarios import scenarios
+from .schema import SCHEMA
 from .statistics import (
     PERCENTILE_SAMPLES,
     BlockTime,
@@ -34,8 +35,6 @@ from .statistics import (
     wilson,
 )
 from .verdict import judge_report
-
-SCHEMA = 4
 
 
 def make_report(result: Result) -> dict[str, Any]:
