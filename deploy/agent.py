@@ -28,6 +28,8 @@ JOB, IMAGES, BUILT = "job.json", "images", "built"
 
 # As much of a device's words as an error shows.
 _SHOWN = 1000
+# Lists and objects in a message: a day of three models has a million. Empty ones take 30 times their text.
+_MAX_PARTS = 2_000_000
 
 # what is said -> as a line of JSON
 Say = Callable[[dict[str, Any]], None]
@@ -187,6 +189,8 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any]:
 
 def heard(line: str) -> dict[str, Any]:
     """A message; what a login script or a library prints beside them is none."""
+    if line.count("[") + line.count("{") > _MAX_PARTS:
+        return {}
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

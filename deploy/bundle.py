@@ -167,9 +167,10 @@ def check_name(name: str) -> None:
     Raises:
         DocumentError: it is empty, too long, or has other characters than letters, digits and . _ + -
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME:
         raise DocumentError(
-            f"the name {name[:80]!r} is not of letters, digits and . _ + - alone (at most {_MAX_NAME}, no dot first)"
+            f"the name {name[:80]!r} is not of letters, digits and . _ + - alone (at most {_MAX_NAME} bytes, no dot "
+            "first)"
         )
 
 

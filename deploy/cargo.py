@@ -3,15 +3,16 @@
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from . import agent
 from .bundle import MANIFEST, Bundle
 from .engine.build import Options
-from .errors import DeviceError
+from .errors import BundleError
 from .files import new_folder, sha256
 from .images import ImageSet
 from .plan import Plan
@@ -22,7 +23,7 @@ PACKAGE = Path(__file__).parent.parent
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 # A bundle has some twenty.
-_MOST_FILES = 1000
+_MAX_FILES = 1000
 
 # (name in the zip, file)
 Files = Iterator[tuple[str, Path]]
@@ -85,27 +86,32 @@ def build_job(bundle: Bundle, options: Options, folder: str) -> dict[str, Any]:
     return {"build": {"bundle": folder, "named": str(bundle.path), "options": asdict(options)}}
 
 
-def unpack_bundle(parcel: Path, folder: Path, most: int) -> Path:
-    """Unpack a parcel that a device made, and that holds one bundle; the bundle's folder.
+def unpack_bundles(source: Path | IO[bytes], folder: Path, most: int, where: str) -> list[Path]:
+    """Unpack the bundles of a zip file from elsewhere: their folders, in a new folder.
+
+    Args:
+        most: bytes that they may take.
+        where: the file is from, for the message.
 
     Raises:
-        DeviceError: it holds something else, reaches outside of the folder, or unpacks to more than `most` bytes.
+        BundleError: there are none, an entry would lie outside of its bundle's folder, or they take more.
     """
     try:
-        with zipfile.ZipFile(parcel) as archive:
-            entries = archive.infolist()
-            names = [PurePosixPath(entry.filename) for entry in entries]
-            if len(entries) > _MOST_FILES or sum(entry.file_size for entry in entries) > most:
-                raise DeviceError("the device sent an engine that unpacks without end", fix="do not trust this device")
-            if len({name.parts[:2] for name in names}) != 1 or any(
-                name.parts[0] != "bundles" or len(name.parts) < 3 or ".." in name.parts or "\\" in str(name)
+        with zipfile.ZipFile(source) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.startswith("bundles")]
+            names = [entry.filename.split("/") for entry in entries]
+            sound = all(
+                name[0] == "bundles" and len(name) > 2 and not {"", ".", ".."} & {*name} and "\\" not in "".join(name)
                 for name in names
-            ):
-                raise DeviceError("the device sent an archive that is no bundle", fix="do not trust this device")
-            archive.extractall(folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise DeviceError(f"the engine that the device sent cannot be unpacked: {error}", fix="try again") from error
-    return folder / names[0].parts[0] / names[0].parts[1]
+            )
+            if not entries or not sound or len({entry.filename for entry in entries}) < len(entries):
+                raise BundleError(f"{where} holds what is no bundle", fix="do not trust it; get it again")
+            if len(entries) > _MAX_FILES or sum(entry.file_size for entry in entries) > most:
+                raise BundleError(f"{where} unpacks to more than {most} bytes", fix="do not trust it; get it again")
+            archive.extractall(folder, entries)  # no more of an entry than its size here says
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise BundleError(f"{where} cannot be unpacked: {error}", fix="get it again") from error
+    return sorted((folder / "bundles").iterdir())
 
 
 def adopt(folder: Path, out: Path) -> None:

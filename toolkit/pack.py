@@ -1,5 +1,6 @@
 """A model as one file to carry: bundle, golden samples, test images and the agent, which any Python runs."""
 
+import errno
 import hashlib
 import io
 import json
@@ -119,10 +120,9 @@ def unpack(packed: Packed, out: Path) -> list[Path]:
         BundleError: a bundle is damaged.
         EdgeKitError: `out` exists or cannot be written.
     """
-    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive, new_folder(out) as folder:
-        names = [name for name in archive.namelist() if name.startswith("bundles/")]
-        archive.extractall(folder, names)
-        for path in sorted((folder / "bundles").iterdir()):
+    with new_folder(out) as folder:
+        # they are stored as they are, so they take no more than the file
+        for path in cargo.unpack_bundles(io.BytesIO(packed.content), folder, len(packed.content), "the packed file"):
             bundle = Bundle.open(path)
             path.rename(
                 folder / f"{bundle.manifest.name}-{bundle.manifest.format}-{bundle.manifest.precision}-{bundle.id}"
@@ -133,12 +133,18 @@ def unpack(packed: Packed, out: Path) -> list[Path]:
 
 def _read(path: Path) -> Packed:
     try:
+        if not path.is_file():  # a fifo would be waited for
+            raise OSError(errno.EINVAL, "it is no file")
         content = path.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}", fix="pass a file that edgekit pack wrote") from error
     body, stored = content[:-HASH_DIGITS], content[-HASH_DIGITS:]
     if not content.startswith(_SHEBANG) or hashlib.sha256(body).hexdigest().encode() != stored:
         raise BundleError(f"{path} is damaged, or no packed model", fix="copy it again, or pack it again")
-    signature = body[-SIGNATURE_DIGITS:]
-    signed = None if signature == b"-" * SIGNATURE_DIGITS else bytes.fromhex(signature.decode())
+    signature, signed = body[-SIGNATURE_DIGITS:], None
+    if signature != b"-" * SIGNATURE_DIGITS:
+        try:
+            signed = bytes.fromhex(signature.decode("ascii"))
+        except ValueError:
+            raise BundleError(f"{path} is no packed model", fix="get it again from its maker") from None
     return Packed(content, hashlib.sha256(body[:-SIGNATURE_DIGITS]).digest(), signed)

@@ -13,6 +13,8 @@ from .console import say
 
 RUNS = Path("runs")
 REJECTED = ".rejected"
+# File systems take 255; a suffix, and the marks of a folder that is being written, come to it.
+_MAX_BYTES = 120
 _NUMBERED = re.compile(r"(\d+)-")
 
 # An empty file that takes a number before its bundle is there: runs/.007.taken
@@ -28,7 +30,7 @@ def new_path(name: str, runs: Path = RUNS) -> Path:
     Raises:
         EdgeKitError: `runs` cannot be written.
     """
-    safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "model"
+    safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.").encode()[:_MAX_BYTES].decode(errors="ignore") or "model"
     with _writing(runs):
         runs.mkdir(parents=True, exist_ok=True)
         return runs / f"{_take_number(runs):03d}-{safe}"

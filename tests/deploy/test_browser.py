@@ -1,14 +1,18 @@
 """The browser: real Chromium at a phone's size runs ONNX Runtime Web, here and from another network."""
 
 import base64
+import contextlib
 import http.client
 import io
 import json
 import os
+import queue
 import re
 import socket
 import subprocess
 import threading
+import time
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,15 +20,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgekit.deploy import agent
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices import open_device
-from edgekit.deploy.devices.browser import device
+from edgekit.deploy.devices.browser import device, server
 from edgekit.deploy.devices.browser.server import Server
 from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
 from edgekit.deploy.plan import Plan
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
 from edgekit.toolkit.files import write_reports
 from edgekit.toolkit.validate import Validation, validate
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import open_browser
@@ -323,8 +330,13 @@ def test_a_port_that_is_taken(fp32: Bundle) -> None:
         open_device("browser://a b")
 
 
-def _served(tmp_path: Path) -> Server:
+def _served() -> Server:
     return Server("127.0.0.1", 0, {"": (lambda: b"page", "text/html")})
+
+
+def _address(served: Server) -> tuple[str, int]:
+    host, port = served.host.split(":")
+    return host, int(port)
 
 
 @pytest.mark.parametrize(
@@ -335,10 +347,10 @@ def _served(tmp_path: Path) -> Server:
      ({"Content-Length": "99999"}, b"[" * 99_999, 400), ({"Content-Length": "2"}, b"[]", 400),
      ({"Content-Length": "4"}, b"\xff\xfe{}", 400), ({"Content-Length": "1" * 30}, b"", 411)],
 )  # fmt: skip
-def test_hostile_bodies_are_refused(tmp_path: Path, headers: dict, body: bytes, status: int) -> None:
+def test_hostile_bodies_are_refused(headers: dict, body: bytes, status: int) -> None:
     """By their status; nothing of them reaches the measurement, and the server lives on."""
-    with _served(tmp_path) as server:
-        host, secret = server.host, server.url.rstrip("/").rpartition("/")[2]
+    with _served() as served:
+        host, secret = served.host, served.url.rstrip("/").rpartition("/")[2]
         address, port = host.split(":")
         lines = [
             f"POST /{secret}/message HTTP/1.1",
@@ -350,16 +362,120 @@ def test_hostile_bodies_are_refused(tmp_path: Path, headers: dict, body: bytes, 
         with socket.create_connection((address, int(port)), timeout=10) as line:
             line.sendall("\r\n".join(lines).encode() + body)
             assert line.recv(100).startswith(f"HTTP/1.1 {status}".encode())
-        assert server.messages.empty()
-        assert _get(server.url, f"/{secret}/") == 200
+        assert served.messages.empty()
+        assert _get(served.url, f"/{secret}/") == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "localhost:{port}", ""])
-def test_another_host_than_the_announced_one_gets_nothing(tmp_path: Path, host: str) -> None:
+def test_another_host_than_the_announced_one_gets_nothing(host: str) -> None:
     """A name of another site that points here (DNS rebinding)."""
-    with _served(tmp_path) as server:
-        address, port = server.host.split(":")
-        request = f"GET {server.url.partition(server.host)[2]} HTTP/1.1\r\nHost: {host.format(port=port)}\r\n\r\n"
+    with _served() as served:
+        address, port = served.host.split(":")
+        request = f"GET {served.url.partition(served.host)[2]} HTTP/1.1\r\nHost: {host.format(port=port)}\r\n\r\n"
         with socket.create_connection((address, int(port)), timeout=10) as line:
             line.sendall(request.encode())
             assert b" 404 " in line.recv(100)
+
+
+def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not hold the line for ever."""
+    monkeypatch.setattr(server, "_BODY_S", 0.5)
+    with _served() as served, socket.create_connection(_address(served), timeout=10) as line:
+        path = served.url.partition(served.host)[2]
+        line.sendall(f"POST {path}message HTTP/1.1\r\nHost: {served.host}\r\nContent-Length: 1000\r\n\r\n".encode())
+        for _ in range(8):
+            line.sendall(b"[")
+            time.sleep(0.1)
+        assert line.recv(100).startswith(b"HTTP/1.1 400")
+        assert served.messages.empty()
+
+
+def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beyond the limit are closed at once, and cost no thread; when one ends there is room again."""
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 5)
+    with _served() as served, contextlib.ExitStack() as lines:
+        before = threading.active_count()
+        opened = [lines.enter_context(socket.create_connection(_address(served), timeout=10)) for _ in range(30)]
+        for line in opened[5:]:
+            with contextlib.suppress(ConnectionResetError):
+                assert line.recv(1) == b"", "closed"
+        assert threading.active_count() <= before + 5
+        opened[0].close()
+        secret = served.url.rstrip("/").rpartition("/")[2]
+        for _ in range(50):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if _get(served.url, f"/{secret}/") == 200:
+                    break
+            time.sleep(0.05)
+        else:
+            pytest.fail("there is no room again")
+
+
+def test_messages_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that sends faster than anybody reads waits."""
+    monkeypatch.setattr(server, "_MAX_WAITING", 3)
+    monkeypatch.setattr(server, "_BODY_S", 0.2)
+    with _served() as served:
+        secret = served.url.rstrip("/").rpartition("/")[2]
+        answers = [_get(served.url, f"/{secret}/message", "POST", b'{"alive": true}') for _ in range(5)]
+        assert answers == [204, 204, 204, 503, 503]
+
+
+@pytest.fixture
+def sent(fp32: Bundle) -> dict[str, Any]:
+    """What a page sends of one model and no images."""
+    golden = fp32.golden()
+    count = len(golden.images)
+    return {
+        "environment": {"userAgent": "Mozilla/5.0 (X11; Linux) Chrome/140.0", "threads": 1, "cores": 2, "gpu": None,
+                        "memory_gb": 8, "screen": "1x1", "secure": False, "isolated": False, "clock_ms": 0.1},
+        "models": [{
+            "bundle": fp32.id, "golden": {"logits": golden.logits.tolist(), "checksums": golden.checksums.tolist(),
+                                          "tensor_max_abs": 0.0},
+            "blocks": [{"round": 0, "process": number, "at": 1.0, "calls": 1, "ns": [5, 6], "switches": None}
+                       for number in range(3)],
+            "prepared": [{"preprocess_ns": [1], "postprocess_ns": [1],
+                          "warm_up": {"ms": 1.0, "calls": 3, "settled": True}}],
+            "opened": [{"file_ms": 1.0, "load_ms": 1.0, "first_ms": 1.0}], "checked": count, "differed": 0,
+            "predictions": None}],
+    }  # fmt: skip
+
+
+def _received(message: Any, bundle: Bundle) -> Any:
+    """What comes of a page's last message."""
+    opened = device.BrowserDevice("browser")
+    served = types.SimpleNamespace(messages=queue.Queue())
+    served.messages.put(message)
+    found = agent.follow(opened._words(served, [bundle]), lambda what, share: None)
+    return agent.Measured.from_json(found, "browser", [bundle], 0)
+
+
+def test_a_sound_result_is_taken(sent: dict[str, Any], fp32: Bundle) -> None:
+    """As any device's."""
+    assert len(_received({"result": sent}, fp32).measurements[0].blocks) == 3
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_edit_of_a_result_is_taken_or_refused(sent: dict[str, Any], fp32: Bundle, data: st.DataObject) -> None:
+    """Whatever stands in place of whatever entry."""
+    changed: Any = {"result": json.loads(json.dumps(sent))}
+    place, values = changed, [None, True, -1, 1e308, 1 << 80, float("nan"), "x", "1" * 5000, [], [[1]], {}, {"x": 1}]
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else list(range(min(3, len(place))))))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 3)) == 0:
+            break
+        place = place[key]
+    place[key] = data.draw(st.sampled_from(values))
+    with contextlib.suppress(EdgeKitError):
+        _received(changed, fp32)
+
+
+@pytest.mark.parametrize(
+    "message", [{"error": {"x": [1]}}, {"error": None}, {"progress": [], "share": 1}, {"progress": "x", "share": None},
+                {"measured": 3}, {"result": None}, {"result": []}, {"progress": "x\x1b", "share": 2}],
+)  # fmt: skip
+def test_malformed_messages_are_one_line(message: dict[str, Any], fp32: Bundle) -> None:
+    """Never a traceback."""
+    with pytest.raises(EdgeKitError):
+        _received(message, fp32)

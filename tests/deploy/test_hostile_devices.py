@@ -19,7 +19,7 @@ from edgekit.deploy.devices.ssh import connection as ssh
 from edgekit.deploy.devices.ssh.board import Board, Facts, Probe
 from edgekit.deploy.devices.ssh.connection import Address, CommandError, Connection, ended
 from edgekit.deploy.engine.build import Options
-from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
+from edgekit.deploy.errors import BundleError, DeviceError, EdgeKitError, LostDeviceError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -68,16 +68,17 @@ def _zip(path: Path, **entries: bytes) -> Path:
 
 @pytest.mark.parametrize(
     "entries",
-    [{"bundles/a/model": b"", "../outside": b"x"}, {"bundles/../../outside/x": b""}, {"/outside/a/b": b""},
-     {"bundles/a/x": b"", "bundles/b/x": b""}, {"bundles/x": b""}, {"other/a/x": b""},
+    [{"bundles/a/model": b"", "bundles/a/../../outside": b"x"}, {"bundles/../../outside/x": b""}, {"/outside/a/b": b""},
+     {"bundles/a/x": b"", "bundles/a/./y": b""}, {"bundles/a//x": b""}, {"bundles\\a\\x": b""}, {"bundles/x": b""},
+     {"other/a/x": b""},
      {"bundles/a/x": bytes(20 << 20)}, {}],
 )  # fmt: skip
-def test_an_archive_of_a_device_is_one_bundle(entries: dict[str, bytes], tmp_path: Path) -> None:
-    """Nothing outside of its folder, not two, and no more than an engine takes."""
+def test_an_archive_of_a_device_holds_bundles_alone(entries: dict[str, bytes], tmp_path: Path) -> None:
+    """Nothing outside of its folder, and no more than an engine takes."""
     parcel = _zip(tmp_path / "parcel", **entries)
     (tmp_path / "in").mkdir()
-    with pytest.raises(DeviceError):
-        cargo.unpack_bundle(parcel, tmp_path / "in" / "unpacked", 10 << 20)
+    with pytest.raises(BundleError, match="what pi built"):
+        cargo.unpack_bundles(parcel, tmp_path / "in" / "unpacked", 10 << 20, "what pi built")
     assert not (tmp_path / "outside").exists()
     assert not (tmp_path / "in" / "outside").exists()
 
@@ -96,7 +97,16 @@ def test_malformed_messages_are_one_line(message: dict) -> None:
 
 def test_what_is_no_message_is_passed_over() -> None:
     """A login script's words; the result after them counts."""
-    lines = ["Welcome!", "[1, 2]", '"x"', "{", "[" * 100_000, '{"motd": 1}', '{"result": {"a": 1}}']
+    lines = [
+        "Welcome!",
+        "[1, 2]",
+        '"x"',
+        "{",
+        "[" * 100_000,
+        f"[{'[],' * 3_000_000}1]",
+        '{"motd": 1}',
+        '{"result": {"a": 1}}',
+    ]
     assert follow(lines, _silent) == {"a": 1}
 
 

@@ -1,5 +1,7 @@
 """A model as one file: it runs anywhere, is refused when a byte is wrong, and can be signed."""
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.bundle import Bundle, check_name
+from edgekit.deploy.documents import DocumentError
 from edgekit.deploy.errors import BundleError, EdgeKitError
 from edgekit.deploy.plan import Plan
 from edgekit.toolkit.contract import Contract
 from edgekit.toolkit.datasets import part_of
-from edgekit.toolkit.pack import pack, unpack, verify_packed
-from edgekit.toolkit.signing import verify_bundle
+from edgekit.toolkit.pack import Packed, pack, unpack, verify_packed
+from edgekit.toolkit.signing import sign_bundle, verify_bundle
+from edgekit.toolkit.workspace import new_path
 
 QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5, threads=1)
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -148,8 +152,6 @@ def test_a_signed_file_is_verified_and_unpacked(
 
 def test_a_signature_cannot_be_carried_over(packed: Path, fp32: Bundle, key: Callable[[str], Path]) -> None:
     """To other content, with the hash made right again: that is what a signature is for."""
-    import hashlib
-
     mine = key("mine")
     signed = packed.with_name("signed.pyz")
     pack([fp32], [fp32.id], None, QUICK, Contract(), signed, mine)
@@ -227,3 +229,130 @@ def test_a_signature_that_is_no_file_is_none(kind: str, fp32: Bundle, key: Calla
         signature.symlink_to("/dev/zero")
     with pytest.raises(BundleError, match="not signed|does not list"):
         verify_bundle(Bundle.open(path), key("key").with_suffix(".pub"))
+
+
+def _signed(fp32: Bundle, key: Path, path: Path) -> Path:
+    """A bundle with its maker's signature."""
+    shutil.copytree(fp32.path, path)
+    sign_bundle(path, key)
+    return path
+
+
+@pytest.mark.parametrize("name", ["weights.onnx", "model.onnx.data", "golden/999.img", "sub/x", ".hidden"])
+def test_a_file_added_to_a_signed_bundle_is_refused(
+    name: str, fp32: Bundle, key: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its signature stays valid: the manifest, which it covers, does not list the file; a runtime would load it."""
+    private = key("key")
+    path = _signed(fp32, private, tmp_path / "bundle")
+    verify_bundle(Bundle.open(path), private.with_suffix(".pub"))
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_bytes(b"x")
+    with pytest.raises(BundleError, match="does not list"):
+        verify_bundle(Bundle.open(path), private.with_suffix(".pub"))
+
+
+def test_a_changed_file_of_a_signed_bundle_is_refused(fp32: Bundle, key: Callable[..., Path], tmp_path: Path) -> None:
+    """Weights by their hash; the manifest by the signature."""
+    private = key("key")
+    path = _signed(fp32, private, tmp_path / "bundle")
+    manifest = path / "manifest.json"
+    content = manifest.read_bytes()
+    manifest.write_bytes(content.replace(b'"lenet"', b'"other"', 1))
+    with pytest.raises(BundleError, match="not signed by the owner"):
+        verify_bundle(Bundle.open(path), private.with_suffix(".pub"))
+    manifest.write_bytes(content)
+    (path / "model.onnx").write_bytes((path / "model.onnx").read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match="hash or size"):
+        Bundle.open(path)
+
+
+def _repacked(packed: Path, change: Callable[[zipfile.ZipFile], object]) -> Packed:
+    """A packed file's content with entries added, as one who has the key could sign it."""
+    stream = io.BytesIO(packed.read_bytes()[:-192])
+    stream.write(b"-" * 192)
+    with zipfile.ZipFile(stream, "a") as archive:
+        change(archive)
+    return Packed(stream.getvalue(), b"", None)
+
+
+@pytest.mark.parametrize(
+    "name", ["bundles/../../outside", "bundles/x/../../../outside", "/outside", "bundles//outside", "bundles/x/./y",
+             "bundles/{id}/weights.onnx", "bundles/{id}/golden/999.img", "bundles/outside", "bundles\\..\\outside",
+             "bundles/../bundles/{id}/model.onnx"],
+)  # fmt: skip
+def test_unpacking_stays_in_its_folder(name: str, packed: Path, fp32: Bundle, tmp_path: Path) -> None:
+    """And takes nothing that a manifest does not list."""
+    (tmp_path / "in").mkdir()
+    found = _repacked(packed, lambda archive: archive.writestr(name.format(id=fp32.id), b"x"))
+    before = {*tmp_path.rglob("*")}
+    if name == "/outside":  # not among the bundles, so it is left alone
+        assert len(unpack(found, tmp_path / "in" / "got")) == 2
+        shutil.rmtree(tmp_path / "in" / "got")
+    else:
+        with pytest.raises(BundleError):
+            unpack(found, tmp_path / "in" / "got")
+    assert {*tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_archive_is_one_line(content: bytes, tmp_path: Path) -> None:
+    """Though it was signed."""
+    with pytest.raises(BundleError, match="the packed file"):
+        unpack(Packed(content, b"", None), tmp_path / "got")
+
+
+def test_what_is_no_packed_file_is_one_line(tmp_path: Path, key: Callable[..., Path]) -> None:
+    """A fifo, a folder, a signature that is none under a hash that is right."""
+    public = key("key").with_suffix(".pub")
+    os.mkfifo(tmp_path / "fifo")
+    body = b"#!/usr/bin/env python3\n" + b"\xff" * 128
+    (tmp_path / "odd").write_bytes(body + hashlib.sha256(body).hexdigest().encode())
+    for path in (tmp_path / "fifo", tmp_path, tmp_path / "odd", tmp_path / "nothing"):
+        with pytest.raises(BundleError):
+            verify_packed(path, public)
+
+
+@pytest.mark.parametrize("name", ["CON", "NUL.txt", "a" * 100, "-o", "+x", "模型", "é" * 50, "x.pyz", "con.."])
+def test_any_accepted_name_makes_files(name: str, fp32: Bundle, tmp_path: Path, key: Callable[..., Path]) -> None:
+    """Of runs/, of a packed file, of what is unpacked from it: names that other systems reserve too."""
+    check_name(name)
+    path = tmp_path / "bundle"
+    shutil.copytree(fp32.path, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "name": name}))
+    bundle, out = Bundle.open(path), tmp_path / f"{name}.pyz"
+    private = key("key")
+    pack([bundle], [bundle.id], None, QUICK, Contract(), out, private)
+    (got,) = unpack(verify_packed(out, private.with_suffix(".pub")), tmp_path / "got")
+    assert Bundle.open(got).manifest.name == name
+    new_path(f"{name}-onnx-int8", tmp_path / "runs").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "org/model",
+        "../x",
+        "/x",
+        "a\0b",
+        "..",
+        ".",
+        "",
+        "a b",
+        "x" * 101,
+        "模" * 34,
+        "a\nb",
+        "\udcff",
+        "a\\b",
+        ".x",
+        "模" * 300,
+    ],
+)
+def test_other_names_are_refused_or_made_safe(name: str, tmp_path: Path) -> None:
+    """In a manifest they are refused; where a user names something, runs/ takes a safe form of it."""
+    with pytest.raises(DocumentError):
+        check_name(name)
+    path = new_path(name, tmp_path / "runs")
+    assert path.parent == tmp_path / "runs"
+    path.mkdir(parents=True)

@@ -5,6 +5,7 @@ import json
 import queue
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,8 @@ FILES = {
 
 # How long the page may take to be opened, and to say something once it was.
 _OPEN_S, _SILENCE_S = 600.0, 30.0
+# No measurement takes longer.
+_MAX_S = 24 * 3600.0
 
 # Preprocess.dtype -> how tensors of it travel to the page, little-endian
 _DTYPES = {"float32": "<f4", "uint8": "u1"}
@@ -148,8 +151,10 @@ class BrowserDevice:
 
     def _words(self, server: Server, bundles: Sequence[Bundle]) -> Iterator[str]:
         """What the page says, as the agent would."""
-        patience = _OPEN_S
+        patience, end = _OPEN_S, time.monotonic() + _MAX_S
         while True:
+            if time.monotonic() > end:
+                raise DeviceError(f"the page is not done after {_MAX_S / 3600:.0f} hours", fix="run it again")
             try:
                 message = server.messages.get(timeout=patience)
             except queue.Empty:

@@ -1,7 +1,6 @@
 """The page's server: under one secret path, to the first browser that opens it, the chosen models and images alone."""
 
 import hmac
-import json
 import queue
 import re
 import secrets
@@ -13,13 +12,15 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ...agent import heard
+
 # path under the secret -> (what gives the content, its type)
 Pages = Mapping[str, tuple[Callable[[], bytes], str]]
 
-# No result is larger.
-_MOST_BYTES = 256 << 20
-# A body takes no longer to arrive.
-_BODY_S = 120.0
+# A result is of some megabytes with ten thousand images; a body takes no longer to arrive.
+_MAX_BYTES, _BODY_S = 64 << 20, 120.0
+# A browser opens six connections to a server; messages wait to be read.
+_MAX_CONNECTIONS, _MAX_WAITING = 64, 16
 
 # The first two isolate the page from others, which gives it threads and a finer clock where the browser trusts the
 # address (HTML Standard, 7.1.3). WebAssembly counts as evaluation.
@@ -35,16 +36,40 @@ _HEADERS = {
 }
 
 
+class _BoundedServer(ThreadingHTTPServer):
+    """A thread a connection, and so many connections at most; others are closed at once."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self._free = threading.Semaphore(_MAX_CONNECTIONS)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # see socketserver.ThreadingMixIn
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks is no news; the standard library prints its traceback."""
+
+
 class Server:
     """Serves while its `with` block lasts; what the page says is in `messages`."""
 
     def __init__(self, address: str, port: int, pages: Pages) -> None:
-        self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.messages: queue.Queue[dict[str, Any]] = queue.Queue(_MAX_WAITING)
         self._pages = pages
         self._secret = secrets.token_urlsafe(16)
         self._guest: str | None = None
-        self._server = ThreadingHTTPServer((address, port), self._handler())
-        self._server.daemon_threads = True
+        self._server = _BoundedServer((address, port), self._handler())
         host, port = self._server.server_address[:2]
         name = own_address() if host == "0.0.0.0" else host  # noqa: S104 # as asked
         # as a browser writes it in the Host header (RFC 9110, section 7.2)
@@ -86,14 +111,22 @@ class Server:
                     self.send_error(HTTPStatus.NOT_FOUND)
                 elif "Transfer-Encoding" in self.headers or not re.fullmatch(r"\d{1,18}", length):
                     self.send_error(HTTPStatus.LENGTH_REQUIRED)
-                elif int(length) > _MOST_BYTES:
+                elif int(length) > _MAX_BYTES:
                     self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
                 elif (message := self._message(int(length))) is None:
                     self.send_error(HTTPStatus.BAD_REQUEST)
                 else:
-                    self.close_connection = False
-                    outer.messages.put(message)
-                    self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
+                    self._deliver(message)
+
+            def _deliver(self, message: dict[str, Any]) -> None:
+                """Hand a message on, once there is room for it."""
+                try:
+                    outer.messages.put(message, timeout=_BODY_S)
+                except queue.Full:
+                    self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+                    return
+                self.close_connection = False
+                self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
 
             def _message(self, length: int) -> dict[str, Any] | None:
                 """The body, where it is a JSON object that arrives whole, in time."""
@@ -104,11 +137,7 @@ class Server:
                         return None
                     parts.append(part)
                     length -= len(part)
-                try:
-                    message = json.loads(b"".join(parts)) if length == 0 else None
-                except (ValueError, RecursionError):
-                    return None
-                return message if isinstance(message, dict) else None
+                return heard(b"".join(parts).decode(errors="replace")) or None if length == 0 else None
 
             def _path(self) -> str | None:
                 """What is asked for; None for whoever does not know the secret, or is not the first who did.

@@ -172,7 +172,10 @@ class Board:
             self._connection.get(f"{probe.facts['cache']}/{digest}", parcel, most=most)
             if sha256(parcel) != digest:
                 raise DeviceError(f"{self.name}: the engine arrived damaged", fix="run the command again")
-            cargo.adopt(cargo.unpack_bundle(parcel, unpacked, most), out)
+            made, *others = cargo.unpack_bundles(parcel, unpacked, most, f"what {self.name} built")
+            if others:
+                raise DeviceError(f"{self.name} sent more than one engine", fix="do not trust this device")
+            cargo.adopt(made, out)
 
     def _run(
         self, parcels: Sequence[Parcel], job: dict[str, Any], progress: Progress
@@ -222,6 +225,8 @@ class Board:
         tried: dict[str, Package] = {}
         for message in self._ask(request):
             part = self._understood(message)
+            if not {part.imported, part.failed, part.importing} <= {None, *packages}:
+                continue
             if part.imported is not None:
                 tried[part.imported] = Package(part.version or "unknown", None)
             elif part.failed is not None:
@@ -245,7 +250,6 @@ class Board:
             )
         if answer.unwritable is not None:
             raise DeviceError(f"{self.name} cannot write: {answer.unwritable}", fix="free some room there")
-        tried = {name: package for name, package in tried.items() if name in packages}
         files = {name: state for name, state in (answer.files or {}).items() if name in land}
         found = [name for name in answer.found or () if name in modules]
         return Probe(facts, tried, files, answer.code, answer.collected, found)
@@ -277,7 +281,7 @@ class Board:
 
     def clean(self) -> list[str]:
         """Remove all that EdgeKit put on the board: the folders that are gone."""
-        answers = [self._understood(message).cleaned for message in self._ask({"clean": True})]
+        answers = (self._understood(message).cleaned for message in self._ask({"clean": True}))
         return next((list(cleaned) for cleaned in answers if cleaned is not None), [])
 
     def describe(self) -> dict[str, Any]:
@@ -299,14 +303,15 @@ class Board:
                 return read(dict[str, Any], message)
         raise DeviceError(f"{self.name} did not describe itself", fix="run edgekit doctor --device again")
 
-    def run(self, command: str, timeout: float) -> list[str]:
-        """Run a shell command on the board; its output.
+    def run(self, command: str, timeout: float) -> None:
+        """Run a shell command on the board.
 
         Raises:
             DeviceError: it failed.
         """
         try:
-            return list(self._connection.run(command, "", timeout))
+            for _ in self._connection.run(command, "", timeout):
+                pass
         except CommandError as error:
             raise DeviceError(f"{self.name}: {error}", fix="edgekit doctor --device says what is there") from error
 
