@@ -8,6 +8,7 @@ one line: the result, or what went wrong. It needs Python, numpy, Pillow and the
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from .engine.build import Options, build
 from .engine.gpu import look
 from .engine.library import load
 from .engine.passport import FORMAT, Passport, check
-from .environment import allowed_cores, cores_got, describe, fastest_cores, state
+from .environment import allowed_cores, cores_got, describe, fastest_cores, free_cores, state
 from .errors import DeviceError, EdgeKitError, LostDeviceError
 from .measure import Progress, measure
 from .measurement import Measurement, check_environment, check_measurements
@@ -96,12 +97,15 @@ def run(job: Path, say: Say) -> Measured:
     images = job / IMAGES
     for path in request["bundles"].values():  # before minutes are spent on the models beside it
         _check_passport(Bundle.open(job / path), request["device"])
-    plan = Plan.from_json(request["plan"])
-    cores = fastest_cores(plan.threads or allowed_cores())
+    plan, allowed = Plan.from_json(request["plan"]), allowed_cores()
+    got = cores_got(allowed)
+    threads = plan.threads or free_cores(allowed, got)
+    cores = fastest_cores(threads)
     environment = {
         **describe(),
-        "cores_got": round(cores_got(allowed_cores()), 2),
+        "cores_got": round(got, 2),
         "cores_pinned": cores or "none",
+        "threads": threads,
         "before": state(),
     }
 
@@ -111,11 +115,12 @@ def run(job: Path, say: Say) -> Measured:
     return measured(
         measure(
             {name: job / path for name, path in request["bundles"].items()},
-            plan,
+            replace(plan, threads=threads),
             images if images.is_dir() else None,
             cores,
             lambda what, share: say({"progress": what, "share": share}),
             lambda so_far: say({"measured": measured(so_far).to_json()}),
+            planted=request.get("planted", False),
         )
     )
 

@@ -116,6 +116,16 @@ def cores_got(threads: int, seconds: float = 0.3) -> float:
     return (time.process_time() - processor) / (time.perf_counter() - wall)
 
 
+def busy_cores(allowed: int, got: float) -> float:
+    """How many of the allowed cores other processes kept busy, given how many as many threads got (see cores_got)."""
+    return max(0.0, allowed * (allowed / got - 1))
+
+
+def free_cores(allowed: int, got: float) -> int:
+    """The most threads that would have a core each, at least one. More than that wait for one another, and collapse."""
+    return max(1, allowed - round(busy_cores(allowed, got)))
+
+
 def fastest_cores(count: int, seconds: float = 0.05) -> list[int] | None:
     """The cores on which most work gets done now, by trying each; None where all are wanted, or none can be chosen.
 

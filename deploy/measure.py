@@ -7,22 +7,18 @@ import contextlib
 import json
 import math
 import random
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
 from .bundle import Bundle
-from .environment import allowed_cores, memory_cap, temperature
-from .errors import DeviceError, EdgeKitError
+from .environment import allowed_cores, temperature
 from .measurement import Block, Frames, Measurement, Predictions, Sustained, Throughput, WarmUp
 from .plan import HALF_WIDTH_WANTED, SAMPLES_WANTED, Plan
+from .worker_process import WorkerProcess
 
 # (what is going on, share done from 0 to 1)
 Progress = Callable[[str, float], None]
@@ -33,81 +29,14 @@ _SAMPLE_NS = 1_000_000
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _THROUGHPUT_S = 0.3
 
+# A model whose processes take longer than this together to start and to warm up gets fewer of them, three at least.
+_SETUP_S, _LEAST_PROCESSES = 30.0, 3
+
+# Rounds with one thread, beside those with several: enough to see a factor, not to measure a percentage.
+_ONE_THREAD_ROUNDS = 6
+
 # A device is cool again when it is so near to its temperature before.
 _COOL_ENOUGH_C = 3.0
-
-
-class WorkerProcess:
-    """The near end of one worker (see worker.py); it starts at once, and imports its runtime while others do."""
-
-    def __init__(self, bundle: Path, images: Path | None) -> None:
-        self._bundle = bundle
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 # closed by close()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            encoding="utf-8",
-        )
-        self._send("start", bundle=str(bundle), images=str(images) if images else None)
-        self._started = False
-
-    def ask(self, what: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
-        """Send one request and wait for its answer.
-
-        Raises:
-            EdgeKitError: the worker says what is wrong.
-            DeviceError: the worker is gone; the message has its last words.
-        """
-        if not self._started:
-            self._started = True
-            self._receive("start", None)
-        self._send(what, **arguments)
-        return self._receive(what, on_progress)
-
-    def _send(self, what: str, **arguments: Any) -> None:
-        assert self._process.stdin  # noqa: S101 # it is a pipe
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
-            self._process.stdin.flush()
-
-    def _receive(self, what: str, on_progress: Callable[[int], None] | None) -> dict[str, Any]:
-        assert self._process.stdout  # noqa: S101 # it is a pipe
-        for line in self._process.stdout:
-            answer = json.loads(line)
-            if "progress" not in answer:
-                break
-            if on_progress:
-                on_progress(answer["progress"])
-        else:
-            raise self._death(what)
-        if "error" in answer:
-            raise EdgeKitError(answer["error"], fix=answer["fix"])
-        return answer
-
-    def close(self) -> None:
-        """End the worker."""
-        self._process.kill()
-        with contextlib.suppress(ValueError, BrokenPipeError):  # closed before
-            self._process.communicate()
-        self._stderr.close()
-
-    def _death(self, what: str) -> DeviceError:
-        code = self._process.wait()
-        self._stderr.seek(0)
-        words = self._stderr.read().decode(errors="replace").strip().splitlines()
-        reason = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        message = f"the process of {self._bundle} {reason} during {what}{': ' + words[-1] if words else ''}"
-        if code == -signal.SIGKILL:
-            limit, peak = memory_cap()
-            return DeviceError(
-                f"{message}; mostly that is the kernel's doing, out of memory: the cap here is {megabytes(limit)}, the "
-                f"peak was {megabytes(peak)}",
-                fix="free memory, or use a smaller model",
-            )
-        return DeviceError(message, fix="run edgekit doctor; if the model is sound this is a bug worth reporting")
 
 
 @dataclass
@@ -117,6 +46,10 @@ class _Subject:
     bundle: str
     path: Path
     batch: int | None
+    planted: bool
+    called: str
+    given: int
+    setup_s: float = 0.0
     worker: WorkerProcess | None = None
     opened: list[dict[str, Any]] = field(default_factory=list)
     prepared: list[dict[str, Any]] = field(default_factory=list)
@@ -127,11 +60,16 @@ class _Subject:
     calls: int = 1
     samples: int = 1
     blocks: list[Block] = field(default_factory=list)
+    one_thread: list[Block] = field(default_factory=list)
     checked: int = 0
     differed: int = 0
     throughput: list[Throughput] = field(default_factory=list)
     frames: list[Frames] = field(default_factory=list)
     sustained: list[Sustained] = field(default_factory=list)
+
+    def start(self, images: Path | None) -> WorkerProcess:
+        """A fresh process of this model."""
+        return WorkerProcess(self.path, images, planted=self.planted)
 
     def ask(self, what: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
         """Ask the worker of the moment."""
@@ -143,9 +81,7 @@ class _Subject:
         answer = self.ask("prepare")
         self.prepared.append(answer)
         if len(self.prepared) == 1:
-            call_ns = answer["call_ns"]
-            self.calls = -(-_SAMPLE_NS // call_ns)
-            self.samples = max(1, round(plan.block_ms * 1e6 / (call_ns * self.calls)))
+            self.samples, self.calls = _block_of(answer["call_ns"], plan)
 
     def time(self, number: int, process: int, at: float) -> None:
         """Time one block, and hold its last answer against the accuracy run's."""
@@ -170,6 +106,8 @@ class _Subject:
             },
             warm_ups=tuple(WarmUp(**answer["warm_up"]) for answer in self.prepared),
             blocks=tuple(self.blocks),
+            one_thread=tuple(self.one_thread),
+            processes=self.given,
             checked=self.checked,
             differed=self.differed,
             peak_rss_bytes=self.peak_rss_bytes,
@@ -184,7 +122,7 @@ class _Subject:
 
 def measure(
     bundles: Mapping[str, Path], plan: Plan, images: Path | None, cores: Sequence[int] | None, progress: Progress,
-    keep: Callable[[list[Measurement]], None] = lambda _: None,
+    keep: Callable[[list[Measurement]], None] = lambda _: None, *, planted: bool = False,
 ) -> list[Measurement]:  # fmt: skip
     """Measure models together on this machine.
 
@@ -196,6 +134,7 @@ def measure(
         images: a folder that ImageSet.save wrote, or None for no accuracy.
         cores: those that every model runs on, or None for all that are allowed.
         keep: takes what was measured so far, after each process but the last.
+        planted: the models are the self-test's own (see session.PLANTED).
 
     Returns:
         One measurement a bundle, in their order.
@@ -204,37 +143,43 @@ def measure(
         EdgeKitError: a model cannot be loaded or run.
     """
     how = {**asdict(plan.session(allowed_cores())), "cores": cores}
-    subjects = [_Subject(name, path, Bundle.open(path).manifest.input.batch) for name, path in bundles.items()]
+    subjects = [
+        _Subject(name, path, own.input.batch, planted, f"{own.format} {own.precision}", plan.processes)
+        for name, path in bundles.items()
+        for own in [Bundle.open(path).manifest]
+    ]
     generator = random.Random(plan.seed)
-    origin = time.monotonic()
+    origin, stage = time.monotonic(), "latency"
     for process in range(plan.processes):
-        with _workers(subjects, images):
-            _load(subjects, how, progress if process == 0 else _silent)
+        here = [subject for subject in subjects if process < subject.given]
+        if not here:
+            break
+        with _workers(here, images):
+            _load(here, how, progress if process == 0 else _silent)
             if process == 0:
                 _answer_once(subjects, images, how, progress)
-
-            def part(share: float, process: int = process) -> None:
-                progress("latency", (process + share) / plan.processes)
-
-            for index, subject in enumerate(subjects):
-                if process == 0:
-                    progress("warm-up", index / len(subjects))
-                subject.prepare(plan)
-            _time_blocks(subjects, plan, process, generator, origin, part)
+            _warm_up(here, plan, progress if process == 0 else _silent)
+            if process == 0:
+                _ration(subjects)
+                stage = _latency_stage(subjects, plan)
+                plan = replace(plan, processes=max(subject.given for subject in subjects))
+            _time_blocks(here, plan, process, generator, origin, _part(progress, stage, process, plan.processes))
             if plan.offline:
-                _load_in_batches(subjects, process, progress, plan)
-            if plan.fps is not None:
-                _offer(subjects, process, progress, plan, plan.fps)
+                _load_in_batches(here, process, progress, plan)
+            if plan.fps is not None and plan.sustained_s is None:
+                _offer(here, process, progress, plan, plan.fps)
+            if process == 0 and how["threads"] > 1:
+                _time_with_one_thread(subjects, plan, how, origin, progress)
         if process + 1 < plan.processes:
             keep([subject.result() for subject in subjects])
     if plan.sustained_s is not None:
-        _sustain(subjects, images, how, plan.sustained_s, progress)
+        _sustain(subjects, images, how, plan, progress)
     return [subject.result() for subject in subjects]
 
 
-def megabytes(size: int | str) -> str:
-    """Bytes as MB (10^6), for a message."""
-    return f"{size / 1e6:.0f} MB" if isinstance(size, int) else size
+def _part(progress: Progress, stage: str, process: int, processes: int) -> Callable[[float], None]:
+    """Progress of a process's share of a stage."""
+    return lambda share: progress(stage, (process + share) / processes)
 
 
 def _silent(what: str, share: float) -> None:
@@ -246,7 +191,7 @@ def _workers(subjects: Sequence[_Subject], images: Path | None) -> Iterator[None
     """A fresh process a model, all started before the first is asked anything."""
     with contextlib.ExitStack() as stack:
         for subject in subjects:
-            subject.worker = WorkerProcess(subject.path, images)
+            subject.worker = subject.start(images)
             stack.callback(subject.worker.close)
         yield
 
@@ -254,8 +199,39 @@ def _workers(subjects: Sequence[_Subject], images: Path | None) -> Iterator[None
 def _load(subjects: Sequence[_Subject], how: Mapping[str, Any], progress: Progress) -> None:
     for index, subject in enumerate(subjects):
         progress("loading", index / len(subjects))
+        start = time.monotonic()
         subject.opened.append(subject.ask("open", **how))
+        subject.setup_s = time.monotonic() - start if len(subject.opened) == 1 else subject.setup_s
     progress("loading", 1.0)
+
+
+def _warm_up(subjects: Sequence[_Subject], plan: Plan, progress: Progress) -> None:
+    for index, subject in enumerate(subjects):
+        progress("warm-up", index / len(subjects))
+        start = time.monotonic()
+        subject.prepare(plan)
+        subject.setup_s += time.monotonic() - start if len(subject.prepared) == 1 else 0.0
+
+
+def _ration(subjects: Sequence[_Subject]) -> None:
+    """Give fewer processes to a model that is slow to start, once its first one is known; and none to a last one alone,
+    which they would compare with nothing."""
+    for subject in subjects:
+        if subject.setup_s * subject.given > _SETUP_S:
+            subject.given = max(_LEAST_PROCESSES, int(_SETUP_S / subject.setup_s))
+    *_, most = sorted(subject.given for subject in subjects)[:-1] or [subjects[0].given]
+    for subject in subjects:
+        subject.given = min(subject.given, most)
+
+
+def _latency_stage(subjects: Sequence[_Subject], plan: Plan) -> str:
+    """What takes long, where a model that is slow to start does."""
+    slow = [
+        f"{subject.called} takes {subject.setup_s:.0f} s to start: {subject.given} processes, not {plan.processes}"
+        for subject in subjects
+        if subject.given < plan.processes and subject.setup_s * plan.processes > _SETUP_S
+    ]
+    return f"latency ({'; '.join(slow)})" if slow else "latency"
 
 
 def _answer_once(subjects: Sequence[_Subject], images: Path | None, how: Mapping[str, Any], progress: Progress) -> None:
@@ -270,11 +246,12 @@ def _answer_once(subjects: Sequence[_Subject], images: Path | None, how: Mapping
         subject.parity, subject.golden_logits = answer["parity"], answer["logits"]
         if images is not None:
             subject.predictions = _predict(subject, images, part)
-        weighed = WorkerProcess(subject.path, None)
+        progress("memory", index / len(subjects))
+        weighed = subject.start(None)
         with contextlib.closing(weighed):
             weighed.ask("open", **how)
             subject.peak_rss_bytes = weighed.ask("memory")["peak_rss_bytes"]
-    progress("accuracy", 1.0)
+    progress("memory", 1.0)
 
 
 def _predict(subject: _Subject, images: Path, part: Callable[[float], None]) -> Predictions:
@@ -308,8 +285,51 @@ def _time_blocks(
         progress(min((number - first) / least_rounds, spent / max(least_s, 1e-9), 0.99))
         if number - first < least_rounds or spent < least_s:
             continue
-        if spent >= budget_s or not any(lacking(subject.blocks[first:], plan) for subject in subjects):
+        share = spent / budget_s if budget_s else 1.0
+        if share >= 1 or not any(_worth_waiting_for(subject, number - first, plan, share) for subject in subjects):
             return
+
+
+def _worth_waiting_for(subject: _Subject, rounds: int, plan: Plan, share: float) -> bool:
+    """Whether a process's blocks of a model lack something that the rest of the time budget can still bring.
+
+    A slow model's samples cannot: the others are not measured longer for it.
+
+    Args:
+        rounds: of this process so far.
+        share: of the time budget that they took.
+    """
+    blocks = subject.blocks[-rounds:]
+    samples = sum(len(block.ns) for block in blocks) * plan.processes / share
+    return bool(lacking(blocks, plan)) and samples >= SAMPLES_WANTED
+
+
+def _time_with_one_thread(
+    subjects: Sequence[_Subject], plan: Plan, how: Mapping[str, Any], origin: float, progress: Progress
+) -> None:
+    """A few rounds with one thread, in the same processes.
+
+    Several threads that wait for one another on a busy machine can slow one model down a hundredfold and the other not
+    at all; with one thread a busy machine slows both alike. So a ratio that is many times another one here is no
+    property of the models.
+    """
+    blocks_of = []
+    for index, subject in enumerate(subjects):
+        progress("one thread", index / len(subjects))
+        subject.ask("open", **{**how, "threads": 1})
+        blocks_of.append(_block_of(subject.ask("prepare")["call_ns"], plan))
+    for number in range(_ONE_THREAD_ROUNDS):
+        turn = list(zip(subjects, blocks_of, strict=True))
+        for subject, (samples, calls) in turn if number % 2 else reversed(turn):
+            at = time.monotonic() - origin
+            answer = subject.ask("time", samples=samples, calls=calls)
+            subject.one_thread.append(Block(number, 0, at, calls, tuple(answer["ns"]), answer["switches"]))
+
+
+def _block_of(call_ns: int, plan: Plan) -> tuple[int, int]:
+    """How many samples a block has, and how many calls a sample."""
+    calls = -(-_SAMPLE_NS // call_ns)
+    return max(1, round(plan.block_ms * 1e6 / (call_ns * calls))), calls
 
 
 def lacking(blocks: Sequence[Block], plan: Plan) -> list[str]:
@@ -356,10 +376,10 @@ def _offer(subjects: Sequence[_Subject], process: int, progress: Progress, plan:
 
 
 def _sustain(
-    subjects: Sequence[_Subject], images: Path | None, how: Mapping[str, Any], seconds: float, progress: Progress
+    subjects: Sequence[_Subject], images: Path | None, how: Mapping[str, Any], plan: Plan, progress: Progress
 ) -> None:
-    """Each model alone, without a pause; a device that got warm cools down before the next."""
-    cold = temperature()
+    """Each model alone, without a pause or at the plan's rate; a device that got warm cools down before the next."""
+    cold, seconds = temperature(), plan.sustained_s or 0.0
     for index, subject in enumerate(subjects):
         if index:
             _cool_down(cold, seconds, progress)
@@ -370,8 +390,7 @@ def _sustain(
             while (at := time.monotonic() - start) < seconds:
                 progress("sustained", (index + at / seconds) / len(subjects))
                 looked = not subject.sustained or at // 60 > subject.sustained[-1].at // 60
-                answer = subject.ask("sustain", look=looked)
-                subject.sustained.append(Sustained(at, answer["call_ns"], answer["state"]))
+                subject.sustained.append(Sustained(at, **subject.ask("sustain", look=looked, fps=plan.fps)))
 
 
 def _cool_down(cold: float | str, longest_s: float, progress: Progress) -> None:

@@ -94,11 +94,18 @@ class Frames:
 
 @dataclass(frozen=True)
 class Sustained:
-    """A second of a long run: when it began, the median of its calls, the machine's state where it was looked at."""
+    """A second of a long run: when it began, the median of its calls, the machine's state where it was looked at.
+
+    Of a run at a fixed rate also how many images were offered, how many of them were answered late or dropped, and how
+    many of these were dropped.
+    """
 
     at: float
     call_ns: int
     state: Mapping[str, Any] | None
+    offered: int | None = None
+    missed: int | None = None
+    dropped: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,7 @@ class Measurement:
         stages: where the device times them, nanoseconds of each of session.STAGES, a value an image.
         warm_ups: one a process.
         blocks: timed calls of inference alone, batch 1, in the order they ran.
+        one_thread: a few blocks with one thread, where the others had several.
         checked, differed: outputs of timed calls that were held against the accuracy run's; how many had another class.
         peak_rss_bytes: largest resident memory of a fresh process that loaded the model and ran it; None when the
             system does not say.
@@ -121,6 +129,7 @@ class Measurement:
         golden_logits: what it answered on them, a list a sample.
         predictions: None when there are no test images.
         throughput, frames, sustained: of the scenarios that the plan asked for.
+        processes: how many it got; None for as many as were planned, a model that is slow to start gets fewer.
     """
 
     bundle: str
@@ -142,6 +151,8 @@ class Measurement:
     frames: Sequence[Frames] = field(default=())
     sustained: Sequence[Sustained] = field(default=())
     stages: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    one_thread: Sequence[Block] = field(default=())
+    processes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -157,7 +168,7 @@ class Measurement:
         one = read(cls, data)
         if not one.blocks or not one.warm_ups or len(one.stages) > len(STAGES):
             raise DocumentError("a measurement has no blocks or no warm-ups")
-        for at, block in enumerate(one.blocks):
+        for at, block in enumerate((*one.blocks, *one.one_thread)):
             if block.calls < 1 or not block.ns or min(block.ns) < 1 or not math.isfinite(block.at):
                 raise DocumentError(f"blocks[{at}] has no time")
         if one.parity.keys() != {entry.name for entry in fields(Parity)}:
@@ -204,6 +215,9 @@ def check_environment(environment: Mapping[str, Any]) -> None:
     cores = environment.get("cores_allowed")
     if type(cores) is not int or not 1 <= cores <= 4096:
         raise DocumentError(f"cores_allowed is {str(cores)[:80]!r}")
+    threads = environment.get("threads", cores)
+    if type(threads) is not int or not 1 <= threads <= 4096:
+        raise DocumentError(f"threads is {str(threads)[:80]!r}")
     got = environment.get("cores_got")
     if got != UNAVAILABLE and not (isinstance(got, int | float) and 0 < got <= 4096):
         raise DocumentError(f"cores_got is {str(got)[:80]!r}")

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,7 +25,7 @@ from .images import UNLABELLED, ImageSet
 from .parity import replay
 from .postprocess import probabilities, ranked
 from .preprocess import decode
-from .session import Session, SessionOptions, StagedSession, open_session, opener
+from .session import Session, SessionOptions, StagedSession, opener
 from .signals import ended_by_signals
 
 # Timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
@@ -46,19 +46,21 @@ class Worker:
     def __init__(self, answers: TextIO) -> None:
         self._answers = answers
         self._bundle: Bundle | None = None
+        self._opener: Callable[[Bundle, SessionOptions], Session] | None = None
         self._session: Session | None = None
         self._golden: Golden | None = None
         self._images: ImageSet | None = None
         self._chosen: list[int] = []
         self._inputs: list[np.ndarray] = []
         self._next = 0
+        self._due: int | None = None
 
-    def start(self, bundle: str, images: str | None) -> dict[str, Any]:
-        """Check the bundle and import its runtime, which is no part of loading a model."""
+    def start(self, bundle: str, images: str | None, *, planted: bool = False) -> dict[str, Any]:
+        """Check the bundle and import its runtime (`planted`: see session.PLANTED), which is no part of loading."""
         self._bundle = Bundle.open(bundle)
         self._golden = self._bundle.golden()
         self._images = ImageSet.load(Path(images)) if images else None
-        opener(self._bundle)
+        self._opener = opener(self._bundle, planted=planted)
         return {}
 
     def open(self, cores: list[int] | None = None, **options: Any) -> dict[str, Any]:
@@ -70,11 +72,12 @@ class Worker:
             os.sched_setaffinity(0, cores)
         assert self._bundle is not None  # noqa: S101 # the caller starts before it opens
         assert self._golden is not None  # noqa: S101 # as above
+        assert self._opener is not None  # noqa: S101 # as above
         first_input = self._golden.tensors[:1]
         start = time.perf_counter_ns()
         _read_from_disk(self._bundle.model_path)
         read = time.perf_counter_ns()
-        self._session = open_session(self._bundle, SessionOptions(**options))
+        self._session = self._opener(self._bundle, SessionOptions(**options))
         loaded = time.perf_counter_ns()
         self._session.run(first_input)
         ran = time.perf_counter_ns()
@@ -192,9 +195,39 @@ class Worker:
                 break
         return {"ns": ns}
 
-    def sustain(self, look: bool) -> dict[str, Any]:
-        """Run without a pause for a second; `look` at the machine's state as well."""
-        return {"call_ns": int(np.median(self._run_for(1.0, 1))), "state": state() if look else None}
+    def sustain(self, look: bool, fps: float | None = None) -> dict[str, Any]:
+        """Run for a second, without a pause or on `fps` images a second; `look` at the machine's state as well."""
+        seen = state() if look else None
+        if fps is not None:
+            return {**self._keep_up(fps), "state": seen}
+        return {"call_ns": int(np.median(self._run_for(1.0, 1))), "state": seen}
+
+    def _keep_up(self, fps: float) -> dict[str, Any]:
+        """Answer the images of the next second, one call after the other on the same schedule.
+
+        As a camera's: an image whose successor is due before the model gets to it is dropped. It was offered and
+        missed, like one whose answer comes after its successor was due. Times run from when an image was due, from the
+        image file to the answer.
+        """
+        bundle, session = self._opened()
+        interval, start = round(1e9 / fps), time.perf_counter_ns()
+        due = start if self._due is None else self._due
+        ns: list[int] = []
+        dropped = 0
+        while not ns or due < start + 1_000_000_000:
+            behind = max(0, (time.perf_counter_ns() - due) // interval)
+            dropped, due = dropped + behind, due + behind * interval
+            _wait_until(due)
+            picture = self._picture(self._next % len(self._inputs))
+            self._next += 1
+            self._answer(session.run(bundle.manifest.preprocess(picture)[None])[0])
+            ns.append(time.perf_counter_ns() - due)
+            due += interval
+        self._due = due
+        late = sum(value > interval for value in ns)
+        return {
+            "call_ns": int(np.median(ns)), "offered": len(ns) + dropped, "missed": late + dropped, "dropped": dropped,
+        }  # fmt: skip
 
     def memory(self) -> dict[str, Any]:
         """Largest resident memory of this process so far."""

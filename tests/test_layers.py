@@ -146,7 +146,7 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
     from edgekit.deploy.registry import resolve
 
     entries, package, folder = {
-        "RUNTIMES": (session.RUNTIMES, "edgekit.deploy", ROOT / "deploy/runtimes"),
+        "RUNTIMES": ({**session.RUNTIMES, **session.PLANTED}, "edgekit.deploy", ROOT / "deploy/runtimes"),
         "FORMATS": ({k: v.export for k, v in export.FORMATS.items()}, "edgekit.export", ROOT / "export"),
         "DEVICES": (devices.DEVICES, "edgekit.deploy.devices", ROOT / "deploy/devices"),
     }[registry]

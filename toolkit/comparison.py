@@ -12,7 +12,7 @@ from ..deploy.documents import DocumentError, parse
 from ..deploy.errors import EdgeKitError
 from ..deploy.result import Result
 from .contract import Contract, Drop, call, compare_accuracy, overall, reason
-from .display import model_name
+from .display import model_name, speedup_text
 from .joined import join_reports
 from .migrate import migrate_report
 from .noise import Signal
@@ -26,7 +26,7 @@ from .statistics import (
     unpaired_difference,
     welch_difference,
 )
-from .verdict import admit, as_json, block_times, ratio
+from .verdict import admit, as_json, block_times, doubt, one_thread_ratio, ratio
 
 # A result of a hundred thousand images and ten models.
 _MAX_BYTES = 512 << 20
@@ -167,12 +167,17 @@ def hold_against(
     for model in report["models"]:
         if model["id"] in candidates:
             then = counterpart(stored, model)
-            speedup, how = _speedup(stored, then, report, model, contract.confidence)
+            interval, how = _speedup(stored, then, report, model, contract.confidence)
+            speedup, doubtful = ratio(interval), _contradicted(stored, then, report, model)
             drop, paired = _drop(stored, then, report, model, contract.confidence)
-            own = [admit(one, noise) for one in contract.judge(drop, speedup, stored["source"])]
+            own = contract.judge(drop, interval, stored["source"])
+            if doubtful:
+                own = doubt(own, f"{speedup_text(speedup)} as fast as {stored['source']}")
+            own = [admit(one, noise) for one in own]
             judgements += own
-            against = {"report": stored["source"], "model": then["id"], "speedup": ratio(speedup), "how": how}
-            against |= {"outcome": call(speedup), "drop": drop and _points(drop), "paired": paired}
+            against = {"report": stored["source"], "model": then["id"], "speedup": speedup, "how": how}
+            against |= {"time_ms": then["time_ms"]["value"], "outcome": "inconclusive" if doubtful else call(interval)}
+            against |= {"drop": drop and _points(drop), "paired": paired}
             model = {**model, "against": against, "judgements": [as_json(one) for one in own]}
         models.append(model)
     verdict = overall(judgements)
@@ -219,15 +224,35 @@ def _speedup(
     Where both runs measured the same baseline beside it, the two speed-ups are compared, so the machine's state, which
     differs from day to day, cancels. Without one the times themselves are.
     """
-    base_then, base_now = stored["models"][0], report["models"][0]
-    if base_then["id"] == base_now["id"] and then is not base_then and now["id"] != base_now["id"]:
-        first = process_speedups(block_times(base_then), block_times(then))
-        second = process_speedups(block_times(base_now), block_times(now))
+    if (bases := _shared_baseline(stored, then, report, now)) is not None:
+        first = process_speedups(block_times(bases[0]), block_times(then))
+        second = process_speedups(block_times(bases[1]), block_times(now))
         how = "through the same baseline in both runs"
     else:
         first, second = ([-value for value in process_times(block_times(model))] for model in (then, now))
         how = "by the times of two runs, which the machine's state of the day is part of"
+    before, after = (one["device"].get("threads") for one in (stored, report))
+    if before and after and before != after:
+        how += f", with {before} and {after} threads"
     return exponential(welch_difference(second, first, confidence)), how
+
+
+def _shared_baseline(
+    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """The baseline of both runs, as each measured it; None where they have no such."""
+    base_then, base_now = stored["models"][0], report["models"][0]
+    shared = base_then["id"] == base_now["id"] and then is not base_then and now["id"] != base_now["id"]
+    return (base_then, base_now) if shared else None
+
+
+def _contradicted(
+    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any]
+) -> bool:
+    """Whether a ratio that the comparison rests on is not what one thread shows (see verdict.one_thread_ratio)."""
+    bases = _shared_baseline(stored, then, report, now)
+    pairs = [(then, now)] if bases is None else [(bases[0], then), (bases[1], now)]
+    return any(one_thread_ratio(*pair) is not None for pair in pairs)
 
 
 def _drop(

@@ -5,6 +5,10 @@ from typing import Any
 
 from ..deploy.environment import UNAVAILABLE
 from .host import unexplained
+from .noise import busy_cores
+
+# Of a long run; the page lists all.
+_MINUTES_SHOWN = 10
 
 
 def subject(report: Mapping[str, Any]) -> str:
@@ -62,8 +66,11 @@ def drop_text(drop: Mapping[str, float] | None) -> str:
 
 
 def speedup_text(speedup: Mapping[str, float] | None) -> str:
-    """A ratio with the interval."""
-    return "-" if speedup is None else f"{speedup['ratio']:.2f}x [{speedup['low']:.2f}, {speedup['high']:.2f}]"
+    """A ratio with the interval; and with one thread, where that contradicts it."""
+    if speedup is None:
+        return "-"
+    text = f"{speedup['ratio']:.2f}x [{speedup['low']:.2f}, {speedup['high']:.2f}]"
+    return text if "one_thread" not in speedup else f"{text} ({speedup['one_thread']:.2f}x with one thread)"
 
 
 def milliseconds(value: float | None) -> str:
@@ -117,6 +124,18 @@ def host_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def thread_lines(report: Mapping[str, Any]) -> list[str]:
+    """How many threads were used and why, where a busy machine left fewer than it has cores."""
+    device = report["device"]
+    allowed, used = device["cores_allowed"], device.get("threads", device["cores_allowed"])
+    if report["plan"]["threads"] is not None or used >= allowed:
+        return []
+    return [
+        f"measured with {used} of {allowed} threads: other processes kept about {busy_cores(device):.1f} of {allowed} "
+        f"cores busy at the start (--threads {allowed} uses all)"
+    ]
+
+
 def noise_summary(document: Mapping[str, Any]) -> list[str]:
     """One sentence on a noisy run, none on a quiet one."""
     names = ", ".join(dict.fromkeys(signal["name"] for signal in document["noise"]))
@@ -162,12 +181,27 @@ def scenario_lines(report: Mapping[str, Any]) -> list[str]:
                 text += f"; p99 {milliseconds(frames['latency_ms']['p99'])} from file to answer"
             lines.append(text)
         if (sustained := model["sustained"]) is not None:
-            trend = f"{sustained['slope_per_minute']:+.1%} a minute" if sustained["trend_p"] < 0.01 else "no trend"
-            lines.append(
-                f"{name}, sustained: {milliseconds(sustained['first_ms'])} at first, heading for "
-                f"{milliseconds(sustained['steady_ms'])} ({trend})"
-            )
+            lines.append(f"{name}, {_sustained_text(sustained)}")
     return lines
+
+
+def _sustained_text(sustained: Mapping[str, Any]) -> str:
+    """How a long run went: of one at a fixed rate first what was held of it."""
+    trend = f"{sustained['slope_per_minute']:+.1%} a minute" if sustained["trend_p"] < 0.01 else "no trend"
+    text = (
+        f"{milliseconds(sustained['first_ms'])} at first, heading for {milliseconds(sustained['steady_ms'])} ({trend})"
+    )
+    if (rate := sustained.get("rate")) is None:
+        return f"sustained: {text}"
+    minutes = sustained["minutes"]
+    kept = "holds" if rate["missed"] == 0 else f"answers {rate['held_fps']:.3g} images/s in its worst minute of"
+    missed = ", ".join(str(minute["missed"]) for minute in minutes[:_MINUTES_SHOWN])
+    more = ", …" if len(minutes) > _MINUTES_SHOWN else ""
+    by_minute = f", by minute {missed}{more}" if len(minutes) > 1 else ""
+    return (
+        f"sustained: {kept} the {rate['fps']:g} images/s offered; {rate['missed']} of {rate['offered']} missed their "
+        f"deadline ({rate['dropped']} dropped{by_minute}); from file to answer {text}"
+    )
 
 
 def drop_cell(model: Mapping[str, Any], report: Mapping[str, Any]) -> str:

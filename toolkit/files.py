@@ -25,10 +25,13 @@ from .display import (
     noise_details,
     noise_summary,
     percent,
+    recommendation_lines,
     scenario_lines,
     speedup_cell,
     speedup_text,
+    speedups,
     subject,
+    thread_lines,
     warning_lines,
 )
 from .report import render
@@ -128,7 +131,8 @@ def markdown(document: Mapping[str, Any]) -> str:
             "",
             *(
                 f"- {_line(line)}"
-                for line in [*against_lines(document), *scenario_lines(document), *host_lines(document)]
+                for tell in (thread_lines, speedups, recommendation_lines, against_lines, scenario_lines, host_lines)
+                for line in tell(document)
             ),
             _line(subject(document)),
         ]

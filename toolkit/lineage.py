@@ -7,9 +7,6 @@ from ..deploy.errors import BundleError, DeviceError
 from .console import say
 from .workspace import RUNS, find
 
-# Formats that measuring itself is tested with.
-_TESTING = {"null", "slowed"}
-
 
 def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: set[str], device: str) -> list[Bundle]:
     """[baseline, the models between where no baseline was named, candidates], each once.
@@ -28,7 +25,7 @@ def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: 
         if bundle.manifest.format not in formats:
             raise DeviceError(
                 f"{bundle.path} is {bundle.manifest.format}, which {device} cannot run: it runs "
-                f"{', '.join(sorted(formats - _TESTING)) or 'nothing'}",
+                f"{', '.join(sorted(formats)) or 'nothing'}",
                 fix="validate its ONNX export; edgekit doctor says what installs a runtime",
             )
     if baseline is not None:

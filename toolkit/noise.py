@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..deploy import environment as machine
 from ..deploy.environment import UNAVAILABLE
 from ..deploy.measurement import Measurement
 from .statistics import mann_kendall, theil_sen
@@ -75,12 +76,14 @@ def busy_cores(environment: Mapping[str, Any]) -> float:
     allowed = environment["cores_allowed"]
     if environment["cores_got"] == UNAVAILABLE:
         return 0.0
-    return max(0.0, allowed * (allowed / environment["cores_got"] - 1))
+    return machine.busy_cores(allowed, environment["cores_got"])
 
 
 def threads_advised(environment: Mapping[str, Any]) -> int:
-    """The most threads that would have had a core each. More than that wait for one another, and collapse."""
-    return max(1, environment["cores_allowed"] - round(busy_cores(environment)))
+    """The most threads that would have had a core each; the agent takes so many where the user named no number."""
+    if environment["cores_got"] == UNAVAILABLE:
+        return environment["cores_allowed"]
+    return machine.free_cores(environment["cores_allowed"], environment["cores_got"])
 
 
 def _of_machine(environment: Mapping[str, Any], threads: int) -> list[Signal]:

@@ -14,7 +14,17 @@ from ..deploy.errors import EdgeKitError
 from ..deploy.files import require_writable, sweep_scratch, write_file
 from ..deploy.plan import Plan
 from ..deploy.result import Result
-from .display import DEVICE_COLUMNS, device_rows, noise_summary, scenario_lines, speedups, subject, warning_lines
+from .display import (
+    DEVICE_COLUMNS,
+    device_rows,
+    noise_summary,
+    recommendation_lines,
+    scenario_lines,
+    speedups,
+    subject,
+    thread_lines,
+    warning_lines,
+)
 from .pyz_main import check_whole
 from .results import make_report
 from .visible import visible
@@ -79,7 +89,8 @@ def _print(report: dict[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(DEVICE_COLUMNS))]
     _show(report["headline"], subject(report))
     _show(*("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows))
-    _show(*speedups(report), *scenario_lines(report), *noise_summary(report))
+    for tell in (thread_lines, speedups, scenario_lines, recommendation_lines, noise_summary):
+        _show(*tell(report))
     _show(*(f"warning: {line}" for line in warning_lines(report)), f"{report['verdict']}: {report['reason']}")
 
 

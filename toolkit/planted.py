@@ -14,8 +14,8 @@ from ..deploy.preprocess import Preprocess
 _SIDE, _CLASSES = 8, 10
 
 
-def null_bundle(path: Path, ns: int = 0) -> Bundle:
-    """A bundle of the null runtime: its calls do nothing, for `ns` nanoseconds."""
+def null_bundle(path: Path, ns: int = 0, waiting_ns: int | None = None) -> Bundle:
+    """A bundle of the null runtime: its calls do nothing, for `ns` nanoseconds, with several threads `waiting_ns`."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, _SIDE, _SIDE), dtype=np.uint8)
     labels = tuple(str(label) for label in range(_CLASSES))
     images = ImageSet(labels, tuple(map(str, range(len(pixels)))), np.arange(len(pixels)) % _CLASSES, list(pixels))
@@ -25,7 +25,9 @@ def null_bundle(path: Path, ns: int = 0) -> Bundle:
     golden = make_golden(images, preprocess, lambda batch: np.zeros((len(batch), _CLASSES), np.float32), len(pixels))
     manifest = Manifest("null", "null", "fp32", "model.json", labels, TensorSpec(1, _SIDE, _SIDE), preprocess)
     with create(path) as draft:
-        (draft.folder / manifest.model).write_text(json.dumps({"ns": ns}))
+        (draft.folder / manifest.model).write_text(
+            json.dumps({"ns": ns, "waiting_ns": ns if waiting_ns is None else waiting_ns})
+        )
         draft.add_golden(golden)
         draft.finish(manifest)
     return Bundle.open(path)

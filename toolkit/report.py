@@ -38,6 +38,7 @@ from .display import (
     speedup_cell,
     speedups,
     subject,
+    thread_lines,
     warning_lines,
 )
 from .host import near_tie
@@ -170,7 +171,7 @@ def _models(report: Report) -> Iterator[Element]:
     header = "model|speed-up|drop, points|top-1|size|mean latency|p50|p90|p95|p99|top-5|calibration error|flips"
     yield _table([*header.split("|"), "peak memory", "parity"], rows)
     yield _paragraph(_figures(report), "note")
-    for text in (*speedups(report), *against_lines(report), *engine_lines(report)):
+    for text in (*thread_lines(report), *speedups(report), *against_lines(report), *engine_lines(report)):
         yield _paragraph(text)
     for model in report["models"]:
         if model.get("engine"):
@@ -247,6 +248,15 @@ def _scenarios(report: Report) -> Iterator[Element]:
         yield _table(["images/s at batch size", *map(str, batches)], rows)
     if any(model["sustained"] for model in report["models"]):
         yield _scrolling(charts.sustained(report))
+    held = [model for model in report["models"] if model["sustained"] and model["sustained"].get("rate")]
+    if held:
+        rows = [
+            [names[model["id"]], str(one["minute"]), str(one["offered"]), str(one["missed"]), str(one["dropped"]),
+             milliseconds(one["p50_ms"])]
+            for model in held
+            for one in model["sustained"]["minutes"]
+        ]  # fmt: skip
+        yield _table(["model", "minute", "images offered", "missed their deadline", "dropped", "file to answer"], rows)
 
 
 def _paragraph(text: str, kind: str = "") -> Element:

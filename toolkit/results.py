@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from .statistics import (
     typical_time,
     wilson,
 )
-from .verdict import judge_report
+from .verdict import collapse, judge_report
 
 
 def make_report(result: Result) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def make_report(result: Result) -> dict[str, Any]:
     Raises:
         EdgeKitError: the run was cut short before its second process, so nothing says how sure its times are.
     """
-    if min(measured_processes(one) for one in result.measurements) < 2:
+    measured = [measured_processes(one) for one in result.measurements]
+    if min(measured) < 2:
         raise EdgeKitError(
             f"{result.device} was lost in the first of its {result.plan.processes} processes: an interval needs two",
             fix="measure again; what there is stays in the file",
@@ -60,7 +62,7 @@ def make_report(result: Result) -> dict[str, Any]:
         for bundle, one in zip(result.bundles, measurements, strict=True)
     ]
     names = model_names({"models": models}).values()
-    threads = plan.threads or result.environment["cores_allowed"]
+    threads = threads_of(result)
     noise = signals(result.environment, dict(zip(names, measurements, strict=True)), threads)
     for model, measurement in zip(models[1:], measurements[1:], strict=True):
         model |= _against_source(measurements[0], measurement, targets, labels, contract.confidence)
@@ -80,6 +82,11 @@ def make_report(result: Result) -> dict[str, Any]:
         result.candidates,
         contract,
     )
+
+
+def threads_of(result: Result) -> int:
+    """Threads for one inference: what the device took, or, of an older one, what it was asked for."""
+    return result.environment.get("threads") or result.plan.threads or result.environment["cores_allowed"]
 
 
 def measured_processes(measurement: Measurement) -> int:
@@ -118,6 +125,7 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
         "latency_ms": {name: found and found.value for name, found in percentiles.items()},
         "latency_upper_ms": {name: found and found.upper for name, found in percentiles.items()},
         "time_ms": {"value": time.value, "low": time.low, "high": time.high},
+        "one_thread_ms": _median([block.ms for block in measurement.one_thread]),
         "samples": len(calls),
         "calls_per_sample": measurement.blocks[0].calls,
         "outliers": _outliers(measurement, calls),
@@ -143,7 +151,7 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
              "ns": list(block.ns)}
             for block in measurement.blocks
         ],
-        **scenarios(measurement, confidence),
+        **scenarios(measurement, result.plan, confidence),
         "warnings": _warnings(result, bundle, measurement),
     }  # fmt: skip
 
@@ -216,7 +224,18 @@ def _warnings(result: Result, bundle: Bundle, measurement: Measurement) -> list[
         found.append(
             f"{beyond} of its answers differ from the host's by more than the kernels' difference on the golden samples"
         )
+    slowdown = collapse(measured_ms(measurement), _median([block.ms for block in measurement.one_thread]))
+    if slowdown is not None:
+        found.append(
+            f"takes {slowdown:.2g} times as long with {threads_of(result)} threads as with one: they wait for one "
+            "another (--threads 1)"
+        )
     return found + _shortcomings(measurement, result.plan)
+
+
+def measured_ms(measurement: Measurement) -> float:
+    """The model's typical block, in milliseconds a call."""
+    return typical_time(measured_times(measurement.blocks)).value
 
 
 def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
@@ -225,14 +244,19 @@ def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
     inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
     if inputs < INPUTS:
         found.append(f"timed on {inputs} different images, {INPUTS} are the rule (pass --images)")
-    if (measured := measured_processes(measurement)) < plan.processes:
-        found.append(f"the run was cut short: {measured} of {plan.processes} processes were measured")
+    measured, given = measured_processes(measurement), measurement.processes or plan.processes
+    if measured < given:
+        found.append(f"the run was cut short: {measured} of {given} processes were measured")
+    elif given < plan.processes:
+        found.append(f"measured in {given} processes instead of {plan.processes}, because starting took long")
     if unsettled := sum(not warm_up.settled for warm_up in measurement.warm_ups):
-        found.append(f"its times had not settled when the warm-up ended in {unsettled} of {plan.processes} processes")
+        found.append(f"its times had not settled when the warm-up ended in {unsettled} of {measured} processes")
     missed = dict.fromkeys(
         reason
         for process in range(measured)
-        for reason in lacking([block for block in measurement.blocks if block.process == process], plan)
+        for reason in lacking(
+            [block for block in measurement.blocks if block.process == process], replace(plan, processes=given)
+        )
     )
     if missed:
         found.append(f"the time did not suffice for {' and '.join(missed)} (--seconds)")

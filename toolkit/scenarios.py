@@ -6,15 +6,19 @@ from typing import Any
 import numpy as np
 
 from ..deploy.measurement import Measurement, Sustained
+from ..deploy.plan import Plan
 from .statistics import mann_kendall, percentile, steady_state, student_mean, theil_sen, wilson
 
+# A last minute that is shorter says little of the rate.
+_PART_OF_A_MINUTE_S = 9.0
 
-def scenarios(measurement: Measurement, confidence: float) -> dict[str, Any]:
+
+def scenarios(measurement: Measurement, plan: Plan, confidence: float) -> dict[str, Any]:
     """The entries of a model's document: offline, frames, sustained; None for what was not asked for."""
     return {
         "offline": _offline(measurement, confidence) if measurement.throughput else None,
         "frames": _frames(measurement, confidence) if measurement.frames else None,
-        "sustained": _sustained(measurement.sustained) if measurement.sustained else None,
+        "sustained": _sustained(measurement.sustained, plan.fps) if measurement.sustained else None,
     }
 
 
@@ -52,23 +56,43 @@ def _frames(measurement: Measurement, confidence: float) -> dict[str, Any]:
     }
 
 
-def _sustained(seconds: Sequence[Sustained]) -> dict[str, Any]:
-    """Medians by minute, the trend, and where it is heading."""
+def _sustained(seconds: Sequence[Sustained], fps: float | None) -> dict[str, Any]:
+    """By minute the medians, and what was missed of a fixed rate; the trend, and where it is heading."""
     times = [one.at for one in seconds]
     values = [one.call_ns / 1e6 for one in seconds]
-    minutes: dict[int, list[float]] = {}
-    for at, value in zip(times, values, strict=True):
-        minutes.setdefault(int(at // 60), []).append(value)
+    minutes: dict[int, list[Sustained]] = {}
+    for one in seconds:
+        minutes.setdefault(int(one.at // 60), []).append(one)
     return {
-        "minutes": [
-            {"minute": minute + 1, "p50_ms": float(np.median(found))} for minute, found in sorted(minutes.items())
-        ],
+        "minutes": [{"minute": minute + 1, **_minute(found)} for minute, found in sorted(minutes.items())],
+        "rate": _rate(list(minutes.values()), fps),
         "slope_per_minute": 60 * theil_sen(times, values) / float(np.median(values)),
         "trend_p": mann_kendall(values),
         "first_ms": float(np.median(values[:5])),
         "steady_ms": steady_state(times, values),
         "states": [{"at": one.at, **_state(one.state)} for one in seconds if one.state is not None],
     }
+
+
+def _minute(seconds: Sequence[Sustained]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"p50_ms": float(np.median([one.call_ns for one in seconds])) / 1e6}
+    return entry if seconds[0].offered is None else entry | _counts(seconds)
+
+
+def _rate(minutes: Sequence[Sequence[Sustained]], fps: float | None) -> dict[str, Any] | None:
+    """What was offered, missed and dropped of a fixed rate; the rate that is held is the answers' in the worst minute.
+
+    None of a run without a pause.
+    """
+    if fps is None or minutes[0][0].offered is None:
+        return None
+    whole = [one for one in minutes if one[-1].at - one[0].at >= _PART_OF_A_MINUTE_S] or minutes
+    shares = [1 - counts["dropped"] / counts["offered"] for counts in map(_counts, whole)]
+    return {"fps": fps, **_counts([one for minute in minutes for one in minute]), "held_fps": fps * min(shares)}
+
+
+def _counts(seconds: Sequence[Sustained]) -> dict[str, int]:
+    return {key: sum(getattr(one, key) or 0 for one in seconds) for key in ("offered", "missed", "dropped")}
 
 
 def _state(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..deploy.bundle import Bundle
 from ..deploy.devices import open_device
-from ..deploy.environment import allowed_cores
 from ..deploy.files import scratch_folder
 from ..deploy.measurement import Block
 from ..deploy.plan import Plan
+from ..deploy.session import opener
 from ..deploy.worker import Worker
 from .console import progress_bar
 from .contract import FAIL, INCONCLUSIVE, PASS, call
@@ -34,12 +34,12 @@ def overhead() -> dict[str, float]:
     with scratch_folder() as folder:
         bundle = null_bundle(folder / "null")
         worker = Worker(io.StringIO())
-        worker.start(str(bundle.path), None)
+        worker.start(str(bundle.path), None, planted=True)
         worker.open(threads=1)
         worker.prepare()
         here = worker.time(samples=20, calls=2000)["ns"]
         plan = Plan(seconds=0.3, processes=3, block_ms=20, threads=1)
-        (measured,) = open_device("local").measure([bundle], plan, None, _silent).measurements
+        (measured,) = open_device("local", planted=True).measure([bundle], plan, None, _silent).measurements
         return {"in_process_ns": float(np.median(here)) / 2000, "through_agent_ns": _call_ns(measured.blocks)}
 
 
@@ -57,14 +57,18 @@ def self_test(bundle: Bundle | None, seconds: float = 60.0, seed: int = 0) -> tu
     plan = Plan(seconds=max(0.3, seconds - 3.0 * processes), processes=processes, seed=seed)
     begin = time.monotonic()
     with scratch_folder() as folder, progress_bar("self-test") as show:
+        if bundle is not None:
+            opener(bundle)  # before anything is planted in it
         source = bundle or null_bundle(folder / "null", ns=1_000_000)
         trio = [slowed(source, folder / name, factor) for name, factor in _trio()]
-        measured = open_device("local").measure(trio, plan, None, show)
+        measured = open_device("local", planted=True).measure(trio, plan, None, show)
     base, same, slow = (measured_times(one.blocks) for one in measured.measurements)
     speedups = [ratio_of_times(base, other) for other in (same, slow)]
     outcomes = [call(speedup) for speedup in speedups]
     names = [name for name, _ in _trio()]
-    noise = signals(measured.environment, dict(zip(names, measured.measurements, strict=True)), allowed_cores())
+    noise = signals(
+        measured.environment, dict(zip(names, measured.measurements, strict=True)), measured.environment["threads"]
+    )
     if outcomes == ["no difference", "slower"]:
         code = PASS
     else:

@@ -146,8 +146,10 @@ def ratio_of_times(
 
 def process_speedups(baseline: Sequence[BlockTime], candidate: Sequence[BlockTime]) -> list[float]:
     """The logarithm of the speed-up in each process, from rounds that the two share (see ratio_of_times)."""
-    logs = np.log([block.value for block in baseline]) - np.log([block.value for block in candidate])
-    processes = np.asarray([block.process for block in baseline])
+    values = {block.round: block.value for block in baseline}
+    shared = [block for block in candidate if block.round in values]
+    logs = np.log([values[block.round] for block in shared]) - np.log([block.value for block in shared])
+    processes = np.asarray([block.process for block in shared])
     return [hodges_lehmann(_pairs(logs[processes == process])) for process in np.unique(processes)]
 
 
@@ -261,7 +263,12 @@ def mann_kendall(*series: Sequence[float]) -> float:
 
 
 def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
-    """The slope of values over times: the median of the slopes of all pairs (H. Theil, 1950; P. K. Sen, 1968)."""
+    """The slope of values over times: the median of the slopes of all pairs (H. Theil, 1950; P. K. Sen, 1968).
+
+    0 of a single value.
+    """
+    if len(values) < 2:
+        return 0.0
     across, up = np.asarray(times, float), np.asarray(values, float)
     rows, columns = np.triu_indices(len(across), 1)
     return float(np.median((up[columns] - up[rows]) / (across[columns] - across[rows])))

@@ -35,6 +35,7 @@ from .display import (
     speedup_text,
     speedups,
     subject,
+    thread_lines,
     warning_lines,
 )
 from .visible import visible
@@ -63,7 +64,7 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
             _stacked(speedup_cell(model)),
         )
     yield _Fitting(table)
-    lines = (speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines)
+    lines = (thread_lines, speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines)
     for line in (line for tell in lines for line in tell(report)):
         yield line
     for line in warning_lines(report):

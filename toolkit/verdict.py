@@ -15,6 +15,10 @@ from .statistics import BlockTime, Interval, ratio_of_times
 
 Model = dict[str, Any]
 
+# Threads cost a little, and shorten a call at best by their number. A model that takes more than twice as long with
+# several as with one has threads that wait for one another.
+_COLLAPSE = 2.0
+
 
 def judge_report(report: Mapping[str, Any], candidates: Sequence[str], contract: Contract) -> dict[str, Any]:
     """A report with its models compared and its candidates judged.
@@ -34,6 +38,8 @@ def judge_report(report: Mapping[str, Any], candidates: Sequence[str], contract:
             drop = drop_of(report["models"][0], model, report["targets"], contract.confidence)
             against = names[model["speed_baseline"]]
             own = contract.judge(drop, interval_of(model["speedup"]), against)
+            if "one_thread" in model["speedup"]:
+                own = doubt(own, f"{speedup_text(model['speedup'])} as fast as {against}")
             own = [admit(judgement, [Signal(**one) for one in report["noise"]]) for judgement in own]
             model["judgements"] = [as_json(one) for one in own]
             judgements += own
@@ -75,6 +81,37 @@ def headline(models: Sequence[Model], candidates: Sequence[str]) -> str:
     return "; ".join(sentences) or f"{names[models[0]['id']]} is measured alone"
 
 
+def collapse(time_ms: float, one_thread_ms: float | None) -> float | None:
+    """How many times as long a model takes with several threads as with one; None where that is no collapse."""
+    return time_ms / one_thread_ms if one_thread_ms and time_ms > _COLLAPSE * one_thread_ms else None
+
+
+def one_thread_ratio(base: Mapping[str, Any], model: Mapping[str, Any]) -> float | None:
+    """The speed-up with one thread, where that with several contradicts it; None where it does not.
+
+    It does where the two differ by more than twice, because the model that looks too slow collapses (see `collapse`).
+    """
+    if not (base.get("one_thread_ms") and model.get("one_thread_ms")):
+        return None
+    ratio = base["one_thread_ms"] / model["one_thread_ms"]
+    off = base["time_ms"]["value"] / model["time_ms"]["value"] / ratio
+    victim = base if off > 1 else model
+    collapsed = collapse(victim["time_ms"]["value"], victim["one_thread_ms"]) is not None
+    return ratio if max(off, 1 / off) > _COLLAPSE and collapsed else None
+
+
+def doubt(judgements: Sequence[Judgement], seen: str) -> list[Judgement]:
+    """Leave the speed undecided, where the ratio with one thread contradicts it: threads that wait are no speed-up.
+
+    Args:
+        seen: the ratio with several threads, as a sentence begins.
+    """
+    sentence = f"{seen}: threads waited for one another, which measures no model; pass --threads 1"
+    others = [one for one in judgements if one.rule != "min_speedup"]
+    strict = len(others) < len(judgements)
+    return [*others, Judgement("min_speedup" if strict else "threads", "inconclusive", sentence, strict)]
+
+
 def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
     """Say in a judgement of speed that the machine was noisy: its interval holds what varied, not what stayed wrong."""
     if judgement.rule != "min_speedup" or not noise:
@@ -86,6 +123,12 @@ def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
 def as_json(judgement: Judgement) -> dict[str, Any]:
     """A judgement in the document."""
     return {**asdict(judgement), "exit_code": judgement.exit_code}
+
+
+def outcome_of(speedup: Mapping[str, float]) -> str:
+    """What a ratio of the document is called: see contract.call; one that the ratio with one thread contradicts is
+    undecided."""
+    return "inconclusive" if "one_thread" in speedup else call(interval_of(speedup))
 
 
 def interval_of(speedup: Mapping[str, float]) -> Interval:
@@ -116,19 +159,20 @@ def drop_of(
 def _compare(model: Model, report: Mapping[str, Any], candidates: Sequence[str], confidence: float) -> Model:
     """A model's entry with its speed beside each other model and beside the one that it is judged against."""
     models = report["models"]
-    over = {
-        other["id"]: ratio_of_times(block_times(other), block_times(model), confidence)
-        for other in models
-        if other is not model
-    }
+    over: dict[str, dict[str, float]] = {}
+    for other in models:
+        if other is not model:
+            over[other["id"]] = ratio(ratio_of_times(block_times(other), block_times(model), confidence))
+            if (alone := one_thread_ratio(other, model)) is not None:
+                over[other["id"]]["one_thread"] = alone
     reference = _fastest(models, candidates, model)
     speedup = over.get(reference["id"])
     return {
         **model,
-        "speedup": speedup and ratio(speedup),
+        "speedup": speedup,
         "speed_baseline": speedup and reference["id"],
-        "outcome": speedup and call(speedup),
-        "speedup_over": {other: ratio(value) for other, value in over.items()},
+        "outcome": speedup and outcome_of(speedup),
+        "speedup_over": over,
     }
 
 

@@ -24,10 +24,14 @@ _PATIENCE_S = 5.0
 
 
 class LocalDevice:
-    """This machine, measured through the same agent as any other."""
+    """This machine, measured through the same agent as any other.
 
-    def __init__(self, name: str = "local") -> None:
-        self.name = name
+    Args:
+        planted: the models are the self-test's own (see session.PLANTED).
+    """
+
+    def __init__(self, name: str = "local", *, planted: bool = False) -> None:
+        self.name, self._planted = name, planted
 
     def __enter__(self) -> "LocalDevice":
         return self
@@ -37,7 +41,7 @@ class LocalDevice:
 
     def formats(self) -> set[str]:
         """The formats whose runtime is installed."""
-        return {name for name, packages in PACKAGES.items() if not packages or any(map(find_spec, packages))}
+        return {name for name, packages in PACKAGES.items() if any(map(find_spec, packages))}
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Run the agent in a child process."""
@@ -46,7 +50,7 @@ class LocalDevice:
             if images is not None:
                 (job / agent.IMAGES).mkdir()
                 images.save(job / agent.IMAGES)
-            request = {**cargo.job(bundles, plan), "bundles": paths}
+            request = {**cargo.job(bundles, plan), "bundles": paths, "planted": self._planted}
             return Measured.from_json(_run(job, request, progress), self.name, bundles, len(images or ()))
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:

@@ -11,11 +11,16 @@ from ..session import SessionOptions
 
 
 class NullSession:
-    """Answers zeros after spinning; its model file is JSON, `{"ns": nanoseconds of a call}`."""
+    """Answers zeros after spinning; its model file is JSON.
+
+    `{"ns", "waiting_ns"}`: nanoseconds of a call with one thread, and with several, which is what threads that wait for
+    one another cost.
+    """
 
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
         try:
-            self._ns = int(json.loads(bundle.model_path.read_text())["ns"])
+            settings = json.loads(bundle.model_path.read_text())
+            self._ns = int(settings["ns" if options.threads in (None, 1) else "waiting_ns"])
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{bundle.model_path} is no null model: {error}", fix="make the bundle again") from error
         self._classes = len(bundle.manifest.labels)

@@ -12,10 +12,10 @@ from ..session import SessionOptions, open_session
 
 
 class SlowedSession:
-    """Spins after every call of another bundle's session.
+    """Spins after every call of another session.
 
-    Its model file is JSON: `{"format", "model", "factor", "drift_per_s", "since"}`. A call takes
-    factor * (1 + drift_per_s * (seconds since `since`)) times as long as the other session's.
+    Its model file is JSON: `{"format", "model", "factor", "drift_per_s", "since"}`; `model` is another file of the same
+    bundle. A call takes factor * (1 + drift_per_s * (seconds since `since`)) times as long as the other session's.
     """
 
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
@@ -28,7 +28,9 @@ class SlowedSession:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{bundle.model_path} slows nothing: {error}", fix="make the bundle again") from error
-        self._session = open_session(dataclasses.replace(bundle, manifest=manifest), options)
+        if manifest.model not in manifest.files or manifest.format == bundle.manifest.format:
+            raise BundleError(f"{bundle.model_path} slows no model of its own bundle", fix="make the bundle again")
+        self._session = open_session(dataclasses.replace(bundle, manifest=manifest), options, planted=True)
         self.facts = self._session.facts
 
     def run(self, batch: np.ndarray) -> np.ndarray:

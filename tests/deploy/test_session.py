@@ -11,7 +11,6 @@ from edgekit.deploy.parity import compare, replay
 from edgekit.deploy.session import PROVIDERS, RUNTIMES, SessionOptions, in_batches_of, load, open_session
 from edgekit.export import FORMATS, export_bundle
 from edgekit.toolkit.building import build
-from edgekit.toolkit.planted import null_bundle, slowed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,10 +20,6 @@ _NO_GPU = pytest.mark.skipif(look() is None, reason="no NVIDIA GPU here")
 @pytest.fixture(params=[pytest.param(name, marks=_NO_GPU if name == "tensorrt" else ()) for name in sorted(RUNTIMES)])
 def bundle(request: pytest.FixtureRequest, trained: Bundle, tmp_path: Path) -> Bundle:
     """A bundle of each format that has a runtime."""
-    if request.param == "null":
-        return null_bundle(tmp_path / "null")
-    if request.param == "slowed":
-        return slowed(trained, tmp_path / "slowed", factor=1.5)
     if request.param == "tensorrt":
         (engine,) = build(export_bundle(trained, "onnx", tmp_path / "onnx"), out=tmp_path / "engine")
         return engine

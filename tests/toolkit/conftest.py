@@ -10,7 +10,7 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measurement import Block, Measurement, Predictions, WarmUp
 from edgekit.deploy.plan import Plan
-from edgekit.deploy.result import Result
+from edgekit.deploy.result import Result, ids_and_targets
 from edgekit.toolkit.contract import Contract
 from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.results import make_report
@@ -52,6 +52,19 @@ def measurement(
     )  # fmt: skip
 
 
+def report_on(
+    bundles: list[Bundle], candidates: list[str], plan: Plan, environment: dict[str, Any],
+    measurements: list[Measurement], **contract: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The report on measurements without test images."""
+    ids, targets = ids_and_targets(None)
+    return make_report(
+        Result(
+            "local", bundles, candidates, plan, asdict(Contract(**contract)), ids, targets, environment, measurements
+        )
+    )
+
+
 class Judged(NamedTuple):
     """A report, and the images it is about."""
 
@@ -68,7 +81,8 @@ def judged(fp32: Bundle, int8: Bundle) -> Callable[..., Judged]:
     def run(
         first: float = 2.0, second: float = 1.0, lost: int = 0,
         change: Callable[[list[Measurement]], list[Measurement]] | None = None,
-        environment: dict[str, Any] | None = None, threads: int = 1, host: dict[str, Any] | None = None,
+        environment: dict[str, Any] | None = None, threads: int | None = 1,
+        plan: dict[str, Any] | None = None, host: dict[str, Any] | None = None,
         chain: Callable[[list[Bundle]], list[Bundle]] = list,
         candidates: Callable[[list[Bundle]], list[str]] = lambda bundles: [bundles[-1].id],
         **contract: float | None,
@@ -79,8 +93,8 @@ def judged(fp32: Bundle, int8: Bundle) -> Callable[..., Judged]:
         bundles = chain([fp32, int8])
         measured = change(measured) if change else measured
         result = Result(
-            device="local", bundles=bundles, candidates=candidates(bundles), plan=Plan(processes=3, threads=threads),
-            contract=asdict(Contract(**contract)),
+            device="local", bundles=bundles, candidates=candidates(bundles),
+            plan=Plan(processes=3, threads=threads, **(plan or {})), contract=asdict(Contract(**contract)),
             ids=test.ids, targets=test.targets, environment={**ENVIRONMENT, **(environment or {})},
             measurements=measured, host=host or {},
         )  # fmt: skip

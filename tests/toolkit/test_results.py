@@ -318,6 +318,60 @@ def test_as_many_threads_as_cores_beside_one_busy_core_is_noisy(judged: Judge) -
     assert judged(environment=many, threads=15).report["noise"] == []
 
 
+def _with_one_thread(alone: dict[int, float]) -> Callable[[list[Measurement]], list[Measurement]]:
+    """Blocks with one thread beside those with several: so many milliseconds a call of the first, the second model."""
+
+    def change(measured: list[Measurement]) -> list[Measurement]:
+        blocks = [
+            [replace(block, ns=(int(alone[at] * 1e6),)) for block in one.blocks[:6]] for at, one in enumerate(measured)
+        ]
+        return [replace(one, one_thread=tuple(own)) for one, own in zip(measured, blocks, strict=True)]
+
+    return change
+
+
+@pytest.mark.parametrize("contract", [{}, {"min_speedup": 1.2}])
+def test_a_ratio_that_one_thread_contradicts_is_never_a_pass(judged: Judge, contract: dict) -> None:
+    """Two threads beside a busy loop: 459.5 ms against 1.0, where one thread needs 7.2 against 1.0."""
+    busy = {"change": _with_one_thread({0: 7.2, 1: 1.0}), "threads": 2, "environment": {"threads": 2}}
+    report, test = judged(first=459.5, second=1.0, **busy, **contract)
+    int8 = report["models"][1]
+    assert int8["speedup"]["ratio"] == pytest.approx(459.5, rel=0.03)
+    assert int8["speedup"]["one_thread"] == pytest.approx(7.2)
+    assert int8["outcome"] == "inconclusive"
+    assert (report["verdict"], report["exit_code"]) == ("inconclusive", 4 if contract else 0)
+    assert report["recommendation"]["sentence"].startswith("keep fp32")
+    assert "is not shown to be faster" in report["headline"]
+    for text in (report["headline"], markdown(report), junit(report), render(report, test), _terminal(report)):
+        assert "7.20x with one thread" in " ".join(text.split())
+        assert "is faster than" not in text
+    assert "64 times as long with 2 threads as with one" in report["models"][0]["warnings"][-1]
+
+
+def test_threads_that_help_one_model_more_are_believed(judged: Judge) -> None:
+    """On a quiet machine: one model twice as fast with two threads, the other no faster; or both slowed alike."""
+    for alone in ({0: 2.0, 1: 2.0}, {0: 2.6, 1: 1.0}, {0: 0.2, 1: 0.1}):
+        report, _ = judged(first=2.0, second=1.0, change=_with_one_thread(alone), threads=2, min_speedup=1.2)
+        assert "one_thread" not in report["models"][1]["speedup"]
+        assert report["exit_code"] == 0
+
+
+def test_fewer_threads_than_cores_are_said(judged: Judge) -> None:
+    """And why; a number of the user's own needs no reason."""
+    busy = {"threads": 1, "cores_got": 1.33}
+    report, test = judged(environment=busy, threads=None)
+    for text in (_terminal(report), markdown(report), render(report, test)):
+        assert "measured with 1 of 2 threads: other processes kept about 1.0 of 2 cores busy" in " ".join(text.split())
+    assert "measured with" not in _terminal(judged(environment=busy, threads=1).report)
+
+
+def _terminal(report: dict[str, Any], width: int = 200) -> str:
+    terminal = PlainConsole(file=io.StringIO(), width=width)
+    for part in validation_table(report):
+        terminal.print(part)
+    return terminal.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_flips_by_class_find_the_class_that_suffers(judged: Judge) -> None:
     """A corruption of one class comes first, and is significant after adjusting; stray flips are not."""
 
@@ -395,6 +449,33 @@ def test_sustained(judged: Judge) -> None:
     assert sustained["trend_p"] < 0.001
     assert len(sustained["states"]) == 10
     assert "heading for 8 ms" in markdown(report)
+
+
+def test_a_rate_that_is_held_for_ten_minutes(judged: Judge) -> None:
+    """30 images a second for three minutes: some dropped in the second, others late; the worst minute is held."""
+
+    def change(one: Measurement) -> Measurement:
+        late = {70: (6, 6), 71: (6, 6), 130: (3, 0)}
+        seconds = [Sustained(float(at), 20_000_000, None, 30, *late.get(at, (0, 0))) for at in range(181)]
+        return replace(one, sustained=tuple(seconds))
+
+    report, test = judged(change=_candidate(change), plan={"fps": 30.0, "sustained_s": 180.0})
+    sustained = report["models"][1]["sustained"]
+    assert [minute["missed"] for minute in sustained["minutes"]] == [0, 12, 3, 0]
+    assert sustained["rate"] == {
+        "fps": 30.0,
+        "offered": 5430,
+        "missed": 15,
+        "dropped": 12,
+        "held_fps": 30 * (1 - 12 / 1800),
+    }
+    for text in (_terminal(report), markdown(report), render(report, test)):
+        words = " ".join(text.split())
+        assert "answers 29.8 images/s in its worst minute of the 30 images/s offered" in words
+        assert "15 of 5430 missed their deadline (12 dropped, by minute 0, 12, 3, 0)" in words
+    kept = judged(change=_candidate(lambda one: replace(one, sustained=(Sustained(0.0, 1, None, 30, 0, 0),))),
+                  plan={"fps": 30.0, "sustained_s": 10.0}).report  # fmt: skip
+    assert "holds the 30 images/s offered" in _terminal(kept)
 
 
 def _entry(name: str, ratio: float, over: dict[str, tuple[float, float, float]]) -> dict:

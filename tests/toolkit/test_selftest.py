@@ -1,6 +1,7 @@
 """The self-test goes the whole way, and what it plants is there."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.errors import BundleError
+from edgekit.deploy.devices import open_device
+from edgekit.deploy.errors import BundleError, DeviceError, EdgeKitError
+from edgekit.deploy.plan import Plan
 from edgekit.deploy.session import SessionOptions, open_session
 from edgekit.toolkit.planted import null_bundle, slowed
-from edgekit.toolkit.selftest import overhead, smallest_difference
+from edgekit.toolkit.selftest import overhead, self_test, smallest_difference
+from edgekit.toolkit.validate import validate
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ONE = SessionOptions(threads=1)
@@ -23,13 +27,15 @@ def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path)
     """The same answers, later by the factor; with a drift, later and later."""
     made = slowed(fp32, tmp_path / "slowed", factor=3.0)
     tensors = fp32.golden().tensors[:1]
-    np.testing.assert_array_equal(open_session(made, ONE).run(tensors), open_session(fp32, ONE).run(tensors))
+    np.testing.assert_array_equal(
+        open_session(made, ONE, planted=True).run(tensors), open_session(fp32, ONE).run(tensors)
+    )
     assert made.manifest.lineage == fp32.manifest.lineage
     null = null_bundle(tmp_path / "null", ns=1_000_000)
     held = slowed(null, tmp_path / "held", factor=3.0)
     drifting = slowed(null, tmp_path / "drifting", drift_per_s=0.1, since=time.time() - 10)
     for bundle, least_ns in ((held, 3_000_000), (drifting, 2_000_000)):
-        session, start = open_session(bundle, ONE), time.perf_counter_ns()
+        session, start = open_session(bundle, ONE, planted=True), time.perf_counter_ns()
         session.run(tensors)
         assert time.perf_counter_ns() - start >= least_ns
 
@@ -39,7 +45,33 @@ def test_a_null_or_slowed_model_that_is_none_is_refused(tmp_path: Path) -> None:
     made = null_bundle(tmp_path / "null")
     (made.path / "model.json").write_text('{"ns": "fast"}')
     with pytest.raises(BundleError, match="no null model"):
+        open_session(made, planted=True)
+
+
+@pytest.mark.parametrize("kind", ["null", "slowed"])
+def test_a_bundle_from_elsewhere_opens_no_planted_model(kind: str, fp32: Bundle, tmp_path: Path) -> None:
+    """The formats that measuring is tested with are no formats of bundles: not for a session, a device or a command."""
+    made = null_bundle(tmp_path / kind) if kind == "null" else slowed(fp32, tmp_path / kind)
+    with pytest.raises(BundleError, match=f"unknown bundle format '{kind}'"):
         open_session(made)
+    with pytest.raises(EdgeKitError, match=f"unknown bundle format '{kind}'"):
+        open_device("local").measure([made], Plan(seconds=0, processes=3), None, lambda what, share: None)
+    assert kind not in open_device("local").formats()
+    with pytest.raises(DeviceError, match="cannot run"):
+        validate([made])
+    with pytest.raises(BundleError, match="unknown bundle format"):
+        self_test(made, seconds=1)
+
+
+@pytest.mark.parametrize("change", [{"model": "../other/model.onnx"}, {"format": "slowed"}])
+def test_a_slowed_model_is_of_its_own_bundle(change: dict, fp32: Bundle, tmp_path: Path) -> None:
+    """Not a file outside of it, and not itself."""
+    made = slowed(fp32, tmp_path / "slowed")
+    shutil.copytree(fp32.path, tmp_path / "other")
+    settings = json.loads(made.model_path.read_text())
+    made.model_path.write_text(json.dumps({**settings, **change}))
+    with pytest.raises(BundleError, match="its own bundle"):
+        open_session(made, ONE, planted=True)
 
 
 def test_overhead_is_measured_both_ways() -> None:

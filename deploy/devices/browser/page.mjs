@@ -2,6 +2,9 @@
 const $ = (id) => document.getElementById(id);
 const median = (values) => [...values].sort((one, other) => one - other)[values.length >> 1];
 
+// As deploy/measure.py's.
+const ONE_THREAD_ROUNDS = 6;
+
 let job, lastBeat = 0;
 
 async function post(message) {
@@ -64,7 +67,7 @@ async function measure() {
   };
   $("facts").textContent = `${provider === "webgpu" ? `WebGPU on ${gpu}` : `${threads} of ${cores} threads`}, clock of ${(clockMs * 1000).toFixed(0)} µs`;
   const found = job.bundles.map((model) => ({
-    bundle: model.id, opened: [], prepared: [], blocks: [], golden: null, predictions: null, checked: 0, differed: 0, model,
+    bundle: model.id, opened: [], prepared: [], blocks: [], one_thread: [], golden: null, predictions: null, checked: 0, differed: 0, model,
   }));
   const origin = performance.now();
   for (let process = 0; process < plan.processes; process++) {
@@ -79,16 +82,14 @@ async function measure() {
       for (const [index, worker] of workers.entries()) {
         if (process === 0) await show("warm-up", index / workers.length);
         const answer = await worker.ask({ do: "prepare", count: job.images, inputsWanted: job.inputs });
-        if (process === 0) {
-          found[index].calls = answer.calls;
-          found[index].samples = Math.max(1, Math.round(plan.block_ms / (answer.call_ms * answer.calls)));
-        }
+        if (process === 0) Object.assign(found[index], blockOf(answer));
         found[index].prepared.push(answer);
       }
       await timeBlocks(workers, found, process, origin);
     } finally {
       for (const worker of workers) worker.end();
     }
+    if (process === 0 && threads > 1) await timeWithOneThread(found, provider, clockMs, origin);
     const done = { environment, models: found.map(({ model, ...rest }) => rest) };
     await post(process + 1 < plan.processes ? { measured: done } : { result: done });
   }
@@ -129,6 +130,35 @@ async function timeBlocks(workers, found, process, origin) {
     const spent = (performance.now() - start) / 1000;
     await show("latency", (process + Math.min(0.99, spent / Math.max(seconds, 1e-9))) / plan.processes);
     if (round - first >= rounds && spent >= seconds) return;
+  }
+}
+
+/** How many samples a block has, and how many calls a sample. */
+function blockOf({ call_ms: callMs, calls }) {
+  return { calls, samples: Math.max(1, Math.round(job.plan.block_ms / (callMs * calls))) };
+}
+
+/** A few rounds with one thread: what threads that wait for one another are told by. */
+async function timeWithOneThread(found, provider, clockMs, origin) {
+  const workers = job.bundles.map((model) => startWorker(model, provider, 1, clockMs));
+  try {
+    const blocks = [];
+    for (const [index, worker] of workers.entries()) {
+      await show("one thread", index / workers.length);
+      await worker.ready;
+      await worker.ask({ do: "open", provider });
+      blocks.push(blockOf(await worker.ask({ do: "prepare", count: job.images, inputsWanted: job.inputs })));
+    }
+    const order = workers.map((_, index) => index);
+    for (let round = 0; round < ONE_THREAD_ROUNDS; round++) {
+      for (const index of round % 2 ? order : [...order].reverse()) {
+        const at = (performance.now() - origin) / 1000, { samples, calls } = blocks[index];
+        const { ns } = await workers[index].ask({ do: "time", samples, calls });
+        found[index].one_thread.push({ round, process: 0, at, calls, ns, switches: null });
+      }
+    }
+  } finally {
+    for (const worker of workers) worker.end();
   }
 }
 

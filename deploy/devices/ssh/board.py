@@ -22,9 +22,10 @@ from ...engine.passport import FORMAT
 from ...errors import DeviceError, LostDeviceError
 from ...files import scratch_folder, sha256
 from ...images import ImageSet
-from ...measure import Progress, megabytes
+from ...measure import Progress
 from ...plan import Plan
 from ...session import PACKAGES
+from ...worker_process import megabytes
 from .connection import Address, CommandError, Connection, ended
 from .remote_agent import HEARTBEAT_S, PATIENCE_S, RECEIVED, RESULT
 
