@@ -7,8 +7,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ..deploy.bundle import check_name
+from ..deploy.documents import DocumentError
 from ..deploy.errors import RecipeError, unknown
 from ..models import LIBRARIES, MODELS
+from .workspace import safe_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -128,7 +131,7 @@ class Recipe:
             text = path.read_text()
         else:
             raise RecipeError(unknown("recipe", name, shipped()), fix="pass a shipped recipe's name or a .toml file")
-        return cls.from_dict({"name": path.stem, **_parse(text, name)}).changed(settings)
+        return cls.from_dict({"name": safe_name(path.stem), **_parse(text, name)}).changed(settings)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
@@ -243,6 +246,10 @@ def _check(recipe: Recipe) -> None:
     for rule, kept in rules.items():
         if not kept:
             raise RecipeError(rule, fix="correct the value in the recipe or in --set")
+    try:
+        check_name(recipe.name)
+    except DocumentError as error:
+        raise RecipeError(str(error), fix='e.g. name = "my-model"') from error
     library, _, name = recipe.model.name.partition(":")
     if recipe.model.name not in MODELS and not (library in LIBRARIES and name):
         raise RecipeError(

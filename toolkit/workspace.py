@@ -15,6 +15,8 @@ RUNS = Path("runs")
 REJECTED = ".rejected"
 # File systems take 255; a suffix, and the marks of a folder that is being written, come to it.
 _MAX_BYTES = 120
+# `deploy.bundle.check_name` takes 100 characters.
+_MAX_NAME = 80
 _NUMBERED = re.compile(r"(\d+)-")
 
 # An empty file that takes a number before its bundle is there: runs/.007.taken
@@ -30,10 +32,14 @@ def new_path(name: str, runs: Path = RUNS) -> Path:
     Raises:
         EdgeKitError: `runs` cannot be written.
     """
-    safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.").encode()[:_MAX_BYTES].decode(errors="ignore") or "model"
     with _writing(runs):
         runs.mkdir(parents=True, exist_ok=True)
-        return runs / f"{_take_number(runs):03d}-{safe}"
+        return runs / f"{_take_number(runs):03d}-{safe_name(name, _MAX_BYTES)}"
+
+
+def safe_name(text: str, most: int = _MAX_NAME) -> str:
+    """A name of at most so many bytes out of others, which may hold any characters: "timm:x" of "my photos"."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.").encode()[:most].decode(errors="ignore") or "model"
 
 
 def make_folder(path: Path) -> None:

@@ -15,10 +15,12 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from edgekit.deploy import agent
 from edgekit.deploy.bundle import Bundle
@@ -29,6 +31,8 @@ from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
 from edgekit.deploy.plan import Plan
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
 from edgekit.toolkit.files import write_reports
+from edgekit.toolkit.importing import import_model
+from edgekit.toolkit.importing.edit import prepend
 from edgekit.toolkit.validate import Validation, validate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -114,6 +118,32 @@ def test_fp32_and_int8_on_a_phone(
     assert len(report["models"][0]["host"]["differ"]) == 0
     page = write_reports(report, result.images, tmp_path / "report")[-1].read_text()
     assert "onnxruntime-web" in page
+
+
+@pytest.mark.usefixtures("ort_web")
+def test_uint8_pixels_on_a_phone(
+    browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
+) -> None:
+    """A network that normalizes by itself gets the pixels as they are."""
+    model = onnx.load(str(fp32.model_path))
+    entry = model.graph.input[0]
+    shape = [side.dim_value for side in entry.type.tensor_type.shape.dim]
+    prepend(model, entry.name, "Cast", to=onnx.TensorProto.FLOAT)
+    entry.CopyFrom(onnx.helper.make_tensor_value_info(entry.name, onnx.TensorProto.UINT8, shape))
+    onnx.save(model, str(tmp_path / "pixels.onnx"))
+    preprocess = replace(fp32.manifest.preprocess, mean=(0.0,), std=(1.0,), dtype="uint8")
+    bundle = import_model(
+        str(tmp_path / "pixels.onnx"), name="pixels", input=fp32.manifest.input.shape, preprocess=preprocess,
+        labels=fp32.manifest.labels, images="digits", out=tmp_path / "pixels",
+    )  # fmt: skip
+    work = in_background(
+        lambda: validate([bundle], images="digits", limit=16, plan=QUICK, devices=["browser://127.0.0.1"])
+    )
+    said = _open_and_wait(browser, invited.result(30), work)
+    (measured,) = work.result().report["models"]
+    assert "done: the verdict is on the computer" in said[-1]
+    assert (measured["parity"]["checksums_agreement"], measured["parity"]["tensor_max_abs"]) == (1.0, 0.0)
+    assert measured["parity"]["logits_max_abs"] < 1e-3 * np.abs(bundle.golden().logits).max()
 
 
 @pytest.fixture

@@ -290,3 +290,14 @@ def test_an_unknown_label_names_the_nearest(bring: Callable[..., Bundle]) -> Non
         bring("lenet", labels=("cats", *labels))
     with pytest.raises(DataError, match="one of: hen, owl"):
         bring("lenet", labels=("owl", "hen"))
+
+
+@pytest.mark.parametrize(("name", "better"), [("org/model", "org-model"), ("my net", "my-net"), ("", "model")])
+def test_a_name_that_no_file_can_have_is_refused_first(
+    bring: Callable[..., Bundle], tmp_path: Path, name: str, better: str
+) -> None:
+    """It was found when the new bundle was opened."""
+    with pytest.raises(EdgeKitError, match="is not of letters") as caught:
+        bring("lenet", name=name)
+    assert caught.value.fix == f"--name {better}"
+    assert not (tmp_path / "imported").exists()

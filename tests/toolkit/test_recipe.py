@@ -78,3 +78,17 @@ def test_an_unknown_recipe_suggests() -> None:
     """Never the default one."""
     with pytest.raises(RecipeError, match="did you mean lenet"):
         Recipe.load("lennet")
+
+
+def test_names_are_such_that_the_bundle_can_be_opened(tmp_path: Path) -> None:
+    """Those made of a network's and a folder's are rewritten; one's own is refused before anything is trained."""
+    from edgekit.deploy.bundle import check_name
+    from edgekit.toolkit.commands.make import _recipe
+
+    assert _recipe(None, "timm:test_resnet", "my photos (new)/", []).name == "timm-test_resnet-my-photos-new"
+    for data in (".", "x" * 300, "…"):
+        check_name(_recipe(None, "convnet", data, []).name)
+    (tmp_path / "my recipe.toml").write_text("[train]\nepochs = 1\n")
+    assert Recipe.load(str(tmp_path / "my recipe.toml")).name == "my-recipe"
+    with pytest.raises(RecipeError, match="org/model"):
+        Recipe.load("digits", ["name=org/model"])

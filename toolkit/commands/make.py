@@ -232,6 +232,7 @@ def _recipe(recipe: str | None, model: str | None, data: str | None, settings: l
     """The recipe that was named, else the model's, else the digits'; then the settings of single options."""
     from ..console import say
     from ..recipe import Recipe, for_model
+    from ..workspace import safe_name
 
     if recipe:
         chosen = Recipe.load(recipe)
@@ -246,5 +247,5 @@ def _recipe(recipe: str | None, model: str | None, data: str | None, settings: l
         settings = [*settings, "augment.horizontal_flip=0.0"]
     name = Path(data).name if data else chosen.data.data
     if not recipe:
-        settings = [*settings, f"name={json.dumps(f'{chosen.model.name}-{name}')}"]
+        settings = [*settings, f"name={json.dumps(safe_name(f'{chosen.model.name}-{name}'))}"]
     return chosen.changed(settings)

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...deploy.bundle import Bundle, Draft, Manifest, TensorSpec, create, make_golden
+from ...deploy.bundle import Bundle, Draft, Manifest, TensorSpec, check_name, create, make_golden
+from ...deploy.documents import DocumentError
 from ...deploy.errors import BundleError, DataError, EdgeKitError, ParityError, RecipeError
 from ...deploy.parity import FLOAT_TOLERANCE
 from ...deploy.preprocess import Preprocess
 from ...deploy.session import Session, open_session
 from ..console import say
 from ..datasets import Dataset, load_dataset
-from ..workspace import RUNS, new_path
+from ..workspace import RUNS, new_path, safe_name
 from .files import refuse_foreign
 from .network import capture_factory, capture_named, is_named
 from .written import Written
@@ -74,6 +75,10 @@ def import_model(
         ParityError: the model's answers are not numbers, or depend on what else is in the batch.
         RecipeError: mean or std are not on the scale 0 to 1.
     """
+    try:
+        check_name(name)
+    except DocumentError as error:
+        raise EdgeKitError(str(error), fix=f"--name {safe_name(name)}") from error
     source = _source(model, weights)
     channels, height, width = input
     check_scale(preprocess)

@@ -116,7 +116,7 @@ def _refuse_choice(model: onnx.ModelProto, path: Path, node: onnx.NodeProto) -> 
 def _take_off(model: onnx.ModelProto, tail: Sequence[onnx.NodeProto]) -> float:
     """Take the activation at the tail's end out of the graph, with its output's rounding; says that one's ceiling."""
     last, after = tail[-1], list(reversed(tail[:-1]))
-    constants = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    constants = {entry.name: entry for entry in model.graph.initializer}
     if last.op_type.startswith("QLinear"):  # input, its scale and zero point, the output's scale and zero point
         ceiling = _ceiling(constants, last.input[3:5])
         del after[0].input[:]
@@ -136,12 +136,16 @@ def _take_off(model: onnx.ModelProto, tail: Sequence[onnx.NodeProto]) -> float:
     return min(ceilings, default=float("inf"))
 
 
-def _ceiling(constants: dict[str, np.ndarray], names: Sequence[str]) -> float:
+def _ceiling(constants: dict[str, TensorProto], names: Sequence[str]) -> float:
     """The largest value that a scale and a zero point can express; infinite where they are not known."""
-    values = [constants.get(name) for name in names]
-    if len(values) < 2 or values[0] is None or values[1] is None:
+    found = [constants[name] for name in names if name in constants]
+    if len(found) < 2:
         return float("inf")
-    return float(values[0].max()) * (np.iinfo(values[1].dtype).max - int(values[1].min()))
+    try:
+        scale, zero = map(numpy_helper.to_array, found)
+        return float(scale.max()) * (np.iinfo(zero.dtype).max - int(zero.min()))
+    except ValueError:  # no integers, or not as many as it says: the checker's matter
+        return float("inf")
 
 
 def _trailing_ones(model: onnx.ModelProto) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...deploy.bundle import TensorSpec
-from ...deploy.errors import EdgeKitError, missing_package
+from ...deploy.errors import EdgeKitError, listed, missing_package
 from ...models import LIBRARIES, MODELS
 from ..console import say
 from .files import refuse_foreign
@@ -53,6 +53,13 @@ def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, 
         say(f"warning: no --weights: {name} is imported untrained, with random weights")
         if library in _PUBLISHED:
             say(f'for the published ones: python -c "{_PUBLISHED[library].format(entry, entry)}"')
+    if name.startswith("torchvision:") or MODELS.get(name, "").startswith("torchvision:"):
+        from ...models.torchvision import SMALL
+
+        if min(spec.height, spec.width) < SMALL:
+            say(
+                f"{name} for images under {SMALL} pixels has a first layer that keeps their size, as edgekit train does"
+            )
     return _capture(network, name, out, spec)
 
 
@@ -172,8 +179,13 @@ def _load_weights(network: Any, weights: Path, misfit: str) -> None:
             f"{weights} is not a plain state dict: it holds a {type(state).__name__} of more than tensors",
             fix="save it with torch.save(network.state_dict(), path)",
         )
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise EdgeKitError(f"{weights} does not fit the network: {' '.join(lines)}", fix=misfit) from error
+    own = network.state_dict()
+    differences = [
+        ("lacks", [name for name in own if name not in state]),
+        ("has besides", [name for name in state if name not in own]),
+        ("has in another shape", [name for name in own if name in state and own[name].shape != state[name].shape]),
+    ]
+    found = [f"it {what} {listed(names)}" for what, names in differences if names]
+    if found:
+        raise EdgeKitError(f"{weights} does not fit the network: {'; '.join(found)}", fix=misfit)
+    network.load_state_dict(state)
