@@ -23,6 +23,7 @@ import numpy as np
 from .documents import DocumentError, parse, read, within
 from .errors import BundleError, RecipeError
 from .files import new_folder, sha256
+from .fingerprints import read_fingerprints, write_fingerprints
 from .images import ImageSet
 from .onnx_data import external_files
 from .preprocess import Preprocess, decode
@@ -30,7 +31,7 @@ from .preprocess import Preprocess, decode
 SCHEMA = 3
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
-_GOLDEN, _GOLDEN_IMAGES, _SPLITS = "golden.npz", "golden", "splits.json.gz"
+_GOLDEN, _GOLDEN_IMAGES, _SPLITS, _FINGERPRINTS = "golden.npz", "golden", "splits.json.gz", "fingerprints.npz"
 GOLDEN_COUNT = 16
 
 # Schemas that are read: 1 lacks the checksums of the golden samples' pixels, 2 preprocess.dtype.
@@ -283,6 +284,24 @@ class Bundle:
             raise BundleError(f"{path} holds no ids of images: {error}", fix="make the bundle again") from error
         return {part: list(ids) for part, ids in found.items()}
 
+    def fingerprints(self) -> dict[str, np.ndarray]:
+        """Fingerprints, uint64 [n, 3], of each part's images and of those that quantize used; empty in older bundles.
+
+        Raises:
+            BundleError: they cannot be read, or are not as many as the recorded ids.
+        """
+        if _FINGERPRINTS not in self.manifest.files:
+            return {}
+        path = self.path / _FINGERPRINTS
+        try:
+            found = read_fingerprints(path)
+            for part, ids in self.splits().items():
+                if part in found and len(found[part]) != len(ids):
+                    raise ValueError(f"{len(found[part])} for {len(ids)} images of {part}")
+            return found
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, NotImplementedError) as error:
+            raise BundleError(f"{path} holds no fingerprints: {error}", fix="make the bundle again") from error
+
     def ancestry(self) -> tuple[dict[str, str], ...]:
         """The lineage that a bundle made from this one has: its own, and itself."""
         own = {"id": self.id, **{key: getattr(self.manifest, key) for key in ("name", "format", "precision")}}
@@ -314,6 +333,11 @@ class Draft:
         """Write the ids of the data set's parts."""
         text = json.dumps({name: list(ids) for name, ids in splits.items()}, ensure_ascii=False)
         (self.folder / _SPLITS).write_bytes(gzip.compress(text.encode(), mtime=0))
+
+    def add_fingerprints(self, parts: Mapping[str, np.ndarray]) -> None:
+        """Write fingerprints of the images that a model has seen, where there are any."""
+        if parts:
+            write_fingerprints(self.folder / _FINGERPRINTS, parts)
 
     def finish(self, manifest: Manifest, packages: Iterable[str] = ()) -> None:
         """Hash every file and write the manifest, which makes the folder a bundle; a second call writes it anew."""

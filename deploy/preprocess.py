@@ -168,9 +168,9 @@ def decode(source: bytes | Path) -> Image.Image:
     Raises:
         DataError: the file is missing, truncated, too large, not an image, or has no 8-bit form; the message names it.
     """
-    with _opened(source) as image:
+    with opened(source) as image:
         image.load()
-        return _eight_bits(ImageOps.exif_transpose(image))
+        return eight_bits(ImageOps.exif_transpose(image))
 
 
 class Header(NamedTuple):
@@ -186,12 +186,12 @@ def read_header(source: Path) -> Header:
     Raises:
         DataError: `decode` would refuse the file for what stands in its header; the message names it.
     """
-    with _opened(source) as image:
+    with opened(source) as image:
         return Header(image.size, image.mode)
 
 
 @contextlib.contextmanager
-def _opened(source: bytes | Path) -> Iterator[Image.Image]:
+def opened(source: bytes | Path) -> Iterator[Image.Image]:
     """An image file of which only the header was read; what goes wrong with it from here on is a DataError."""
     name = "image" if isinstance(source, bytes) else str(source)
     try:
@@ -235,7 +235,8 @@ def _open(source: io.BytesIO | Path) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A decoded image in 8 bits a channel."""
     if image.mode not in SIXTEEN_BITS:
         return image
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -33,6 +33,7 @@ class Result:
         environment: what the device says of itself.
         measurements: one a bundle, in their order.
         host: bundle id -> what this machine answered on the same images (see toolkit.host), where it was asked.
+        overlap: what is known of test images that the models have seen; None where nobody looked.
     """
 
     device: str
@@ -45,6 +46,7 @@ class Result:
     environment: Mapping[str, Any]
     measurements: Sequence[Measurement]
     host: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    overlap: "Overlap | None" = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -60,6 +62,7 @@ class Result:
             "environment": dict(self.environment),
             "measurements": [measurement.to_json() for measurement in self.measurements],
             "host": dict(self.host),
+            "overlap": self.overlap and asdict(self.overlap),
         }
 
     @classmethod
@@ -96,6 +99,7 @@ class Result:
                 environment=document.environment,
                 measurements=measurements,
                 host={name: asdict(entry) for name, entry in document.host.items()},
+                overlap=document.overlap,
             )
         except (DocumentError, RecipeError) as error:
             raise EdgeKitError(f"{where} is not an EdgeKit result: {error}", fix="measure again") from error
@@ -107,6 +111,35 @@ class _BundleEntry(NamedTuple):
     id: str
     path: str
     manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A test image, and what it looks like."""
+
+    id: str
+    other: str
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Test images that the models have seen.
+
+    Attributes:
+        unchecked: bundles that record no fingerprints of images, as those of earlier versions.
+        excluded: how many test images were left out, since a model was made with the very same ones.
+        excluded_ids: the first of them.
+        near_duplicates: how many of the rest look like an image that a model was made with.
+        pairs: the first of them.
+        searched: how many images that the models were made with were looked at for that, and how many there are.
+    """
+
+    unchecked: tuple[str, ...] = ()
+    excluded: int = 0
+    excluded_ids: tuple[str, ...] = ()
+    near_duplicates: int = 0
+    pairs: tuple[Alike, ...] = ()
+    searched: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -143,6 +176,7 @@ class _Document(NamedTuple):
     environment: Mapping[str, Any]
     measurements: tuple[Mapping[str, Any], ...]
     host: Mapping[str, _Host] = MappingProxyType({})
+    overlap: Overlap | None = None
 
 
 def ids_and_targets(images: ImageSet | None) -> tuple[tuple[str, ...], np.ndarray]:

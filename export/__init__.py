@@ -96,6 +96,7 @@ def export_bundle(bundle: Bundle, format: str, out: Path, options: Options | Non
     with create(out) as draft:
         draft.add_golden(golden)
         draft.add_splits(bundle.splits())
+        draft.add_fingerprints(bundle.fingerprints())
         details = resolve(entry.export, __name__)(
             network, golden.tensors, draft.folder / manifest.model, options, manifest
         )

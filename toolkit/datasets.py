@@ -1,15 +1,16 @@
 """Data sets: named ones and a person's own, divided into train, validation and test parts."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..deploy.bundle import Bundle
+from ..deploy.bundle import Bundle, Manifest
 from ..deploy.errors import DataError, unknown
+from ..deploy.fingerprints import fingerprint
 from ..deploy.images import ImageSet, open_images, read_idx, stratified, without_corrupt
 from .console import say
 
@@ -53,6 +54,10 @@ class Dataset:
     def splits(self) -> dict[str, tuple[str, ...]]:
         """The ids of each part."""
         return {part: getattr(self, part).ids for part in PARTS}
+
+    def fingerprints(self) -> dict[str, np.ndarray]:
+        """The fingerprints of each part's images, uint64 [n, 3]."""
+        return {part: fingerprint(getattr(self, part)) for part in PARTS}
 
 
 def load_dataset(
@@ -104,7 +109,7 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
     """
     labels = bundle.manifest.labels
     recorded = bundle.manifest.data
-    if images is not None and place(images) != recorded.get("data"):
+    if images is not None and not own_images(bundle, images):
         return _part_elsewhere(bundle, images, part, skip_corrupt)
     if not recorded:
         return None
@@ -126,6 +131,17 @@ def place(images: str) -> str:
     return images if images in DATASETS else str(Path(images).resolve())
 
 
+def own_images(bundle: Bundle, images: str | None) -> bool:
+    """Whether a place of images (None for none named) is the data set that the bundle records."""
+    return images is None or place(images) == bundle.manifest.data.get("data")
+
+
+def calibration_of(manifest: Manifest) -> Mapping[str, Any]:
+    """What quantize recorded of its calibration; empty where it did not calibrate."""
+    recorded = manifest.details.get("calibration")
+    return recorded if isinstance(recorded, Mapping) else {}
+
+
 def _part_elsewhere(bundle: Bundle, images: str, part: str, skip_corrupt: bool) -> ImageSet:
     """A part of another data set, divided as `load_dataset` does it.
 
@@ -141,7 +157,7 @@ def _part_elsewhere(bundle: Bundle, images: str, part: str, skip_corrupt: bool) 
             )
         return getattr(dataset, part)
     given = _open_parts(Path(images), bundle.manifest.labels, skip_corrupt)
-    seen = bundle.manifest.details.get("calibration", {}).get("images") == place(images)
+    seen = calibration_of(bundle.manifest).get("images") == place(images)
     if part == "test" and not seen and ("all" in given or "test" in given):
         return given.get("test") or given["all"]
     return getattr(_divide(images, None, 0, _VALIDATION_SHARE, given), part)

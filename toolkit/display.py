@@ -1,6 +1,6 @@
 """Figures as people read them, the same in the terminal and on the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..deploy.environment import UNAVAILABLE
@@ -147,6 +147,36 @@ def noise_details(document: Mapping[str, Any]) -> list[str]:
     return [f"{signal['name']}: {signal['detail']}" for signal in document["noise"]]
 
 
+def overlap_lines(report: Mapping[str, Any]) -> list[str]:
+    """What is known of test images that the models have seen; reports of earlier versions know nothing."""
+    if not (overlap := report.get("overlap")):
+        return []
+    lines = []
+    if overlap["unchecked"]:
+        lines.append(
+            f"whether the models have seen test images is not checked: {', '.join(overlap['unchecked'])} "
+            "records no fingerprints of images"
+        )
+    if overlap["excluded"]:
+        lines.append(
+            f"{overlap['excluded']} test images are left out, since a model was made with the very same ones: "
+            f"{_first(overlap['excluded_ids'], overlap['excluded'])}"
+        )
+    if overlap["near_duplicates"]:
+        seen, every = overlap["searched"]
+        pairs = [f"{pair['id']} like {pair['other']}" for pair in overlap["pairs"]]
+        lines.append(
+            f"{overlap['near_duplicates']} of {report['images']} test images look like ones that a model was made with "
+            f"({seen} of {every} compared): {_first(pairs, overlap['near_duplicates'])}"
+        )
+    return lines
+
+
+def _first(entries: Sequence[str], count: int) -> str:
+    shown = entries[:3]
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
+
+
 def warning_lines(report: Mapping[str, Any]) -> list[str]:
     """Each warning once, after the models that it is about."""
     names, models = model_names(report), report["models"]
@@ -154,7 +184,7 @@ def warning_lines(report: Mapping[str, Any]) -> list[str]:
     for model in models:
         for warning in model["warnings"]:
             about.setdefault(warning, []).append(names[model["id"]])
-    return [
+    return overlap_lines(report) + [
         f"{'all models' if len(who) == len(models) > 1 else ', '.join(who)}: {warning}"
         for warning, who in about.items()
     ]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,7 @@ def make_report(result: Result) -> dict[str, Any]:
             "labels": list(labels),
             "targets": targets.tolist(),
             "ids": list(result.ids),
+            "overlap": result.overlap and asdict(result.overlap),
             "models": models,
         },
         result.candidates,

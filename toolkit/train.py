@@ -393,4 +393,5 @@ def _write(
             (draft.folder / name).write_bytes((work / name).read_bytes())
         draft.add_golden(make_golden(dataset.test, preprocess, run))
         draft.add_splits(dataset.splits())
+        draft.add_fingerprints(dataset.fingerprints())
         draft.finish(manifest, ("torch", "torchvision", "lightning-fabric"))

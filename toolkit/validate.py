@@ -18,11 +18,12 @@ from ..deploy.result import Result, ids_and_targets
 from .comparison import counterpart, hold_against
 from .console import invite, progress_bars, say
 from .contract import Contract
-from .datasets import part_of
+from .datasets import own_images, part_of
 from .files import device_slug, write_result
 from .host import compare_with_host
 from .joined import join_reports
 from .lineage import with_ancestors
+from .overlap import unseen
 from .results import make_report
 from .signing import verify_bundle
 
@@ -100,10 +101,11 @@ def validate(
         for bundle in bundles:  # before minutes are spent on measuring
             own = bundle.manifest
             counterpart(stored, {"id": bundle.id, "name": own.name, "format": own.format, "precision": own.precision})
-    test = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt)
-    if test is not None and limit is not None:
-        test = test.stratified(limit, seed=0)
-    if test is None:
+    test, overlap = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt), None
+    if test is not None:
+        named = [*bundles, *([baseline] if baseline else [])]
+        test, overlap = unseen(named, test, own=own_images(bundles[0], images), limit=limit)
+    else:
         say("no test images are known: accuracy is not measured (pass --images)")
 
     def on(device: str, show: Progress) -> Result:
@@ -120,7 +122,7 @@ def validate(
         else:
             results, failed = _side_by_side(devices, shows, on)
         results = [_with_host(result, test, show) for result, show in zip(results, shows, strict=False)]
-    reports = [make_report(result) for result in results]
+    reports = [make_report(replace(result, overlap=overlap)) for result in results]
     if len(devices) > 1:
         return Validation(join_reports(reports, failed), test)
     report = reports[0]

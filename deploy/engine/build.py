@@ -138,6 +138,7 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
             (draft.folder / WEIGHTS).write_bytes(source.model_path.read_bytes())
         draft.add_golden(source.golden())
         draft.add_splits(source.splits())
+        draft.add_fingerprints(source.fingerprints())
         passport = Passport(
             library.flavour, library.version, targets, options.hardware_compatible, options.version_compatible,
             **machine_facts(gpu), flags=flags, onnx_sha256=onnx_hash(source),

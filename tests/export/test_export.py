@@ -27,6 +27,9 @@ def test_every_format_is_the_same_model(trained: Bundle, tmp_path: Path, format:
     assert made.manifest.labels == trained.manifest.labels
     assert made.manifest.preprocess == trained.manifest.preprocess
     assert made.splits() == trained.splits()
+    fingerprints = made.fingerprints()
+    assert fingerprints.keys() == {"train", "validation", "test"}
+    assert all((fingerprints[part] == rows).all() for part, rows in trained.fingerprints().items())
     golden = trained.golden()
     np.testing.assert_allclose(load(made.path).run(golden.tensors), golden.logits, atol=1e-3)
 

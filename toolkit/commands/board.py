@@ -36,8 +36,9 @@ def pack(
     from ..console import out as stdout
     from ..console import say
     from ..contract import Contract
-    from ..datasets import part_of
+    from ..datasets import own_images, part_of
     from ..lineage import with_ancestors
+    from ..overlap import unseen
     from ..pack import pack as pack_bundles
     from ..pack import unpack, verify_packed
     from ..workspace import newest
@@ -55,9 +56,11 @@ def pack(
     ]
     chain = with_ancestors(chosen, Bundle.open(baseline) if baseline else None, {"onnx"}, "a packed file")
     test = part_of(chosen[0], "test", images, skip_corrupt=skip_corrupt)
+    if test is not None:
+        test, _ = unseen(chosen, test, own=own_images(chosen[0], images), limit=limit)
     path = out or Path(f"{chosen[-1].manifest.name}.pyz")
     pack_bundles(
-        chain, [bundle.id for bundle in chosen], test.stratified(limit, seed=0) if test is not None else None,
+        chain, [bundle.id for bundle in chosen], test,
         Plan(seconds=seconds), Contract(max_drop, min_speedup, confidence), path, sign,
     )  # fmt: skip
     say(f"{path.stat().st_size / 1e6:.2f} MB; on the board: python3 {path.name}, then here: edgekit report result.json")

@@ -162,6 +162,7 @@ def _fill(draft: Draft, manifest: Manifest, dataset: Dataset, packages: tuple[st
         written.check(golden.tensors, golden.logits)
     draft.add_golden(golden)
     draft.add_splits(dataset.splits())
+    draft.add_fingerprints(dataset.fingerprints())
     if not manifest.labels:
         manifest = replace(manifest, labels=tuple(str(index) for index in range(golden.logits.shape[1])))
     draft.finish(manifest, packages)

@@ -16,6 +16,7 @@ from ...deploy.session import open_session
 from ..console import progress_bar, say
 from ..contract import Drop, Judgement, compare_accuracy, judge_drop
 from ..datasets import part_of, place
+from ..overlap import used_elsewhere
 from ..targets import TARGETS, this_machine
 from ..workspace import REJECTED, RUNS, new_path
 
@@ -96,6 +97,7 @@ def quantize(
         (draft.folder / manifest.model).write_bytes(content)
         draft.add_golden(bundle.golden())
         draft.add_splits(bundle.splits())
+        draft.add_fingerprints(bundle.fingerprints() | used_elsewhere(bundle, images, details, skip_corrupt))
         draft.finish(replace(manifest, details=details), ("onnx", "onnxruntime"))
     return Quantized(Bundle.open(path), drop, judgement)
 
