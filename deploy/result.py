@@ -62,7 +62,7 @@ class Result:
             "environment": dict(self.environment),
             "measurements": [measurement.to_json() for measurement in self.measurements],
             "host": dict(self.host),
-            "overlap": self.overlap and asdict(self.overlap),
+            "overlap": self.overlap and self.overlap.to_json(),
         }
 
     @classmethod
@@ -140,6 +140,10 @@ class Overlap:
     near_duplicates: int = 0
     pairs: tuple[Alike, ...] = ()
     searched: tuple[int, int] = (0, 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "pairs": [asdict(pair) for pair in self.pairs]}
 
 
 @dataclass(frozen=True)

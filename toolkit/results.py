@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def make_report(result: Result) -> dict[str, Any]:
             "labels": list(labels),
             "targets": targets.tolist(),
             "ids": list(result.ids),
-            "overlap": result.overlap and asdict(result.overlap),
+            "overlap": result.overlap and result.overlap.to_json(),
             "models": models,
         },
         result.candidates,

@@ -64,12 +64,16 @@ _MODEL = {
     "against?": {"report": str, "speedup": _RATIO, "outcome": _OUTCOMES, "drop": (_DROP, None), "how": str},
 }  # fmt: skip
 _VERDICT = {"verdict": _VERDICTS, "reason": str, "exit_code": _EXIT_CODES, "noise": [Signal]}
+_OVERLAP = {
+    "unchecked": tuple[str, ...], "excluded": int, "excluded_ids": tuple[str, ...], "near_duplicates": int,
+    "pairs": [{"id": str, "other": str}], "searched": tuple[int, int],
+}  # fmt: skip
 _REPORT = {
     **_VERDICT, "headline": str, "baseline": str, "speed_baseline": str, "images": int, "plan": Mapping[str, Any],
     "device": {"name": str, "board?": str, "cpu?": str, "before?": Mapping[str, Any], "after?": Mapping[str, Any],
                "versions?": Mapping[str, Any]},
     "labels": tuple[str, ...], "targets": tuple[int, ...], "ids": tuple[str, ...], "models": [_MODEL],
-    "recommendation?": ({"sentence": str}, None),
+    "recommendation?": ({"sentence": str}, None), "overlap?": (_OVERLAP, None),
 }  # fmt: skip
 _JOINED = {
     **_VERDICT, "failed": [{"device": str, "error": str, "fix": str}], "devices": [_REPORT],

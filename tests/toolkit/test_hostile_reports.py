@@ -53,6 +53,9 @@ def _with_everything(judged: Callable[..., Any]) -> dict[str, Any]:
     report = judged(second=1.0, lost=3, min_speedup=1.2).report
     interval = {"low": 1.0, "high": 3.0}
     differ = [{"id": "1", "truth": "1", "host": "1", "device": "2", "gap": 0.1}]
+    pairs = [{"id": "1", "other": "2 of the training images"}]
+    report["overlap"] = {"unchecked": ["runs/1"], "excluded": 2, "excluded_ids": ["3", "4"], "near_duplicates": 1,
+                         "pairs": pairs, "searched": [5, 6]}  # fmt: skip
     for model in report["models"]:
         model["offline"] = {"sizes": [{"batch": 4, "images_per_s": 2.0, **interval}], "best_batch": 4}
         model["frames"] = {"fps": 30.0, "offered": 9, "missed": 1, "missed_share": {"value": 0.1, **interval},

@@ -4,7 +4,7 @@ import io
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from edgekit.deploy.bundle import Bundle, create
 from edgekit.deploy.errors import BundleError, DataError
 from edgekit.deploy.fingerprints import appearance, distances, fingerprint, read_fingerprints, write_fingerprints
 from edgekit.deploy.images import ImageSet, open_images
-from edgekit.deploy.result import Overlap
+from edgekit.deploy.result import Alike, Overlap
 from edgekit.toolkit.datasets import load_dataset, part_of
 from edgekit.toolkit.display import overlap_lines
 from edgekit.toolkit.overlap import unseen
@@ -161,14 +161,14 @@ def test_an_older_bundle_opens_and_it_is_said(fp32: Bundle, capsys: pytest.Captu
     assert len(left) == 10
     assert overlap.unchecked == (str(fp32.path),)
     assert "records no fingerprints" in capsys.readouterr().err
-    assert "is not checked" in overlap_lines({"images": 10, "overlap": asdict(overlap)})[0]
+    assert "is not checked" in overlap_lines({"images": 10, "overlap": overlap.to_json()})[0]
     assert overlap_lines({"images": 10}) == [], "a report of an earlier version"
 
 
 def test_lines_of_a_report() -> None:
     """What was left out and what looks alike, the first few by name."""
-    pairs = tuple({"id": f"t{index}", "other": f"o{index}"} for index in range(5))
-    overlap = asdict(Overlap((), 4, ("a", "b", "c", "d"), 5, (), (50_000, 60_000))) | {"pairs": pairs}
+    pairs = tuple(Alike(f"t{index}", f"o{index}") for index in range(5))
+    overlap = Overlap((), 4, ("a", "b", "c", "d"), 5, pairs, (50_000, 60_000)).to_json()
     first, second = overlap_lines({"images": 100, "overlap": overlap})
     assert "4 test images are left out" in first
     assert first.endswith("a, b, c and 1 more")
