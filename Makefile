@@ -15,7 +15,7 @@ ORT_WEB_DIR := deploy/devices/browser/ort-web
 # What some tests need beside Python: a browser, and an ssh server for the virtual board.
 SYSTEM := chromium openssh-server openssh-sftp-server rsync
 
-.PHONY: demo test test-slow test-all system lint types wheel-test lowest constraints ort-web clean
+.PHONY: demo test test-slow test-all system lint types fuzz wheel-test lowest constraints ort-web clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgekit demo
@@ -35,6 +35,10 @@ system:
 	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(SYSTEM); } >/dev/null || \
 	    echo "not installed, and no way to do so here: $(SYSTEM)" >&2
 	@$(MAKE) --silent ort-web || echo "ONNX Runtime Web cannot be fetched here: that needs npm" >&2
+
+# A million cases in an hour; FUZZ="--seed 7 --target manifest" repeats a part of a campaign.
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.campaign --kept $(FUZZ)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,8 +3,8 @@
 import contextlib
 import gzip
 import hashlib
-import io
 import json
+import math
 import os
 import platform
 import re
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays import ARCHIVE_ERRORS, read_npy
 from .documents import DocumentError, parse, read, within
 from .errors import BundleError, RecipeError
 from .files import new_folder, sha256
@@ -43,8 +44,6 @@ _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_SPLITS_BYTES = 128 << 20
 # Far above GOLDEN_COUNT, and still read in a moment.
 _MAX_GOLDEN = 256
-# numpy writes 128 bytes for arrays like these (numpy.lib.format).
-_MAX_NPY_HEADER = 4096
 
 # An input of 4096 x 4096 takes 200 MB as float32 RGB: more than any classifier of a device.
 MAX_SIDE = 4096
@@ -154,6 +153,8 @@ class Manifest:
             )
         if self.preprocess.crop not in (None, (self.input.height, self.input.width)):
             raise DocumentError(f"preprocess.crop is {self.preprocess.crop}, the input {self.input.shape}")
+        if self.data and not (isinstance(self.data.get("data"), str) and isinstance(self.data.get("root"), str | None)):
+            raise DocumentError("data does not name a data set and its root")
         for name, facts in self.files.items():
             if type(facts.get("size")) is not int or not isinstance(facts.get("sha256"), str):
                 raise DocumentError(f"files.{name[:80]} has no size and sha256")
@@ -257,7 +258,7 @@ class Bundle:
                     pixels = [self.manifest.preprocess.checksum(decode(image)) for image in images]
                     del wanted["checksums"]
                 arrays = {name: _read_array(archive, name, *promised) for name, promised in wanted.items()}
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, NotImplementedError) as error:
+        except ARCHIVE_ERRORS as error:
             raise BundleError(
                 f"{path} does not hold the golden samples: {error}", fix="make the bundle again"
             ) from error
@@ -419,12 +420,8 @@ def _read_array(
     archive: zipfile.ZipFile, name: str, kind: type[np.generic], shape: tuple[int, ...]
 ) -> np.ndarray:  # fmt: skip
     """An array of an .npz file; no more of it is unpacked than one of this type and shape takes."""
-    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize + _MAX_NPY_HEADER
     with archive.open(f"{name}.npy") as stream:
-        content = stream.read(expected + 1)
-    if len(content) > expected:
-        raise ValueError(f"{name} is larger than {list(shape)} {np.dtype(kind)}")
-    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        array = read_npy(stream, math.prod(shape) * np.dtype(kind).itemsize)
     if array.dtype != kind or array.shape != shape:
         raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(kind)} {list(shape)}")
     return array

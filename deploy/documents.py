@@ -19,6 +19,10 @@ MAX_DEPTH = 32
 # A label, a path, a sentence; nothing that EdgeKit writes is longer.
 MAX_TEXT = 65_536
 
+# Values of a document, counted by their commas: as Python objects an empty list of two characters takes 56 bytes. More
+# than the ids of a million images, or the times of a long measurement.
+_MAX_VALUES = 2_000_000
+
 # The largest whole number that JSON readers of other languages keep exactly (RFC 8259, section 6).
 _MAX_INT = (1 << 53) - 1
 
@@ -45,6 +49,8 @@ def parse(
     reason = None
     if len(content) > limit:
         reason = f"it is larger than {limit} bytes"
+    elif content.count(b"," if isinstance(content, bytes) else ",") > _MAX_VALUES:  # type: ignore[arg-type]
+        reason = f"it holds more than {_MAX_VALUES} values"
     else:
         try:
             return json.loads(content.decode("utf-8") if isinstance(content, bytes) else content)

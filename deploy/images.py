@@ -1,7 +1,6 @@
 """Image sets: lazy, indexable, torch-free; training, calibration, validation and the device all read the same one."""
 
 import csv
-import gzip
 import hashlib
 import io
 import json
@@ -15,11 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from . import arrays
 from .errors import DataError, unknown
 from .preprocess import Header, decode, read_header
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 UNLABELLED = -1
+
+# Labels without names are numbers below this.
+_MAX_NUMBERED = 100_000
 
 _ARRAYS, _INDEX = "images.npy", "images.json"
 _COLUMNS = ("Image", "Category")
@@ -196,35 +199,28 @@ def read_idx(images: Path, targets: Path, labels: Sequence[str] | None = None) -
 
 def _read_idx_array(path: Path) -> np.ndarray:
     try:
-        raw = path.read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
+        return arrays.read_idx(path)
+    except arrays.ARCHIVE_ERRORS as error:
         raise DataError(f"cannot read {path}: {error}", fix="download the file again") from error
-    # idx: two zero bytes, the type (8 = uint8), the number of dimensions, then each as a big-endian int32
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise DataError(f"{path} is not an idx file of bytes", fix="download the file again")
-    rank = data[3]
-    shape = np.frombuffer(data, ">i4", rank, 4) if len(data) >= 4 + 4 * rank else None
-    if shape is None or len(data) - 4 - 4 * rank != int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"{path} is truncated", fix="download the file again")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def _read_npz(path: Path, labels: Sequence[str] | None) -> ImageSet:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy lets many kinds of error of zipfile, zlib and its own header parser through
-        raise DataError(f"cannot read {path}: {error}", fix="write it with numpy.savez_compressed") from error
-    if "images" not in arrays or "labels" not in arrays:
+        found = arrays.read_npz(path, ("images", "labels", "names"))
+    except arrays.ARCHIVE_ERRORS as error:
+        raise DataError(f"cannot read {path}: {error}", fix="write it with numpy.savez, or savez_compressed") from error
+    if "images" not in found or "labels" not in found:
         raise DataError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; needed are images and labels",
+            f"{path} holds {', '.join(found) or 'neither'} of images and labels",
             fix="numpy.savez_compressed(path, images=uint8[n,h,w] or [n,h,w,3], labels=int[n], names=str[k])",
         )
-    names = [str(name) for name in arrays["names"]] if "names" in arrays else None
-    if labels is not None and names is not None:
-        arrays["labels"] = np.asarray([_index_of(names[i], labels, path) for i in arrays["labels"]])
-    return _from_arrays(arrays["images"], arrays["labels"], labels or names, path.name)
+    names = [str(name) for name in found["names"].ravel()] if "names" in found else None
+    images = _from_arrays(found["images"], found["labels"], names or labels, path.name)
+    if labels is None or names is None:
+        return images
+    where = {index: _index_of(names[index], labels, path) for index in set(images.targets.tolist())}
+    targets = np.asarray([where[index] for index in images.targets.tolist()], np.int64)
+    return replace(images, labels=tuple(labels), targets=targets)
 
 
 def _from_arrays(pictures: np.ndarray, indices: np.ndarray, labels: Sequence[str] | None, name: str) -> ImageSet:
@@ -239,6 +235,8 @@ def _from_arrays(pictures: np.ndarray, indices: np.ndarray, labels: Sequence[str
             fix="one whole-number label an image",
         )
     targets = indices.astype(np.int64)
+    if not labels and int(targets.max()) >= _MAX_NUMBERED:
+        raise DataError(f"{name} has the label {targets.max()} and no names", fix="add names=str[k] to the file")
     names = tuple(labels) if labels else tuple(str(index) for index in range(int(targets.max()) + 1))
     outside = np.flatnonzero((targets < 0) | (targets >= len(names)))
     if len(outside):

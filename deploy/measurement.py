@@ -199,6 +199,8 @@ def check_measurements(measurements: Sequence[Measurement], labels: Mapping[str,
             if images:
                 raise DocumentError(f"{one.bundle}: there are no predictions")
             continue
+        if not images:
+            raise DocumentError(f"{one.bundle}: there are predictions, and no images")
         lengths = {len(seen.classes), len(seen.confidences), *([] if seen.in_top5 is None else [len(seen.in_top5)])}
         if lengths != {images}:
             raise DocumentError(f"{one.bundle}: predictions are not of {images} images")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..deploy.bundle import Bundle
+from ..deploy.errors import BundleError
 
 
 def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -50,24 +51,37 @@ def _without_ids(details: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, Mapping):
             value = _without_ids(value)
-        shown[key] = f"{len(value)} ids" if key == "ids" else value
+        shown[key] = f"{len(value)} ids" if key == "ids" and isinstance(value, list) else value
     return shown
 
 
 def _graph(bundle: Bundle) -> dict[str, Any]:
+    """What only the ONNX file says.
+
+    Raises:
+        BundleError: it is not a valid model.
+    """
     import onnx
 
+    try:
+        model = onnx.load(str(bundle.model_path))
+        return _graph_facts(model, onnx.shape_inference.infer_shapes(model))
+    except Exception as error:  # protobuf, the file system and shape inference each raise their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise BundleError(f"{bundle.model_path} is not a valid ONNX model: {reason}", fix="export it again") from error
+
+
+def _graph_facts(model: Any, inferred: Any) -> dict[str, Any]:
     from .quantize.prepare import opset_of
     from .quantize.verify import weight_bytes
 
-    model = onnx.load(str(bundle.model_path))
     counts = Counter(node.op_type for node in model.graph.node)
     sizes = weight_bytes(model)
     total = sum(sizes.values())
     return {
         "opset": opset_of(model),
         "operators": dict(counts.most_common()),
-        "macs": _macs(onnx.shape_inference.infer_shapes(model)),
+        "macs": _macs(inferred),
         "weight_bytes": sizes,
         "quantized_share": (sizes.get("int8", 0) + sizes.get("uint8", 0)) / total if total else 0.0,
     }
@@ -87,6 +101,8 @@ def _macs(model: Any) -> int | None:
     for node in graph.node:
         if node.op_type not in WEIGHTS:
             continue
+        if len(node.input) <= WEIGHTS[node.op_type] or not node.output:
+            return None
         output, weight = shapes.get(node.output[0]), shapes.get(node.input[WEIGHTS[node.op_type]])
         if not output or not weight:
             return None

@@ -36,6 +36,8 @@ def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: 
             ancestor = find(entry["id"], bundle.path.parent, RUNS)
             if ancestor is None:
                 say(f"{entry['name']} ({entry['format']} {entry['precision']}) is not here: not compared")
+            elif ancestor.manifest.labels != bundle.manifest.labels:
+                say(f"{ancestor.path} has other labels: not compared")
             elif ancestor.manifest.format not in formats:
                 say(f"{ancestor.path} needs a runtime that {device} does not have: not compared")
             else:

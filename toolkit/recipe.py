@@ -19,6 +19,9 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports] # only installed where it is needed
 
 
+# A recipe has some forty lines.
+_MAX_BYTES = 1 << 20
+
 _SHIPPED = Path(__file__).parent / "recipes"
 
 
@@ -128,7 +131,7 @@ class Recipe:
         if name in shipped():
             text = (_SHIPPED / f"{name}.toml").read_text()
         elif path.suffix == ".toml" and path.is_file():
-            text = path.read_text()
+            text = _read(path)
         else:
             raise RecipeError(unknown("recipe", name, shipped()), fix="pass a shipped recipe's name or a .toml file")
         return cls.from_dict({"name": safe_name(path.stem), **_parse(text, name)}).changed(settings)
@@ -174,17 +177,28 @@ def for_model(model: str) -> Recipe:
     return Recipe.from_dict({**recipe.to_dict(), "model": asdict(replace(recipe.model, name=model))})
 
 
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise RecipeError(f"{path} is larger than {_MAX_BYTES} bytes", fix="pass a recipe")
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read {path}: {error}", fix="save it as text in UTF-8") from error
+
+
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # ValueError of a number without end
         raise RecipeError(f"{where} is not TOML: {error}", fix="correct the line it names") from error
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
         return text
 
 

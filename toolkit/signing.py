@@ -60,6 +60,7 @@ def sign(digest: bytes, key: Path, context: bytes) -> bytes:
     Raises:
         EdgeKitError: the file is no ed25519 private key, or a passphrase protects it.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
@@ -69,7 +70,7 @@ def sign(digest: bytes, key: Path, context: bytes) -> bytes:
         private = load(text, password=None)
     except TypeError as error:
         raise EdgeKitError(f"{key} is protected by a passphrase", fix="sign with a key without one") from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise _no_key(key, "private") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise _no_key(key, "private")
@@ -82,14 +83,14 @@ def verify(digest: bytes, signature: bytes, key: Path, context: bytes) -> bool:
     Raises:
         EdgeKitError: the file is no ed25519 public key.
     """
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
 
     text = _read(key)
     try:
         public = load_ssh_public_key(text) if text.startswith(b"ssh-") else load_pem_public_key(text)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise _no_key(key, "public") from error
     if not isinstance(public, Ed25519PublicKey):
         raise _no_key(key, "public")

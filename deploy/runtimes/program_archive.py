@@ -60,7 +60,7 @@ def check_program(path: Path) -> None:
         reader = torch._C.PyTorchFileReader(str(path))
         names = reader.get_all_records()
         sizes = {name: reader.get_record_size(name) for name in names}
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise BundleError(
             f"{path} is not a torch.export archive: {_first_line(error)}", fix="export it again"
         ) from error
@@ -79,7 +79,7 @@ def check_program(path: Path) -> None:
             if entry.get("use_pickle") or not re.fullmatch(r"(weight|tensor)_\d+", str(entry.get("path_name"))):
                 raise _refused(path, f"{name} names a pickle")
     if sizes.get(_SAMPLES):
-        _check_samples(reader.get_record(_SAMPLES), path)
+        _check_samples(_record(reader, _SAMPLES, path), path)
     document = _parsed(reader, _MODEL, path)
     for kind, text in _texts(document, ""):
         if not _harmless(kind, text):
@@ -93,9 +93,16 @@ def _refused(path: Path, what: str) -> BundleError:
     )
 
 
+def _record(reader: Any, name: str, path: Path) -> bytes:
+    try:
+        return reader.get_record(name)
+    except RuntimeError as error:
+        raise BundleError(f"{path} is damaged: {_first_line(error)}", fix="get it again, or export it again") from error
+
+
 def _parsed(reader: Any, name: str, path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(reader.get_record(name))
+        document = json.loads(_record(reader, name, path))
         return {**document}
     except (ValueError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: {name} is no JSON document: {_first_line(error)}", fix="export it again") from error

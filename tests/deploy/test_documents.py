@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -109,3 +110,13 @@ def test_bounds(value: float) -> None:
     """What is not finite is out of any bounds."""
     with pytest.raises(DocumentError, match="is not from 0 to 10"):
         within(value, 0, 10, "x")
+
+
+def test_many_small_values_are_refused_before_they_are_made() -> None:
+    """Three million empty lists are nine megabytes of text, and 200 of memory."""
+    content = b"[" + b"[]," * 3_000_000 + b"[]]"
+    tracemalloc.start()
+    with pytest.raises(EdgeKitError, match="values"):
+        parse(content, "x.json", "a document", limit=1 << 30)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

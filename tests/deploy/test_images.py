@@ -1,7 +1,10 @@
 """Image sets: what they read, in which order, and what they refuse."""
 
 import gzip
+import io
 import struct
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,3 +207,47 @@ def test_select_says_what_is_gone(image_folder: Folder) -> None:
     """Ids that were recorded and are not there any more are not passed over."""
     with pytest.raises(DataError, match=r"cat/99\.png"):
         open_images(image_folder()).select(["cat/0.png", "cat/99.png"])
+
+
+def _bomb(path: Path, kind: str, size: int) -> Path:
+    """A file of a few megabytes, or less, that unpacks to `size` bytes of zeros."""
+    if kind == "idx":
+        with gzip.open(path, "wb", 9) as stream:
+            stream.write(b"\0\0\x08\x03" + np.asarray([size >> 20, 1024, 1024], ">u4").tobytes())
+            for _ in range(size >> 20):
+                stream.write(bytes(1 << 20))
+        return path
+    header = io.BytesIO()
+    shape = (size >> 20, 1024, 1024)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as stream:
+            stream.write(header.getvalue())
+            for _ in range(size >> 20):
+                stream.write(bytes(1 << 20))
+        archive.writestr("labels.npy", b"")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "idx"])
+def test_what_unpacks_without_end_is_refused_by_its_header(kind: str, tmp_path: Path) -> None:
+    """Of 300 MB of zeros nothing is unpacked, nor of what only claims them."""
+    path = _bomb(tmp_path / f"set.{kind}", kind, 300 << 20)
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    with pytest.raises(DataError, match="more than there can be"):
+        open_images(path) if kind == "npz" else read_idx(path, path)
+    assert tracemalloc.get_traced_memory()[1] < 5 << 20
+    tracemalloc.stop()
+
+
+def test_a_large_set_that_is_what_it_claims_is_read(tmp_path: Path) -> None:
+    """Its memory is that of its images, once; they can be written to, as torch wants."""
+    pictures = np.random.default_rng(0).integers(0, 256, (300, 256, 256), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", images=pictures, labels=np.zeros(300, np.int64))
+    tracemalloc.start()
+    images = open_images(tmp_path / "set.npz")
+    assert tracemalloc.get_traced_memory()[1] < 1.2 * pictures.nbytes
+    tracemalloc.stop()
+    np.testing.assert_array_equal(images.pictures, pictures)
+    assert images.pictures.flags.writeable  # type: ignore[union-attr]

@@ -92,3 +92,11 @@ def test_names_are_such_that_the_bundle_can_be_opened(tmp_path: Path) -> None:
     assert Recipe.load(str(tmp_path / "my recipe.toml")).name == "my-recipe"
     with pytest.raises(RecipeError, match="org/model"):
         Recipe.load("digits", ["name=org/model"])
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a = " + b"[" * 5000, b"a = " + b"9" * 5000, b"#" * (2 << 20)])
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, content: bytes) -> None:
+    """Not text, nested without end, a number without end, and far too large."""
+    (tmp_path / "own.toml").write_bytes(content)
+    with pytest.raises(RecipeError, match="own"):
+        Recipe.load(str(tmp_path / "own.toml"))

@@ -16,6 +16,7 @@ from PIL import __version__ as pillow_version
 
 from ...agent import Measured, follow
 from ...bundle import Bundle
+from ...documents import read
 from ...engine.build import Options
 from ...environment import UNAVAILABLE
 from ...errors import DeviceError, LostDeviceError
@@ -219,7 +220,7 @@ def _environment(said: Mapping[str, Any]) -> dict[str, Any]:
         "cores_got": UNAVAILABLE,
         "isa": [],
         "gpu": said["gpu"] or UNAVAILABLE,
-        "memory_bytes": int(said["memory_gb"] * 2**30) if said["memory_gb"] else UNAVAILABLE,
+        "memory_bytes": int(read(float, said["memory_gb"], "memory_gb") * 2**30) if said["memory_gb"] else UNAVAILABLE,
         "screen": str(said["screen"]),
         "secure_context": bool(said["secure"]),
         "cross_origin_isolated": bool(said["isolated"]),

@@ -1,0 +1,1 @@
+"""Fuzzing: structured mutations of all that EdgeKit reads from outside, over a kept corpus."""

@@ -1,0 +1,125 @@
+"""What a case may do: end soon, in little memory, and touch nothing outside of its folder."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+# Of processor time, which other processes do not change; and of time, for what waits.
+SECONDS, WAITING_SECONDS = 10.0, 60.0
+# More than any seed needs by far, less than a bomb takes.
+GROWTH_BYTES = 256 << 20
+_HEADROOM_BYTES = 2 << 30
+
+# The code that runs, and what it asks of the system.
+_READABLE = (
+    str(ROOT), sys.prefix, sys.base_prefix, str(Path(sysconfig.get_paths()["purelib"]).resolve()), "/usr", "/lib",
+    "/proc", "/sys", "/dev", "/etc/localtime", "/etc/mime.types",
+)  # fmt: skip
+_CHANGING = {
+    "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.chown", "os.truncate",
+    "os.utime", "shutil.rmtree", "shutil.move",
+}  # fmt: skip
+_LEAVING = {
+    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "socket.connect",
+    "socket.getaddrinfo", "socket.bind", "urllib.Request", "webbrowser.open", "pickle.find_class",
+}  # fmt: skip
+
+
+class Escape(BaseException):
+    """A case reached outside; no `except Exception` hides it."""
+
+
+class Slow(BaseException):
+    """A case took too long."""
+
+
+class LargeError(Exception):
+    """A case took too much memory."""
+
+
+_folder: str | None = None
+_escaped: list[str] = []
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _folder is None:
+        return
+    if event == "open":
+        path, _, flags = arguments
+        changing = bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
+        _check(event, path, () if changing else _READABLE)
+    elif event in _CHANGING:
+        for path in arguments[:2] if event in ("os.rename", "os.link", "shutil.move") else arguments[:1]:
+            _check(event, path, ())
+    elif event in _LEAVING:
+        _escape(f"{event} {str(arguments)[:200]}")
+
+
+def _check(event: str, path: Any, others: tuple[str, ...]) -> None:
+    if not isinstance(path, str | bytes | os.PathLike):
+        return  # a descriptor, which was opened before
+    name = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 # a link is not followed
+    if name != "/dev/null" and not f"{name}{os.sep}".startswith((str(_folder), *others)):
+        _escape(f"{event} {name[:200]}")
+
+
+def _escape(what: str) -> None:
+    _escaped.append(what)
+    raise Escape(what)
+
+
+def _late(*_: Any) -> None:
+    raise Slow(f"more than {SECONDS:g} s of processor time, or {WAITING_SECONDS:g} s")
+
+
+class Guard:
+    """The limits of this process, once; each case runs under `case`."""
+
+    def __init__(self) -> None:
+        sys.addaudithook(_audit)
+        signal.signal(signal.SIGPROF, _late)
+        signal.signal(signal.SIGALRM, _late)
+        self._peak = self._now()
+
+    def limit_memory(self) -> None:
+        """Refuse what no case can need, before the machine is out of it."""
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + _HEADROOM_BYTES, resource.RLIM_INFINITY))
+        self._peak = self._now()
+
+    @contextlib.contextmanager
+    def case(self, folder: Path) -> Iterator[None]:
+        """Run one case, which may touch this folder alone.
+
+        Raises:
+            Escape, Slow, LargeError: it does not keep to its limits.
+        """
+        global _folder
+        _escaped.clear()
+        os.chdir(folder)  # a name without a folder is in it
+        _folder = f"{folder}{os.sep}"
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WAITING_SECONDS)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _folder = None
+            peak, self._peak = self._peak, max(self._peak, self._now())
+        if _escaped:
+            raise Escape(_escaped[0])
+        if self._peak - peak > GROWTH_BYTES:
+            raise LargeError(f"{(self._peak - peak) >> 20} MiB")
+
+    @staticmethod
+    def _now() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
