@@ -71,3 +71,17 @@ def test_constraints_name_no_address() -> None:
     text = (ROOT / "constraints.txt").read_text()
     assert "://" not in text
     assert re.search(r"^torch==2\.14\.1$", text, re.MULTILINE)
+
+
+def test_security_names_the_bounds_that_hold() -> None:
+    """SECURITY.md is linked, and its figures are those of the code."""
+    from edgekit.deploy import arrays
+    from edgekit.deploy.bundle import check_name, manifest_id
+    from edgekit.deploy.preprocess import MAX_PICTURE
+
+    text = " ".join((ROOT / "SECURITY.md").read_text().split())
+    assert "(SECURITY.md)" in README
+    assert f"{arrays._SMALL_BYTES >> 20} MB or {arrays._MAX_RATIO} times the file's size" in text
+    assert f"{MAX_PICTURE // 1_000_000} million pixels" in text
+    assert f"{4 * len(manifest_id(b''))} bits" in text
+    check_name("letters.digits_and+-0")
