@@ -12,6 +12,7 @@ from typing import IO, Any
 from . import agent
 from .bundle import MANIFEST, Bundle
 from .engine.build import Options
+from .engine.passport import FORMAT
 from .errors import BundleError
 from .files import new_folder, sha256
 from .images import ImageSet
@@ -114,17 +115,21 @@ def unpack_bundles(source: Path | IO[bytes], folder: Path, most: int, where: str
     return sorted((folder / "bundles").iterdir())
 
 
-def adopt(folder: Path, out: Path) -> None:
-    """Make a bundle that a device made one of this machine's own, once every file of it is what its manifest says.
+def adopt(folder: Path, source: Bundle, out: Path) -> None:
+    """Make an engine that a device built one of this machine's own, once every file is what its manifest says.
+
+    Args:
+        source: what it was to be built from.
 
     Raises:
-        EdgeKitError: it is damaged, or `out` cannot be written.
+        BundleError: it is damaged, or another bundle.
+        EdgeKitError: `out` cannot be written.
     """
-    bundle = Bundle.open(folder)
+    built = Bundle.open(folder).manifest
+    if built.format != FORMAT or [step["id"] for step in built.lineage[-1:]] != [source.id]:
+        raise BundleError(f"what was built is no engine of {source.path}", fix="do not trust this device")
     with new_folder(out) as new:
-        for name in (MANIFEST, *bundle.manifest.files):
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, new / name)
+        shutil.copytree(folder, new, dirs_exist_ok=True)
 
 
 def bundle_folder(bundle: Bundle) -> str:

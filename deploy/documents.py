@@ -26,6 +26,9 @@ _MAX_VALUES = 2_000_000
 # The largest whole number that JSON readers of other languages keep exactly (RFC 8259, section 6).
 _MAX_INT = (1 << 53) - 1
 
+# Logits are float32, up to 3.4e38; products of any two such numbers are finite.
+_MAX_NUMBER = 1e40
+
 # (value, where it stands) -> the checked value
 Reader = Callable[[Any, str], Any]
 
@@ -224,6 +227,22 @@ def _at(place: str) -> str:
 
 
 _PLAIN: dict[Any, Reader] = {str: _text, int: _whole, float: _number, bool: _flag}
+
+
+def check_numbers(document: Any, place: str = "") -> None:
+    """Refuse a document with a number, at any depth, that is not finite or far too large.
+
+    Raises:
+        DocumentError: it has one; the message names its place.
+    """
+    if isinstance(document, Mapping):
+        for name, entry in document.items():
+            check_numbers(entry, f"{place}.{name}"[:200])
+    elif isinstance(document, list | tuple):
+        for at, entry in enumerate(document):
+            check_numbers(entry, f"{place}[{at}]"[:200])
+    elif isinstance(document, int | float):
+        within(document, -_MAX_NUMBER, _MAX_NUMBER, place)
 
 
 def within(value: float, low: float, high: float, place: str) -> None:

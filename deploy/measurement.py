@@ -5,10 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .documents import DocumentError, read
+from .documents import DocumentError, check_numbers, read, within
 from .environment import UNAVAILABLE
 from .parity import Parity
 from .session import STAGES
+
+# Nothing that is timed takes longer: three years.
+_MAX_MS = 1e11
+# What a report shows of a device in words.
+_DEVICE_TEXTS = ("machine", "system", "board", "soc", "cpu")
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,10 @@ class Measurement:
         for at, block in enumerate((*one.blocks, *one.one_thread)):
             if block.calls < 1 or not block.ns or min(block.ns) < 1 or not math.isfinite(block.at):
                 raise DocumentError(f"blocks[{at}] has no time")
+        times = (*one.file_ms, *one.load_ms, *one.first_ms, *(entry.ms for entry in one.warm_ups))
+        for value in (*times, *(entry.fps for entry in one.frames), *(entry.at for entry in one.sustained)):
+            within(value, 0, _MAX_MS, "a time")
+        check_numbers([entry.state for entry in one.sustained], "sustained")
         if one.parity.keys() != {entry.name for entry in fields(Parity)}:
             raise DocumentError(f"parity has {', '.join(sorted(one.parity))[:200]}")
         if not isinstance(one.session.get("runtime", ""), str) or not isinstance(
@@ -214,6 +223,12 @@ def check_environment(environment: Mapping[str, Any]) -> None:
     Raises:
         DocumentError: it lacks something, or has it of another type.
     """
+    check_numbers(environment)
+    for key in _DEVICE_TEXTS:
+        if not isinstance(environment.get(key, ""), str):
+            raise DocumentError(f"{key} is no text")
+    if not isinstance(environment.get("versions", {}), dict):
+        raise DocumentError("versions is no object")
     cores = environment.get("cores_allowed")
     if type(cores) is not int or not 1 <= cores <= 4096:
         raise DocumentError(f"cores_allowed is {str(cores)[:80]!r}")

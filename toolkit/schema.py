@@ -3,16 +3,14 @@
 Entries that are not named here are taken as they are: plain JSON, its numbers and texts bounded like all others.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..deploy.documents import DocumentError, read, within
+from ..deploy.documents import DocumentError, check_numbers, read, within
 from .noise import Signal
 
 SCHEMA = 4
 
-# No time, size or count is larger, in whatever unit; products of two such numbers are still finite.
-_MAX_NUMBER = 1e16
 # Milliseconds; logarithms and ratios of these are finite.
 _MIN_MS, _MAX_MS = 1e-9, 1e12
 
@@ -88,8 +86,7 @@ def check_bounds(document: Any) -> None:
     Raises:
         DocumentError: it does.
     """
-    for number in _numbers(read(dict[str, Any], document)):
-        within(number, -_MAX_NUMBER, _MAX_NUMBER, "a number")
+    check_numbers(read(dict[str, Any], document))
 
 
 def check_report(report: Mapping[str, Any]) -> None:
@@ -175,14 +172,3 @@ def _check(kind: Any, value: Any, place: str) -> None:
 def _agree(right: bool, wrong: str) -> None:
     if not right:
         raise DocumentError(wrong)
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, Mapping):
-        for entry in value.values():
-            yield from _numbers(entry)
-    elif isinstance(value, list):
-        for entry in value:
-            yield from _numbers(entry)
-    elif isinstance(value, (int, float)):
-        yield value

@@ -57,7 +57,7 @@ class LocalDevice:
         """Build an engine in a child process, which native code may end without ending this one."""
         with scratch_folder() as job:
             built = _run(job, cargo.build_job(bundle, options, str(bundle.path.resolve())), progress)
-            cargo.adopt(job / built[agent.BUILT], out)
+            cargo.adopt(job / built[agent.BUILT], bundle, out)
 
 
 def _run(job: Path, request: dict[str, Any], progress: Progress) -> dict[str, Any]:

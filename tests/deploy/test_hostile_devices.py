@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -57,6 +58,26 @@ def test_a_board_cannot_name_a_file_on_the_host(
     with pytest.raises(DeviceError, match="no hash"):
         board.build(fp32, Options(), tmp_path / "made", _silent)
     assert fetched == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"), [(b"x", "arrived damaged"), (b"", "is no engine of"), (None, "holds what is no bundle")]
+)
+def test_what_a_board_built_is_an_engine_of_what_was_sent(
+    damage: bytes | None, words: str, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its hash, by its format and lineage; here the model itself comes back, or an archive of something else."""
+    files = cargo.code("deploy") if damage is None else cargo.bundle_files(fp32, cargo.bundle_folder(fp32))
+    parcel = cargo.parcel(files, tmp_path)
+    parcel.path.write_bytes(parcel.path.read_bytes() + (damage or b""))
+    board, probe = Board("ssh://board"), Probe(FACTS._asdict(), {}, {}, None, None, ["tensorrt"])
+    monkeypatch.setattr(Board, "_check", lambda self: None)
+    monkeypatch.setattr(Board, "look", lambda self: probe)
+    monkeypatch.setattr(Board, "_run", lambda self, *arguments: (probe, {"parcel": parcel.sha256}))
+    monkeypatch.setattr(Connection, "get", lambda self, remote, path, most: shutil.copy(parcel.path, path))
+    with pytest.raises(EdgeKitError, match=words):
+        board.build(fp32, Options(), tmp_path / "made", _silent)
+    assert not (tmp_path / "made").exists()
 
 
 def _zip(path: Path, **entries: bytes) -> Path:

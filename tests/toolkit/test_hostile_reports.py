@@ -1,15 +1,22 @@
 """A report from elsewhere, changed in any place, is shown or refused in one line; never a traceback."""
 
+import contextlib
 import copy
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from edgekit.deploy.agent import Measured
+from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import EdgeKitError
+from edgekit.deploy.measurement import Frames, Measurement, Sustained, Throughput
+from edgekit.deploy.plan import Plan
+from edgekit.deploy.result import Result
 from edgekit.toolkit.comparison import compare_reports, read_document, read_report
 from edgekit.toolkit.console import PlainConsole
 from edgekit.toolkit.contract import Contract
@@ -17,11 +24,13 @@ from edgekit.toolkit.files import junit, markdown
 from edgekit.toolkit.joined import join_reports
 from edgekit.toolkit.migrate import migrate_report
 from edgekit.toolkit.report import render
+from edgekit.toolkit.results import make_report
 from edgekit.toolkit.tables import comparison_table, devices_table, validation_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import DATA
+from tests.toolkit.conftest import ENVIRONMENT, STATE, measurement
 
 Documents = dict[str, dict[str, Any]]
 
@@ -90,9 +99,20 @@ def _all(documents: Documents, judged: Callable[..., Any]) -> Documents:
     return documents
 
 
+def _show(found: dict[str, Any], table: Callable[..., Any]) -> None:
+    """In the terminal and in every file."""
+    terminal = PlainConsole(file=io.StringIO(), width=100)
+    for part in table(found):
+        terminal.print(part)
+    terminal.file.getvalue().encode()  # type: ignore[attr-defined]
+    junit(found).encode()
+    markdown(found).encode()
+    if "rows" not in found:
+        render(found, None).encode()
+
+
 def _use(path: Path, original: dict[str, Any]) -> None:
     """All that `edgekit report` does with a report, alone and beside the one that it was made from."""
-    terminal = PlainConsole(file=io.StringIO(), width=100)
     document = read_document(path)
     outputs = [(document, devices_table if "devices" in document else validation_table)]
     if "devices" not in document:
@@ -102,13 +122,7 @@ def _use(path: Path, original: dict[str, Any]) -> None:
         named = {**sound, "device": {**sound["device"], "name": "another"}}
         outputs.append((join_reports([document, named]), devices_table))
     for found, table in outputs:
-        for part in table(found):
-            terminal.print(part)
-        junit(found).encode()
-        markdown(found).encode()
-        if "rows" not in found:
-            render(found, None).encode()
-    terminal.file.getvalue().encode()  # type: ignore[attr-defined]
+        _show(found, table)
 
 
 def _changed(document: Any, draw: Callable[[Any], Any]) -> Any:
@@ -142,6 +156,39 @@ def test_a_changed_report_is_shown_or_refused(
         _use(path, document)
     except EdgeKitError as error:
         assert len(str(error)) < 1000
+
+
+def _answer(bundle: Bundle, ms: float) -> Measurement:
+    """A measurement with every scenario, on eight images."""
+    one = measurement(bundle, ms, np.arange(8))
+    return replace(
+        one,
+        blocks=tuple(replace(block, ns=block.ns[:4]) for block in one.blocks),
+        golden_logits=bundle.golden().logits.tolist(),
+        throughput=tuple(Throughput(process, batch, (1000, 1100)) for process in range(3) for batch in (1, 4)),
+        frames=tuple(Frames(process, 30.0, 5, (10**6,) * 5) for process in range(3)),
+        sustained=tuple(Sustained(float(at), 10**6, None if at % 10 else STATE) for at in range(130)),
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_changed_answer_of_a_board_is_reported_or_refused(
+    data: st.DataObject, fp32: Bundle, int8: Bundle, tmp_path: Path
+) -> None:
+    """Its figures make a report that can be shown, and read again from result.json."""
+    sound = Measured(ENVIRONMENT, [_answer(fp32, 1.0), _answer(int8, 0.5)]).to_json()
+    changed = json.loads(json.dumps(_changed(json.loads(json.dumps(sound)), data.draw)))
+    try:
+        measured = Measured.from_json(changed, "pi", [fp32, int8], 8)
+    except EdgeKitError:
+        return
+    plan, contract, ids = Plan(processes=3, threads=1), asdict(Contract()), tuple(map(str, range(8)))
+    result = Result("ssh://pi", [fp32, int8], [int8.id], plan, contract, ids, np.arange(8), *measured)
+    with contextlib.suppress(EdgeKitError):
+        _show(make_report(result), validation_table)
+        (tmp_path / "result.json").write_text(json.dumps(result.to_json()))
+        read_report(tmp_path / "result.json")
 
 
 @pytest.mark.parametrize("kind", ["schema 1", "schema 2", "schema 3", "schema 4", "several"])

@@ -176,7 +176,7 @@ class Board:
             made, *others = cargo.unpack_bundles(parcel, unpacked, most, f"what {self.name} built")
             if others:
                 raise DeviceError(f"{self.name} sent more than one engine", fix="do not trust this device")
-            cargo.adopt(made, out)
+            cargo.adopt(made, bundle, out)
 
     def _run(
         self, parcels: Sequence[Parcel], job: dict[str, Any], progress: Progress
