@@ -63,8 +63,10 @@ def test_a_joined_report_is_shown_again(
     assert Path("page.html").read_text().count("<details>") == 2
     for arguments in (["joined.json", "joined.json"], ["joined.json", "--join"]):
         assert "is of several devices" in edgekit("report", *arguments, code=1).stderr
-    Path("joined.json").write_text(json.dumps({**document, "agreement": None} | {"schema": 5}))
-    assert "is incomplete" in edgekit("report", "joined.json", code=1).stderr
+    Path("joined.json").write_text(json.dumps({**document, "schema": 5}))
+    assert "has schema 5; this EdgeKit reads 4" in edgekit("report", "joined.json", code=1).stderr
+    Path("joined.json").write_text(json.dumps({**document, "agreement": None}))
+    assert "agreement is no list" in edgekit("report", "joined.json", code=1).stderr
 
 
 def test_a_device_that_failed_fails_the_command(judged: Judge) -> None:
