@@ -50,7 +50,7 @@ def read_npy(stream: IO[bytes], most: int) -> np.ndarray:
     Raises:
         ValueError: it is another kind of array, declares more than `most` bytes, or holds another number of them.
     """
-    kind, shape, fortran = _header(stream)
+    kind, shape, fortran = npy_header(stream)
     if kind.hasobject or kind.kind not in "biufU" or kind.itemsize == 0:
         raise ValueError(f"an array of {str(kind)[:80]}")
     size = math.prod(shape) * kind.itemsize
@@ -60,8 +60,12 @@ def read_npy(stream: IO[bytes], most: int) -> np.ndarray:
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
 
-def _header(stream: IO[bytes]) -> tuple[np.dtype, tuple[int, ...], bool]:
-    """(type, shape, whether the first index varies fastest)."""
+def npy_header(stream: IO[bytes]) -> tuple[np.dtype, tuple[int, ...], bool]:
+    """(type, shape, whether the first index varies fastest) of the array that a stream begins with.
+
+    Raises:
+        ValueError: it begins with none.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

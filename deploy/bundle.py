@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import ARCHIVE_ERRORS, read_npy
+from .arrays import ARCHIVE_ERRORS, npy_header, read_npy
 from .documents import DocumentError, parse, read, within
 from .errors import BundleError, RecipeError
 from .files import new_folder, sha256
@@ -44,6 +44,9 @@ _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_SPLITS_BYTES = 128 << 20
 # Far above GOLDEN_COUNT, and still read in a moment.
 _MAX_GOLDEN = 256
+
+# (type, shape) of an array
+_Promised = tuple[type[np.generic], tuple[int, ...]]
 
 # An input of 4096 x 4096 takes 200 MB as float32 RGB: more than any classifier of a device.
 MAX_SIDE = 4096
@@ -223,7 +226,9 @@ class Bundle:
         for name in manifest.files:
             if name.endswith(".onnx"):
                 _check_weights(path, name, manifest)
-        return cls(path, manifest, manifest_id(text))
+        bundle = cls(path, manifest, manifest_id(text))
+        bundle._check_golden()
+        return bundle
 
     @property
     def model_path(self) -> Path:
@@ -241,29 +246,48 @@ class Bundle:
         Raises:
             BundleError: they are not the arrays that the manifest promises.
         """
-        names = sorted(name for name in self.manifest.files if PurePosixPath(name).parts[0] == _GOLDEN_IMAGES)
-        count, shape = len(names), self.manifest.input.shape
-        wanted: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-            "tensors": (np.dtype(self.manifest.preprocess.dtype).type, (count, *shape)),
+        images = [(self.path / name).read_bytes() for name in self._golden_images()]
+        pixels: list[int] = []
+        with self._golden_archive() as (archive, wanted):
+            if "checksums" not in wanted:  # schema 1 had none: this machine's decoder stands in
+                pixels = [self.manifest.preprocess.checksum(decode(image)) for image in images]
+            arrays = {name: _read_array(archive, name, *promised) for name, promised in wanted.items()}
+        checksums = arrays.get("checksums", np.asarray(pixels, np.uint32))
+        return Golden(images, arrays["tensors"], arrays["logits"], checksums)
+
+    def _check_golden(self) -> None:
+        """Refuse golden samples of other shapes or types than the manifest promises, by the arrays' headers alone."""
+        with self._golden_archive() as (archive, wanted):
+            for name, promised in wanted.items():
+                with archive.open(f"{name}.npy") as stream:
+                    _check_promised(name, *npy_header(stream)[:2], promised)
+
+    def _golden_images(self) -> list[str]:
+        return sorted(name for name in self.manifest.files if PurePosixPath(name).parts[0] == _GOLDEN_IMAGES)
+
+    @contextlib.contextmanager
+    def _golden_archive(self) -> "Iterator[tuple[zipfile.ZipFile, dict[str, _Promised]]]":
+        """The golden samples' arrays, and the type and shape that each has to have.
+
+        Raises:
+            BundleError: what is done with them finds that they are not those.
+        """
+        count, path = len(self._golden_images()), self.path / _GOLDEN
+        wanted: dict[str, _Promised] = {
+            "tensors": (np.dtype(self.manifest.preprocess.dtype).type, (count, *self.manifest.input.shape)),
             "logits": (np.float32, (count, len(self.manifest.labels))),
             "checksums": (np.uint32, (count,)),
         }
-        images = [(self.path / name).read_bytes() for name in names]
-        pixels: list[int] = []
-        path = self.path / _GOLDEN
         try:
             within(count, 1, _MAX_GOLDEN, "the number of golden images")
             with zipfile.ZipFile(path) as archive:
-                if "checksums.npy" not in archive.namelist():  # schema 1 had none: this machine's decoder stands in
-                    pixels = [self.manifest.preprocess.checksum(decode(image)) for image in images]
+                if "checksums.npy" not in archive.namelist():
                     del wanted["checksums"]
-                arrays = {name: _read_array(archive, name, *promised) for name, promised in wanted.items()}
+                yield archive, wanted
         except ARCHIVE_ERRORS as error:
             raise BundleError(
                 f"{path} does not hold the golden samples: {error}", fix="make the bundle again"
             ) from error
-        checksums = arrays.get("checksums", np.asarray(pixels, np.uint32))
-        return Golden(images, arrays["tensors"], arrays["logits"], checksums)
 
     def splits(self) -> dict[str, list[str]]:
         """The recorded image ids of each part of the data set; empty when none were recorded.
@@ -422,9 +446,13 @@ def _read_array(
     """An array of an .npz file; no more of it is unpacked than one of this type and shape takes."""
     with archive.open(f"{name}.npy") as stream:
         array = read_npy(stream, math.prod(shape) * np.dtype(kind).itemsize)
-    if array.dtype != kind or array.shape != shape:
-        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(kind)} {list(shape)}")
+    _check_promised(name, array.dtype, array.shape, (kind, shape))
     return array
+
+
+def _check_promised(name: str, dtype: np.dtype, shape: tuple[int, ...], promised: _Promised) -> None:
+    if (dtype, shape) != promised:
+        raise ValueError(f"{name} is {dtype} {list(shape)}, not {np.dtype(promised[0])} {list(promised[1])}")
 
 
 def _check_file(folder: Path, name: str, facts: Mapping[str, Any]) -> None:

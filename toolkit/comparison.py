@@ -1,6 +1,7 @@
 """Reports read again and compared offline: the gate of a change against what was measured before it."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +31,11 @@ from .verdict import admit, as_json, block_times, doubt, one_thread_ratio, ratio
 
 # A result of a hundred thousand images and ten models.
 _MAX_BYTES = 512 << 20
+
+# What a comparison shows of a model.
+_ROW_KEYS = (
+    "id", "name", "format", "precision", "session", "top1", "time_ms", "outcome", "against", "judgements",
+)  # fmt: skip
 
 # What must agree before two latencies may be compared.
 _HARDWARE = ("machine", "cpu", "cores_allowed")
@@ -199,18 +205,12 @@ def compare_reports(
     candidates = candidates or [model["id"] for model in last["models"]]
     held = [hold_against(stored, last, candidates, contract, across_hardware=across_hardware) for stored in earlier]
     rows = [
-        {
-            key: model[key]
-            for key in ("id", "name", "format", "precision", "session", "top1", "time_ms", "against", "judgements")
-        }
-        for report in held
-        for model in report["models"]
-        if "against" in model
+        {key: model[key] for key in _ROW_KEYS} for report in held for model in report["models"] if "against" in model
     ]
     first = held[0]
     return {
         "schema": SCHEMA, "verdict": first["verdict"], "reason": first["reason"], "exit_code": first["exit_code"],
-        "report": last["source"],
+        "report": last["source"], "headline": last["headline"],
         "noise": [*(signal for report in reports for signal in report["noise"])], "rows": rows,
     }  # fmt: skip
 
@@ -227,7 +227,8 @@ def _speedup(
     if (bases := _shared_baseline(stored, then, report, now)) is not None:
         first = process_speedups(block_times(bases[0]), block_times(then))
         second = process_speedups(block_times(bases[1]), block_times(now))
-        how = "through the same baseline in both runs"
+        ratios = (math.exp(float(np.mean(values))) for values in (second, first))
+        how = "through the same baseline in both runs ({:.2f}x its speed, {:.2f}x before)".format(*ratios)
     else:
         first, second = ([-value for value in process_times(block_times(model))] for model in (then, now))
         how = "by the times of two runs, which the machine's state of the day is part of"

@@ -5,12 +5,13 @@ and control characters are shown as escapes. What is to be styled is a `Text`, m
 """
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from .visible import visible
@@ -33,8 +34,39 @@ def styled(text: str, style: str) -> Text:
     return Text(visible(text), style)
 
 
+class Line:
+    """A line that a narrow terminal shows in several, broken at spaces, in longer words at - _ . / : alone."""
+
+    def __init__(self, text: str | Text) -> None:
+        self._text = text if isinstance(text, Text) else Text(visible(text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._text if options.no_wrap else Text("\n").join(broken(self._text, options.max_width))
+
+
+def broken(text: Text, width: int) -> list[Text]:
+    """The text in pieces that are no wider than so many characters."""
+    rest, starts = text.plain, [0]
+    while len(rest) > width:
+        cut = rest.rfind(" ", 1, width + 1) + 1
+        cut = cut or max(rest.rfind(sign, 0, width) for sign in "-_./:") + 1
+        starts.append(starts[-1] + (cut or width))
+        rest = rest[cut or width :]
+    pieces = list(text.divide(starts[1:]))
+    for piece in pieces:
+        piece.rstrip()
+    return pieces
+
+
 out = PlainConsole(highlight=False, soft_wrap=True)
 err = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_parts(parts: Iterable[Any], console: Console = out) -> None:
+    """Print lines and tables, as narrow as a terminal is; a file or a pipe has no width, unless COLUMNS says so."""
+    wide = not console.is_terminal and "COLUMNS" not in os.environ
+    for part in parts:
+        console.print(Line(part) if isinstance(part, (str, Text)) else part, soft_wrap=wide)
 
 
 def say(message: str) -> None:

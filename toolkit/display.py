@@ -7,6 +7,9 @@ from ..deploy.environment import UNAVAILABLE
 from .host import unexplained
 from .noise import busy_cores
 
+# By how much a ratio of figures of three digits may be off.
+_ROUNDING = 0.01
+
 # Of a long run; the page lists all.
 _MINUTES_SHOWN = 10
 
@@ -25,11 +28,14 @@ def headline_of(document: Mapping[str, Any]) -> str:
     if "devices" in document:
         return "; ".join(f"{report['device']['name']}: {report['headline']}" for report in document["devices"])
     if "rows" in document:
-        return "; ".join(
+        changes = [
             f"{model_name(row)} against {row['against']['report']}: {speedup_text(row['against']['speedup'])} "
             f"{row['against']['outcome']}"
             for row in document["rows"]
-        )
+        ]
+        # no slower than before is not yet faster than the model that it replaces
+        optimised = all(row["outcome"] in (None, "faster") for row in document["rows"])
+        return "; ".join([*([] if optimised else [document["headline"]]), *changes])
     return document["headline"]
 
 
@@ -127,8 +133,9 @@ def host_lines(report: Mapping[str, Any]) -> list[str]:
 def thread_lines(report: Mapping[str, Any]) -> list[str]:
     """How many threads were used and why, where a busy machine left fewer than it has cores."""
     device = report["device"]
-    allowed, used = device["cores_allowed"], device.get("threads", device["cores_allowed"])
-    if report["plan"]["threads"] is not None or used >= allowed:
+    used, allowed, got = (device.get(key) for key in ("threads", "cores_allowed", "cores_got"))
+    busy = isinstance(got, int | float) and got > 0
+    if not (used and allowed and busy) or report["plan"].get("threads") or used >= allowed:
         return []
     return [
         f"measured with {used} of {allowed} threads: other processes kept about {busy_cores(device):.1f} of {allowed} "
@@ -308,9 +315,28 @@ def engine_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
-    """What to take of several candidates."""
+    """What to take of several candidates; on each of several devices."""
+    if "devices" in report:
+        return [f"{one['device']['name']}: {line}" for one in report["devices"] for line in recommendation_lines(one)]
     found = report.get("recommendation")
     return [found["sentence"]] if found else []
+
+
+def ratio_lines(report: Mapping[str, Any]) -> list[str]:
+    """Where the mean latencies that the table shows do not make the speed-up: why."""
+    names, models = model_names(report), {model["id"]: model for model in report["models"]}
+    lines = []
+    for model in report["models"]:
+        if model["speedup"] is None:
+            continue
+        times = [one["time_ms"]["value"] for one in (models[model["speed_baseline"]], model)]
+        ratio, shown = model["speedup"]["ratio"], times[0] / times[1]
+        if abs(shown - ratio) > _ROUNDING * ratio:
+            lines.append(
+                f"{names[model['id']]}: {milliseconds(times[0])} over {milliseconds(times[1])} is {shown:.2f}x; the "
+                f"speed-up of {ratio:.2f}x compares blocks of the same round alone, since the machine's speed changed"
+            )
+    return lines
 
 
 def speedups(report: Mapping[str, Any]) -> list[str]:

@@ -20,11 +20,13 @@ from .display import (
     headline_of,
     host_lines,
     mean_text,
+    milliseconds,
     model_name,
     model_names,
     noise_details,
     noise_summary,
     percent,
+    ratio_lines,
     recommendation_lines,
     scenario_lines,
     speedup_cell,
@@ -43,6 +45,10 @@ from .workspace import locked
 _MARKUP = re.compile(r"[\\`*_\[\]<>|!&~$]")
 _BLOCK = re.compile(r"^(\d*)([-+=#.])")
 _LINK = re.compile(r"[@#](?=\w)|:(?=//)|www(?=\.)", re.IGNORECASE)
+
+
+# What a summary says below its table.
+_TOLD = (thread_lines, ratio_lines, speedups, recommendation_lines, against_lines, scenario_lines, host_lines)
 
 
 def write_reports(report: Mapping[str, Any], images: ImageSet | None, folder: Path) -> list[Path]:
@@ -129,25 +135,27 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += _table(("model", "top-1", "drop, points", "mean latency", "speed-up"), rows)
         lines += [
             "",
-            *(
-                f"- {_line(line)}"
-                for tell in (thread_lines, speedups, recommendation_lines, against_lines, scenario_lines, host_lines)
-                for line in tell(document)
-            ),
+            *(f"- {_line(line)}" for tell in _TOLD for line in tell(document)),
             _line(subject(document)),
         ]
         warnings = warning_lines(document)
     elif "devices" in document:
         lines += _table(DEVICE_COLUMNS, device_rows(document))
-        lines += ["", *(f"- {_line(line)}" for line in agreement_lines(document))]
+        said_of_all = (*agreement_lines(document), *recommendation_lines(document))
+        lines += ["", *(f"- {_line(line)}" for line in said_of_all)]
         warnings = []
     else:
         rows = [
-            [model_name(row), row["against"]["report"], drop_text(row["against"]["drop"]),
+            [model_name(row), row["against"]["report"], drop_text(row["against"]["drop"]), mean_text(row),
+             milliseconds(row["against"].get("time_ms")),
              f"{speedup_text(row['against']['speedup'])} {row['against']['outcome']}"]
             for row in document["rows"]
         ]  # fmt: skip
-        lines += _table(("model", "against", "drop, points", "speed-up"), rows)
+        lines += _table(("model", "against", "drop, points", "mean latency", "before", "speed-up"), rows)
+        lines += [
+            "",
+            *(f"- compared {_line(how)}" for how in dict.fromkeys(row["against"]["how"] for row in document["rows"])),
+        ]
         warnings = []
     lines += ["", *(f"- ⚠️ {_escaped(warning)}" for warning in warnings), *map(_line, noise_summary(document))]
     if document["noise"]:

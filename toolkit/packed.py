@@ -18,6 +18,7 @@ from .display import (
     DEVICE_COLUMNS,
     device_rows,
     noise_summary,
+    ratio_lines,
     recommendation_lines,
     scenario_lines,
     speedups,
@@ -89,7 +90,7 @@ def _print(report: dict[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(DEVICE_COLUMNS))]
     _show(report["headline"], subject(report))
     _show(*("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows))
-    for tell in (thread_lines, speedups, scenario_lines, recommendation_lines, noise_summary):
+    for tell in (thread_lines, ratio_lines, speedups, scenario_lines, recommendation_lines, noise_summary):
         _show(*tell(report))
     _show(*(f"warning: {line}" for line in warning_lines(report)), f"{report['verdict']}: {report['reason']}")
 

@@ -32,6 +32,7 @@ from .display import (
     noisy_devices,
     percent,
     percentile_text,
+    ratio_lines,
     recommendation_lines,
     scenario_lines,
     share,
@@ -116,7 +117,7 @@ def _joined(document: Report, images: ImageSet | None) -> Iterator[Element]:
     yield heading
     yield _paragraph(document["reason"], "reason")
     yield _table(DEVICE_COLUMNS, device_rows(document))
-    for line in agreement_lines(document):
+    for line in (*agreement_lines(document), *recommendation_lines(document)):
         yield _paragraph(line)
     for line in noisy_devices(document):
         yield _paragraph(line, "warning")
@@ -156,10 +157,10 @@ def _models(report: Report) -> Iterator[Element]:
             [
                 names[model["id"]],
                 speedup_cell(model),
+                mean_text(model),
                 drop_cell(model, report),
                 _with_interval(model["top1"], model["top1_interval"]),
                 megabytes(model["size_bytes"]),
-                mean_text(model),
                 *(percentile_text(model, key) for key in ("p50", "p90", "p95", "p99")),
                 percent(model["top5"]),
                 "-" if model["calibration_error"] is None else share(model["calibration_error"]),
@@ -168,10 +169,16 @@ def _models(report: Report) -> Iterator[Element]:
                 _parity(model),
             ]
         )
-    header = "model|speed-up|drop, points|top-1|size|mean latency|p50|p90|p95|p99|top-5|calibration error|flips"
+    header = "model|speed-up|mean latency|drop, points|top-1|size|p50|p90|p95|p99|top-5|calibration error|flips"
     yield _table([*header.split("|"), "peak memory", "parity"], rows)
     yield _paragraph(_figures(report), "note")
-    for text in (*thread_lines(report), *speedups(report), *against_lines(report), *engine_lines(report)):
+    for text in (
+        *thread_lines(report),
+        *ratio_lines(report),
+        *speedups(report),
+        *against_lines(report),
+        *engine_lines(report),
+    ):
         yield _paragraph(text)
     for model in report["models"]:
         if model.get("engine"):

@@ -16,7 +16,7 @@ _MIN_MS, _MAX_MS = 1e-9, 1e12
 
 Share = float | None
 _INTERVAL = {"low": float, "high": float}
-_RATIO = {"ratio": float, **_INTERVAL}
+_RATIO = {"ratio": float, **_INTERVAL, "one_thread?": float}
 _DROP = {"points": float, **_INTERVAL}
 _PERCENTILES = dict.fromkeys(("p50", "p90", "p95", "p99"), Share)
 _OUTCOMES = Literal["faster", "slower", "no difference", "inconclusive"]
@@ -32,12 +32,14 @@ _HOST = {
     "images": int, "logits_max_abs": float,
     "differ": [{"id": str, "truth": str | None, "host": str, "device": str, "gap": float}],
 }  # fmt: skip
+_COUNTS = {"offered": int, "missed": int, "dropped": int}
+_RATE = {"fps": float, **_COUNTS, "held_fps": float}
 _SCENARIOS = {
     "offline": ({"sizes": [{"batch": int, "images_per_s": float, **_INTERVAL}], "best_batch": int}, None),
     "frames": ({"fps": float, "offered": int, "missed": int, "missed_share": {"value": float, **_INTERVAL},
                 "latency_ms": {"p99": Share}}, None),
     "sustained": ({"minutes": [{"minute": int, "p50_ms": float}], "slope_per_minute": float, "trend_p": float,
-                   "first_ms": float, "steady_ms": float}, None),
+                   "first_ms": float, "steady_ms": float, "rate?": (_RATE, None)}, None),
 }  # fmt: skip
 _JUDGEMENT = {"rule": str, "outcome": _VERDICTS, "sentence": str, "exit_code": _EXIT_CODES}
 _MODEL = {
@@ -46,7 +48,7 @@ _MODEL = {
     "per_class": Mapping[str, float] | None, "calibration_error": Share, "drop": (_DROP, None), "flips": int | None,
     "flips_by_class": ([{"label": str, "lost": int, "gained": int, "p": float}], None),
     "latency_ms": _PERCENTILES, "latency_upper_ms": _PERCENTILES, "time_ms": {"value": float, **_INTERVAL},
-    "samples": int, "calls_per_sample": int,
+    "one_thread_ms?": Share, "samples": int, "calls_per_sample": int,
     "outliers": {"count": int, "share": float, "rounds": tuple[int, ...]},
     "speedup": (_RATIO, None), "speed_baseline": str | None, "outcome": _OUTCOMES | None,
     "speedup_over?": Mapping[str, Any],
@@ -59,7 +61,8 @@ _MODEL = {
     "lineage": [{"id": str, "format": str, "precision": str}], "predictions": tuple[int, ...] | None,
     "blocks": [{"round": int, "process": int, "ms": float}], **_SCENARIOS, "warnings": tuple[str, ...],
     "judgements?": [_JUDGEMENT],
-    "against?": {"report": str, "speedup": _RATIO, "outcome": _OUTCOMES, "drop": (_DROP, None), "how": str},
+    "against?": {"report": str, "speedup": _RATIO, "outcome": _OUTCOMES, "drop": (_DROP, None), "how": str,
+                 "time_ms?": float},
 }  # fmt: skip
 _VERDICT = {"verdict": _VERDICTS, "reason": str, "exit_code": _EXIT_CODES, "noise": [Signal]}
 _OVERLAP = {
@@ -69,7 +72,7 @@ _OVERLAP = {
 _REPORT = {
     **_VERDICT, "headline": str, "baseline": str, "speed_baseline": str, "images": int, "plan": Mapping[str, Any],
     "device": {"name": str, "board?": str, "cpu?": str, "before?": Mapping[str, Any], "after?": Mapping[str, Any],
-               "versions?": Mapping[str, Any]},
+               "versions?": Mapping[str, Any], "cores_allowed?": int, "threads?": int},
     "labels": tuple[str, ...], "targets": tuple[int, ...], "ids": tuple[str, ...], "models": [_MODEL],
     "recommendation?": ({"sentence": str}, None), "overlap?": (_OVERLAP, None),
 }  # fmt: skip
@@ -139,11 +142,15 @@ def _check_model(
         _agree(len(seen) == images, f"{place} has no prediction of each image")
         _agree(all(0 <= one < len(labels) for one in seen), f"{place} predicts what is none of the labels")
     _agree(bool(model["blocks"]), f"{place} has no blocks")
+    if (alone := model.get("one_thread_ms")) is not None:
+        within(alone, _MIN_MS, _MAX_MS, f"{place}.one_thread_ms")
     long_run = model["sustained"] or {"minutes": [], "steady_ms": 1.0}
     times = [*model["time_ms"].values(), *(block["ms"] for block in model["blocks"]), long_run["steady_ms"]]
     for value in (*times, *(minute["p50_ms"] for minute in long_run["minutes"])):
         within(value, _MIN_MS, _MAX_MS, f"{place}: milliseconds")
     _agree(model["sustained"] is None or bool(long_run["minutes"]), f"{place} has a long run of no time")
+    if long_run.get("rate"):
+        _check([_COUNTS], long_run["minutes"], f"{place}.sustained.minutes")
     if (offline := model["offline"]) is not None:
         sizes = [size["batch"] for size in offline["sizes"]]
         _agree(offline["best_batch"] in sizes, f"{place} has a best batch size that is not there")

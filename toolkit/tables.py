@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from .console import styled
+from .console import Line, styled
 from .display import (
     DEVICE_COLUMNS,
     against_lines,
@@ -28,6 +29,7 @@ from .display import (
     noise_summary,
     noisy_devices,
     percent,
+    ratio_lines,
     recommendation_lines,
     scenario_lines,
     share,
@@ -41,18 +43,25 @@ from .display import (
 from .visible import visible
 
 _NODES_SHOWN = 3
+# Columns that hold words; the others hold figures.
+_NAMES = ("model", "device", "against", "against itself", "found", "expected")
+# Columns that no table needs.
+_UNLIMITED = 10_000
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+# What is said below a validation's table.
+_TOLD = (
+    thread_lines, ratio_lines, speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines,
+)  # fmt: skip
 
 
 def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     """What came out in one line, the models side by side, the warnings, and the verdict last, where the eye is."""
     names = model_names(report)
     yield styled(report["headline"], "bold")
-    table = Table(box=SIMPLE_HEAD, title=subject(report))
-    for column in ("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up"):
-        table.add_column(
-            column, justify="left" if column == "model" else "right", no_wrap=column != "model", overflow="fold"
-        )
+    yield subject(report)
+    table = _table("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up")
     for model in report["models"]:
         table.add_row(
             names[model["id"]],
@@ -64,8 +73,7 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
             _stacked(speedup_cell(model)),
         )
     yield _Fitting(table)
-    lines = (thread_lines, speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines)
-    for line in (line for tell in lines for line in tell(report)):
+    for line in (line for tell in _TOLD for line in tell(report)):
         yield line
     for line in warning_lines(report):
         yield Text.assemble(("warning", "yellow"), f" {visible(line)}")
@@ -77,13 +85,11 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
 def devices_table(document: Mapping[str, Any]) -> Iterator[Any]:
     """The models on several devices, whether these agree, and the worst verdict last."""
     yield styled(headline_of(document), "bold")
-    table = Table(box=SIMPLE_HEAD)
-    for column in DEVICE_COLUMNS:
-        table.add_column(column, overflow="fold")
+    table = _table(*DEVICE_COLUMNS)
     for row in device_rows(document):
-        table.add_row(*row[:3], *(_stacked(cell) for cell in row[3:]))
+        table.add_row(*row[:3], *map(_stacked, row[3:]))
     yield _Fitting(table)
-    for line in agreement_lines(document):
+    for line in (*agreement_lines(document), *recommendation_lines(document)):
         yield line
     for line in noisy_devices(document):
         yield styled(line, "yellow")
@@ -178,13 +184,12 @@ def _packages(packages: Sequence[Any]) -> Table:
 
 def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
     """A model against itself and against itself slowed, and what this machine resolves."""
-    table = Table(box=SIMPLE_HEAD, title=f"{found['model']}, {milliseconds(found['call_ms'])} a call")
-    for column in ("against itself", "speed-up", "found", "expected"):
-        table.add_column(column)
+    yield f"{found['model']}, {milliseconds(found['call_ms'])} a call"
+    table = _table("against itself", "speed-up", "found", "expected")
     planted = f"slowed to {found['slowed']['planted']:.3f}x"
     for name, key, expected in (("unchanged", "same", "no difference"), (planted, "slowed", "slower")):
         one = found[key]
-        interval = f"{one['ratio']:.4f}x [{one['low']:.4f}, {one['high']:.4f}]"
+        interval = _stacked(f"{one['ratio']:.4f}x [{one['low']:.4f}, {one['high']:.4f}]")
         colour = "green" if one["outcome"] == expected else "red"
         table.add_row(name, interval, styled(one["outcome"], colour), expected)
     yield _Fitting(table)
@@ -195,14 +200,15 @@ def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
 
 def comparison_table(comparison: Mapping[str, Any]) -> Iterator[Any]:
     """The last report's candidates against each report before it, and the verdict against the first."""
-    table = Table(box=SIMPLE_HEAD, title=comparison["report"])
-    for column in ("model", "against", "drop, points", "latency", "speed-up"):
-        table.add_column(column)
+    yield styled(headline_of(comparison), "bold")
+    yield comparison["report"]
+    table = _table("model", "against", "drop, points", "mean latency", "before", "speed-up")
     for row in comparison["rows"]:
         against = row["against"]
         speedup = f"{speedup_text(against['speedup'])} {against['outcome']}"
         table.add_row(
-            model_name(row), against["report"], _stacked(drop_text(against["drop"])), mean_text(row), _stacked(speedup),
+            model_name(row), against["report"], _stacked(drop_text(against["drop"])), mean_text(row),
+            milliseconds(against.get("time_ms")), _stacked(speedup),
         )  # fmt: skip
     yield _Fitting(table)
     for how in dict.fromkeys(row["against"]["how"] for row in comparison["rows"]):
@@ -217,6 +223,16 @@ def _verdict(document: Mapping[str, Any]) -> Text:
     return Text.assemble((verdict, f"bold {_COLOURS[verdict]}"), f": {visible(document['reason'])}")
 
 
+def _table(*columns: str) -> Table:
+    """An empty table: names may be broken between words, figures are not broken at all."""
+    table = Table(box=SIMPLE_HEAD)
+    for column in columns:
+        name = column in _NAMES
+        header = Text(column if name else column.replace(" ", "\n"))
+        table.add_column(header, justify="left" if name else "right", no_wrap=not name, vertical="top")
+    return table
+
+
 def _stacked(text: str) -> Text:
     """An estimate over its interval over its outcome, so that the table fits 80 columns."""
     return Text(visible(text).replace(" [", "\n[").replace("] ", "]\n"))
@@ -229,15 +245,37 @@ class _Fitting:
         self._table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if Measurement.get(console, options, self._table).minimum <= options.max_width:
+        unlimited = options.update(max_width=_UNLIMITED)
+        natural = Measurement.get(console, unlimited, self._table).maximum
+        if options.no_wrap:  # a file or a pipe
+            yield from console.render(self._table, options.update(max_width=natural))
+            return
+        if natural > options.max_width:
+            for column in self._table.columns:
+                column.width = _least_width(column)
+        if Measurement.get(console, unlimited, self._table).minimum > options.max_width:
+            self._table.padding, self._table.pad_edge = 0, False
+        if Measurement.get(console, unlimited, self._table).minimum <= options.max_width:
             yield self._table
             return
+        yield from self._rows()
+
+    def _rows(self) -> Iterator[Any]:
         columns = self._table.columns
         for row in zip(*(column.cells for column in columns), strict=True):
             yield Text()
             for column, cell in zip(columns, row, strict=True):
-                text = cell.plain if isinstance(cell, Text) else visible(str(cell))
-                yield Text(f"{column.header}: {' '.join(text.split())}", overflow="fold")
+                yield Line(" ".join(f"{_plain(column.header)}: {_plain(cell)}".split()))
+
+
+def _least_width(column: Column) -> int:
+    """How narrow a column can be: as its longest word, or its longest figure."""
+    cells = [_plain(cell) for cell in (column.header, *column.cells)]
+    return max(cell_len(part) for cell in cells for part in (cell.splitlines() if column.no_wrap else cell.split()))
+
+
+def _plain(cell: Any) -> str:
+    return cell.plain if isinstance(cell, Text) else str(cell)
 
 
 def _add_facts(table: Table, facts: Mapping[str, Any], indent: str) -> None:

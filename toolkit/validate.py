@@ -10,12 +10,13 @@ from ..deploy.agent import Measured
 from ..deploy.bundle import Bundle
 from ..deploy.devices import Device, open_device
 from ..deploy.engine.passport import FORMAT as ENGINE
+from ..deploy.environment import describe
 from ..deploy.errors import EdgeKitError, LostDeviceError
 from ..deploy.images import ImageSet
 from ..deploy.measure import Progress
 from ..deploy.plan import Plan
 from ..deploy.result import Result, ids_and_targets
-from .comparison import counterpart, hold_against
+from .comparison import check_hardware, counterpart, hold_against
 from .console import invite, progress_bars, say
 from .contract import Contract
 from .datasets import own_images, part_of
@@ -101,6 +102,8 @@ def validate(
         for bundle in bundles:  # before minutes are spent on measuring
             own = bundle.manifest
             counterpart(stored, {"id": bundle.id, "name": own.name, "format": own.format, "precision": own.precision})
+        if list(devices) == ["local"] and not across_hardware:
+            check_hardware(stored, {"device": describe()})
     test, overlap = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt), None
     if test is not None:
         named = [*bundles, *([baseline] if baseline else [])]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..deploy.engine.passport import FORMAT as ENGINE
 from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
-from .display import model_names, speedup_text
+from .display import mean_text, model_names, speedup_text
 from .noise import Signal
 from .recommend import recommend
 from .statistics import BlockTime, Interval, ratio_of_times
@@ -76,8 +76,11 @@ def headline(models: Sequence[Model], candidates: Sequence[str]) -> str:
             "no difference": "is not faster than",
             "inconclusive": "is not shown to be faster than",
         }[model["outcome"]]
-        other = names[model["speed_baseline"]]
-        sentences.append(f"{names[model['id']]} {verb} {other} here: {speedup_text(model['speedup'])}")
+        other = next(one for one in models if one["id"] == model["speed_baseline"])
+        sentences.append(
+            f"{names[model['id']]} {verb} {names[other['id']]} here: {speedup_text(model['speedup'])}, "
+            f"{mean_text(model)} against {mean_text(other)}"
+        )
     return "; ".join(sentences) or f"{names[models[0]['id']]} is measured alone"
 
 

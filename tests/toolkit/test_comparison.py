@@ -1,5 +1,6 @@
 """Reports are compared offline, and a change is held against what was measured before it."""
 
+import io
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -11,10 +12,13 @@ import pytest
 from edgekit.deploy.errors import EdgeKitError
 from edgekit.deploy.measurement import Block, Measurement
 from edgekit.toolkit.comparison import compare_reports, read_document, read_report
+from edgekit.toolkit.console import PlainConsole, print_parts
 from edgekit.toolkit.contract import Contract
+from edgekit.toolkit.display import headline_of
 from edgekit.toolkit.files import junit, markdown
 from edgekit.toolkit.joined import join_reports
 from edgekit.toolkit.report import render
+from edgekit.toolkit.tables import comparison_table
 
 
 @pytest.fixture
@@ -152,3 +156,19 @@ def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(EdgeKitError, match=r"x\.json"):
         read_report(tmp_path / "x.json")
+
+
+def test_a_slower_model_is_called_slower_beside_an_earlier_report_too(written: Callable[..., dict]) -> None:
+    """No slower than before is not yet faster than fp32: the first line of the terminal, Markdown and JUnit says so."""
+    first, second = (written(name, second=3.0) for name in ("a.json", "b.json"))
+    document = compare_reports([first, second], Contract(min_speedup=0.5))
+    assert document["exit_code"] == 0
+    slower = "int8 made up is slower than fp32 made up here: 0.67x"
+    assert headline_of(document).startswith(slower)
+    assert slower in markdown(document).splitlines()[0]
+    assert slower in ElementTree.fromstring(junit(document))[0][0].attrib["value"]
+    lines = io.StringIO()
+    print_parts(comparison_table(document), PlainConsole(file=lines, width=100, force_terminal=True, color_system=None))
+    assert lines.getvalue().startswith(slower)
+    faster = [written(name) for name in ("c.json", "d.json")]
+    assert headline_of(compare_reports(faster, Contract())).startswith("lenet")

@@ -1,10 +1,13 @@
 """Validation compares what belongs together."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices.local import LocalDevice
 from edgekit.deploy.errors import BundleError, EdgeKitError
 from edgekit.deploy.plan import Plan
 from edgekit.toolkit.comparison import read_report
@@ -64,3 +67,22 @@ def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path:
     stored["models"] = [model for model in stored["models"] if model["id"] == fp32.id]
     with pytest.raises(EdgeKitError, match="has no lenet onnx int8"):
         validate([int8], stored=stored, limit=10, plan=QUICK)
+
+
+def test_a_report_of_another_machine_is_refused_before_measuring(
+    int8: Bundle, judged: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of minutes is not thrown away; --across-hardware measures."""
+    stored = {**judged().report, "source": "report.json"}
+    measured: list[str] = []
+
+    def measure(device: Any, *arguments: Any) -> None:
+        measured.append(device.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalDevice, "measure", measure)
+    with pytest.raises(EdgeKitError, match="different machines: .*cpu"):
+        validate([int8], stored=stored, limit=10, plan=QUICK)
+    assert measured == []
+    with pytest.raises(KeyboardInterrupt):
+        validate([int8], stored=stored, limit=10, plan=QUICK, across_hardware=True)

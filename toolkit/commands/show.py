@@ -24,11 +24,10 @@ def write_report(result: Any, folder: Path) -> None:
 
 def show(result: Any, table: Any, as_json: bool) -> None:
     """Print a result as JSON for programs, or as a table for people."""
-    from ..console import out
+    from ..console import print_parts
     from ..visible import visible_json
 
     if as_json:
         print(visible_json(result))
     else:
-        for part in table(result):
-            out.print(part)
+        print_parts(table(result))
