@@ -92,6 +92,8 @@ def load_dataset(
             f"no folder or file at {data}, and {unknown('data set', data, DATASETS)}",
             fix=f"pass a path, or one of: {', '.join(DATASETS)}",
         )
+    elif download:
+        raise DataError(f"{data} is here already: --download is for named sets", fix="leave it out")
     else:
         data = place(data)
         given = _open_parts(Path(data), labels, skip_corrupt)

@@ -78,6 +78,12 @@ def test_cifar10_under_a_root_of_class_folders(image_folder: Folder) -> None:
     assert len(load_dataset("cifar10", root=str(root)).test) == 12
 
 
+def test_a_folder_is_not_downloaded(image_folder: Folder) -> None:
+    """--download with a path is a mistake, not a wish to be passed over."""
+    with pytest.raises(DataError, match="--download is for named sets"):
+        load_dataset(str(image_folder()), download=True)
+
+
 def test_an_unknown_name_suggests() -> None:
     """A typo in a set's name is not a path."""
     with pytest.raises(DataError, match="did you mean fashion-mnist"):
