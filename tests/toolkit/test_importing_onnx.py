@@ -1,6 +1,7 @@
 """ONNX files of other tools: quantized, in half precision, with uint8 input, with a Softmax, or not a classifier."""
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -225,17 +226,25 @@ def test_a_sigmoid_comes_off_too(
     assert "confidences are a softmax" in capsys.readouterr().err
 
 
-def test_probabilities_in_another_form_are_refused(bring: Callable[..., Bundle], tmp_path: Path) -> None:
-    """A Softmax that is written out, and one of TorchScript, which cannot be cut."""
+def test_probabilities_in_another_form_are_refused(
+    model: onnx.ModelProto, bring: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """A Softmax that is written out, and one of a torch.export program, which is not cut."""
 
     class Own(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             scores = torch.exp(x[:, 0, :10, 0] / 4)
             return scores / scores.sum(1, keepdim=True)
 
-    torch.onnx.export(
-        Own().eval(), (torch.zeros(1, 1, 32, 32),), str(tmp_path / "own.onnx"), dynamo=True, verbose=False
-    )
+    output = model.graph.output[0].name
+    model.graph.node[-1].output[0] = "scores"
+    model.graph.node.extend(
+        [helper.make_node("Exp", ["scores"], ["powers"]),
+         helper.make_node("ReduceSum", ["powers", "axis"], ["sum"], keepdims=1),
+         helper.make_node("Div", ["powers", "sum"], [output])]
+    )  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([1], np.int64), "axis"))
+    onnx.save(model, str(tmp_path / "own.onnx"))
     torch.export.save(torch.export.export(Own().eval(), (torch.zeros(1, 1, 32, 32),)), str(tmp_path / "own.pt2"))
     for name in ("own.onnx", "own.pt2"):
         with pytest.raises(BundleError, match="second softmax") as caught:
@@ -526,3 +535,17 @@ def test_channels() -> None:
     with pytest.raises(RecipeError, match="224 channels") as caught:
         shape_of("224x224x3")
     assert "--input 3x224x224" in caught.value.fix
+
+
+def test_on_the_command_line(model: onnx.ModelProto, edgekit: Callable[..., Any], tmp_path: Path) -> None:
+    """Without mean and std, since the graph has them; with them it is refused; predict takes the bundle."""
+    onnx.save(_end(_uint8(model), "Softmax"), str(tmp_path / "theirs.onnx"))
+    settings = ("import", "theirs.onnx", "--name", "theirs", "--input", "1x32x32", "--images", "digits")
+    refused = edgekit(*settings, "--mean", "0.3", "--std", "0.3", code=1)
+    assert "fix: leave out --mean and --std" in refused.stderr
+    done = edgekit(*settings)
+    assert "theirs.onnx: it ends in Softmax, which was taken off" in done.stderr
+    assert "0" in edgekit("predict", done.stdout.strip(), "digits").stdout
+    facts = json.loads(edgekit("inspect", done.stdout.strip(), "--json").stdout)
+    assert facts["preprocess"]["dtype"] == "uint8"
+    assert facts["details"]["changes"]
