@@ -34,7 +34,7 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
         )
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         lines = str(error).strip().splitlines()
         raise EdgeKitError(
             f"the graph is not valid ONNX: {lines[0] if lines else error!r}", fix="report the network"

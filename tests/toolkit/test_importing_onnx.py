@@ -21,6 +21,7 @@ from edgekit.deploy.preprocess import Preprocess, decode
 from edgekit.deploy.session import load, open_session
 from edgekit.toolkit.arguments import preprocess_of, shape_of
 from edgekit.toolkit.importing import check_scale, import_model, input_dtype
+from edgekit.toolkit.importing.graph import copy_onnx
 from edgekit.toolkit.inspecting import inspect_bundle
 from edgekit.toolkit.predict import predict
 from edgekit.toolkit.quantize import quantize
@@ -549,3 +550,39 @@ def test_on_the_command_line(model: onnx.ModelProto, edgekit: Callable[..., Any]
     facts = json.loads(edgekit("inspect", done.stdout.strip(), "--json").stdout)
     assert facts["preprocess"]["dtype"] == "uint8"
     assert facts["details"]["changes"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_file_is_one_line(model: onnx.ModelProto, fp32: Bundle, tmp_path: Path, seed: int) -> None:
+    """Bytes at both ends, where the graph is and not the weights, changed at random."""
+    generator = random.Random(seed)
+    content = _end(_uint8(model, last=True), "Softmax", axis=-1).SerializeToString()
+    graph = [at for at in range(len(content)) if at < 2500 or at > len(content) - 2500]
+    path = tmp_path / "damaged.onnx"
+    for _ in range(60):
+        damaged = bytearray(content)
+        for _ in range(generator.randint(1, 6)):
+            damaged[generator.choice(graph)] = generator.randrange(256)
+        path.write_bytes(damaged)
+        assert input_dtype(str(path)) in ("float32", "uint8")
+        try:
+            copy_onnx(path, tmp_path / "written.onnx", fp32.manifest.input)
+        except EdgeKitError as error:
+            assert "\n" not in f"{error}{error.fix}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda m: m.graph.node[0].ClearField("input"), lambda m: m.graph.node[-1].ClearField("input"),
+     lambda m: m.graph.node[3].ClearField("output"), lambda m: m.graph.ClearField("output"),
+     lambda m: m.opset_import.pop(), lambda m: m.graph.initializer[0].ClearField("data_type")],
+    ids=["no input", "no last input", "no output", "no outputs", "no opset", "no type"],
+)  # fmt: skip
+def test_a_graph_that_lacks_something_is_one_line(
+    model: onnx.ModelProto, bring: Callable[..., Bundle], change: Callable[[onnx.ModelProto], object]
+) -> None:
+    """Each was a traceback of onnx's shape inference, or of an index."""
+    ended = _end(model, "Softmax", axis=-1)
+    change(ended)
+    with pytest.raises(BundleError, match="not valid ONNX|0 outputs"):
+        bring(ended)

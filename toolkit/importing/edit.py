@@ -19,6 +19,14 @@ def cut(path: Path, image: str, scores: str) -> str:
     return f"python -c \"import onnx.utils; onnx.utils.extract_model('{path}', 'cut.onnx', ['{image}'], ['{scores}'])\""
 
 
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the shapes that can be inferred; as it is where its nodes contradict each other."""
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return model
+
+
 def prepend(model: onnx.ModelProto, name: str, operator: str, **attributes: Any) -> None:
     """Put an operator between a graph's input and all that reads it."""
     inner = _new_name(model, f"{name}_{operator.lower()}")

@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from ...deploy.errors import BundleError
 from ...deploy.postprocess import probabilities
-from .edit import append, cut, publish, remove, type_name
+from .edit import append, cut, inferred, publish, remove, type_name
 
 # What may stand between a graph's last real operator and its output.
 _PASSING = (
@@ -77,7 +77,7 @@ def end_in_logits(model: onnx.ModelProto, path: Path) -> Ending:
             fix="export it with the logits as output",
         )
     changes, activation, ceiling = [], _nothing, float("inf")
-    if tail and tail[-1].op_type in _ACTIVATIONS:
+    if tail and _is_activation(tail):
         activation = _ACTIVATIONS[tail[-1].op_type]
         ceiling = _take_off(model, tail)
         changes.append(f"it ends in {tail[-1].op_type}, which was taken off: {_WHY[activation]}")
@@ -99,10 +99,20 @@ def _tail(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     name, nodes = model.graph.output[0].name, []
     while (node := makers.get(name)) is not None:
         nodes.append(node)
-        if node.op_type not in _PASSING:
+        if node.op_type not in _PASSING or not node.input:
             break
         name = node.input[0]
     return nodes
+
+
+def _is_activation(tail: Sequence[onnx.NodeProto]) -> bool:
+    """Whether a graph ends in what can be taken off: a quantized one has to be dequantized after it."""
+    last = tail[-1]
+    if last.op_type.startswith("QLinear") and not (
+        len(last.input) >= 5 and len(tail) > 1 and tail[-2].op_type == "DequantizeLinear"
+    ):
+        return False
+    return last.op_type in _ACTIVATIONS and bool(last.input)
 
 
 def _refuse_choice(model: onnx.ModelProto, path: Path, node: onnx.NodeProto) -> None:
@@ -150,6 +160,5 @@ def _ceiling(constants: dict[str, TensorProto], names: Sequence[str]) -> float:
 
 def _trailing_ones(model: onnx.ModelProto) -> bool:
     """Whether the output is [n, k, 1, …]."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    sides = [side.dim_value for side in inferred.graph.output[0].type.tensor_type.shape.dim]
+    sides = [side.dim_value for side in inferred(model).graph.output[0].type.tensor_type.shape.dim]
     return len(sides) > 2 and all(side == 1 for side in sides[2:])

@@ -14,7 +14,7 @@ from ...deploy.onnx_data import external_files
 from ...deploy.parity import FLOAT_TOLERANCE
 from ...deploy.session import in_batches_of
 from ...export.onnx_file import sort_nodes, to_bytes
-from .edit import cut, prepend, type_name
+from .edit import cut, inferred, prepend, type_name
 from .ending import Ending, end_in_logits
 from .files import is_lfs_pointer
 from .precision import parameters_of, precision_of
@@ -63,8 +63,8 @@ def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
     kind = entry.type.tensor_type.elem_type
     shape = [side.dim_value or None for side in entry.type.tensor_type.shape.dim]
     _refuse_foreign_operators(model, path)
+    _check(model, path)
     try:
-        sort_nodes(model.graph)
         precision = precision_of(model)
     except EdgeKitError as error:
         raise BundleError(f"{path}: {error}", fix=error.fix) from error
@@ -95,6 +95,23 @@ def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
     )
 
 
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    """Sort the nodes, and see that each has the inputs and attributes that its operator needs.
+
+    Raises:
+        BundleError: one has not, or the graph has a cycle.
+    """
+    try:
+        sort_nodes(model.graph)
+        if not model.graph.output[0].type.tensor_type.HasField("shape"):
+            _infer_output(model)
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError, EdgeKitError) as error:  # a name may not be UTF-8
+        raise BundleError(
+            f"{path}: the graph is not valid ONNX: {_first_line(error)}", fix="export it again, with a current exporter"
+        ) from error
+
+
 def _checked(model: onnx.ModelProto, path: Path) -> bytes:
     """The file's content; where recorded shapes are missing or wrong, which runtimes pass over, they are inferred.
 
@@ -116,10 +133,9 @@ def _infer_output(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
     output = model.graph.output[0].type.tensor_type
     output.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type
-    output.shape.dim.extend(
-        inferred.shape.dim if inferred.HasField("shape") else [onnx.TensorShapeProto.Dimension()] * 2
-    )
+    found = inferred(model).graph.output[0].type.tensor_type
+    unknown = [onnx.TensorShapeProto.Dimension()] * 2
+    output.shape.dim.extend(found.shape.dim if found.HasField("shape") else unknown)
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -174,6 +190,8 @@ def _refuse_foreign_operators(model: onnx.ModelProto, path: Path) -> None:
     """Refuse operators that are neither ONNX's own, nor ONNX Runtime's, nor functions of the file itself."""
     known = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
+        if not isinstance(node.domain, str) or not isinstance(node.op_type, str):  # protobuf gives bytes
+            raise BundleError(f"{path} is not a valid ONNX model: a name is not UTF-8", fix="export it again")
         if node.domain in _DOMAINS or node.domain.startswith("com.microsoft") or (node.domain, node.op_type) in known:
             continue
         raise BundleError(

@@ -96,7 +96,7 @@ def _constant(
             tensor = constants[name]
             return kind or tensor.data_type, int(np.prod(tensor.dims, dtype=np.int64))
         node = makers.get(name)
-        if node is None:
+        if node is None or (not node.input and node.op_type != "Constant"):
             return None
         attributes = {entry.name: entry for entry in node.attribute}
         if node.op_type == "Constant" and "value" in attributes:
