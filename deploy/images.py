@@ -115,7 +115,7 @@ class ImageSet:
         return self.take([where[name] for name in ids])
 
     def stratified(self, count: int, seed: int) -> "ImageSet":
-        """At most `count` images in which every class keeps its share, the same ones for the same seed."""
+        """At most `count` images, drawn by class (see the function `stratified`); the same ones for the same seed."""
         return self.take(stratified(self.targets, count, seed))
 
     def save(self, folder: Path, *, with_files: bool = False) -> None:
@@ -141,20 +141,41 @@ class ImageSet:
 
 
 def stratified(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Sorted indices of at most `count` of int64 [n] targets; each class keeps its share (largest remainders)."""
+    """Sorted indices of at most `count` of int64 [n] targets, drawn by class.
+
+    Each class keeps its share (largest remainders), and has at least one image where `count` allows it.
+    """
     if count >= len(targets):
         return np.arange(len(targets))
     generator = np.random.default_rng(seed)
     classes, sizes = np.unique(targets, return_counts=True)
-    shares = sizes * count / len(targets)
-    quota = np.floor(shares).astype(int)
-    for place in np.argsort(quota - shares, kind="stable")[: count - quota.sum()]:
-        quota[place] += 1
     chosen = [
         generator.choice(np.flatnonzero(targets == name), size, replace=False)
-        for name, size in zip(classes, quota, strict=True)
+        for name, size in zip(classes, _quotas(sizes, count), strict=True)
     ]
     return np.sort(np.concatenate(chosen))
+
+
+def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
+    """How many of `count` images each class gives; int64 [k] class sizes, whose sum is larger than `count`.
+
+    Classes whose share is below one give one image, and the others share what is left. With fewer images than classes,
+    every class gives its share only.
+    """
+    quota = np.zeros(len(sizes), np.int64)
+    shared = np.ones(len(sizes), bool)
+    while count >= len(sizes):
+        below = shared & (sizes * (count - quota.sum()) < sizes[shared].sum())
+        if not below.any():
+            break
+        quota[below] = 1
+        shared &= ~below
+    left = count - int(quota.sum())
+    shares = sizes[shared] * left / sizes[shared].sum()
+    quota[shared] = np.floor(shares)
+    most_missing = np.argsort(quota[shared] - shares, kind="stable")
+    quota[np.flatnonzero(shared)[most_missing[: count - int(quota.sum())]]] += 1
+    return quota
 
 
 def open_images(path: Path, labels: Sequence[str] | None = None, *, skip_corrupt: bool = False) -> ImageSet:

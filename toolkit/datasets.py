@@ -237,12 +237,19 @@ def _divide(data: str, root: str | None, seed: int, share: float, given: dict[st
 
 
 def _drawn(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """(what is left, what was drawn); each class gives its share, and at least one image stays on each side."""
+    """(what is left, what was drawn); each class gives its share, and at least one image stays on each side.
+
+    A class whose every image was drawn gets one back, because it has to be trained first.
+    """
     if len(images) < 2:
         raise DataError("one image cannot be divided into parts", fix="pass more images")
     count = min(max(1, round(len(images) * share)), len(images) - 1)
     drawn = stratified(images.targets, count, seed)
-    left = np.setdiff1d(np.arange(len(images)), drawn)
+    classes, first = np.unique(images.targets[drawn], return_index=True)
+    emptied = ~np.isin(classes, np.delete(images.targets, drawn))
+    if emptied.sum() < len(drawn):
+        drawn = np.delete(drawn, first[emptied])
+    left = np.delete(np.arange(len(images)), drawn)
     return images.take(left), images.take(drawn)
 
 

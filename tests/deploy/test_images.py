@@ -193,14 +193,43 @@ def test_a_saved_set_is_the_same_set(image_folder: Folder, tmp_path: Path, array
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.integers(1, 90), st.integers(0, 9))
 def test_stratified_keeps_the_shares(targets: list[int], count: int, seed: int) -> None:
-    """As many as asked for (or there are), each class within one of its share, the same for the same seed."""
+    """As many as asked for (or there are), the same for the same seed; each class within one of its share.
+
+    Where a share is below one, every class has an image instead, as long as there are as many images as classes.
+    """
     array = np.asarray(targets)
     chosen = stratified(array, count, seed)
     assert len(set(chosen.tolist())) == len(chosen) == min(count, len(targets))
-    for name in set(targets):
-        share = targets.count(name) * len(chosen) / len(targets)
-        assert abs(int((array[chosen] == name).sum()) - share) <= 1
     np.testing.assert_array_equal(chosen, stratified(array, count, seed))
+    shares = {name: targets.count(name) * len(chosen) / len(targets) for name in set(targets)}
+    given = {name: int((array[chosen] == name).sum()) for name in shares}
+    if count < len(shares) or min(shares.values()) >= 1:
+        assert all(abs(given[name] - share) <= 1 for name, share in shares.items())
+    else:
+        assert min(given.values()) >= 1
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=40), st.data())
+def test_stratified_reaches_every_class(sizes: list[int], data: st.DataObject) -> None:
+    """However rare, as long as there are as many images to draw as classes."""
+    count = data.draw(st.integers(len(sizes), sum(sizes)))
+    targets = np.repeat(np.arange(len(sizes)), sizes)
+    drawn = np.bincount(targets[stratified(targets, count, 0)], minlength=len(sizes))
+    assert drawn.sum() == count
+    assert (drawn >= 1).all()
+    assert (np.diff(drawn[np.argsort(sizes, kind="stable")]) >= -1).all(), "a larger class gives as many, but for one"
+
+
+def test_a_rare_class_is_drawn() -> None:
+    """Five images in 10,005 are under half of a 512th."""
+    targets = np.repeat([0, 1], [10_000, 5])
+    assert np.bincount(targets[stratified(targets, 512, 0)]).tolist() == [511, 1]
+
+
+def test_drawing_is_as_before_where_no_class_is_rare() -> None:
+    """So that a folder is divided as it was when a model was made from it."""
+    targets = np.asarray([0] * 37 + [1] * 20 + [2] * 11)
+    assert stratified(targets, 9, 1).tolist() == [1, 15, 17, 26, 34, 42, 45, 53, 59]
 
 
 def test_select_says_what_is_gone(image_folder: Folder) -> None:

@@ -185,3 +185,17 @@ def test_skip_corrupt_holds_for_the_models_own_data(fp32: Bundle, image_folder: 
     assert images is not None
     assert images.ids == ("cat/0.png", "dog/0.png")
     assert images.left_out == ("cat/1.png",)
+
+
+@pytest.mark.parametrize("rare", [1, 2, 3])
+def test_a_rare_class_stays_in_training(image_folder: Folder, rare: int) -> None:
+    """What the test and validation parts draw leaves every class an image to be trained on."""
+    folder = image_folder(each=40)
+    for index in range(rare, 40):
+        (folder / "dog" / f"{index}.png").unlink()
+    dataset = load_dataset(str(folder))
+    counts = {part: sum(name.startswith("dog") for name in ids) for part, ids in dataset.splits().items()}
+    assert counts["train"] >= 1
+    assert sum(counts.values()) == rare
+    if rare == 3:
+        assert set(counts.values()) == {1}
