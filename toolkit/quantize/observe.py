@@ -1,6 +1,6 @@
 """Watch a float model's activations on calibration images: running ranges, whose memory does not grow with images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
@@ -13,7 +13,8 @@ from .emit import OPS
 
 Ranges = dict[str, tuple[float, float]]
 
-_BATCH = 16
+# A batch is a few times as large in memory as one image, and no faster than this one.
+_BATCH = 4
 
 
 def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Callable[[float], None]) -> Ranges:
@@ -55,13 +56,27 @@ def _activations(model: onnx.ModelProto) -> list[str]:
 
 
 def _with_reductions(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
-    """The model with the minimum and maximum of each tensor as further scalar outputs."""
+    """The model with the minimum and maximum of each tensor as further scalar outputs.
+
+    Each is computed right after the tensor, so that the tensor is freed as early as in the model itself.
+    """
     augmented = onnx.ModelProto()
     augmented.CopyFrom(model)
-    for name in tensors:
-        for operator, suffix in (("ReduceMin", "/min"), ("ReduceMax", "/max")):
-            augmented.graph.node.append(onnx.helper.make_node(operator, [name], [name + suffix], keepdims=0))
-            augmented.graph.output.append(onnx.helper.make_tensor_value_info(name + suffix, onnx.TensorProto.FLOAT, []))
+    del augmented.graph.node[:]
+    wanted = set(tensors)
+
+    def reduce(names: Iterable[str]) -> None:
+        for name in wanted.intersection(names):
+            for operator, suffix in (("ReduceMin", "/min"), ("ReduceMax", "/max")):
+                node = onnx.helper.make_node(operator, [name], [name + suffix], keepdims=0)
+                augmented.graph.node.append(node)
+
+    reduce(entry.name for entry in model.graph.input)
+    for node in model.graph.node:
+        augmented.graph.node.append(node)
+        reduce(node.output)
+    for name in (f"{name}{suffix}" for name in tensors for suffix in ("/min", "/max")):
+        augmented.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
     return augmented
 
 
@@ -69,6 +84,8 @@ def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # the default order runs the reductions last, with every activation still in memory
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return options
 
 
