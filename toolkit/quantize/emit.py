@@ -1,6 +1,7 @@
 """Write the lower precision into the graph: QDQ for int8, casts for fp16."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from ...deploy.errors import BundleError
 from ..targets import Target
+from .precise import MOVES, leave_float, read_float
 
 if TYPE_CHECKING:
     from .observe import Ranges
@@ -29,8 +31,11 @@ OPS = (
 FUSED_OPS = (*COMPUTE, "Add", "AveragePool", "GlobalAveragePool")
 
 
-def emit_int8(model: onnx.ModelProto, ranges: "Ranges", target: Target) -> onnx.ModelProto:
+def emit_int8(model: onnx.ModelProto, ranges: "Ranges", target: Target, only: Sequence[str] = ()) -> onnx.ModelProto:
     """The model with QuantizeLinear/DequantizeLinear pairs, int8 weights per channel, as the target wants them.
+
+    Args:
+        only: names of the nodes to quantize; none for all that the target runs in int8.
 
     Raises:
         BundleError: the model has nothing to quantize.
@@ -50,8 +55,8 @@ def emit_int8(model: onnx.ModelProto, ranges: "Ranges", target: Target) -> onnx.
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if target.signed else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
-        nodes_to_quantize=[],
-        nodes_to_exclude=_not_residual(model) if target.fused else [],
+        nodes_to_quantize=list(only),
+        nodes_to_exclude=leave_float(model) + (_not_residual(model) if target.fused else []),
         op_types_to_quantize=list(FUSED_OPS if target.fused else OPS),
         extra_options={
             "WeightSymmetric": True,
@@ -65,19 +70,27 @@ def emit_int8(model: onnx.ModelProto, ranges: "Ranges", target: Target) -> onnx.
     if target.fused:
         _fuse_residuals(quantized)
     _float_logits(quantized)
+    read_float(quantized)
     return quantized
 
 
+def int8_layers(model: onnx.ModelProto, target: Target) -> list[str]:
+    """Names of the nodes whose values `emit_int8` rounds, without those that only move values."""
+    ops = set(FUSED_OPS if target.fused else OPS) - set(MOVES)
+    left = set(leave_float(model))
+    return [node.name for node in model.graph.node if node.op_type in ops and node.name not in left]
+
+
+def fp16_layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that `emit_fp16` converts, without those that only move values."""
+    return [node.name for node in model.graph.node if node.op_type not in (*MOVES, "Constant", "Shape")]
+
+
 def _not_residual(model: onnx.ModelProto) -> list[str]:
-    """The additions that add no two activations, but a constant to one; their names, which each gets if it has none."""
+    """Names of the additions that add no two activations, but a constant to one."""
     constants = {entry.name for entry in model.graph.initializer}
     constants |= {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
-    found = []
-    for index, node in enumerate(model.graph.node):
-        if node.op_type == "Add" and constants & set(node.input):
-            node.name = node.name or f"Add_{index}"
-            found.append(node.name)
-    return found
+    return [node.name for node in model.graph.node if node.op_type == "Add" and constants & set(node.input)]
 
 
 def _fuse_residuals(model: onnx.ModelProto) -> None:
@@ -136,11 +149,22 @@ def _float_logits(model: onnx.ModelProto) -> None:
         _remove(model.graph, quantize, dequantize)
 
 
-def emit_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with float16 weights and arithmetic; input and output stay float32."""
+def emit_fp16(model: onnx.ModelProto, only: Sequence[str] = ()) -> onnx.ModelProto:
+    """The model with float16 weights and arithmetic; input and output stay float32.
+
+    Args:
+        only: names of the nodes to convert; none for all.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    return convert_float_to_float16(_copy(model), keep_io_types=True)
+    kept = [node.name for node in model.graph.node if only and node.name not in only]
+    halved = convert_float_to_float16(_copy(model), keep_io_types=True, node_block_list=kept)
+    made = set()
+    for node in list(halved.graph.node):  # the converter casts a tensor once per reader, each time by the same name
+        if node.op_type == "Cast" and node.output[0] in made:
+            halved.graph.node.remove(node)
+        made.update(node.output)
+    return halved
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -13,7 +13,9 @@ QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteg
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model as ONNX Runtime's basic (hardware-independent) optimisations leave it, with inferred shapes.
+    """The same model as ONNX Runtime's basic (hardware-independent) optimisations leave it.
+
+    Its shapes are inferred, and every node has a name.
 
     Raises:
         BundleError: the model is quantized already, or its opset cannot be raised to one that can be.
@@ -37,6 +39,8 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [entry for entry in optimized.opset_import if entry.domain in used]  # ONNX Runtime lists all that it knows
     del optimized.opset_import[:]
     optimized.opset_import.extend(kept)
+    for index, node in enumerate(optimized.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
     return onnx.shape_inference.infer_shapes(optimized)
 
 
