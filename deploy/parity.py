@@ -13,6 +13,9 @@ from .preprocess import decode
 FLOAT_TOLERANCE = 1e-4
 TENSOR_TOLERANCE = 1e-6
 
+# Where two models agree to the last bit, or not at all; float32 itself resolves 144 dB.
+_MOST_DB = 150.0
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -78,3 +81,24 @@ def compare(
     same = golden.logits.max(axis=1) - chosen <= FLOAT_TOLERANCE * scale
     largest = float(np.abs(logits - golden.logits).max())
     return Parity(checksums_agreement, tensor_max_abs, largest, float(same.mean()), scale)
+
+
+def powers(reference: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """(signal, noise) of float32 [n, k] logits: sums of squares, which add up over batches.
+
+    Each image's logits count from their mean, because what all classes share changes no answer and no probability.
+    """
+    signal, noise = (logits - logits.mean(axis=1, keepdims=True) for logits in (reference, answers - reference))
+    return np.asarray([(signal**2).sum(dtype=np.float64), (noise**2).sum(dtype=np.float64)])
+
+
+def decibels(powers: np.ndarray) -> float:
+    """The signal-to-noise ratio of (signal, noise) in dB, within ±150; -150 where an answer is not a number."""
+    signal, noise = powers
+    if not np.isfinite(noise) or (signal == 0 and noise > 0):
+        return -_MOST_DB
+    return (
+        float(np.clip(10 * np.log10(max(signal, 1e-300) / max(noise, 1e-300)), -_MOST_DB, _MOST_DB))
+        if noise
+        else _MOST_DB
+    )

@@ -19,6 +19,7 @@ def demo(runs: Path = RUNS) -> tuple[Quantized, Validation]:
     exported = export_bundle(trained, "onnx", new_path("digits-onnx-fp32", runs))
     say("3/4 quantize to int8")
     quantized = quantize(exported, runs=runs)
-    say(quantized.judgement.sentence)
+    for sentence in quantized.sentences:
+        say(sentence)
     say("4/4 validate on this machine")
     return quantized, validate([quantized.bundle])

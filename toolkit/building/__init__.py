@@ -169,4 +169,6 @@ def _of_precision(bundle: Bundle, precision: str, runs: Path) -> Bundle | None:
     if result.bundle.path.name.endswith(REJECTED):
         say(f"no {precision} engine: {result.judgement.sentence}")
         return None
+    for sentence in result.remarks:
+        say(sentence)
     return result.bundle

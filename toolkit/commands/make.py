@@ -133,6 +133,7 @@ def quantize(
     images: Images = None,
     calibration_images: Annotated[int, typer.Option(help="Drawn by class from the training part.")] = 512,
     max_drop: MaxDrop = None,
+    allow_few: Annotated[bool, typer.Option("--allow-few", help="Calibrate with fewer than 8 images too.")] = False,
     dynamic: Annotated[bool, typer.Option("--dynamic", hidden=True)] = False,
     skip_corrupt: SkipCorrupt = False,
     out: Out = None,
@@ -155,9 +156,10 @@ def quantize(
     )
     result = quantize_bundle(
         source, precision=precision, target=target, images=images, calibration_images=calibration_images,
-        max_drop=max_drop, skip_corrupt=skip_corrupt, out=out,
+        max_drop=max_drop, allow_few=allow_few, skip_corrupt=skip_corrupt, out=out,
     )  # fmt: skip
-    say(result.judgement.sentence)
+    for sentence in result.sentences:
+        say(sentence)
     made(result.bundle)
     raise typer.Exit(result.judgement.exit_code)
 
