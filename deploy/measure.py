@@ -163,7 +163,7 @@ def measure(
                 _ration(subjects)
                 stage = _latency_stage(subjects, plan)
                 plan = replace(plan, processes=max(subject.given for subject in subjects))
-            _time_blocks(here, plan, process, generator, origin, _part(progress, stage, process, plan.processes))
+            _time_blocks(here, plan, process, generator, origin, progress, stage)
             if plan.offline:
                 _load_in_batches(here, process, progress, plan)
             if plan.fps is not None and plan.sustained_s is None:
@@ -175,11 +175,6 @@ def measure(
     if plan.sustained_s is not None:
         _sustain(subjects, images, how, plan, progress)
     return [subject.result() for subject in subjects]
-
-
-def _part(progress: Progress, stage: str, process: int, processes: int) -> Callable[[float], None]:
-    """Progress of a process's share of a stage."""
-    return lambda share: progress(stage, (process + share) / processes)
 
 
 def _silent(what: str, share: float) -> None:
@@ -265,7 +260,7 @@ def _predict(subject: _Subject, images: Path, part: Callable[[float], None]) -> 
 
 def _time_blocks(
     subjects: Sequence[_Subject], plan: Plan, process: int, generator: random.Random, origin: float,
-    progress: Callable[[float], None],
+    progress: Progress, stage: str,
 ) -> None:  # fmt: skip
     """Pairs of rounds of one block a model: in random order, then in that order backwards (ABBA), so that a steady
     drift of the machine weighs on all models alike."""
@@ -282,7 +277,8 @@ def _time_blocks(
                 subject.time(number, process, time.monotonic() - origin)
             number += 1
         spent = time.monotonic() - start
-        progress(min((number - first) / least_rounds, spent / max(least_s, 1e-9), 0.99))
+        done = min((number - first) / least_rounds, spent / max(least_s, 1e-9), 0.99)
+        progress(stage, (process + done) / plan.processes)
         if number - first < least_rounds or spent < least_s:
             continue
         share = spent / budget_s if budget_s else 1.0

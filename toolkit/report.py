@@ -3,14 +3,10 @@
 Built with ElementTree, which escapes every label and file name by itself.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
-
-import numpy as np
 
 from ..deploy.images import ImageSet
 from . import charts
@@ -43,10 +39,9 @@ from .display import (
     warning_lines,
 )
 from .host import near_tie
+from .html import paragraph, scrolling, table
+from .report_answers import confusion, gallery, per_class
 from .visible import visible
-
-_GALLERY = 24
-_THUMBNAIL = 96
 
 Report = Mapping[str, Any]
 
@@ -86,16 +81,16 @@ def _sections(report: Report, images: ImageSet | None) -> Iterator[Element]:
     """All that is known of one device's models, under headings; what there is nothing of is left out."""
     for title, parts in (
         ("Models", _models(report)),
-        ("Latency", [_scrolling(charts.latency(report))]),
+        ("Latency", [scrolling(charts.latency(report))]),
         (
             "Accuracy against latency",
-            [_scrolling(charts.plane(report))] if report["models"][0]["top1"] is not None else [],
+            [scrolling(charts.plane(report))] if report["models"][0]["top1"] is not None else [],
         ),
         ("Scenarios", _scenarios(report)),
         ("Device against host", _against_host(report)),
-        ("Images on which the models disagree", _gallery(report, images)),
-        ("Confusion", _confusion(report)),
-        ("Accuracy by class", _per_class(report)),
+        ("Images on which the models disagree", gallery(report, images)),
+        ("Confusion", confusion(report)),
+        ("Accuracy by class", per_class(report)),
         ("Where the time goes", _parts(report)),
         ("Lineage", _lineage(report)),
         ("Machine", _environment(report)),
@@ -111,16 +106,16 @@ def _sections(report: Report, images: ImageSet | None) -> Iterator[Element]:
 
 def _joined(document: Report, images: ImageSet | None) -> Iterator[Element]:
     """The devices side by side, then each one's own report, to be unfolded."""
-    yield _paragraph(headline_of(document), "headline")
+    yield paragraph(headline_of(document), "headline")
     heading = Element("h1", {"class": document["verdict"]})
     heading.text = document["verdict"]
     yield heading
-    yield _paragraph(document["reason"], "reason")
-    yield _table(DEVICE_COLUMNS, device_rows(document))
+    yield paragraph(document["reason"], "reason")
+    yield table(DEVICE_COLUMNS, device_rows(document))
     for line in (*agreement_lines(document), *recommendation_lines(document)):
-        yield _paragraph(line)
+        yield paragraph(line)
     for line in noisy_devices(document):
-        yield _paragraph(line, "warning")
+        yield paragraph(line, "warning")
     for report in document["devices"]:
         folded = Element("details")
         SubElement(folded, "summary").text = f"{report['device']['name']}: {report['verdict']}"
@@ -136,8 +131,8 @@ def _verdict(report: Report) -> list[Element]:
     what.text = subject(report)
     reason = Element("p", {"class": "reason"})
     reason.text = report["reason"]
-    advice = [_paragraph(line) for line in recommendation_lines(report)]
-    return [_paragraph(report["headline"], "headline"), heading, reason, *advice, what, *_noise(report)]
+    advice = [paragraph(line) for line in recommendation_lines(report)]
+    return [paragraph(report["headline"], "headline"), heading, reason, *advice, what, *_noise(report)]
 
 
 def _noise(report: Report) -> Iterator[Element]:
@@ -145,7 +140,7 @@ def _noise(report: Report) -> Iterator[Element]:
     for line in noise_summary(report):
         folded = Element("details", {"class": "noise"})
         SubElement(folded, "summary").text = line
-        folded.extend(_paragraph(detail) for detail in noise_details(report))
+        folded.extend(paragraph(detail) for detail in noise_details(report))
         yield folded
 
 
@@ -170,8 +165,8 @@ def _models(report: Report) -> Iterator[Element]:
             ]
         )
     header = "model|speed-up|mean latency|drop, points|top-1|size|p50|p90|p95|p99|top-5|calibration error|flips"
-    yield _table([*header.split("|"), "peak memory", "parity"], rows)
-    yield _paragraph(_figures(report), "note")
+    yield table([*header.split("|"), "peak memory", "parity"], rows)
+    yield paragraph(_figures(report), "note")
     for text in (
         *thread_lines(report),
         *ratio_lines(report),
@@ -179,12 +174,12 @@ def _models(report: Report) -> Iterator[Element]:
         *against_lines(report),
         *engine_lines(report),
     ):
-        yield _paragraph(text)
+        yield paragraph(text)
     for model in report["models"]:
         if model.get("engine"):
             yield _layers(names[model["id"]], model["engine"]["layers"])
     for line in warning_lines(report):
-        yield _paragraph(line, "warning")
+        yield paragraph(line, "warning")
 
 
 def _layers(name: str, layers: Sequence[Mapping[str, str]]) -> Element:
@@ -192,7 +187,7 @@ def _layers(name: str, layers: Sequence[Mapping[str, str]]) -> Element:
     folded = Element("details")
     SubElement(folded, "summary").text = f"{name}: its {len(layers)} layers"
     rows = [[layer["name"], layer["type"], layer["precision"]] for layer in layers]
-    folded.append(_table(["layer", "type", "precision"], rows))
+    folded.append(table(["layer", "type", "precision"], rows))
     return folded
 
 
@@ -231,14 +226,14 @@ def _parts(report: Report) -> Iterator[Element]:
             ]
         )
     header = "model|file|load|first call|warm-up|preprocess|inference|postprocess|samples of calls|outliers"
-    yield _table(header.split("|"), rows)
+    yield table(header.split("|"), rows)
 
 
 def _scenarios(report: Report) -> Iterator[Element]:
     """Throughput by batch size, deadlines, the long run."""
     names = model_names(report)
     for line in scenario_lines(report):
-        yield _paragraph(line)
+        yield paragraph(line)
     offline = [model for model in report["models"] if model["offline"]]
     if offline:
         batches = sorted({size["batch"] for model in offline for size in model["offline"]["sizes"]})
@@ -252,9 +247,9 @@ def _scenarios(report: Report) -> Iterator[Element]:
                 for batch in batches
             ]
             rows.append([names[model["id"]], *cells])
-        yield _table(["images/s at batch size", *map(str, batches)], rows)
+        yield table(["images/s at batch size", *map(str, batches)], rows)
     if any(model["sustained"] for model in report["models"]):
-        yield _scrolling(charts.sustained(report))
+        yield scrolling(charts.sustained(report))
     held = [model for model in report["models"] if model["sustained"] and model["sustained"].get("rate")]
     if held:
         rows = [
@@ -263,13 +258,7 @@ def _scenarios(report: Report) -> Iterator[Element]:
             for model in held
             for one in model["sustained"]["minutes"]
         ]  # fmt: skip
-        yield _table(["model", "minute", "images offered", "missed their deadline", "dropped", "file to answer"], rows)
-
-
-def _paragraph(text: str, kind: str = "") -> Element:
-    line = Element("p", {"class": kind} if kind else {})
-    line.text = text
-    return line
+        yield table(["model", "minute", "images offered", "missed their deadline", "dropped", "file to answer"], rows)
 
 
 def _with_interval(share: float | None, interval: Sequence[float] | None) -> str:
@@ -283,49 +272,11 @@ def _parity(model: Mapping[str, Any]) -> str:
     return text if first in ("none", "logits") else f"{text} ({first} differs)"
 
 
-def _gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
-    """Images whose answer changed, those that the optimised model loses first."""
-    base, last, names = report["models"][0], report["models"][-1], model_names(report)
-    if images is None or base is last or not base["predictions"]:
-        return
-    first, second, targets = (np.asarray(v) for v in (base["predictions"], last["predictions"], report["targets"]))
-    flips = np.flatnonzero(first != second)
-    if not len(flips):
-        note = Element("p")
-        note.text = f"None of {len(images)}: every image has the same answer."
-        yield note
-        return
-    order = sorted(flips, key=lambda index: (first[index] != targets[index], index))
-    gallery = Element("div", {"class": "gallery"})
-    for index in order[:_GALLERY]:
-        figure = SubElement(gallery, "figure")
-        SubElement(figure, "img", src=_thumbnail(images, int(index)), alt=images.ids[index])
-        caption = SubElement(figure, "figcaption")
-        labels = [
-            report["labels"][value] if value >= 0 else "?" for value in (targets[index], first[index], second[index])
-        ]
-        caption.text = f"{labels[0]}: {labels[1]} → {labels[2]}"
-    note = Element("p")
-    note.text = f"{len(flips)} of {len(images)}; true label: {names[base['id']]} → {names[last['id']]}" + (
-        f"; the first {_GALLERY} are shown" if len(flips) > _GALLERY else ""
-    )
-    yield note
-    yield gallery
-
-
-def _thumbnail(images: ImageSet, index: int) -> str:
-    image = images[index].image.convert("RGB")
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
 def _against_host(report: Report) -> Iterator[Element]:
     """Whether the device answers each image as the host does, and the images where it does not."""
     names = model_names(report)
     for line in host_lines(report):
-        yield _paragraph(line)
+        yield paragraph(line)
     rows = [
         [names[model["id"]], one["id"], one["truth"] or "?", one["host"], one["device"], f"{one['gap']:.3g}",
          "near tie" if near_tie(one, model["host"]) else "not explained by the kernels"]
@@ -333,61 +284,7 @@ def _against_host(report: Report) -> Iterator[Element]:
         for one in (model["host"] or {"differ": []})["differ"][:50]
     ]  # fmt: skip
     if rows:
-        yield _table(["model", "image", "true", "host", "device", "logits apart", "why"], rows)
-
-
-def _confusion(report: Report) -> Iterator[Element]:
-    """The optimised model's confusion matrix: a row a true class."""
-    model, targets = report["models"][-1], report["targets"]
-    if not model["predictions"] or -1 in targets:
-        return
-    size = len(report["labels"])
-    counts = np.zeros((size, size), int)
-    np.add.at(counts, (targets, model["predictions"]), 1)
-    shown = np.flatnonzero(counts.sum(0) + counts.sum(1))
-    if len(shown) > 30:
-        wrong = counts * (1 - np.eye(size, dtype=int))
-        pairs = np.argwhere(wrong)[np.argsort(-wrong[wrong > 0], kind="stable")][:20]
-        rows = [[report["labels"][a], report["labels"][b], str(wrong[a, b])] for a, b in pairs]
-        yield _table(["true", "predicted", "images"], rows)
-        return
-    names = [report["labels"][index] for index in shown]
-    rows = []
-    for index in shown:
-        total = counts[index].sum()
-        cells = [_shaded(int(counts[index, other]), total, index == other) for other in shown]
-        rows.append([report["labels"][index], *cells])
-    yield _table(["true \\ predicted", *names], rows)
-
-
-def _shaded(count: int, total: int, right: bool) -> Element:
-    share = count / total if total else 0.0
-    colour = "var(--good)" if right else "var(--bad)"
-    cell = Element("td", style=f"background: color-mix(in srgb, {colour} {round(60 * share)}%, transparent)")
-    cell.text = str(count) if count else "·"
-    return cell
-
-
-def _per_class(report: Report) -> Iterator[Element]:
-    names = model_names(report)
-    models = [model for model in report["models"] if model["per_class"]]
-    if models:
-        labels = list(models[0]["per_class"])
-        yield _table(
-            ["class", *(names[model["id"]] for model in models)],
-            [[label, *(percent(model["per_class"][label]) for model in models)] for label in labels[:200]],
-        )
-    for model in models:
-        if model["flips_by_class"]:
-            rows = [
-                [entry["label"], str(entry["lost"]), str(entry["gained"]), f"{entry['p']:.2g}"]
-                for entry in model["flips_by_class"][:20]
-            ]
-            yield _paragraph(
-                f"{names[model['id']]} against the baseline, the most certain change first (p of McNemar's test, "
-                f"adjusted for {len(model['per_class'])} classes by Holm's method)"
-            )
-            yield _table(["class", "lost", "gained", "p"], rows)
+        yield table(["model", "image", "true", "host", "device", "logits apart", "why"], rows)
 
 
 def _lineage(report: Report) -> Iterator[Element]:
@@ -395,14 +292,14 @@ def _lineage(report: Report) -> Iterator[Element]:
     for model in report["models"]:
         steps = [f"{step['format']} {step['precision']} {step['id']}" for step in model["lineage"]]
         rows.append([names[model["id"]], " → ".join([*steps, model["id"]]), model["bundle"]])
-    yield _table(["model", "made from", "bundle"], rows)
+    yield table(["model", "made from", "bundle"], rows)
 
 
 def _environment(report: Report) -> Iterator[Element]:
     facts = {**report["device"], **{f"plan {key}": value for key, value in report["plan"].items()}}
     versions = {f"{name} version": value for name, value in facts.pop("versions", {}).items()}
     shown = {key: value for key, value in (facts | versions).items() if key not in ("before", "after")}
-    yield _table(["fact", "value"], [[key, _plain(value)] for key, value in shown.items()])
+    yield table(["fact", "value"], [[key, _plain(value)] for key, value in shown.items()])
 
 
 def _state(report: Report) -> Iterator[Element]:
@@ -413,31 +310,8 @@ def _state(report: Report) -> Iterator[Element]:
         changed = before[key] != after.get(key)
         rows.append([key, _plain(before[key]), _plain(after.get(key)), "changed" if changed else ""])
     if rows:
-        yield _table(["state", "before", "after", ""], rows)
+        yield table(["state", "before", "after", ""], rows)
 
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str | Element]]) -> Element:
-    """A table that scrolls sideways where the screen is narrow."""
-    table = Element("table")
-    line = SubElement(SubElement(table, "thead"), "tr")
-    for name in header:
-        SubElement(line, "th").text = name
-    body = SubElement(table, "tbody")
-    for row in rows:
-        line = SubElement(body, "tr")
-        for cell in row:
-            if isinstance(cell, str):
-                SubElement(line, "td").text = cell
-            else:
-                line.append(cell)
-    return _scrolling(table)
-
-
-def _scrolling(content: Element) -> Element:
-    frame = Element("div", {"class": "scroll"})
-    frame.append(content)
-    return frame

@@ -9,7 +9,10 @@ import pytest
 from edgekit.toolkit.comparison import compare_reports
 from edgekit.toolkit.console import PlainConsole, broken, print_parts
 from edgekit.toolkit.contract import Contract
+from edgekit.toolkit.files import markdown
 from edgekit.toolkit.joined import join_reports
+from edgekit.toolkit.packed import _print as show_packed
+from edgekit.toolkit.report import render
 from edgekit.toolkit.tables import comparison_table, devices_table, self_test_table, validation_table
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +83,26 @@ def test_the_table_of_two_short_names_fits_80_columns(judged: Callable[..., Any]
     text = _shown(validation_table(judged().report), 80)
     assert re.search(r"model +size +top-1 +points +latency +p50 +speed-up", text)
     assert re.search(r"int8 +[\d.]+ MB .* 1 ms .* 2.00x", text)
+
+
+def test_a_slower_model_is_called_slower_on_devices_and_where_it_was_packed(
+    judged: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the first line, with the figures, and what to keep below."""
+    report = judged(second=3.0).report
+    slower = "int8 made up is slower than fp32 made up here: 0.67x"
+    show_packed(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(slower)
+    assert any(line.startswith("keep fp32 made up") for line in lines)
+    assert any("2 ms" in line and "reference" in line for line in lines)
+    both = join_reports([report, {**report, "device": {**report["device"], "name": "ssh://pi"}}])
+    for text in (_shown(devices_table(both), None), markdown(both), render(both, None)):
+        assert (
+            0
+            <= text.find(f"local: {slower}")
+            < text.find("local: keep fp32 made up: no candidate is shown to be faster")
+        )
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"]), max_size=200), st.integers(10, 60))
