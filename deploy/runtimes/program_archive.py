@@ -10,7 +10,7 @@ import ast
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,7 @@ def check_program(path: Path) -> None:
         raise BundleError(
             f"{path} is not a torch.export archive: {_first_line(error)}", fix="export it again"
         ) from error
-    if sum(sizes.values()) > 2 * path.stat().st_size + (1 << 20):
-        raise _refused(path, "it is compressed to a fraction of its size")
+    check_size(sizes.values(), path)
     for name in names:
         if not _RECORDS.fullmatch(name):
             raise _refused(path, f"it holds {name[:80]!r}, which is no tensor of a torch.export program")
@@ -84,6 +83,16 @@ def check_program(path: Path) -> None:
     for kind, text in _texts(document, ""):
         if not _harmless(kind, text):
             raise _refused(path, f"its program has {kind} {text[:80]!r}, which EdgeKit does not let torch evaluate")
+
+
+def check_size(sizes: Iterable[int], path: Path) -> None:
+    """Refuse an archive of torch's whose records take far more than the file: torch writes them uncompressed.
+
+    Raises:
+        BundleError: they do.
+    """
+    if sum(sizes) > 2 * path.stat().st_size + (1 << 20):
+        raise _refused(path, "it is compressed to a fraction of its size")
 
 
 def _refused(path: Path, what: str) -> BundleError:

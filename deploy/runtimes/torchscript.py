@@ -10,6 +10,7 @@ import torch
 from ..bundle import Bundle
 from ..errors import BundleError
 from ..session import SessionOptions
+from .program_archive import check_size
 from .torch_module import ModuleSession
 
 # What an image classifier needs beside ATen's tensor operators: values, containers, control flow.
@@ -36,8 +37,8 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
         try:
             _check_loading(path)
             module = torch.jit.load(str(path), map_location="cpu").eval()
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+        except (RuntimeError, UnicodeDecodeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BundleError(
                 f"torch {torch.__version__} cannot load {path}: {reason}", fix="save the model again with this torch"
             ) from error
@@ -54,7 +55,9 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
 def _check_loading(path: Path) -> None:
     """Refuse code that would run before the module's graphs can be looked at: __setstate__, and C++ objects' own."""
     reader = torch._C.PyTorchFileReader(str(path))
-    for name in reader.get_all_records():
+    names = reader.get_all_records()
+    check_size((reader.get_record_size(name) for name in names), path)
+    for name in names:
         code = name.startswith("code/") and name.endswith(".py")
         if code or name.endswith(".pkl"):
             content = reader.get_record(name)

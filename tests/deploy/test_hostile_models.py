@@ -16,7 +16,7 @@ import onnx
 import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.errors import BundleError
+from edgekit.deploy.errors import BundleError, EdgeKitError
 from edgekit.deploy.runtimes.exported_program import load_program, save_program
 from edgekit.deploy.runtimes.torchscript import load_module
 from edgekit.deploy.session import open_session
@@ -292,3 +292,33 @@ def test_opening_a_network_downloads_nothing(trained: Bundle, tmp_path: Path, mo
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     assert load_network(Bundle.open(folder)) is not None
+
+
+@pytest.mark.parametrize("kind", ["state dict", "TorchScript"])
+@pytest.mark.filterwarnings("ignore")
+def test_files_of_torch_do_not_unpack_without_end(kind: str, tmp_path: Path) -> None:
+    """A gigabyte of zeros in a megabyte: refused by the sizes that its records claim."""
+    from edgekit.toolkit.importing.network import _load_weights
+
+    network, source, evil = nn.Linear(4, 4), tmp_path / "sound.pt", tmp_path / "evil.pt"
+    if kind == "TorchScript":
+        torch.jit.save(torch.jit.trace(network, torch.zeros(1, 4)), str(source))
+    else:
+        torch.save(network.state_dict(), source)
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(evil, "w", zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            new.writestr(info.filename, bytes(1 << 26) if info.filename.endswith("data/0") else old.read(info))
+        if kind == "TorchScript":
+            new.writestr(f"{old.namelist()[0].partition('/')[0]}/extra/zeros", bytes(1 << 26))
+    before = torch._C.PyTorchFileReader
+    read: list[str] = []
+
+    class Reader(before):  # type: ignore[misc, valid-type]
+        def get_record(self, name: str) -> bytes:
+            read.append(name)
+            return super().get_record(name)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EdgeKitError, match="compressed"):
+        patch.setattr(torch._C, "PyTorchFileReader", Reader)
+        load_module(evil) if kind == "TorchScript" else _load_weights(network, evil, "another network")
+    assert read == []

@@ -13,6 +13,7 @@ from edgekit.deploy.engine.passport import Passport
 from edgekit.deploy.runtimes.exported_program import save_program
 from onnx import TensorProto, helper
 from PIL import Image
+from safetensors.torch import save_file
 
 SEEDS = Path(__file__).parent / "corpus" / "seeds"
 
@@ -38,6 +39,10 @@ def make_models() -> None:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
         (SEEDS / f"onnx-{name}.onnx").write_bytes(model.SerializeToString())
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 2)).eval()
+    state = torch.nn.Linear(4, 2).state_dict()
+    torch.save(state, SEEDS / "weights-zip.pt")
+    torch.save(state, SEEDS / "weights-legacy.pt", _use_new_zipfile_serialization=False)
+    save_file(state, SEEDS / "weights.safetensors")
     save_program(torch.export.export(network, (torch.zeros(1, 1, 4, 4),)), SEEDS / "program.pt2")
 
 

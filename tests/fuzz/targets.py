@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
+from random import Random
 from typing import Any
 from unittest import mock
 
@@ -393,6 +394,19 @@ def _run_program(case: bytes, folder: Path) -> None:
     check_program(_file(case, folder, "model.pt2"))
 
 
+def _run_weights(case: bytes, folder: Path) -> None:
+    """A state dict, by its first bytes of torch's or of safetensors."""
+    import torch
+    from edgekit.toolkit.importing.network import _load_weights
+
+    name = "weights.pt" if case[:1] in b"P\x80" else "weights.safetensors"
+    _load_weights(torch.nn.Linear(4, 2), _file(case, folder, name), "another network")
+
+
+def _mutate_weights(random: Random, content: bytes) -> bytes:
+    return mutate.mutate_zip(random, content) if content[:2] == b"PK" else mutate.mutate_bytes(random, content)
+
+
 def _kept(name: str) -> list[bytes]:
     return [file.read_bytes() for file in sorted((CORPUS / "seeds").glob(f"{name}*"))]
 
@@ -454,6 +468,7 @@ TARGETS: dict[str, Target] = {
         lambda: [json.dumps(_manifest("lenet-int8")["preprocess"]).encode()], mutate.mutate_json, _run_preprocess, 5
     ),
     "key": Target(lambda: _kept("key"), mutate.mutate_bytes, _run_key, 5),
+    "weights": Target(lambda: _kept("weights"), _mutate_weights, _run_weights, 5),
     "program": Target(lambda: _kept("program"), mutate.mutate_zip, _run_program, 5),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +153,10 @@ def _load_file(path: Path) -> Any:
 
 def _load_weights(network: Any, weights: Path, misfit: str) -> None:
     """Load a state dict; `misfit` is what to do where it is another network's."""
-    import pickle
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    from ...deploy.runtimes.program_archive import check_size
 
     if not weights.is_file():
         raise EdgeKitError(f"no weights at {weights}", fix="check the path")
@@ -165,12 +165,18 @@ def _load_weights(network: Any, weights: Path, misfit: str) -> None:
         if weights.suffix == ".safetensors":
             state = load_file(weights)
         else:
+            if zipfile.is_zipfile(weights):
+                reader = torch._C.PyTorchFileReader(str(weights))
+                check_size(map(reader.get_record_size, reader.get_all_records()), weights)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of pickle protocols; the error below says what matters
                 state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+    except EdgeKitError:
+        raise
+    except Exception as error:  # what is no pickle raises what its bytes happen to mean: KeyError, IndexError, …
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EdgeKitError(
-            f"{weights} is not a plain state dict: {str(error).strip().splitlines()[0]}",
+            f"{weights} is not a plain state dict: {reason[:200]}",
             fix="save it with torch.save(network.state_dict(), path), or as safetensors",
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
