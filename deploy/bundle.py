@@ -216,10 +216,18 @@ class Bundle:
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", fix="pass a folder under runs/")
         if source.is_symlink() or source.stat().st_size > _MAX_MANIFEST_BYTES:
             raise BundleError(f"{source} is a link or far too large", fix="get the bundle again from its maker")
-        text = source.read_bytes()
+        try:
+            text = source.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{source} cannot be read: {error.strerror}", fix="check its permissions") from error
         manifest = Manifest.from_json(text, source)
         for name, facts in manifest.files.items():
-            _check_file(path, name, facts)
+            try:
+                _check_file(path, name, facts)
+            except OSError as error:  # a name that is too long, a file that may not be read
+                raise BundleError(
+                    f"{path / name[:80]} cannot be read: {error.strerror}", fix="get the bundle again from its maker"
+                ) from error
         if manifest.model not in manifest.files or _GOLDEN not in manifest.files:
             raise BundleError(f"{source} lists no model or no golden samples", fix="make the bundle again")
         _check_listed(path, manifest)

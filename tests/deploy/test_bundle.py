@@ -360,3 +360,14 @@ def test_a_fifo_in_a_bundle_is_refused(copy: Path) -> None:
     os.mkfifo(copy / "model.onnx")
     with pytest.raises(BundleError, match="missing|no regular file"):
         Bundle.open(copy)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000 + "b"])
+@pytest.mark.parametrize("entry", ["files", "model"])
+def test_a_name_that_no_file_system_takes_is_refused(copy: Path, name: str, entry: str) -> None:
+    """In one line, whichever entry has it."""
+    _edit(copy, lambda manifest: manifest["files"].update({name: manifest["files"]["model.onnx"]}))
+    if entry == "model":
+        _edit(copy, lambda manifest: manifest.update(model=name))
+    with pytest.raises(BundleError, match="cannot be read"):
+        Bundle.open(copy)
