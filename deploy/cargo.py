@@ -129,7 +129,9 @@ def adopt(folder: Path, source: Bundle, out: Path) -> None:
     if built.format != FORMAT or [step["id"] for step in built.lineage[-1:]] != [source.id]:
         raise BundleError(f"what was built is no engine of {source.path}", fix="do not trust this device")
     with new_folder(out) as new:
-        shutil.copytree(folder, new, dirs_exist_ok=True)
+        for name in (MANIFEST, *built.files):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, new / name)
 
 
 def bundle_folder(bundle: Bundle) -> str:

@@ -313,10 +313,15 @@ def _run_browser(case: bytes, folder: Path) -> None:
 
 
 @cache
-def _parcel() -> bytes:
+def _parcel(built: bool = False) -> bytes:
+    """A bundle in a zip file, by its manifest an engine where a board has built it."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        cargo.add_files(archive, cargo.bundle_files(_asked()[0], "bundles/a"))
+        for name, file in cargo.bundle_files(_asked()[0], "bundles/a"):
+            content = file.read_bytes()
+            if built and name.endswith("manifest.json"):
+                content = json.dumps({**json.loads(content), "format": "tensorrt"}).encode()
+            archive.writestr(name, content)
     return stream.getvalue()
 
 
@@ -328,7 +333,7 @@ def _emptied(folder: Path, name: str) -> Path:
 def _run_parcel(case: bytes, folder: Path) -> None:
     unpacked, out = _emptied(folder, "unpacked"), _emptied(folder, "out")
     first, *_ = cargo.unpack_bundles(_file(case, folder, "parcel"), unpacked, 4 << 20, "the board")
-    cargo.adopt(first, out)
+    cargo.adopt(first, Bundle.open(DATA / "lenet-fp32"), out)
 
 
 def _run_packed(case: bytes, folder: Path) -> None:
@@ -448,7 +453,7 @@ TARGETS: dict[str, Target] = {
     "plan": Target(lambda: [json.dumps(Plan().to_json()).encode()], mutate.mutate_json, _run_plan, 5),
     "board": Target(_board_seeds, mutate.mutate_lines, _run_board, 5),
     "browser": Target(_browser_seeds, mutate.mutate_json, _run_browser, 5),
-    "parcel": Target(lambda: [_parcel()], mutate.mutate_zip, _run_parcel, 2),
+    "parcel": Target(lambda: [_parcel(built=True), _parcel()], mutate.mutate_zip, _run_parcel, 2),
     "packed": Target(lambda: [_parcel()], mutate.mutate_zip, _run_packed, 2),
     "npz": Target(lambda: _kept("set"), mutate.mutate_npz, _run_npz, 5),
     "idx": Target(lambda: _kept("idx"), mutate.mutate_gzip, _run_idx, 10),
