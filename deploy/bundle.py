@@ -156,7 +156,9 @@ class Manifest:
             )
         if self.preprocess.crop not in (None, (self.input.height, self.input.width)):
             raise DocumentError(f"preprocess.crop is {self.preprocess.crop}, the input {self.input.shape}")
-        if self.data and not (isinstance(self.data.get("data"), str) and isinstance(self.data.get("root"), str | None)):
+        if self.data and not (
+            isinstance(self.data.get("data"), str) and isinstance(self.data.get("root", 0), str | None)
+        ):
             raise DocumentError("data does not name a data set and its root")
         for name, facts in self.files.items():
             if type(facts.get("size")) is not int or not isinstance(facts.get("sha256"), str):
