@@ -22,6 +22,7 @@ import numpy as np
 
 from .arrays import ARCHIVE_ERRORS, npy_header, read_npy
 from .documents import DocumentError, parse, read, within
+from .engine.layers import Summary
 from .errors import BundleError, RecipeError
 from .files import new_folder, sha256
 from .fingerprints import read_fingerprints, write_fingerprints
@@ -156,6 +157,8 @@ class Manifest:
             )
         if self.preprocess.crop not in (None, (self.input.height, self.input.width)):
             raise DocumentError(f"preprocess.crop is {self.preprocess.crop}, the input {self.input.shape}")
+        if "engine" in self.details:
+            read(Summary, self.details["engine"], "details.engine")
         if self.data and not (
             isinstance(self.data.get("data"), str) and isinstance(self.data.get("root", 0), str | None)
         ):

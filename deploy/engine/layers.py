@@ -37,6 +37,14 @@ class Layer(NamedTuple):
     precision: str
 
 
+class Summary(NamedTuple):
+    """What `summarize` makes."""
+
+    layers: tuple[Layer, ...]
+    precisions: Mapping[str, int]
+    reformats: int
+
+
 def summarize(layers: Iterable[Layer]) -> dict[str, Any]:
     """Plain values: every layer, how many compute in each precision, how many only reformat."""
     layers = list(layers)

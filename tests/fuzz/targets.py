@@ -169,7 +169,7 @@ class _Device:
         pass
 
     def formats(self) -> set[str]:
-        return {"onnx"}
+        return {"onnx", "tensorrt"}
 
     def measure(self, bundles: list[Bundle], plan: Plan, images: Any, progress: Any) -> Measured:
         for bundle in bundles:
@@ -426,7 +426,8 @@ def _manifests() -> list[bytes]:
     engine = _manifest("lenet-int8") | {
         "format": "tensorrt",
         "requires": {"tensorrt": json.loads((CORPUS / "seeds/passport.json").read_text())},
-        "details": {"engine": {"layers": [{"name": "conv", "type": "conv", "precision": "int8"}]},
+        "details": {"engine": {"layers": [{"name": "conv", "type": "conv", "precision": "int8"}],
+                               "precisions": {"int8": 1}, "reformats": 0},
                     "build": {"source": "runs/a", "arguments": ["--batch", "1"], "batch": [1, 1, 8]}},
     }  # fmt: skip
     short = _manifest("lenet-int8") | {"details": {"calibration": {"images": None, "ids": ["3"], "seed": 0}}}
