@@ -45,7 +45,9 @@ class Outcome:
 def make_case(name: str, number: int, seed: int) -> bytes:
     """The case of this number."""
     random = Random(f"{seed}/{number}/{name}")
-    return TARGETS[name].mutate(random, random.choice(_seeds(name)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zip files with a name twice are meant
+        return TARGETS[name].mutate(random, random.choice(_seeds(name)))
 
 
 @cache
@@ -90,9 +92,7 @@ def campaign(
             break
         name = turns[number % len(turns)]
         begun = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zip files with a name twice are meant
-            case = make_case(name, number, seed)
+        case = make_case(name, number, seed)
         place = folder / name
         place.mkdir(exist_ok=True)
         result = run_case(guard, name, case, place)
