@@ -150,6 +150,21 @@ def edgekit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
+def edgekit_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in an empty folder, in a process of its own."""
+
+    def run(*arguments: object, cwd: Path = tmp_path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*EDGEKIT, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture
 def report_of(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., dict]:
     """The JSON document of a validation."""
 

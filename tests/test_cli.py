@@ -181,7 +181,8 @@ def test_doctor(edgekit: Run) -> None:
         ("train --set train.lrr=1", "did you mean train.lr"),
         ("train --data fashion_mnist", "did you mean fashion-mnist"),
         ("train --resume", "no unfinished training"),
-        ("train --resume --epochs 3", "pass --resume alone"),
+        ("train --resume --epochs 3", "no training in runs/"),
+        ("train --resume --model lenet", "pass --resume alone"),
         ("export", "run: edgekit train"),
         ("quantize", "run: edgekit export --format onnx"),
         ("quantize --dynamic", "slower"),
@@ -258,7 +259,9 @@ def test_nobody_is_told_to_install_the_bare_name() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("command", ["export", "quantize", "import", "validate"])
+@pytest.mark.parametrize(
+    "command", ["import", *(pytest.param(name, marks=pytest.mark.slow) for name in ("export", "quantize", "validate"))]
+)
 def test_kill_9_leaves_nothing_half(tmp_path: Path, trained: Bundle, command: str) -> None:
     """A writing command killed at any moment leaves its result whole or not at all."""
     arguments = {

@@ -38,7 +38,7 @@ def test_network_goes_the_whole_way(name: str, untrained: Callable[..., Bundle],
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in (*FAST, "resnet18") else pytest.mark.slow) for name in MODELS]
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in MODELS]
 )
 def test_network_compiles_for_gpus(name: str, untrained: Callable[..., Bundle], tmp_path: Path) -> None:
     """fp32, fp16 and int8 become engines for compute capability 8.6 and 8.9, and the lint finds nothing to say."""

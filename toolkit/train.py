@@ -33,7 +33,7 @@ from .preprocessing import decide
 from .recipe import Recipe, TrainSettings
 from .schedules import OF_THE_TOTAL, OPTIMIZERS, make_schedule, remake_schedule
 from .screening import processes, screen
-from .workspace import RUNS, exists, locked, make_folder, new_path, release
+from .workspace import RUNS, claimed, exists, locked, make_folder, new_path, release
 
 WORK = ".train"
 _RECIPE = "recipe.json"
@@ -76,7 +76,8 @@ def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, downloa
     for path in (bundle_path, work):
         if path.exists() and fabric.is_global_zero:
             raise exists(path)
-    return _train(fabric, recipe, work, bundle_path, download=download)
+    with claimed(bundle_path):
+        return _train(fabric, recipe, work, bundle_path, download=download)
 
 
 def resume(work: Path) -> Bundle:

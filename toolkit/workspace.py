@@ -33,7 +33,6 @@ def new_path(name: str, runs: Path = RUNS) -> Path:
         EdgeKitError: `runs` cannot be written.
     """
     with _writing(runs):
-        runs.mkdir(parents=True, exist_ok=True)
         return runs / f"{_take_number(runs):03d}-{safe_name(name, _MAX_BYTES)}"
 
 
@@ -66,6 +65,24 @@ def release(path: Path) -> None:
         (path.parent / _CLAIM.format(int(match[1]))).unlink(missing_ok=True)
 
 
+def give_up(claim: Path) -> None:
+    """Remove a claim, and the folder where nothing else came to be."""
+    claim.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        claim.parent.rmdir()
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Give up the number of a path from `new_path` at once where the block fails before anything with it is visible."""
+    try:
+        yield
+    except BaseException:
+        if match := _NUMBERED.match(path.name):
+            give_up(path.parent / _CLAIM.format(int(match[1])))
+        raise
+
+
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     """Lock an existing folder; False where another process has it and `wait` is off.
@@ -89,6 +106,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
 def _take_number(runs: Path) -> int:
     """Claim the lowest number above all that are visible or claimed."""
     while True:
+        runs.mkdir(parents=True, exist_ok=True)
         visible, claimed = _numbers(runs, _NUMBERED), _numbers(runs, _CLAIMED)
         for number in claimed:
             if number <= max(visible, default=0):
@@ -97,11 +115,11 @@ def _take_number(runs: Path) -> int:
         claim = (runs / _CLAIM.format(number)).absolute()
         try:
             claim.touch(exist_ok=False)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # taken meanwhile; the folder given up meanwhile
             continue
         # between looking and claiming, another run may have become visible and given up its claim
         if number > max(_numbers(runs, _NUMBERED), default=0):
-            atexit.register(claim.unlink, missing_ok=True)
+            atexit.register(give_up, claim)
             return number
         claim.unlink(missing_ok=True)
 

@@ -349,7 +349,7 @@ def test_what_a_browser_cannot_run_is_refused(trained: Bundle, ort_web: None) ->
         validate([trained], devices=["browser://127.0.0.1"])
 
 
-def test_a_port_that_is_taken(fp32: Bundle) -> None:
+def test_a_port_that_is_taken(fp32: Bundle, ort_web: None) -> None:
     """One line."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

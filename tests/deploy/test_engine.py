@@ -59,6 +59,12 @@ def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def edgekit(edgekit_process: Run) -> Run:
+    """In a process of its own, which finds the simulated driver and TensorRT by its environment."""
+    return edgekit_process
+
+
+@pytest.fixture
 def gpu(libcuda: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """Commands that are run see a GPU and a TensorRT; SIMULATED_… variables change them."""
     monkeypatch.setenv("LD_LIBRARY_PATH", str(libcuda))
@@ -324,6 +330,7 @@ def test_a_driver_that_does_not_fit_is_told(libcuda: Path, settings: dict, words
     assert words in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_engines_are_built_run_and_compared(
     gpu: pytest.MonkeyPatch, edgekit: Run, tmp_path: Path, fp32: Bundle
 ) -> None:

@@ -75,6 +75,7 @@ def test_local_device(fp32: Bundle, int8: Bundle, images: ImageSet) -> None:
     assert first.one_thread == (), "there is nothing to tell it from"
 
 
+@pytest.mark.slow
 def test_scenarios(images: ImageSet, tmp_path: Path, trained: Bundle) -> None:
     """Throughput by batch size, offered images, a run without a pause: of a model that takes any number of images."""
     dynamic = export_bundle(trained, "onnx", tmp_path / "dynamic", Options(dynamic_batch=True))
@@ -94,6 +95,7 @@ def test_scenarios(images: ImageSet, tmp_path: Path, trained: Bundle) -> None:
 
 
 @pytest.mark.parametrize("fps", [None, 100.0])
+@pytest.mark.slow
 def test_a_long_run(fps: float | None, int8: Bundle) -> None:
     """Without a pause, or at a rate: then that is all that is offered, and what was missed of it is counted."""
     plan = replace(QUICK, fps=fps, sustained_s=10.0)
@@ -108,6 +110,7 @@ def test_a_long_run(fps: float | None, int8: Bundle) -> None:
     assert Measurement.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
+@pytest.mark.slow
 def test_threads_that_wait_for_one_another_are_no_speedup(tmp_path: Path, fp32: Bundle) -> None:
     """A model whose threads wait is 50 times slower with two of them, and as fast as the other with one.
 
@@ -150,6 +153,7 @@ def test_as_many_threads_as_cores_are_free(
         assert environment["threads"] == asked[-1].threads == (named or threads)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_slow_to_start_gets_fewer_processes(
     fp32: Bundle, int8: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,4 +122,6 @@ class Guard:
 
     @staticmethod
     def _now() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # not getrusage's ru_maxrss, which a process inherits from the one that started it
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -92,6 +92,7 @@ def test_the_smallest_difference_is_found_nine_times_in_ten() -> None:
     assert 0.8 <= np.mean(found) <= 0.97
 
 
+@pytest.mark.slow
 def test_self_test_on_the_command_line(edgekit: Run, fp32: Bundle) -> None:
     """A few seconds of it: both comparisons, the resolution, exit code 0, 3 or 4 as the table says."""
     command = [sys.executable, "-m", "edgekit.toolkit.cli", "doctor", "--self-test", "--seconds", "5", "--json"]

@@ -124,6 +124,7 @@ def test_a_loss_that_is_no_number_stops(recipe: Recipe) -> None:
     assert not Path("wild").exists()
 
 
+@pytest.mark.slow
 def test_kill_9_keeps_the_last_epoch(tmp_path: Path, edgekit: Callable) -> None:
     """No bundle, no half file; --resume finishes it."""
     import sys
@@ -152,6 +153,7 @@ def test_kill_9_keeps_the_last_epoch(tmp_path: Path, edgekit: Callable) -> None:
     assert Bundle.open(tmp_path / done.stdout.strip()).manifest.format == "torch"
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     """The last whole epoch is kept, and no trace is shown."""
     import sys
@@ -217,6 +219,7 @@ def test_curves_have_whole_epochs(epochs: int, monkeypatch: pytest.MonkeyPatch) 
     assert all(tick == int(tick) for tick in ticks)
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs(image_folder: Callable[..., Path]) -> None:
     """Colour images of a person's own, loaded by worker processes, with every augmentation."""
     folder = image_folder(each=20, size=40)
