@@ -107,21 +107,19 @@ def _take_number(runs: Path) -> int:
     """Claim the lowest number above all that are visible or claimed."""
     while True:
         runs.mkdir(parents=True, exist_ok=True)
-        visible, claimed = _numbers(runs, _NUMBERED), _numbers(runs, _CLAIMED)
-        for number in claimed:
-            if number <= max(visible, default=0):
-                (runs / _CLAIM.format(number)).unlink(missing_ok=True)
-        number = max([*visible, *claimed], default=0) + 1
-        claim = (runs / _CLAIM.format(number)).absolute()
-        try:
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # taken meanwhile; `runs` given up meanwhile
+            visible, claimed = _numbers(runs, _NUMBERED), _numbers(runs, _CLAIMED)
+            for number in claimed:
+                if number <= max(visible, default=0):
+                    (runs / _CLAIM.format(number)).unlink(missing_ok=True)
+            number = max([*visible, *claimed], default=0) + 1
+            claim = (runs / _CLAIM.format(number)).absolute()
             claim.touch(exist_ok=False)
-        except (FileExistsError, FileNotFoundError):  # taken meanwhile; the folder given up meanwhile
-            continue
-        # between looking and claiming, another run may have become visible and given up its claim
-        if number > max(_numbers(runs, _NUMBERED), default=0):
-            atexit.register(give_up, claim)
-            return number
-        claim.unlink(missing_ok=True)
+            # between looking and claiming, another run may have become visible and given up its claim
+            if number > max(_numbers(runs, _NUMBERED), default=0):
+                atexit.register(give_up, claim)
+                return number
+            claim.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
