@@ -20,8 +20,9 @@ SYSTEM := chromium openssh-server openssh-sftp-server rsync
 demo: $(INSTALLED)
 	$(BIN)/edgekit demo
 
+# Three processes on two cores, since many tests wait for others.
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m "not slow and not experiment"
+	$(BIN)/pytest -n 3 -m "not slow and not experiment"
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -n 2 -m "slow and not experiment"

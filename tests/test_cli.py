@@ -21,6 +21,7 @@ from .conftest import DATA, EDGEKIT
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.slow
 def test_the_four_commands(edgekit: Run, tmp_path: Path) -> None:
     """train, export, quantize and validate, with no other argument than fewer epochs, in an empty folder."""
     edgekit("train", "--set", "train.epochs=3")
@@ -39,6 +40,7 @@ def test_the_four_commands(edgekit: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.onnx's own
+@pytest.mark.slow
 def test_import_then_the_chain(edgekit: Run, tmp_path: Path) -> None:
     """An ONNX file that EdgeKit did not make, through quantize and validate: plain torch, its own loop and exporter."""
     import numpy as np

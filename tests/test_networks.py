@@ -16,7 +16,7 @@ from edgekit.models import MODELS
 from edgekit.toolkit.building import build, plan
 from edgekit.toolkit.quantize import quantize
 
-FAST = ("cnn23", "mobilenet_v3_small")
+FAST = ("cnn23",)
 
 
 @pytest.mark.parametrize(

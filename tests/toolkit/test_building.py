@@ -178,6 +178,7 @@ def test_what_is_quantized_for_other_hardware_is_refused(fp32: Bundle, tmp_path:
     assert not (tmp_path / "engine").exists()
 
 
+@pytest.mark.slow
 def test_residual_sums_read_one_layer_unrounded(untrained: Callable[..., Bundle], tmp_path: Path) -> None:
     """What the quantizer writes for TensorRT has nothing to find; with roundings everywhere it has."""
     exported = export_bundle(untrained("resnet18", tmp_path / "source"), "onnx", tmp_path / "onnx")

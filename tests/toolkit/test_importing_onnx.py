@@ -303,6 +303,7 @@ def test_uint8_pixels_with_the_preprocessing_inside(
     np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_uint8_goes_all_the_way(model: onnx.ModelProto, bring: Callable[..., Bundle], tmp_path: Path) -> None:
     """Quantized, measured on this machine by the agent, its preprocessing compared exactly."""
     bundle = bring(_uint8(model))

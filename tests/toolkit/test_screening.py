@@ -72,7 +72,7 @@ def test_an_unreadable_image_of_any_part_ends_before_the_first_epoch(
     assert "\n" not in str(caught.value)
     assert "--skip-corrupt" in caught.value.fix
     assert "epoch" not in capsys.readouterr().err
-    assert [entry.name for entry in Path("runs").iterdir() if entry.name[0] != "."] == []
+    assert not Path("runs").exists()
 
 
 def test_skip_corrupt_trains_without_them(image_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

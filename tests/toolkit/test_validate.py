@@ -35,6 +35,7 @@ def test_models_of_other_classes_are_not_compared(int8: Bundle) -> None:
         validate([int8], baseline=other)
 
 
+@pytest.mark.slow
 def test_a_damaged_neighbour_is_in_nobodys_way(int8: Bundle, fp32: Bundle, tmp_path: Path) -> None:
     """Looking for the baseline beside a bundle opens only the baseline; a named baseline is the only one."""
     import shutil
@@ -51,6 +52,7 @@ def test_a_damaged_neighbour_is_in_nobodys_way(int8: Bundle, fp32: Bundle, tmp_p
     assert len(alone.report["models"]) == 1
 
 
+@pytest.mark.slow
 def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path: Path) -> None:
     """The gate of a change: the same model against what was measured before it, on the same images."""
     before = validate([int8], limit=100, plan=QUICK)
