@@ -22,10 +22,10 @@ demo: $(INSTALLED)
 
 # Three processes on two cores, since many tests wait for others.
 test: $(INSTALLED)
-	$(BIN)/pytest -n 3 -m "not slow and not experiment"
+	$(BIN)/pytest -n 3 -m "not slow and not long"
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m "slow and not experiment"
+	$(BIN)/pytest -n 2 -m "slow and not long"
 
 test-all: $(INSTALLED) system
 	$(BIN)/pytest -n 2

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,11 @@ from edgekit.models import MODELS
 from edgekit.toolkit.building import build, plan
 from edgekit.toolkit.quantize import quantize
 
-FAST = ("cnn23",)
+# one at once, one by CI, the rest by make test-all
+MARKS: dict[str, Any] = {"cnn23": (), "mobilenet_v3_small": pytest.mark.slow}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in MODELS])
 def test_network_goes_the_whole_way(name: str, untrained: Callable[..., Bundle], tmp_path: Path) -> None:
     """Exported alike with a fixed and a free batch; int8 for every target follows the float logits."""
     source = untrained(name, tmp_path / "source")
@@ -37,9 +37,7 @@ def test_network_goes_the_whole_way(name: str, untrained: Callable[..., Bundle],
         assert np.linalg.norm(error) < 0.5 * np.linalg.norm(spread), f"{target}: the logits are noise"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in MODELS])
 def test_network_compiles_for_gpus(name: str, untrained: Callable[..., Bundle], tmp_path: Path) -> None:
     """fp32, fp16 and int8 become engines for compute capability 8.6 and 8.9, and the lint finds nothing to say."""
     pytest.importorskip("tensorrt_rtx_bindings")

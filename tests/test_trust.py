@@ -1,6 +1,6 @@
 """Can the verdict be trusted? Runs against known truths, on this machine, for three quarters of an hour.
 
-`pytest -s -m experiment tests/test_trust.py` prints a line a run, and the counts.
+`pytest -s -m long tests/test_trust.py` prints a line a run, and the counts.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from edgekit.toolkit.quantize import quantize
 from edgekit.toolkit.results import measured_times
 from edgekit.toolkit.statistics import Interval, ratio_of_times
 
-pytestmark = pytest.mark.experiment
+pytestmark = pytest.mark.long
 
 RUNS = 40
 

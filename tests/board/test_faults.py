@@ -28,7 +28,7 @@ from edgekit.toolkit.validate import validate
 from .conftest import Wire
 from .virtual import VirtualBoard
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 Until = Callable[[Callable[[], object], float], None]
 
