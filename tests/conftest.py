@@ -113,14 +113,15 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 def edgekit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in an empty folder, in this process: importing torch takes longer than most commands.
 
-    What it measures, it measures no longer than it has to: three processes, two rounds of short blocks.
+    What it measures, it measures no longer than it has to: three processes, two rounds of short blocks, one thread.
     """
     from edgekit.toolkit import arguments as options
 
     plan_of = options.plan_of
 
     def short(*given: Any, **more: Any) -> Plan:
-        return replace(plan_of(*given, **more), processes=3, rounds=2, block_ms=5)
+        plan = plan_of(*given, **more)
+        return replace(plan, processes=3, rounds=2, block_ms=5, threads=plan.threads or 1)
 
     def run(*arguments: object, cwd: Path = tmp_path, code: int = 0) -> subprocess.CompletedProcess[str]:
         from edgekit.toolkit.cli import main
