@@ -172,7 +172,7 @@ def _mapping_reader(kind: Any) -> Reader:
 
     def read_mapping(value: Any, place: str) -> Any:
         _require(isinstance(value, Mapping), value, place, "an object")
-        return {_text(name, place): reader(entry, f"{place}.{str(name)[:80]}") for name, entry in value.items()}
+        return {_text(name, place): reader(entry, f"{place}.{repr(str(name)[:80])[1:-1]}") for name, entry in value.items()}
 
     return read_mapping
 
@@ -185,7 +185,7 @@ def _anything(value: Any, place: str, depth: int = 0) -> Any:
         return _text(value, place)
     if isinstance(value, Mapping):
         return {
-            _text(name, place): _anything(entry, f"{place}.{str(name)[:80]}", depth + 1)
+            _text(name, place): _anything(entry, f"{place}.{repr(str(name)[:80])[1:-1]}", depth + 1)
             for name, entry in value.items()
         }
     if isinstance(value, list | tuple):

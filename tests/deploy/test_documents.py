@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 from edgekit.deploy.documents import MAX_DEPTH, MAX_TEXT, DocumentError, parse, read, within
 from edgekit.deploy.errors import BundleError, EdgeKitError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 
@@ -84,6 +84,7 @@ def test_missing_entries_and_depth_are_refused() -> None:
         read(Thing, {**GOOD, "facts": {"a": deep}})
 
 
+@example("by_name", {"\n": None})
 @given(st.sampled_from(sorted(GOOD)), plain)
 def test_any_value_in_any_place_is_taken_or_refused(key: str, value: object) -> None:
     """Never another error."""
