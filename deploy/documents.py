@@ -172,7 +172,7 @@ def _mapping_reader(kind: Any) -> Reader:
 
     def read_mapping(value: Any, place: str) -> Any:
         _require(isinstance(value, Mapping), value, place, "an object")
-        return {_text(name, place): reader(entry, f"{place}.{repr(str(name)[:80])[1:-1]}") for name, entry in value.items()}
+        return {_text(name, place): reader(entry, _within(place, name)) for name, entry in value.items()}
 
     return read_mapping
 
@@ -184,10 +184,7 @@ def _anything(value: Any, place: str, depth: int = 0) -> Any:
     if isinstance(value, str):
         return _text(value, place)
     if isinstance(value, Mapping):
-        return {
-            _text(name, place): _anything(entry, f"{place}.{repr(str(name)[:80])[1:-1]}", depth + 1)
-            for name, entry in value.items()
-        }
+        return {_text(name, place): _anything(entry, _within(place, name), depth + 1) for name, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_anything(entry, f"{place}[{at}]", depth + 1) for at, entry in enumerate(value)]
     return value if value is None or isinstance(value, bool) else _number(value, place)
@@ -220,6 +217,11 @@ def _require(right: bool, value: Any, place: str, wanted: str) -> Any:
         shown = "a list" if isinstance(value, list) else "an object" if isinstance(value, Mapping) else repr(value)[:80]
         raise DocumentError(f"{_at(place)}{shown} where {wanted} belongs")
     return value
+
+
+def _within(place: str, name: Any) -> str:
+    """The place of an entry; a name may hold anything, and the message is one line."""
+    return f"{place}.{repr(str(name)[:80])[1:-1]}"
 
 
 def _at(place: str) -> str:

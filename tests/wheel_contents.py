@@ -10,7 +10,11 @@ FOLDERS = ("deploy", "export", "models", "toolkit")
 
 if __name__ == "__main__":
     kept = subprocess.run(
-        ["git", "ls-files", *FOLDERS, "__init__.py", "__main__.py"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", *FOLDERS, "__init__.py", "__main__.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     expected = {f"edgekit/{name}" for name in kept.stdout.split()}
     fetched = "deploy/devices/browser/ort-web"
