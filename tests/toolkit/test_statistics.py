@@ -31,7 +31,7 @@ from edgekit.toolkit.statistics import (
     welch_difference,
     wilson,
 )
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
@@ -347,7 +347,6 @@ def test_calibration_error(answers: list[tuple[float, bool]]) -> None:
         assert calibration_error(shares.tolist(), right) == pytest.approx(expected)
 
 
-@settings(max_examples=25)  # statsmodels takes its time
 @given(st.dictionaries(st.sampled_from("abcdefghijkl"), st.floats(0, 1), min_size=1))
 def test_holm(p_values: dict[str, float]) -> None:
     """Equals statsmodels'."""
