@@ -17,16 +17,16 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BuildOptions": ".deploy.engine.build:Options",
     "Bundle": ".deploy.bundle:Bundle",
-    "Contract": ".toolkit.contract:Contract",
-    "Plan": ".deploy.plan:Plan",
-    "Recipe": ".toolkit.recipe:Recipe",
-    "build": ".toolkit.building:build",
-    "export_bundle": ".export:export_bundle",
-    "import_model": ".toolkit.importing:import_model",
+    "Contract": ".toolkit.analysis.contract:Contract",
+    "Plan": ".deploy.measuring.plan:Plan",
+    "Recipe": ".toolkit.training.recipe:Recipe",
+    "build": ".toolkit.building.build:build",
+    "export_bundle": ".export.export_bundle:export_bundle",
+    "import_model": ".toolkit.importing.import_model:import_model",
     "load": ".deploy.session:load",
-    "quantize": ".toolkit.quantize:quantize",
-    "train": ".toolkit.train:train",
-    "validate": ".toolkit.validate:validate",
+    "quantize": ".toolkit.quantize.quantize:quantize",
+    "train": ".toolkit.training.train:train",
+    "validate": ".toolkit.validation.validate:validate",
 }
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] # each is resolved by __getattr__

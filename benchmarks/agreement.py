@@ -21,10 +21,10 @@ import sys
 
 import numpy as np
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.devices import open_device
+from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.environment import describe
-from edgekit.deploy.plan import Plan
-from edgekit.toolkit.statistics import exponential, student_mean
+from edgekit.deploy.measuring.plan import Plan
+from edgekit.toolkit.analysis.statistics import exponential, student_mean
 
 PEER = """
 import sys, time

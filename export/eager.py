@@ -10,7 +10,7 @@ from ..deploy.runtimes.exported_program import load_program
 from ..deploy.runtimes.torch_module import ModuleSession
 from ..deploy.runtimes.torchscript import load_module as load_torchscript
 from ..deploy.session import SessionOptions
-from ..models import create
+from ..models.network import create_network
 
 TORCH_FORMATS = ("torch", "exported-program", "torchscript")
 
@@ -33,7 +33,7 @@ def load_module(bundle: Bundle) -> nn.Module:
     # the weights are in the bundle: published ones would only be downloaded, and then replaced
     architecture = {**bundle.manifest.architecture, "pretrained": False}
     try:
-        network = create(**{**architecture, "image_size": tuple(architecture["image_size"])})
+        network = create_network(**{**architecture, "image_size": tuple(architecture["image_size"])})
         network.load_state_dict(load_file(bundle.model_path))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(

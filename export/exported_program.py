@@ -9,7 +9,7 @@ from torch import nn
 
 from ..deploy.bundle import Manifest
 from ..deploy.runtimes.exported_program import save_program
-from . import Options, example_input
+from .export_bundle import Options, example_input
 
 
 def export(network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import nn
 from ..deploy.bundle import Manifest
 from ..deploy.errors import EdgeKitError, ParityError
 from ..deploy.parity import FLOAT_TOLERANCE
-from . import Options, example_input
+from .export_bundle import Options, example_input
 from .onnx_file import save, sort_nodes
 
 _INPUT, _OUTPUT = "image", "logits"

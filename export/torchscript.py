@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..deploy.bundle import Manifest
-from . import Options, example_input
+from .export_bundle import Options, example_input
 
 
 def export(network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.plan import Plan
+from edgekit.deploy.measuring.plan import Plan
 from hypothesis import settings
 from PIL import Image
 
@@ -49,8 +49,8 @@ def int8() -> Bundle:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small network trained for two epochs on the digits."""
-    from edgekit.toolkit.recipe import Recipe
-    from edgekit.toolkit.train import train
+    from edgekit.toolkit.training.recipe import Recipe
+    from edgekit.toolkit.training.train import train
 
     recipe = Recipe.load("digits", ["train.epochs=2", "preprocess.size=16", "train.lr=0.004"])
     return train(recipe, runs=tmp_path_factory.mktemp("trained"))
@@ -62,7 +62,7 @@ def untrained(trained: Bundle) -> Callable[..., Bundle]:
     import torch
     from edgekit.deploy.bundle import TensorSpec, create, make_golden
     from edgekit.deploy.preprocess import Preprocess
-    from edgekit.models import create as create_model
+    from edgekit.models.network import create_network
     from edgekit.toolkit.datasets import load_dataset
     from safetensors.torch import save_file
 
@@ -70,7 +70,7 @@ def untrained(trained: Bundle) -> Callable[..., Bundle]:
         torch.manual_seed(0)
         size = (side, side)
         architecture = {"name": name, "num_classes": 10, "in_channels": 3, "image_size": size, "activation": "relu"}
-        network = create_model(**architecture)
+        network = create_network(**architecture)
         preprocess = Preprocess("RGB", side, size, "bilinear", (0.5,) * 3, (0.25,) * 3)
         dataset = load_dataset("digits")
         with torch.no_grad():
@@ -118,7 +118,7 @@ def edgekit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     What it measures, it measures no longer than it has to: three processes, two rounds of short blocks, one thread.
     """
-    from edgekit.toolkit import arguments as options
+    from edgekit.toolkit.commands import parsing as options
 
     plan_of = options.plan_of
 

@@ -34,13 +34,13 @@ def test_readme_commands_exist(command: str) -> None:
 
 def test_readme_names_every_entry_of_the_registries() -> None:
     """Formats, runtimes, devices, networks, targets, named data sets, recipes."""
-    from edgekit.deploy.devices import DEVICES
+    from edgekit.deploy.devices.device import DEVICES
     from edgekit.deploy.session import RUNTIMES
-    from edgekit.export import FORMATS
-    from edgekit.models import MODELS
+    from edgekit.export.export_bundle import FORMATS
+    from edgekit.models.network import MODELS
     from edgekit.toolkit.datasets import DATASETS
-    from edgekit.toolkit.recipe import shipped
-    from edgekit.toolkit.targets import TARGETS
+    from edgekit.toolkit.quantize.targets import TARGETS
+    from edgekit.toolkit.training.recipe import shipped
 
     for registry in (FORMATS, RUNTIMES, DEVICES, MODELS, TARGETS, DATASETS, shipped()):
         for name in registry:

@@ -108,7 +108,7 @@ def test_every_command_is_tested_for_its_help() -> None:
     """The list above is the list of commands."""
     from edgekit.toolkit.cli import app
 
-    names = {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
+    names = {info.name for info in app.registered_commands if info.callback}
     assert names == set(COMMANDS)
 
 
@@ -141,14 +141,15 @@ def test_public_names_resolve() -> None:
 @pytest.mark.parametrize("registry", ["RUNTIMES", "FORMATS", "DEVICES"])
 def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
     """Each entry names an object that exists, and each file has an entry, but what several formats share."""
-    from edgekit import export
-    from edgekit.deploy import devices, session
+    from edgekit.deploy import session
+    from edgekit.deploy.devices.device import DEVICES
     from edgekit.deploy.registry import resolve
+    from edgekit.export.export_bundle import FORMATS
 
     entries, package, folder = {
         "RUNTIMES": ({**session.RUNTIMES, **session.PLANTED}, "edgekit.deploy", ROOT / "deploy/runtimes"),
-        "FORMATS": ({k: v.export for k, v in export.FORMATS.items()}, "edgekit.export", ROOT / "export"),
-        "DEVICES": (devices.DEVICES, "edgekit.deploy.devices", ROOT / "deploy/devices"),
+        "FORMATS": ({k: v.export for k, v in FORMATS.items()}, "edgekit.export", ROOT / "export"),
+        "DEVICES": (DEVICES, "edgekit.deploy.devices", ROOT / "deploy/devices"),
     }[registry]
     for reference in entries.values():
         assert callable(resolve(reference, package))
@@ -157,5 +158,7 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
         "torch_module",
         "onnx_file",
         "program_archive",
+        "export_bundle",
+        "device",
     }
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= modules

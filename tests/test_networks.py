@@ -11,11 +11,11 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.engine.build import Options
 from edgekit.deploy.engine.passport import Passport
 from edgekit.deploy.session import load
-from edgekit.export import Options as ExportOptions
-from edgekit.export import export_bundle
-from edgekit.models import MODELS
-from edgekit.toolkit.building import build, plan
-from edgekit.toolkit.quantize import quantize
+from edgekit.export.export_bundle import Options as ExportOptions
+from edgekit.export.export_bundle import export_bundle
+from edgekit.models.network import MODELS
+from edgekit.toolkit.building.build import build, plan_build
+from edgekit.toolkit.quantize.quantize import quantize
 
 # one at once, one by CI, the rest by make test-all
 MARKS: dict[str, Any] = {"cnn23": (), "mobilenet_v3_small": pytest.mark.slow}
@@ -46,7 +46,7 @@ def test_network_compiles_for_gpus(name: str, untrained: Callable[..., Bundle], 
     # an untrained network's answers are near ties, which may cost it the contract: not the point
     int8 = quantize(exported, target="tensorrt", calibration_images=64, out=tmp_path / "int8").bundle
     for precision, bundle in (("fp32", exported), ("fp16", fp16), ("int8", int8)):
-        assert plan(bundle).findings == []
+        assert plan_build(bundle).findings == []
         (engine,) = build(
             bundle, options=Options(compute_capabilities=("8.6", "8.9")), out=tmp_path / f"engine-{precision}"
         )

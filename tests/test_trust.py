@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.devices import open_device
-from edgekit.deploy.plan import Plan
-from edgekit.export import export_bundle
-from edgekit.toolkit.contract import call
-from edgekit.toolkit.planted import null_bundle, slowed
-from edgekit.toolkit.quantize import quantize
-from edgekit.toolkit.results import measured_times
-from edgekit.toolkit.statistics import Interval, ratio_of_times
+from edgekit.deploy.devices.device import open_device
+from edgekit.deploy.measuring.plan import Plan
+from edgekit.export.export_bundle import export_bundle
+from edgekit.toolkit.analysis.contract import call
+from edgekit.toolkit.analysis.document import measured_times
+from edgekit.toolkit.analysis.statistics import Interval, ratio_of_times
+from edgekit.toolkit.doctor.planted_models import null_bundle, slowed
+from edgekit.toolkit.quantize.quantize import quantize
 
 pytestmark = pytest.mark.long
 

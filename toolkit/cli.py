@@ -9,8 +9,22 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..deploy.errors import EdgeKitError, missing_package
 from ..deploy.signals import ended_by_signals
-from .commands import board, look, make, measure
-from .visible import visible
+from ..deploy.visible import visible
+from .commands import (
+    build,
+    demo,
+    doctor,
+    export,
+    import_,
+    inspect,
+    pack,
+    predict,
+    provision,
+    quantize,
+    report,
+    train,
+    validate,
+)  # fmt: skip
 
 
 class _Commands(TyperGroup):
@@ -57,19 +71,10 @@ def _options(
 
 
 # in the order in which they are used, which --help keeps
-app.command()(make.train)
-app.command("import")(make.import_)
-app.command()(make.export)
-app.command()(make.quantize)
-app.command()(make.build)
-app.command()(measure.validate)
-app.command()(look.predict)
-app.command()(look.inspect)
-app.command()(look.doctor)
-app.command()(board.pack)
-app.command()(board.provision)
-app.command()(measure.report)
-app.command()(measure.demo)
+for _module in (
+    train, import_, export, quantize, build, validate, predict, inspect, doctor, pack, provision, report, demo,
+):  # fmt: skip
+    app.command(_module.__name__.rpartition(".")[2].rstrip("_"))(_module.command)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from .visible import visible
+from ..deploy.visible import visible
 
 # As many different stages are announced where there is no terminal for a bar; a device that has more is not heard.
 _MAX_STAGES = 100
@@ -58,11 +58,11 @@ def broken(text: Text, width: int) -> list[Text]:
     return pieces
 
 
-out = PlainConsole(highlight=False, soft_wrap=True)
-err = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
+stdout = PlainConsole(highlight=False, soft_wrap=True)
+stderr = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
-def print_parts(parts: Iterable[Any], console: Console = out) -> None:
+def print_parts(parts: Iterable[Any], console: Console = stdout) -> None:
     """Print lines and tables, as narrow as a terminal is; a file or a pipe has no width, unless COLUMNS says so."""
     wide = not console.is_terminal and "COLUMNS" not in os.environ
     for part in parts:
@@ -71,7 +71,7 @@ def print_parts(parts: Iterable[Any], console: Console = out) -> None:
 
 def say(message: str) -> None:
     """One line for the user."""
-    err.print(message)
+    stderr.print(message)
 
 
 # show(stage, share from 0 to 1)
@@ -105,7 +105,7 @@ def progress_bars(titles: Sequence[str]) -> Iterator[list[Show]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True) as bars:
+    with Progress(*columns, console=stderr, transient=True) as bars:
 
         def shower(title: str) -> Show:
             task, seen = bars.add_task(visible(title), total=1.0), [""]
@@ -143,7 +143,7 @@ class TrainingBar:
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), BarColumn(),
             TextColumn("{task.fields[speed]:.0f} images/s"), TimeRemainingColumn(),
         )  # fmt: skip
-        self._bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
         self._task = self._bar.add_task("train", total=epochs * steps, epoch=1, epochs=epochs, speed=0.0)
         self._start, self._images = time.monotonic(), 0
 

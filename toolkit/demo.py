@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ..export import export_bundle
+from ..export.export_bundle import export_bundle
 from .console import say
-from .quantize import Quantized, quantize
-from .recipe import Recipe
-from .train import train
-from .validate import Validation, validate
+from .quantize.quantize import Quantized, quantize
+from .training.recipe import Recipe
+from .training.train import train
+from .validation.validate import Validation, validate
 from .workspace import RUNS, new_path
 
 

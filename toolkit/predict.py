@@ -13,8 +13,8 @@ from ..deploy.files import write_file
 from ..deploy.images import UNLABELLED, ImageSet, open_images
 from ..deploy.postprocess import probabilities, ranked
 from ..deploy.session import open_session
+from ..deploy.visible import visible
 from .datasets import DATASETS, part_of
-from .visible import visible
 
 _GRID = 12
 

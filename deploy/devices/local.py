@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .. import agent, cargo
-from ..agent import Measured
 from ..bundle import Bundle
 from ..engine.build import Options
 from ..files import scratch_folder
 from ..images import ImageSet
-from ..measure import Progress
-from ..plan import Plan
+from ..measuring import agent, cargo
+from ..measuring.agent import Measured
+from ..measuring.measure import Progress
+from ..measuring.plan import Plan
 from ..session import PACKAGES
 
 # An agent that is ended lets its workers end first.

@@ -18,7 +18,7 @@ from ..session import SessionOptions, open_session
 from .gpu import Gpu, look
 from .layers import parse_json, parse_text, summarize
 from .library import Library, Message, last_error, listening_logger, load, progress_monitor
-from .passport import FORMAT, Passport, machine_facts, onnx_hash
+from .passport import ENGINE_FORMAT, Passport, machine_facts, onnx_hash
 
 MODEL, WEIGHTS = "model.engine", "weights.onnx"
 
@@ -151,7 +151,7 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
             }
         }  # fmt: skip
         manifest = replace(
-            source.manifest, format=FORMAT, model=MODEL, requires=passport.to_json(), lineage=source.ancestry(),
+            source.manifest, format=ENGINE_FORMAT, model=MODEL, requires=passport.to_json(), lineage=source.ancestry(),
             details=details,
         )  # fmt: skip
         draft.finish(manifest)

@@ -15,7 +15,7 @@ from ..errors import BundleError, EngineError
 from .gpu import Gpu
 from .library import Library, version_tuple
 
-FORMAT = "tensorrt"
+ENGINE_FORMAT = "tensorrt"
 
 # Where a plan's header has the version of the library that wrote it, a byte a number.
 _VERSION_AT = slice(24, 28)
@@ -55,7 +55,13 @@ class Passport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the manifest's `requires`."""
-        return {FORMAT: {**asdict(self), "compute_capabilities": [*self.compute_capabilities], "flags": [*self.flags]}}
+        return {
+            ENGINE_FORMAT: {
+                **asdict(self),
+                "compute_capabilities": [*self.compute_capabilities],
+                "flags": [*self.flags],
+            }
+        }
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Passport":
@@ -64,7 +70,7 @@ class Passport:
         Raises:
             BundleError: it has none, or not one that can be read.
         """
-        entry = bundle.manifest.requires.get(FORMAT)
+        entry = bundle.manifest.requires.get(ENGINE_FORMAT)
         try:
             return cls._from_json(entry)  # type: ignore[arg-type] # what is no mapping is a TypeError there
         except (TypeError, ValueError, KeyError) as error:

@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.devices import open_device
+from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.devices.ssh.board import Board
 from edgekit.deploy.engine.passport import Passport
 from edgekit.deploy.errors import DeviceError, EdgeKitError
 from edgekit.deploy.images import ImageSet, open_images
-from edgekit.deploy.plan import Plan
+from edgekit.deploy.measuring.plan import Plan
+from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.console import Show
-from edgekit.toolkit.contract import Contract
-from edgekit.toolkit.doctor import diagnose_board
-from edgekit.toolkit.files import write_reports
-from edgekit.toolkit.pack import pack
-from edgekit.toolkit.provision import clean
-from edgekit.toolkit.validate import validate
+from edgekit.toolkit.doctor.diagnose import diagnose_board
+from edgekit.toolkit.doctor.provision import remove_all
+from edgekit.toolkit.packing.pack import pack
+from edgekit.toolkit.report.files import write_reports
+from edgekit.toolkit.validation.validate import validate
 
 from .virtual import VirtualBoard
 
@@ -241,7 +241,7 @@ def test_a_home_with_a_space_and_one_that_is_read_only(board: VirtualBoard, arm:
         shutil.rmtree(home)
     board.profile(HOME_READ_ONLY=1)
     assert diagnose_board(board.device)["python"]["cache"].startswith("/tmp/edgekit-")
-    assert clean(board.device) == ["/tmp/edgekit-0"]
+    assert remove_all(board.device) == ["/tmp/edgekit-0"]
     assert not list((board.folder / "tmp").iterdir())
 
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgekit.deploy import cargo
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.devices import open_device
+from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.devices.ssh.board import Board
 from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
 from edgekit.deploy.images import ImageSet
-from edgekit.deploy.plan import Plan
-from edgekit.toolkit.doctor import diagnose_board
-from edgekit.toolkit.provision import provision
-from edgekit.toolkit.validate import validate
+from edgekit.deploy.measuring import cargo
+from edgekit.deploy.measuring.plan import Plan
+from edgekit.toolkit.doctor.diagnose import diagnose_board
+from edgekit.toolkit.doctor.provision import provision
+from edgekit.toolkit.validation.validate import validate
 
 from .conftest import Wire
 from .virtual import VirtualBoard
@@ -141,7 +141,7 @@ def test_the_line_is_cut_while_it_measures(
     def bars(titles: Sequence[str]) -> Iterator[list[Any]]:
         yield [lambda stage, share: shown.append((stage, share))]
 
-    monkeypatch.setattr("edgekit.toolkit.validate.progress_bars", bars)
+    monkeypatch.setattr("edgekit.toolkit.validation.validate.progress_bars", bars)
     measuring = wired.run(
         lambda: validate(
             [arm[0]], images="digits", limit=10, plan=LONG, devices=[wired.board.device], keep=tmp_path / "kept"
@@ -212,7 +212,7 @@ def test_the_board_restarts(board: VirtualBoard, arm: tuple[Bundle, Bundle], unt
 
 def test_memory_ends(board: VirtualBoard, tmp_path: Path) -> None:
     """The kernel kills the model's process: said with the cap and the peak, and the agent lives to say it."""
-    from edgekit.toolkit.importing import import_model
+    from edgekit.toolkit.importing.import_model import import_model
 
     _write_fat_model(tmp_path / "fat.onnx")
     preprocess = Bundle.open(Path(__file__).parent.parent / "data/lenet-fp32").manifest.preprocess
@@ -278,8 +278,8 @@ def test_a_bare_board_is_provisioned(
     assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}
     assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}, "again: an upgrade"
     with monkeypatch.context() as change:
-        change.setattr("edgekit.toolkit.provision.NEEDED", {"nothing": "no-such-package"})
-        change.setattr("edgekit.toolkit.provision._send_wheels", lambda *_: "/tmp")
+        change.setattr("edgekit.toolkit.doctor.provision.NEEDED", {"nothing": "no-such-package"})
+        change.setattr("edgekit.toolkit.doctor.provision._send_wheels", lambda *_: "/tmp")
         with pytest.raises(DeviceError):
             provision(board.device, offline=True)
     _measure(board, arm[0])  # what failed left what worked

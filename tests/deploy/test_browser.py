@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgekit.deploy import agent
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.devices import open_device
 from edgekit.deploy.devices.browser import device, server
 from edgekit.deploy.devices.browser.server import Server
+from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
-from edgekit.deploy.plan import Plan
+from edgekit.deploy.measuring import agent
+from edgekit.deploy.measuring.plan import Plan
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
-from edgekit.toolkit.files import write_reports
-from edgekit.toolkit.importing import import_model
 from edgekit.toolkit.importing.edit import prepend
-from edgekit.toolkit.validate import Validation, validate
+from edgekit.toolkit.importing.import_model import import_model
+from edgekit.toolkit.report.files import write_reports
+from edgekit.toolkit.validation.validate import Validation, validate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -57,7 +57,7 @@ def ort_web() -> None:
 def invited(monkeypatch: pytest.MonkeyPatch) -> "Future[str]":
     """The address that the person is shown."""
     shown: Future[str] = Future()
-    monkeypatch.setattr("edgekit.toolkit.validate.invite", shown.set_result)
+    monkeypatch.setattr("edgekit.toolkit.validation.validate.invite", shown.set_result)
     return shown
 
 

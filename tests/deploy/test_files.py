@@ -269,6 +269,7 @@ def test_signals_leave_nothing(tmp_path: Path) -> None:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                preexec_fn=_heed_signals,
             )
         )
     words = {}
@@ -289,6 +290,12 @@ def test_signals_leave_nothing(tmp_path: Path) -> None:
     code = "from edgekit.deploy.files import scratch_folder\nwith scratch_folder(): pass"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert list((places[-1] / "tmp").iterdir()) == []
+
+
+def _heed_signals() -> None:
+    """Tests that run under nohup, or in a script's background, hand on signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _processes(words: str) -> list[str]:
@@ -326,8 +333,8 @@ def test_one_module_makes_temporary_files() -> None:
     """Elsewhere they would be forgotten by signals, and never be swept; a nameless file needs neither."""
     named = re.compile(r"mkdtemp|mkstemp|TemporaryDirectory|NamedTemporaryFile|gettempdir")
     allowed = {
-        "deploy/files.py", "deploy/cargo.py",  # in a scratch folder
-        "deploy/devices/ssh/bootstrap.py", "toolkit/pyz_main.py",  # run where nothing else of EdgeKit is there yet
+        "deploy/files.py", "deploy/measuring/cargo.py",  # in a scratch folder
+        "deploy/devices/ssh/bootstrap.py", "toolkit/packing/zipapp_main.py",  # run where no EdgeKit is there yet
     }  # fmt: skip
     found = {
         path.relative_to(ROOT).as_posix()

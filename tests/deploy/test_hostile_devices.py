@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgekit.deploy import agent, cargo
-from edgekit.deploy.agent import Measured, follow
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.ssh import connection as ssh
 from edgekit.deploy.devices.ssh.board import Board, Facts, Probe
 from edgekit.deploy.devices.ssh.connection import Address, CommandError, Connection, ended
 from edgekit.deploy.engine.build import Options
 from edgekit.deploy.errors import BundleError, DeviceError, EdgeKitError, LostDeviceError
+from edgekit.deploy.measuring import agent, cargo
+from edgekit.deploy.measuring.agent import Measured, follow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -15,18 +15,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from edgekit.deploy import agent, cargo, environment, measure
+from edgekit.deploy import environment
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.devices import open_device
+from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.environment import UNAVAILABLE, allowed_cores, cores_got, describe, state
 from edgekit.deploy.errors import DeviceError, EdgeKitError, RecipeError
 from edgekit.deploy.images import ImageSet
-from edgekit.deploy.measurement import Block, Measurement
-from edgekit.deploy.plan import SAMPLES_WANTED, Plan
-from edgekit.deploy.worker import Worker
-from edgekit.deploy.worker_process import WorkerProcess
-from edgekit.export import Options, export_bundle
-from edgekit.toolkit.planted import null_bundle
+from edgekit.deploy.measuring import agent, cargo, measure
+from edgekit.deploy.measuring.measurement import Block, Measurement
+from edgekit.deploy.measuring.plan import SAMPLES_WANTED, Plan
+from edgekit.deploy.measuring.worker import Worker
+from edgekit.deploy.measuring.worker_process import WorkerProcess
+from edgekit.export.export_bundle import Options, export_bundle
+from edgekit.toolkit.doctor.planted_models import null_bundle
 
 from tests.toolkit.conftest import ENVIRONMENT, report_on
 

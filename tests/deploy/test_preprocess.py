@@ -9,7 +9,7 @@ import pytest
 from edgekit.deploy.errors import DataError, RecipeError
 from edgekit.deploy.images import ImageSet
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
-from edgekit.toolkit.augment import Examples
+from edgekit.toolkit.training.augment import Examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

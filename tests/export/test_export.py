@@ -11,8 +11,8 @@ import torch
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import BundleError, EdgeKitError, ParityError
 from edgekit.deploy.session import load
-from edgekit.export import FORMATS, Options, export_bundle
 from edgekit.export import onnx as onnx_export
+from edgekit.export.export_bundle import FORMATS, Options, export_bundle
 from torch import nn
 
 

@@ -17,8 +17,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from edgekit.deploy import agent, cargo
-from edgekit.deploy.agent import Measured
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.browser.device import BrowserDevice
 from edgekit.deploy.devices.ssh.board import Board
@@ -26,24 +24,26 @@ from edgekit.deploy.documents import parse
 from edgekit.deploy.engine.passport import Passport, rebuild
 from edgekit.deploy.errors import EdgeKitError
 from edgekit.deploy.images import open_images, read_idx
-from edgekit.deploy.measurement import Block, Measurement, Predictions, WarmUp
+from edgekit.deploy.measuring import agent, cargo
+from edgekit.deploy.measuring.agent import Measured
+from edgekit.deploy.measuring.measurement import Block, Measurement, Predictions, WarmUp
+from edgekit.deploy.measuring.plan import Plan
+from edgekit.deploy.measuring.result import Result
 from edgekit.deploy.onnx_data import external_files
-from edgekit.deploy.plan import Plan
 from edgekit.deploy.preprocess import Preprocess, decode
-from edgekit.deploy.result import Result
 from edgekit.toolkit import console
-from edgekit.toolkit import pack as packing
-from edgekit.toolkit.comparison import read_document
-from edgekit.toolkit.contract import Contract
-from edgekit.toolkit.files import junit, markdown
-from edgekit.toolkit.importing import read_labels
-from edgekit.toolkit.inspecting import inspect_bundle
-from edgekit.toolkit.recipe import Recipe
-from edgekit.toolkit.report import render
-from edgekit.toolkit.results import make_report
+from edgekit.toolkit.analysis.compare import read_document
+from edgekit.toolkit.analysis.contract import Contract
+from edgekit.toolkit.analysis.document import make_report
+from edgekit.toolkit.importing.import_model import read_labels
+from edgekit.toolkit.inspect import inspect_bundle
+from edgekit.toolkit.packing import pack as packing
+from edgekit.toolkit.report.files import junit, markdown
+from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.terminal import devices_table, facts_table, validation_table
 from edgekit.toolkit.signing import verify_bundle
-from edgekit.toolkit.tables import devices_table, facts_table, validation_table
-from edgekit.toolkit.validate import validate
+from edgekit.toolkit.training.recipe import Recipe
+from edgekit.toolkit.validation.validate import validate
 
 from tests.fuzz import mutate
 from tests.fuzz.mutate import Mutation
@@ -182,7 +182,7 @@ def _run_validate(case: bytes, folder: Path) -> None:
     """All of a validation that is done on the host, of a bundle whose manifest is the case."""
     path = _bundle(folder)
     (path / "manifest.json").write_bytes(case)
-    with mock.patch("edgekit.toolkit.validate.open_device", lambda name, **settings: _Device()):
+    with mock.patch("edgekit.toolkit.validation.validate.open_device", lambda name, **settings: _Device()):
         found = validate([Bundle.open(path)], limit=20)
     _show_report(found.report)
 
@@ -481,5 +481,5 @@ TARGETS: dict[str, Target] = {
 
 def quiet() -> None:
     """The commands' words are not wanted."""
-    console.err.quiet = console.out.quiet = True
+    console.stderr.quiet = console.stdout.quiet = True
     os.environ["XDG_CACHE_HOME"] = "/nonexistent"

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from edgekit.models import MODELS, create
+from edgekit.models.network import MODELS, create_network
 from torch import nn
 
 
@@ -35,12 +35,12 @@ COUNTS = {
 @pytest.mark.parametrize(("name", "classes", "size"), COUNTS)
 def test_parameter_counts(name: str, classes: int, size: int) -> None:
     """Of the five networks of the texts."""
-    assert _parameters(create(name, classes, image_size=(size, size))) == COUNTS[name, classes, size]
+    assert _parameters(create_network(name, classes, image_size=(size, size))) == COUNTS[name, classes, size]
 
 
 def test_cnn23_has_23_layers() -> None:
     """Twelve in three blocks, Flatten, ten in the dense part, in their order."""
-    names = [type(layer).__name__ for layer in _layers(create("cnn23", 4))]
+    names = [type(layer).__name__ for layer in _layers(create_network("cnn23", 4))]
     block = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
     dense = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
     assert names == block * 3 + ["Flatten"] + dense * 2 + ["Linear", "LogSoftmax"]
@@ -49,7 +49,7 @@ def test_cnn23_has_23_layers() -> None:
 
 def test_lenet_flattens_16x5x5() -> None:
     """No padding, as the text has it."""
-    network = create("lenet", 10)
+    network = create_network("lenet", 10)
     assert [layer.in_features for layer in _layers(network) if isinstance(layer, nn.Linear)] == [400, 120, 84]
 
 
@@ -57,7 +57,7 @@ def test_lenet_flattens_16x5x5() -> None:
 @pytest.mark.parametrize("name", ["lenet", "convnet", "vgg_small", "cnn23"])
 def test_activation_is_a_parameter(name: str, activation: str, kind: type[nn.Module]) -> None:
     """All of them change, and only they."""
-    counts = Counter(type(layer) for layer in _layers(create(name, 10, activation=activation)))
+    counts = Counter(type(layer) for layer in _layers(create_network(name, 10, activation=activation)))
     assert counts[kind] >= 4 or name == "vgg_small"
     assert sum(counts[other] for other in (nn.ReLU, nn.LeakyReLU, nn.SiLU)) == counts[kind]
 
@@ -66,7 +66,7 @@ def test_activation_is_a_parameter(name: str, activation: str, kind: type[nn.Mod
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (3, 64)])
 def test_every_network_takes_small_images(name: str, channels: int, size: int) -> None:
     """Grey and colour; trains (a gradient reaches the first layer) and evaluates."""
-    network = create(name, 7, channels, (size, size))
+    network = create_network(name, 7, channels, (size, size))
     images = torch.randn(2, channels, size, size)
     network(images).square().sum().backward()
     assert next(network.parameters()).grad is not None
@@ -75,17 +75,17 @@ def test_every_network_takes_small_images(name: str, channels: int, size: int) -
 
 def test_small_images_are_not_shrunk_four_fold_at_once() -> None:
     """ResNet's stem for CIFAR: 3x3, stride 1, no pooling; the usual one from 64 pixels on."""
-    small, usual = (create("resnet18", 10, image_size=(size, size)) for size in (32, 64))
+    small, usual = (create_network("resnet18", 10, image_size=(size, size)) for size in (32, 64))
     assert small.conv1.kernel_size == (3, 3)
     assert isinstance(small.maxpool, nn.Identity)
     assert usual.conv1.kernel_size == (7, 7)
-    assert create("mobilenet_v2", 10).features[0][0].stride == (1, 1)
+    assert create_network("mobilenet_v2", 10).features[0][0].stride == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["torchvision:regnet_y_400mf", "timm:mobilenetv3_small_050"])
 def test_other_libraries_networks(name: str) -> None:
     """Any classifier of torchvision or timm by its name."""
-    assert create(name, 5, 3, (64, 64)).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    assert create_network(name, 5, 3, (64, 64)).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_other_libraries_networks(name: str) -> None:
 def test_what_cannot_be_made_is_explained(arguments: dict, words: str) -> None:
     """A wrong name, an activation or a size that a network has no place for."""
     with pytest.raises(ValueError, match=words):
-        create(**{"num_classes": 10, **arguments})
+        create_network(**{"num_classes": 10, **arguments})
 
 
 def test_pretrained_keeps_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_pretrained_keeps_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     published = torchvision.models.resnet18().state_dict()
     kind = type(torchvision.models.get_model_weights("resnet18").DEFAULT)
     monkeypatch.setattr(kind, "get_state_dict", lambda self, **options: published)
-    own = create("resnet18", 10, image_size=(32, 32), pretrained=True).state_dict()
+    own = create_network("resnet18", 10, image_size=(32, 32), pretrained=True).state_dict()
     assert torch.equal(own["layer1.0.conv1.weight"], published["layer1.0.conv1.weight"])
     assert own["fc.weight"].shape == (10, 512)
     assert own["conv1.weight"].shape == (64, 3, 3, 3)

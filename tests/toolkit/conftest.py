@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.images import ImageSet
-from edgekit.deploy.measurement import Block, Measurement, Predictions, WarmUp
-from edgekit.deploy.plan import Plan
-from edgekit.deploy.result import Result, ids_and_targets
-from edgekit.toolkit.contract import Contract
+from edgekit.deploy.measuring.measurement import Block, Measurement, Predictions, WarmUp
+from edgekit.deploy.measuring.plan import Plan
+from edgekit.deploy.measuring.result import Result, ids_and_targets
+from edgekit.toolkit.analysis.contract import Contract
+from edgekit.toolkit.analysis.document import make_report
 from edgekit.toolkit.datasets import part_of
-from edgekit.toolkit.results import make_report
 
 STATE = {
     "load": [0.1, 0.2, 0.3], "mhz": [2000, 2000], "temperature_c": 40.0, "throttled": 0, "cgroup_throttled": 0,

@@ -124,7 +124,7 @@ def test_images_from_elsewhere(fp32: Bundle, tmp_path: Path) -> None:
 
 def test_a_folder_that_calibrated_is_not_the_test_set(fp32: Bundle, tmp_path: Path) -> None:
     """--images with one folder for quantize and for validate: calibration, selection and test stay disjoint."""
-    from edgekit.toolkit.quantize import quantize
+    from edgekit.toolkit.quantize.quantize import quantize
 
     for index, sample in enumerate(load_dataset("digits").train.take(range(100))):
         folder = tmp_path / "own" / str(sample.label)

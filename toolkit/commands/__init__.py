@@ -1,1 +1,4 @@
-"""The commands: each parses, calls one function, and prints. Everything heavy is imported inside the bodies."""
+"""The commands: each parses, calls one function, and prints.
+
+Everything heavy is imported inside the bodies.
+"""

@@ -10,14 +10,14 @@ from typing import Any
 
 from ...deploy.bundle import TensorSpec
 from ...deploy.errors import EdgeKitError, listed, missing_package
-from ...models import LIBRARIES, MODELS
+from ...models.network import LIBRARIES, MODELS, create_network
 from ..console import say
 from .files import refuse_foreign
 from .written import Written
 
 # How a library's published weights become a file that --weights takes.
 _PUBLISHED = {
-    "timm": "import timm, torch; torch.save(timm.create_model('{}', pretrained=True).state_dict(), '{}.pth')",
+    "timm": "import timm, torch; torch.save(timm.create_network('{}', pretrained=True).state_dict(), '{}.pth')",
     "torchvision": (
         "import torch, torchvision; torch.save(torchvision.models.get_model('{}', weights='DEFAULT').state_dict(), "
         "'{}.pth')"
@@ -37,12 +37,10 @@ def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, 
     Raises:
         EdgeKitError: no such network, or its weights do not fit.
     """
-    from ...models import create
-
     if classes < 2:
         raise EdgeKitError(f"{name} has to know how many classes there are", fix="pass --labels, one class name a line")
     try:
-        network = create(name, classes, spec.channels, (spec.height, spec.width))
+        network = create_network(name, classes, spec.channels, (spec.height, spec.width))
     except ModuleNotFoundError as error:
         raise missing_package(error) or error from error
     except ValueError as error:

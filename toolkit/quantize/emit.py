@@ -11,8 +11,8 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from ...deploy.errors import BundleError
-from ..targets import Target
 from .precise import MOVES, leave_float, read_float
+from .targets import Target
 
 if TYPE_CHECKING:
     from .observe import Ranges

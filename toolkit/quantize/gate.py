@@ -9,7 +9,7 @@ import onnxruntime
 
 from ...deploy.parity import decibels, powers
 from ...deploy.session import in_batches_of
-from ..contract import Judgement
+from ..analysis.contract import Judgement
 
 # At 10 dB the noise is a third of what tells the classes apart, and answers change in earnest; networks that quantize
 # well have 25 to 40 (ten of timm's with attention, random weights: 20 to 39).

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from ...agent import Measured, follow
 from ...bundle import Bundle
 from ...documents import read
 from ...engine.build import Options
 from ...environment import UNAVAILABLE
 from ...errors import DeviceError, LostDeviceError
 from ...images import ImageSet
-from ...measure import Progress
-from ...measurement import Measurement
+from ...measuring.agent import Measured, follow
+from ...measuring.measure import Progress
+from ...measuring.measurement import Measurement
+from ...measuring.plan import Plan
+from ...measuring.worker import INPUTS
 from ...parity import compare
-from ...plan import Plan
 from ...preprocess import Preprocess
-from ...worker import INPUTS
 from .server import Pages, Server
 
 ORT_WEB = "1.30.0"

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from ...agent import heard
+from ...measuring.agent import heard
 
 # path under the secret -> (what gives the content, its type)
 Pages = Mapping[str, tuple[Callable[[], bytes], str]]

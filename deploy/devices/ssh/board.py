@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ... import cargo
-from ...agent import Measured, follow, heard
 from ...bundle import Bundle
-from ...cargo import Parcel
 from ...documents import DocumentError, read
 from ...engine.build import Options
-from ...engine.passport import FORMAT
+from ...engine.passport import ENGINE_FORMAT
 from ...errors import DeviceError, LostDeviceError
 from ...files import scratch_folder, sha256
 from ...images import ImageSet
-from ...measure import Progress
-from ...plan import Plan
+from ...measuring import cargo
+from ...measuring.agent import Measured, follow, heard
+from ...measuring.cargo import Parcel
+from ...measuring.measure import Progress
+from ...measuring.plan import Plan
+from ...measuring.worker_process import megabytes
 from ...session import PACKAGES
-from ...worker_process import megabytes
 from .connection import Address, CommandError, Connection, ended
 from .remote_agent import HEARTBEAT_S, PATIENCE_S, RECEIVED, RESULT
 
@@ -141,7 +141,7 @@ class Board:
             DeviceError: the board lacks Python, a package, or a place to write.
         """
         self._check()
-        return {"onnx"} | ({FORMAT} if self.look().found else set())
+        return {"onnx"} | ({ENGINE_FORMAT} if self.look().found else set())
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Send what is not there yet, and run the agent."""
@@ -199,7 +199,7 @@ class Board:
             DeviceError: there is no Python, it is too old, or there is nowhere to write.
         """
         if self._probe is None:
-            self._probe = self.probe(packages=list(NEEDED), modules=PACKAGES[FORMAT])
+            self._probe = self.probe(packages=list(NEEDED), modules=PACKAGES[ENGINE_FORMAT])
         return self._probe
 
     def probe(

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ... import cargo
-from ...agent import BUILT, JOB, run_and_say
 from ...bundle import Bundle
 from ...errors import DeviceError
+from ...measuring import cargo
+from ...measuring.agent import BUILT, JOB, run_and_say
 
 # How often either side says that it is there, and how long the silence of the other is borne.
 HEARTBEAT_S, PATIENCE_S = 2.0, 15.0

@@ -1,0 +1,212 @@
+"""The agent: measures, or builds, on the machine where it runs: `python -m edgekit.deploy.agent JOB`.
+
+A job is a folder: `job.json` (bundles and a plan, or a bundle to build an engine from), and, when there are test
+images, `images/`. The agent prints progress as JSON lines, what was measured so far after each process, and ends with
+one line: the result, or what went wrong. It needs Python, numpy, Pillow and the runtime.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..bundle import Bundle
+from ..documents import DocumentError, read, within
+from ..engine.build import Options, build
+from ..engine.gpu import look
+from ..engine.library import load
+from ..engine.passport import ENGINE_FORMAT, Passport, check
+from ..environment import allowed_cores, cores_got, describe, fastest_cores, free_cores, state
+from ..errors import DeviceError, EdgeKitError, LostDeviceError
+from ..signals import ended_by_signals
+from .measure import Progress, measure
+from .measurement import Measurement, check_environment, check_measurements
+from .plan import Plan
+
+JOB, IMAGES, BUILT = "job.json", "images", "built"
+
+# As much of a device's words as an error shows.
+_SHOWN = 1000
+# Lists and objects in a message: a day of three models has a million. Empty ones take 30 times their text.
+_MAX_PARTS = 2_000_000
+
+# what is said -> as a line of JSON
+Say = Callable[[dict[str, Any]], None]
+
+
+class Measured(NamedTuple):
+    """What a device reports: itself, and one measurement a bundle, in their order."""
+
+    environment: dict[str, Any]
+    measurements: list[Measurement]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"environment": self.environment, "measurements": [one.to_json() for one in self.measurements]}
+
+    @classmethod
+    def from_json(cls, data: Any, device: str, bundles: Sequence[Bundle], images: int) -> "Measured":
+        """Read what `to_json` wrote on a device that was asked to measure these bundles on so many images.
+
+        Raises:
+            DeviceError: it is no such measurement.
+        """
+        try:
+            answer = read(_Measured, data)
+            check_environment(answer.environment)
+            measurements = [Measurement.from_json(entry) for entry in answer.measurements]
+            check_measurements(measurements, {one.id: len(one.manifest.labels) for one in bundles}, images)
+        except DocumentError as error:
+            raise DeviceError(
+                f"{device} answered with what is no measurement of these models: {error}",
+                fix="run it again; if it stays so, do not trust this device",
+            ) from error
+        return cls(dict(answer.environment), measurements)
+
+
+class _Measured(NamedTuple):
+    """What `Measured.to_json` makes."""
+
+    environment: Mapping[str, Any]
+    measurements: tuple[Mapping[str, Any], ...]
+
+
+class _Failure(NamedTuple):
+    """What went wrong on a device, and what to do."""
+
+    error: str
+    fix: str
+
+
+class _Progress(NamedTuple):
+    """What a device is doing, and the share done."""
+
+    progress: str
+    share: float
+
+
+def run(job: Path, say: Say) -> Measured:
+    """Measure what the job asks for; progress, and what there is so far, is said on the way.
+
+    Raises:
+        EdgeKitError: a model cannot be loaded or run.
+    """
+    request = _read(job)
+    images = job / IMAGES
+    for path in request["bundles"].values():  # before minutes are spent on the models beside it
+        _check_passport(Bundle.open(job / path), request["device"])
+    plan, allowed = Plan.from_json(request["plan"]), allowed_cores()
+    got = cores_got(allowed)
+    threads = plan.threads or free_cores(allowed, got)
+    cores = fastest_cores(threads)
+    environment = {
+        **describe(),
+        "cores_got": round(got, 2),
+        "cores_pinned": cores or "none",
+        "threads": threads,
+        "before": state(),
+    }
+
+    def measured(measurements: Sequence[Measurement]) -> Measured:
+        return Measured({**environment, "after": state()}, list(measurements))
+
+    return measured(
+        measure(
+            {name: job / path for name, path in request["bundles"].items()},
+            replace(plan, threads=threads),
+            images if images.is_dir() else None,
+            cores,
+            lambda what, share: say({"progress": what, "share": share}),
+            lambda so_far: say({"measured": measured(so_far).to_json()}),
+            planted=request.get("planted", False),
+        )
+    )
+
+
+def _check_passport(bundle: Bundle, device: str) -> None:
+    if bundle.manifest.format == ENGINE_FORMAT:
+        check(bundle, load(Passport.of(bundle).flavour), look(), device)
+
+
+def build_engine(job: Path, say: Say) -> dict[str, Any]:
+    """Build the engine that the job asks for, as the bundle `BUILT` in the job's folder.
+
+    Raises:
+        EdgeKitError: it cannot be built here.
+    """
+    request = _read(job)["build"]
+    build(
+        Bundle.open(job / request["bundle"]), job / BUILT, Options.from_json(request["options"]),
+        lambda what, share: say({"progress": what, "share": share}), named=request["named"],
+    )  # fmt: skip
+    return {BUILT: BUILT}
+
+
+def run_and_say(job: Path, say: Say) -> None:
+    """Run a job and say its result, or what went wrong."""
+    try:
+        say({"result": build_engine(job, say) if "build" in _read(job) else run(job, say).to_json()})
+    except EdgeKitError as error:
+        say({"error": str(error), "fix": error.fix})
+
+
+def _read(job: Path) -> dict[str, Any]:
+    return json.loads((job / JOB).read_text(encoding="utf-8"))
+
+
+def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any]:
+    """Listen to an agent until its result is there: of a measurement, what Measured.to_json made.
+
+    Raises:
+        EdgeKitError: what the agent says went wrong.
+        LostDeviceError: the agent's words end before its result; the error has what was measured so far.
+    """
+    so_far = None
+    try:
+        for line in lines:
+            message = heard(line)
+            if "result" in message:
+                return read(dict[str, Any], message["result"])
+            if "error" in message:
+                failure = read(_Failure, message)
+                raise EdgeKitError(failure.error[:_SHOWN], fix=failure.fix[:_SHOWN])
+            if "measured" in message:
+                so_far = message["measured"]
+            if "progress" in message:
+                what = read(_Progress, message)
+                within(what.share, 0, 1 + 1e-6, "share")
+                progress(what.progress[:_SHOWN], what.share)
+    except DocumentError as error:
+        raise DeviceError(
+            f"the device answers with what EdgeKit does not understand: {error}", fix="run edgekit doctor; try again"
+        ) from error
+    except LostDeviceError as error:
+        error.measured = so_far
+        raise
+    raise LostDeviceError(
+        "the process that does the work ended with no result",
+        fix="run edgekit doctor; its last words are above",
+        measured=so_far,
+    )
+
+
+def heard(line: str) -> dict[str, Any]:
+    """A message; what a login script or a library prints beside them is none."""
+    if line.count("[") + line.count("{") > _MAX_PARTS:
+        return {}
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _print(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    with ended_by_signals():
+        run_and_say(Path(sys.argv[1]), _print)

@@ -1,0 +1,139 @@
+"""What travels to a device: EdgeKit's code, bundles and test images, each as one zip file that its hash names."""
+
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..bundle import MANIFEST, Bundle
+from ..engine.build import Options
+from ..engine.passport import ENGINE_FORMAT
+from ..errors import BundleError
+from ..files import new_folder, sha256
+from ..images import ImageSet
+from . import agent
+from .plan import Plan
+
+PACKAGE = Path(__file__).parents[2]
+
+# The earliest time that a zip file can hold: the same content makes the same file.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+# A bundle has some twenty.
+_MAX_FILES = 1000
+
+# (name in the zip, file)
+Files = Iterator[tuple[str, Path]]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A zip file on its way: the hash of its content, which is its name too, and its size in bytes."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+def parcel(files: Files, folder: Path) -> Parcel:
+    """Put files into a zip file in `folder`, uncompressed: models and images hardly get smaller."""
+    path = folder / "new"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        add_files(archive, files)
+    digest = sha256(path)
+    return Parcel(path.rename(folder / digest), digest, (folder / digest).stat().st_size)
+
+
+def add_files(archive: zipfile.ZipFile, files: Files) -> None:
+    """Add files to a zip file, without their times and owners."""
+    for name, file in files:
+        archive.writestr(zipfile.ZipInfo(name, EPOCH), file.read_bytes())
+
+
+def code(*parts: str) -> Files:
+    """EdgeKit's own code: the package's root, and these of its folders and modules."""
+    yield "edgekit/__init__.py", PACKAGE / "__init__.py"
+    for part in parts:
+        source = PACKAGE / part
+        for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
+            yield f"edgekit/{file.relative_to(PACKAGE).as_posix()}", file
+
+
+def bundle_files(bundle: Bundle, folder: str) -> Files:
+    """A bundle's files."""
+    for name in (MANIFEST, *sorted(bundle.manifest.files)):
+        yield f"{folder}/{name}", bundle.path / name
+
+
+def image_files(images: ImageSet, scratch: Path) -> Files:
+    """An image set's files, encoded as they are, by way of a scratch folder."""
+    with tempfile.TemporaryDirectory(dir=scratch) as saved:
+        images.save(Path(saved), with_files=True)
+        for file in sorted(Path(saved).iterdir()):
+            yield f"{agent.IMAGES}/{file.name}", file
+
+
+def job(bundles: Sequence[Bundle], plan: Plan, device: str = "local") -> dict[str, Any]:
+    """What job.json says of bundles that travel with it, to the device of this name."""
+    return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plan.to_json(), "device": device}
+
+
+def build_job(bundle: Bundle, options: Options, folder: str) -> dict[str, Any]:
+    """What job.json says of an engine to be built from the bundle in this folder."""
+    return {"build": {"bundle": folder, "named": str(bundle.path), "options": asdict(options)}}
+
+
+def unpack_bundles(source: Path | IO[bytes], folder: Path, most: int, where: str) -> list[Path]:
+    """Unpack the bundles of a zip file from elsewhere: their folders, in a new folder.
+
+    Args:
+        most: bytes that they may take.
+        where: the file is from, for the message.
+
+    Raises:
+        BundleError: there are none, an entry would lie outside of its bundle's folder, or they take more.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.startswith("bundles")]
+            names = [entry.filename.split("/") for entry in entries]
+            sound = all(
+                name[0] == "bundles" and len(name) > 2 and not {"", ".", ".."} & {*name} and "\\" not in "".join(name)
+                for name in names
+            )
+            if not entries or not sound or len({entry.filename for entry in entries}) < len(entries):
+                raise BundleError(f"{where} holds what is no bundle", fix="do not trust it; get it again")
+            if len(entries) > _MAX_FILES or sum(entry.file_size for entry in entries) > most:
+                raise BundleError(f"{where} unpacks to more than {most} bytes", fix="do not trust it; get it again")
+            archive.extractall(folder, entries)  # no more of an entry than its size here says
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise BundleError(f"{where} cannot be unpacked: {error}", fix="get it again") from error
+    return sorted((folder / "bundles").iterdir())
+
+
+def adopt(folder: Path, source: Bundle, out: Path) -> None:
+    """Make an engine that a device built one of this machine's own, once every file is what its manifest says.
+
+    Args:
+        source: what it was to be built from.
+
+    Raises:
+        BundleError: it is damaged, or another bundle.
+        EdgeKitError: `out` cannot be written.
+    """
+    built = Bundle.open(folder).manifest
+    if built.format != ENGINE_FORMAT or [step["id"] for step in built.lineage[-1:]] != [source.id]:
+        raise BundleError(f"what was built is no engine of {source.path}", fix="do not trust this device")
+    with new_folder(out) as new:
+        for name in (MANIFEST, *built.files):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, new / name)
+
+
+def bundle_folder(bundle: Bundle) -> str:
+    """Where a bundle is in a job."""
+    return f"bundles/{bundle.id}"

@@ -1,0 +1,263 @@
+"""Measurements: what a device reports of one model. Raw values only; every figure shown is derived from them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..documents import DocumentError, check_numbers, read, within
+from ..environment import UNAVAILABLE
+from ..parity import Parity
+from ..session import STAGES
+
+# Nothing that is timed takes longer: three years.
+_MAX_MS = 1e11
+# What a report shows of a device in words.
+_DEVICE_TEXTS = ("machine", "system", "board", "soc", "cpu")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Calls timed in a row.
+
+    Attributes:
+        round: the models of one round were timed within a moment of each other.
+        process: which of the model's processes ran it.
+        at: seconds since the run began.
+        calls: calls to a sample: 1, or as many as take a millisecond together.
+        ns: nanoseconds of each sample.
+        switches: how often the system took a processor away from it; None where it does not say.
+    """
+
+    round: int
+    process: int
+    at: float
+    calls: int
+    ns: tuple[int, ...]
+    switches: int | None
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds a call, on average: the whole block over its calls.
+
+        Not the median, which a busy machine biases: where processes take turns of a few milliseconds, every call longer
+        than a turn is interrupted, and of shorter ones only a few, so their medians do not slow down alike.
+        """
+        return sum(self.ns) / len(self.ns) / self.calls / 1e6
+
+    @property
+    def call_ms(self) -> list[float]:
+        """Milliseconds a call, of each sample."""
+        return [value / self.calls / 1e6 for value in self.ns]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How a process was warmed up: how long, how many calls, and whether its times settled."""
+
+    ms: float
+    calls: int
+    settled: bool
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model answered on the test images, in their order.
+
+    Attributes:
+        classes: index of the best class.
+        confidences: softmax of the best class's logit.
+        in_top5: whether the label is among the five best; None without labels.
+    """
+
+    classes: tuple[int, ...]
+    confidences: tuple[float, ...]
+    in_top5: tuple[bool, ...] | None
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Calls with this many images at once, in one process: nanoseconds of each."""
+
+    process: int
+    batch: int
+    ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Images offered at a fixed rate to one process: nanoseconds from when each was due until its answer was there.
+
+    A process that fell hopelessly behind answered fewer than were offered.
+    """
+
+    process: int
+    fps: float
+    offered: int
+    ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """A second of a long run: when it began, the median of its calls, the machine's state where it was looked at.
+
+    Of a run at a fixed rate also how many images were offered, how many of them were answered late or dropped, and how
+    many of these were dropped.
+    """
+
+    at: float
+    call_ns: int
+    state: Mapping[str, Any] | None
+    offered: int | None = None
+    missed: int | None = None
+    dropped: int | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model on one device.
+
+    Attributes:
+        bundle: the bundle's id.
+        session: what the session says of itself (runtime, version, provider, threads).
+        file_ms, load_ms, first_ms: a value a process: reading the model file (from the disk where the system lets go of
+            its copy in memory), making the session, the first inference.
+        preprocess_ns, postprocess_ns: decoding and preprocessing; softmax and ranking; a value an image.
+        stages: where the device times them, nanoseconds of each of session.STAGES, a value an image.
+        warm_ups: one a process.
+        blocks: timed calls of inference alone, batch 1, in the order they ran.
+        one_thread: a few blocks with one thread, where the others had several.
+        checked, differed: outputs of timed calls that were held against the accuracy run's; how many had another class.
+        peak_rss_bytes: largest resident memory of a fresh process that loaded the model and ran it; None when the
+            system does not say.
+        parity: the golden samples replayed here (see deploy.parity.Parity).
+        golden_logits: what it answered on them, a list a sample.
+        predictions: None when there are no test images.
+        throughput, frames, sustained: of the scenarios that the plan asked for.
+        processes: how many it got; None for as many as were planned, a model that is slow to start gets fewer.
+    """
+
+    bundle: str
+    session: Mapping[str, Any]
+    file_ms: Sequence[float]
+    load_ms: Sequence[float]
+    first_ms: Sequence[float]
+    preprocess_ns: Sequence[int]
+    postprocess_ns: Sequence[int]
+    warm_ups: Sequence[WarmUp]
+    blocks: Sequence[Block]
+    checked: int
+    differed: int
+    peak_rss_bytes: int | None
+    parity: Mapping[str, float]
+    golden_logits: Sequence[Sequence[float]]
+    predictions: Predictions | None
+    throughput: Sequence[Throughput] = field(default=())
+    frames: Sequence[Frames] = field(default=())
+    sustained: Sequence[Sustained] = field(default=())
+    stages: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    one_thread: Sequence[Block] = field(default=())
+    processes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Measurement":
+        """Read what `to_json` wrote, from JSON or not.
+
+        Raises:
+            DocumentError: it is no measurement.
+        """
+        one = read(cls, data)
+        if not one.blocks or not one.warm_ups or len(one.stages) > len(STAGES):
+            raise DocumentError("a measurement has no blocks or no warm-ups")
+        for at, block in enumerate((*one.blocks, *one.one_thread)):
+            if block.calls < 1 or not block.ns or min(block.ns) < 1 or not math.isfinite(block.at):
+                raise DocumentError(f"blocks[{at}] has no time")
+        times = (*one.file_ms, *one.load_ms, *one.first_ms, *(entry.ms for entry in one.warm_ups))
+        for value in (*times, *(entry.at for entry in one.sustained)):
+            within(value, 0, _MAX_MS, "a time")
+        _check_scenarios(one)
+        check_numbers([entry.state for entry in one.sustained], "sustained")
+        if one.parity.keys() != {entry.name for entry in fields(Parity)}:
+            raise DocumentError(f"parity has {', '.join(sorted(one.parity))[:200]}")
+        if not isinstance(one.session.get("runtime", ""), str) or not isinstance(
+            one.session.get("placement", {}), dict
+        ):
+            raise DocumentError("session does not name its runtime")
+        return one
+
+
+def _check_scenarios(one: Measurement) -> None:
+    """Refuse counts that cannot be: none offered, more answered than offered, more dropped than missed."""
+    for entry in one.throughput:
+        within(min((entry.batch, *entry.ns)) if entry.ns else 0, 1, _MAX_MS * 1e6, "throughput")
+    for entry in one.frames:
+        within(entry.fps, 1e-6, _MAX_MS, "fps")
+        within(entry.offered, 1, _MAX_MS, "offered")
+        within(len(entry.ns), 0, entry.offered, "the number of frames answered")
+    for entry in one.sustained:
+        within(entry.call_ns, 1, _MAX_MS * 1e6, "call_ns")
+        if entry.offered is not None:
+            within(entry.offered, 0, _MAX_MS, "offered")
+            within(entry.missed or 0, 0, entry.offered, "missed")
+            within(entry.dropped or 0, 0, entry.missed or 0, "dropped")
+
+
+def check_measurements(measurements: Sequence[Measurement], labels: Mapping[str, int], images: int) -> None:
+    """Refuse measurements that are not of these models on so many images.
+
+    Args:
+        labels: bundle id -> how many classes the model tells apart, in the order of the measurements.
+
+    Raises:
+        DocumentError: the first one that is not.
+    """
+    if [one.bundle for one in measurements] != list(labels):
+        raise DocumentError("the measurements are not of the models that were asked for")
+    for one, count in zip(measurements, labels.values(), strict=True):
+        if any(len(row) != count for row in one.golden_logits):
+            raise DocumentError(f"{one.bundle}: golden_logits are not {count} a sample")
+        seen = one.predictions
+        if seen is None:
+            if images:
+                raise DocumentError(f"{one.bundle}: there are no predictions")
+            continue
+        if not images:
+            raise DocumentError(f"{one.bundle}: there are predictions, and no images")
+        lengths = {len(seen.classes), len(seen.confidences), *([] if seen.in_top5 is None else [len(seen.in_top5)])}
+        if lengths != {images}:
+            raise DocumentError(f"{one.bundle}: predictions are not of {images} images")
+        if seen.classes and not 0 <= min(seen.classes) <= max(seen.classes) < count:
+            raise DocumentError(f"{one.bundle}: a prediction is not one of {count} classes")
+
+
+def check_environment(environment: Mapping[str, Any]) -> None:
+    """Refuse an environment without what a report is made from.
+
+    Raises:
+        DocumentError: it lacks something, or has it of another type.
+    """
+    check_numbers(environment)
+    for key in _DEVICE_TEXTS:
+        if not isinstance(environment.get(key, ""), str):
+            raise DocumentError(f"{key} is no text")
+    if not isinstance(environment.get("versions", {}), dict):
+        raise DocumentError("versions is no object")
+    cores = environment.get("cores_allowed")
+    if type(cores) is not int or not 1 <= cores <= 4096:
+        raise DocumentError(f"cores_allowed is {str(cores)[:80]!r}")
+    threads = environment.get("threads", cores)
+    if type(threads) is not int or not 1 <= threads <= 4096:
+        raise DocumentError(f"threads is {str(threads)[:80]!r}")
+    got = environment.get("cores_got")
+    if got != UNAVAILABLE and not (isinstance(got, int | float) and 0 < got <= 4096):
+        raise DocumentError(f"cores_got is {str(got)[:80]!r}")
+    for key in ("before", "after"):
+        if not isinstance(environment.get(key), dict):
+            raise DocumentError(f"the state {key} is missing")
+    isa = environment.get("isa")
+    if not isinstance(isa, list) or not all(isinstance(name, str) for name in isa):
+        raise DocumentError("isa is not a list of names")

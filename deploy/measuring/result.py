@@ -1,0 +1,198 @@
+"""Results: all that a report is made from, as one document that a device can write and any machine can read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..bundle import Bundle, Manifest
+from ..documents import DocumentError, read
+from ..errors import EdgeKitError, RecipeError
+from ..images import ImageSet
+from .measurement import Measurement, check_environment, check_measurements
+from .plan import Plan
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was asked of a device and what it answered.
+
+    Attributes:
+        device: the device's name.
+        bundles: the models, the baseline first; of a result that was read, only their manifests are there.
+        candidates: ids of those that a contract is about.
+        plan: how they were measured.
+        contract: what the candidates are held to (see toolkit.contract.Contract).
+        ids, targets: of the test images, in their order (see ImageSet); empty where there are none.
+        environment: what the device says of itself.
+        measurements: one a bundle, in their order.
+        host: bundle id -> what this machine answered on the same images (see toolkit.host), where it was asked.
+        overlap: what is known of test images that the models have seen; None where nobody looked.
+    """
+
+    device: str
+    bundles: Sequence[Bundle]
+    candidates: Sequence[str]
+    plan: Plan
+    contract: Mapping[str, Any]
+    ids: Sequence[str]
+    targets: np.ndarray
+    environment: Mapping[str, Any]
+    measurements: Sequence[Measurement]
+    host: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    overlap: "Overlap | None" = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "result": SCHEMA,
+            "device": self.device,
+            "bundles": [describe_bundle(bundle) for bundle in self.bundles],
+            "candidates": list(self.candidates),
+            "plan": self.plan.to_json(),
+            "contract": dict(self.contract),
+            "ids": list(self.ids),
+            "targets": self.targets.tolist(),
+            "environment": dict(self.environment),
+            "measurements": [measurement.to_json() for measurement in self.measurements],
+            "host": dict(self.host),
+            "overlap": self.overlap and self.overlap.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, where: Path) -> "Result":
+        """Read what `to_json` wrote.
+
+        Raises:
+            EdgeKitError: another schema, or not a result.
+        """
+        try:
+            if not isinstance(data, dict) or data.get("result") != SCHEMA:
+                schema = str(data.get("result"))[:80] if isinstance(data, dict) else None
+                raise EdgeKitError(
+                    f"{where} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="measure again, or upgrade"
+                )
+            document = read(_Document, data)
+            bundles = [read_bundle(entry, where) for entry in document.bundles]
+            labels = {bundle.id: len(bundle.manifest.labels) for bundle in bundles}
+            measurements = [Measurement.from_json(entry) for entry in document.measurements]
+            check_measurements(measurements, labels, len(document.ids))
+            check_environment(document.environment)
+            if len(document.targets) != len(document.ids) or not bundles:
+                raise DocumentError("targets and ids are not of the same images")
+            if document.targets and not -1 <= min(document.targets) <= max(document.targets) < min(labels.values()):
+                raise DocumentError("a target is not one of the labels")
+            return cls(
+                device=document.device,
+                bundles=bundles,
+                candidates=document.candidates,
+                plan=document.plan,
+                contract=document.contract,
+                ids=document.ids,
+                targets=np.asarray(document.targets, np.int64),
+                environment=document.environment,
+                measurements=measurements,
+                host={name: asdict(entry) for name, entry in document.host.items()},
+                overlap=document.overlap,
+            )
+        except (DocumentError, RecipeError) as error:
+            raise EdgeKitError(f"{where} is not an EdgeKit result: {error}", fix="measure again") from error
+
+
+class _BundleEntry(NamedTuple):
+    """What describe_bundle writes."""
+
+    id: str
+    path: str
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A test image, and what it looks like."""
+
+    id: str
+    other: str
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Test images that the models have seen.
+
+    Attributes:
+        unchecked: bundles that record no fingerprints of images, as those of earlier versions.
+        excluded: how many test images were left out, since a model was made with the very same ones.
+        excluded_ids: the first of them.
+        near_duplicates: how many of the rest look like an image that a model was made with.
+        pairs: the first of them.
+        searched: how many images that the models were made with were looked at for that, and how many there are.
+    """
+
+    unchecked: tuple[str, ...] = ()
+    excluded: int = 0
+    excluded_ids: tuple[str, ...] = ()
+    near_duplicates: int = 0
+    pairs: tuple[Alike, ...] = ()
+    searched: tuple[int, int] = (0, 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "pairs": [asdict(pair) for pair in self.pairs]}
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """An image that device and host answer differently (see toolkit.host)."""
+
+    id: str
+    truth: str | None
+    host: str
+    device: str
+    gap: float
+
+
+@dataclass(frozen=True)
+class _Host:
+    """What the host answered beside a device (see toolkit.host)."""
+
+    images: int
+    logits_max_abs: float
+    differ: tuple[_Difference, ...]
+
+
+class _Document(NamedTuple):
+    """The entries of a result, as JSON."""
+
+    result: int
+    device: str
+    bundles: tuple[_BundleEntry, ...]
+    candidates: tuple[str, ...]
+    plan: Plan
+    contract: Mapping[str, float | None]
+    ids: tuple[str, ...]
+    targets: tuple[int, ...]
+    environment: Mapping[str, Any]
+    measurements: tuple[Mapping[str, Any], ...]
+    host: Mapping[str, _Host] = MappingProxyType({})
+    overlap: Overlap | None = None
+
+
+def ids_and_targets(images: ImageSet | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """What a result holds of the test images."""
+    return (images.ids, images.targets) if images is not None else ((), np.empty(0, np.int64))
+
+
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """A bundle without its files."""
+    return {"id": bundle.id, "path": str(bundle.path), "manifest": json.loads(bundle.manifest.to_json())}
+
+
+def read_bundle(entry: _BundleEntry, where: Path) -> Bundle:
+    """Read what `describe_bundle` wrote."""
+    return Bundle(Path(entry.path), Manifest.from_json(json.dumps(entry.manifest), where), entry.id)

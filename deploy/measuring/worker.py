@@ -1,0 +1,374 @@
+"""One model in one fresh process: `python -m edgekit.deploy.worker`, driven over its pipes.
+
+Each line on standard input is a JSON request `{"do": name, ...}`, each line on standard output its JSON answer, or
+`{"progress": done}` before it. The worker times; it does not know what it is compared with.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from PIL import Image
+
+from ..bundle import Bundle, Golden
+from ..environment import state
+from ..errors import EdgeKitError, missing_package
+from ..images import UNLABELLED, ImageSet
+from ..parity import replay
+from ..postprocess import probabilities, ranked
+from ..preprocess import decode
+from ..session import Session, SessionOptions, StagedSession, opener
+from ..signals import ended_by_signals
+
+# Timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
+INPUTS = 64
+_PROGRESS_EVERY_S = 0.2
+
+# Warm-up: at least so many calls and so long, then until the medians of two windows in a row differ by less than this.
+_WARM_UP_CALLS, _WARM_UP_S, _WARM_UP_CAP_S = 10, 0.5, 30.0
+_WINDOW_CALLS, _WINDOW_S, _SETTLED = 5, 0.1, 0.01
+
+# An offered load is given up once an image is late by so many times as long as all of them should have taken.
+_HOPELESS = 2.0
+
+
+class Worker:
+    """The model and the inputs that it is timed on."""
+
+    def __init__(self, answers: TextIO) -> None:
+        self._answers = answers
+        self._bundle: Bundle | None = None
+        self._opener: Callable[[Bundle, SessionOptions], Session] | None = None
+        self._session: Session | None = None
+        self._golden: Golden | None = None
+        self._images: ImageSet | None = None
+        self._chosen: list[int] = []
+        self._inputs: list[np.ndarray] = []
+        self._next = 0
+        self._due: int | None = None
+
+    def start(self, bundle: str, images: str | None, *, planted: bool = False) -> dict[str, Any]:
+        """Check the bundle and import its runtime (`planted`: see session.PLANTED), which is no part of loading."""
+        self._bundle = Bundle.open(bundle)
+        self._golden = self._bundle.golden()
+        self._images = ImageSet.load(Path(images)) if images else None
+        self._opener = opener(self._bundle, planted=planted)
+        return {}
+
+    def open(self, cores: list[int] | None = None, **options: Any) -> dict[str, Any]:
+        """Read the file, load the model (see SessionOptions), run it once: each timed apart.
+
+        The model's threads keep to `cores`.
+        """
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
+        assert self._bundle is not None  # noqa: S101 # the caller starts before it opens
+        assert self._golden is not None  # noqa: S101 # as above
+        assert self._opener is not None  # noqa: S101 # as above
+        first_input = self._golden.tensors[:1]
+        start = time.perf_counter_ns()
+        _read_from_disk(self._bundle.model_path)
+        read = time.perf_counter_ns()
+        self._session = self._opener(self._bundle, SessionOptions(**options))
+        loaded = time.perf_counter_ns()
+        self._session.run(first_input)
+        ran = time.perf_counter_ns()
+        return {
+            "session": dict(self._session.facts),
+            "file_ms": (read - start) / 1e6,
+            "load_ms": (loaded - read) / 1e6,
+            "first_ms": (ran - loaded) / 1e6,
+        }
+
+    def golden(self) -> dict[str, Any]:
+        """Replay the golden samples; the logits have six significant digits, about as many as float32 has."""
+        bundle, session = self._opened()
+        answers: list[np.ndarray] = []
+
+        def run(tensors: np.ndarray) -> np.ndarray:
+            answers.append(session.run(tensors))
+            return answers[0]
+
+        parity = asdict(replay(bundle, run))
+        return {"parity": parity, "logits": [[float(f"{value:.6g}") for value in row] for row in answers[0]]}
+
+    def predict(self) -> dict[str, Any]:
+        """Answer every test image, one at a time, as the device would."""
+        _, session = self._opened()
+        assert self._images is not None  # noqa: S101 # the caller asks only when it gave images
+        classes, confidences, in_top5 = [], [], []
+        for target, tensor in self._tensors(self._images):
+            logits = session.run(tensor)[0]
+            best = int(logits.argmax())
+            classes.append(best)
+            confidences.append(round(float(probabilities(logits)[best]), 6))
+            if target != UNLABELLED:
+                in_top5.append(bool((logits > logits[target]).sum() < 5))
+        return {
+            "classes": classes,
+            "confidences": confidences,
+            "in_top5": in_top5 if self._images.labelled else None,
+        }
+
+    def prepare(self) -> dict[str, Any]:
+        """Preprocess the inputs to be timed on, warm up, postprocess: each timed; says how long one call takes."""
+        bundle, session = self._opened()
+        self._inputs, preprocess_ns = [], []
+        for position in range(self._choose()):
+            start = time.perf_counter_ns()
+            tensor = bundle.manifest.preprocess(self._picture(position))[None]
+            preprocess_ns.append(time.perf_counter_ns() - start)
+            self._inputs.append(tensor)
+        warm_up, call_ns = self._warm_up()
+        postprocess_ns = []
+        stages: dict[str, list[int]] = {}
+        for tensor in self._inputs:
+            logits = session.run(tensor)[0]
+            start = time.perf_counter_ns()
+            self._answer(logits)
+            postprocess_ns.append(time.perf_counter_ns() - start)
+            if isinstance(session, StagedSession):
+                for stage, ns in session.staged(tensor).items():
+                    stages.setdefault(stage, []).append(ns)
+        return {
+            "preprocess_ns": preprocess_ns, "postprocess_ns": postprocess_ns, "stages": stages, "warm_up": warm_up,
+            "call_ns": call_ns,
+        }  # fmt: skip
+
+    def time(self, samples: int, calls: int) -> dict[str, Any]:
+        """Time a block of inference alone: so many samples of so many calls.
+
+        Says also which input the last call had and its class, to be held against the accuracy run.
+        """
+        _, session = self._opened()
+        run, clock = session.run, time.perf_counter_ns
+        # the other models had the caches meanwhile; where a block has calls to spare, its first ones are not timed
+        for _ in range(max(1, samples // 20) * calls if samples >= 5 else 0):
+            run(self._following(1)[0])
+        ns, logits = [0] * samples, None
+        switches = _switches()
+        for sample in range(samples):
+            tensors = self._following(calls)
+            start = clock()
+            for tensor in tensors:
+                logits = run(tensor)
+            ns[sample] = clock() - start
+        after = _switches()
+        assert logits is not None  # noqa: S101 # a block has at least one call
+        return {
+            "ns": ns,
+            "switches": None if switches is None or after is None else after - switches,
+            "input": self._chosen[(self._next - 1) % len(self._inputs)],
+            "class": int(logits[0].argmax()),
+        }
+
+    def throughput(self, batch: int, seconds: float) -> dict[str, Any]:
+        """Time calls with `batch` images at once for so long, three at least, after one that is not timed."""
+        _, session = self._opened()
+        session.run(np.concatenate(self._following(batch)))
+        return {"ns": self._run_for(seconds, 3, batch)}
+
+    def serve(self, fps: float, frames: int) -> dict[str, Any]:
+        """Answer images that fall due at a fixed rate, whether or not the one before is done.
+
+        A time runs from when the image was due, not from when the model got to it, so a stall counts for every image
+        that it made wait ("coordinated omission", G. Tene). The whole path is timed, from the image file to the answer.
+        """
+        bundle, session = self._opened()
+        interval, ns = 1e9 / fps, []
+        start = time.perf_counter_ns() + 1_000_000
+        for frame in range(frames):
+            due = start + round(frame * interval)
+            _wait_until(due)
+            picture = self._picture(frame % len(self._inputs))
+            self._answer(session.run(bundle.manifest.preprocess(picture)[None])[0])
+            ns.append(time.perf_counter_ns() - due)
+            if ns[-1] > _HOPELESS * frames * interval:  # the rest would wait longer still; they are missed as well
+                break
+        return {"ns": ns}
+
+    def sustain(self, look: bool, fps: float | None = None) -> dict[str, Any]:
+        """Run for a second, without a pause or on `fps` images a second; `look` at the machine's state as well."""
+        seen = state() if look else None
+        if fps is not None:
+            return {**self._keep_up(fps), "state": seen}
+        return {"call_ns": int(np.median(self._run_for(1.0, 1))), "state": seen}
+
+    def _keep_up(self, fps: float) -> dict[str, Any]:
+        """Answer the images of the next second, one call after the other on the same schedule.
+
+        As a camera's: an image whose successor is due before the model gets to it is dropped. It was offered and
+        missed, like one whose answer comes after its successor was due. Times run from when an image was due, from the
+        image file to the answer.
+        """
+        bundle, session = self._opened()
+        interval, start = round(1e9 / fps), time.perf_counter_ns()
+        due = start if self._due is None else self._due
+        ns: list[int] = []
+        dropped = 0
+        while not ns or due < start + 1_000_000_000:
+            behind = max(0, (time.perf_counter_ns() - due) // interval)
+            dropped, due = dropped + behind, due + behind * interval
+            _wait_until(due)
+            picture = self._picture(self._next % len(self._inputs))
+            self._next += 1
+            self._answer(session.run(bundle.manifest.preprocess(picture)[None])[0])
+            ns.append(time.perf_counter_ns() - due)
+            due += interval
+        self._due = due
+        late = sum(value > interval for value in ns)
+        return {
+            "call_ns": int(np.median(ns)), "offered": len(ns) + dropped, "missed": late + dropped, "dropped": dropped,
+        }  # fmt: skip
+
+    def memory(self) -> dict[str, Any]:
+        """Largest resident memory of this process so far."""
+        usage = _usage()
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes on Linux, bytes on macOS
+        return {"peak_rss_bytes": None if usage is None else usage.ru_maxrss * unit}
+
+    def _opened(self) -> tuple[Bundle, Session]:
+        if self._bundle is None or self._session is None:
+            raise RuntimeError("the first requests must be start and open")
+        return self._bundle, self._session
+
+    def _choose(self) -> int:
+        """Spread the inputs over the test images, or take all golden ones; says how many there are."""
+        count = len(self._images) if self._images is not None else len(self._golden_images())
+        self._chosen = sorted({int(index) for index in np.linspace(0, count - 1, min(INPUTS, count))})
+        return len(self._chosen)
+
+    def _picture(self, position: int) -> Image.Image:
+        """Decode the input at this position."""
+        index = self._chosen[position]
+        return self._images[index].image if self._images is not None else decode(self._golden_images()[index])
+
+    def _golden_images(self) -> list[bytes]:
+        assert self._golden is not None  # noqa: S101 # the caller starts before anything else
+        return self._golden.images
+
+    def _following(self, count: int) -> list[np.ndarray]:
+        """The next inputs, round and round."""
+        start, self._next = self._next, self._next + count
+        return [self._inputs[position % len(self._inputs)] for position in range(start, self._next)]
+
+    def _run_for(self, seconds: float, least: int, batch: int = 1) -> list[int]:
+        """Run for so long, and at least so many calls but no longer than the warm-up's cap; ns of each."""
+        _, session = self._opened()
+        ns: list[int] = []
+        begin = time.monotonic()
+        while not ns or (spent := time.monotonic() - begin) < seconds or (len(ns) < least and spent < _WARM_UP_CAP_S):
+            tensor = np.concatenate(self._following(batch))
+            start = time.perf_counter_ns()
+            session.run(tensor)
+            ns.append(time.perf_counter_ns() - start)
+        return ns
+
+    def _warm_up(self) -> tuple[dict[str, Any], int]:
+        """Run until the times settle; how that went, and the last window's median in ns a call."""
+        medians, calls, begin = [], 0, time.monotonic()
+        settled = False
+        while not settled and time.monotonic() - begin < _WARM_UP_CAP_S:
+            ns = self._run_for(_WINDOW_S, _WINDOW_CALLS)
+            calls += len(ns)
+            medians.append(float(np.median(ns)))
+            settled = (
+                calls >= _WARM_UP_CALLS
+                and time.monotonic() - begin >= _WARM_UP_S
+                and abs(medians[-1] / medians[-2] - 1) < _SETTLED
+            )
+        spent = {"ms": 1e3 * (time.monotonic() - begin), "calls": calls, "settled": settled}
+        return spent, max(1, round(medians[-1]))
+
+    def _answer(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Postprocessing: the five best classes with their probabilities."""
+        best = ranked(logits, 5)
+        return best, probabilities(logits)[best]
+
+    def _tensors(self, images: ImageSet) -> Iterator[tuple[int, np.ndarray]]:
+        bundle, _ = self._opened()
+        said = time.monotonic()
+        for done, sample in enumerate(images):
+            if time.monotonic() - said > _PROGRESS_EVERY_S:
+                said = time.monotonic()
+                _say(self._answers, {"progress": done})
+            yield sample.label, bundle.manifest.preprocess(sample.image)[None]
+
+
+def _read_from_disk(path: Path) -> None:
+    """Read a file whose copy in memory the system was asked to let go of."""
+    with path.open("rb", buffering=0) as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while file.read(1 << 20):
+            pass
+
+
+def _wait_until(due: int) -> None:
+    """Sleep, and spin for the last half of a millisecond, which no sleep hits."""
+    rest = due - time.perf_counter_ns()
+    if rest > 1_000_000:
+        time.sleep((rest - 500_000) / 1e9)
+    while time.perf_counter_ns() < due:
+        pass
+
+
+def _usage() -> Any:
+    """getrusage(2) of this process; None where the system has none."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF)
+
+
+def _switches() -> int | None:
+    """Involuntary context switches of all threads so far."""
+    usage = _usage()
+    return None if usage is None else usage.ru_nivcsw
+
+
+def _say(stream: TextIO, message: dict[str, Any]) -> None:
+    stream.write(json.dumps(message) + "\n")
+    stream.flush()
+
+
+def _answer(worker: Worker, line: str) -> dict[str, Any]:
+    request = json.loads(line)
+    try:
+        return getattr(worker, request.pop("do"))(**request)
+    except EdgeKitError as error:
+        return {"error": str(error), "fix": error.fix}
+    except ModuleNotFoundError as error:
+        if (missing := missing_package(error)) is None:
+            raise
+        return {"error": str(missing), "fix": missing.fix}
+    except Exception:
+        traceback.print_exc()
+        raise
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    # Libraries print what they like to standard output; the answers get a pipe of their own.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with contextlib.suppress(OSError):  # where memory ends, this process ends first, and the agent lives to tell
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    worker = Worker(answers)
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        for line in sys.stdin:
+            _say(answers, _answer(worker, line))
+
+
+if __name__ == "__main__":
+    with ended_by_signals():
+        main()

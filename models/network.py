@@ -1,0 +1,64 @@
+"""Networks: `create_network(name, num_classes, ...)` makes one by its name.
+
+Importing this module does not import torch; the files beside it do, one architecture family each.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["MODELS", "create_network"]
+
+# name -> "module:function" here, or "library:name" of a network that another library builds
+MODELS: dict[str, str] = {
+    "cnn23": ".cnn23:cnn23",
+    "lenet": ".lenet:lenet",
+    "convnet": ".convnet:convnet",
+    "vgg_small": ".convnet:vgg_small",
+    "resnet18": "torchvision:resnet18",
+    "resnet50": "torchvision:resnet50",
+    "mobilenet_v2": "torchvision:mobilenet_v2",
+    "mobilenet_v3_small": "torchvision:mobilenet_v3_small",
+    "mobilenet_v3_large": "torchvision:mobilenet_v3_large",
+    "efficientnet_b0": "torchvision:efficientnet_b0",
+    "squeezenet1_1": "torchvision:squeezenet1_1",
+    "shufflenet_v2_x1_0": "torchvision:shufflenet_v2_x1_0",
+}
+
+LIBRARIES = ("torchvision", "timm")
+
+
+def create_network(
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: tuple[int, int] = (32, 32),
+    activation: str = "relu",
+    pretrained: bool = False,
+) -> "nn.Module":
+    """Make a network that maps float32 [n, in_channels, *image_size] to logits [n, num_classes].
+
+    Args:
+        name: a key of MODELS, `torchvision:NAME` or `timm:NAME`.
+        image_size: (height, width) in pixels. Networks of other libraries get a stem that does not shrink the image
+            four-fold at once when it is under 64 pixels.
+        activation: a key of `models.activations.ACTIVATIONS`; networks of other libraries keep their own.
+        pretrained: start from the library's published weights (the classifier, and a changed stem, start afresh).
+
+    Raises:
+        ValueError: no such network, or it cannot be made like this.
+    """
+    library, _, entry = MODELS.get(name, name).partition(":")
+    if library in LIBRARIES and entry:
+        if activation != "relu":
+            raise ValueError(f"{name} has activations of its own; only EdgeKit's own networks take {activation!r}")
+        module = importlib.import_module(f".{library}", __package__)
+        return module.create(entry, num_classes, in_channels, image_size, pretrained)
+    if name not in MODELS:
+        raise ValueError(f"no network is called {name!r}; there are {', '.join(MODELS)}, torchvision:NAME, timm:NAME")
+    if pretrained:
+        raise ValueError(f"{name} has no published weights; leave out pretrained")
+    build = getattr(importlib.import_module(library, __package__), entry)
+    return build(num_classes, in_channels, image_size, activation)

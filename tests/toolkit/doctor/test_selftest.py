@@ -1,0 +1,106 @@
+"""The self-test goes the whole way, and what it plants is there."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices.device import open_device
+from edgekit.deploy.errors import BundleError, DeviceError, EdgeKitError
+from edgekit.deploy.measuring.plan import Plan
+from edgekit.deploy.session import SessionOptions, open_session
+from edgekit.toolkit.doctor.planted_models import null_bundle, slowed
+from edgekit.toolkit.doctor.selftest import overhead, run_self_test, smallest_difference
+from edgekit.toolkit.validation.validate import validate
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+ONE = SessionOptions(threads=1)
+
+
+def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path) -> None:
+    """The same answers, later by the factor; with a drift, later and later."""
+    made = slowed(fp32, tmp_path / "slowed", factor=3.0)
+    tensors = fp32.golden().tensors[:1]
+    np.testing.assert_array_equal(
+        open_session(made, ONE, planted=True).run(tensors), open_session(fp32, ONE).run(tensors)
+    )
+    assert made.manifest.lineage == fp32.manifest.lineage
+    null = null_bundle(tmp_path / "null", ns=1_000_000)
+    held = slowed(null, tmp_path / "held", factor=3.0)
+    drifting = slowed(null, tmp_path / "drifting", drift_per_s=0.1, since=time.time() - 10)
+    for bundle, least_ns in ((held, 3_000_000), (drifting, 2_000_000)):
+        session, start = open_session(bundle, ONE, planted=True), time.perf_counter_ns()
+        session.run(tensors)
+        assert time.perf_counter_ns() - start >= least_ns
+
+
+def test_a_null_or_slowed_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    """As every runtime's."""
+    made = null_bundle(tmp_path / "null")
+    (made.path / "model.json").write_text('{"ns": "fast"}')
+    with pytest.raises(BundleError, match="no null model"):
+        open_session(made, planted=True)
+
+
+@pytest.mark.parametrize("kind", ["null", "slowed"])
+def test_a_bundle_from_elsewhere_opens_no_planted_model(kind: str, fp32: Bundle, tmp_path: Path) -> None:
+    """The formats that measuring is tested with are no formats of bundles: not for a session, a device or a command."""
+    made = null_bundle(tmp_path / kind) if kind == "null" else slowed(fp32, tmp_path / kind)
+    with pytest.raises(BundleError, match=f"unknown bundle format '{kind}'"):
+        open_session(made)
+    with pytest.raises(EdgeKitError, match=f"unknown bundle format '{kind}'"):
+        open_device("local").measure([made], Plan(seconds=0, processes=3), None, lambda what, share: None)
+    assert kind not in open_device("local").formats()
+    with pytest.raises(DeviceError, match="cannot run"):
+        validate([made])
+    with pytest.raises(BundleError, match="unknown bundle format"):
+        run_self_test(made, seconds=1)
+
+
+@pytest.mark.parametrize("change", [{"model": "../other/model.onnx"}, {"format": "slowed"}])
+def test_a_slowed_model_is_of_its_own_bundle(change: dict, fp32: Bundle, tmp_path: Path) -> None:
+    """Not a file outside of it, and not itself."""
+    made = slowed(fp32, tmp_path / "slowed")
+    shutil.copytree(fp32.path, tmp_path / "other")
+    settings = json.loads(made.model_path.read_text())
+    made.model_path.write_text(json.dumps({**settings, **change}))
+    with pytest.raises(BundleError, match="its own bundle"):
+        open_session(made, ONE, planted=True)
+
+
+def test_overhead_is_measured_both_ways() -> None:
+    """In this process and through the agent: a call of nothing takes something."""
+    found = overhead()
+    assert found.keys() == {"in_process_ns", "through_agent_ns"}
+    assert all(value > 0 for value in found.values())
+
+
+def test_the_smallest_difference_is_found_nine_times_in_ten() -> None:
+    """Five processes that differ by 1 %: differences of the size named are significant in about 90 % of experiments."""
+    from edgekit.toolkit.analysis.statistics import student_mean
+
+    generator = np.random.default_rng(0)
+    # the standard error is estimated from few processes, so the size is taken at its typical value
+    size = np.log1p(np.median([smallest_difference([generator.normal(0, 0.01, 5).tolist()]) for _ in range(500)]))
+    found = [student_mean((size + generator.normal(0, 0.01, 5)).tolist()).low > 0 for _ in range(2000)]
+    assert 0.8 <= np.mean(found) <= 0.97
+
+
+@pytest.mark.slow
+def test_self_test_on_the_command_line(edgekit: Run, fp32: Bundle) -> None:
+    """A few seconds of it: both comparisons, the resolution, exit code 0, 3 or 4 as the table says."""
+    command = [sys.executable, "-m", "edgekit.toolkit.cli", "doctor", "--self-test", "--seconds", "5", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)
+    assert found["slowed"]["planted"] == pytest.approx(1 / 1.03)
+    assert found["resolves"] > 0
+    right = (found["same"]["outcome"], found["slowed"]["outcome"]) == ("no difference", "slower")
+    assert (done.returncode == 0) == right
+    assert done.returncode in (0, 3, 4)
+    assert "self-test" in edgekit("doctor", fp32.path, code=1).stderr

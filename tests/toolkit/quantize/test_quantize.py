@@ -1,0 +1,223 @@
+"""Quantized graphs are what the target needs, really are int8, and keep the contract."""
+
+import dataclasses
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.errors import BundleError, DataError, EdgeKitError
+from edgekit.deploy.images import ImageSet
+from edgekit.deploy.session import load
+from edgekit.toolkit.analysis.contract import Judgement
+from edgekit.toolkit.datasets import load_dataset, part_of
+from edgekit.toolkit.quantize import quantize as package
+from edgekit.toolkit.quantize.observe import observe
+from edgekit.toolkit.quantize.prepare import prepare
+from edgekit.toolkit.quantize.quantize import quantize
+from edgekit.toolkit.quantize.targets import TARGETS
+from edgekit.toolkit.quantize.verify import verify_int8
+from onnx import TensorProto, numpy_helper
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_graph_is_what_the_target_needs(fp32: Bundle, tmp_path: Path, target: str) -> None:
+    """Activation type and zero points, weights per channel, biases int32 or float."""
+    model = onnx.load(str(quantize(fp32, target=target, out=tmp_path / "made").bundle.model_path))
+    wanted, constants = TARGETS[target], _constants(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    activations = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert activations
+    for node in activations:
+        zero = constants[node.input[2]]
+        assert zero.dtype == (np.int8 if wanted.signed else np.uint8)
+        if wanted.symmetric:
+            assert (zero == 0).all()
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm"):
+            continue
+        dequantize = makers[node.input[1]]
+        weight, scale = constants[dequantize.input[0]], constants[dequantize.input[1]]
+        assert weight.dtype == np.int8
+        assert scale.size == weight.shape[0], "one scale a channel"
+        assert abs(weight.astype(int)).max() <= (64 if wanted.reduce_range else 127)
+        if wanted.quantize_bias:
+            assert constants[makers[node.input[2]].input[0]].dtype == np.int32
+        else:
+            assert constants[node.input[2]].dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", [*sorted(TARGETS), "fp16", "fp32"])
+def test_written_files_can_be_read_by_others(fp32: Bundle, tmp_path: Path, kind: str) -> None:
+    """ONNX's full check passes, and OpenVINO answers as ONNX Runtime does."""
+    import openvino
+
+    if kind == "fp32":
+        made = fp32
+    elif kind == "fp16":
+        made = quantize(fp32, precision="fp16", out=tmp_path / "made").bundle
+    else:
+        made = quantize(fp32, target=kind, out=tmp_path / "made").bundle
+    onnx.checker.check_model(str(made.model_path), full_check=True)
+    tensors = made.golden().tensors[:1]
+    expected = load(made.path).run(tensors)
+    reader = openvino.Core()
+    compiled = reader.compile_model(reader.read_model(made.model_path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert np.abs(compiled(tensors)[0] - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_default_target_is_this_machine(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ARM gets ARM's form, x86 without VNNI 7-bit weights."""
+    from edgekit.toolkit.quantize import targets
+
+    for machine, vnni, expected in (("aarch64", False, "arm"), ("x86_64", True, "x86"), ("x86_64", False, "x86-avx2")):
+        monkeypatch.setattr(targets.platform, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(targets, "has_vnni", lambda isa, vnni=vnni: vnni)
+        assert targets.this_machine() == expected
+
+
+def test_ranges_are_those_of_all_images_at_once(fp32: Bundle) -> None:
+    """The running minimum and maximum, batch by batch, are those of numpy over everything."""
+    train = part_of(fp32, "train")
+    assert train is not None
+    images = train.take(range(37))
+    model = prepare(onnx.load(str(fp32.model_path)))
+    ranges = observe(model, fp32.manifest, images, lambda share: None)
+    tensors = fp32.manifest.preprocess.batch([sample.image for sample in images])
+    assert ranges["image"] == (float(tensors.min()), float(tensors.max()))
+    logits = load(fp32.path).run(tensors)
+    assert ranges["logits"] == pytest.approx((float(logits.min()), float(logits.max())), rel=1e-5)
+
+
+def test_memory_does_not_grow_with_the_images(fp32: Bundle) -> None:
+    """Five hundred calibration images take no more than fifty."""
+    train = part_of(fp32, "train")
+    assert train is not None
+    model = prepare(onnx.load(str(fp32.model_path)))
+
+    def peak(images: ImageSet) -> int:
+        tracemalloc.start()
+        observe(model, fp32.manifest, images, lambda share: None)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    peak(train.take(range(5)))
+    assert peak(train.take(range(500))) < peak(train.take(range(50))) + 500_000
+
+
+def test_calibration_comes_from_the_training_part(fp32: Bundle, tmp_path: Path) -> None:
+    """Drawn by class; ids and seed are in the manifest; neither validation nor test images are among them."""
+    made = quantize(fp32, calibration_images=100, out=tmp_path / "made").bundle
+    ids = made.manifest.details["calibration"]["ids"]
+    train = part_of(fp32, "train")
+    assert train is not None
+    assert made.manifest.details["calibration"]["sha256"] == train.select(ids).sha256()
+    assert train.select(ids[::-1]).sha256() != train.select(ids).sha256()
+    parts = fp32.splits()
+    assert len(set(ids)) == 100
+    assert set(ids) <= set(parts["train"])
+    assert made.splits() == parts
+
+
+def test_the_result_is_int8(fp32: Bundle, tmp_path: Path) -> None:
+    """All weights, and the optimised graph has no float layer and one QuantizeLinear, at its input."""
+    made = quantize(fp32, target="x86-avx2", out=tmp_path / "made").bundle
+    verified = made.manifest.details["verified"]
+    assert verified["int8_share"] == 1.0
+    assert verified["float_left"] == 0
+    assert verified["qdq_left"] == 1
+    assert made.size_bytes < 0.4 * fp32.size_bytes
+
+
+def test_a_graph_that_stayed_float_is_refused(fp32: Bundle) -> None:
+    """A quantizer that quantizes nothing has not succeeded."""
+    with pytest.raises(EdgeKitError, match="only 0% of the weights became int8"):
+        verify_int8(onnx.load(str(fp32.model_path)))
+
+
+def test_fp16(fp32: Bundle, tmp_path: Path) -> None:
+    """Half the size, float32 at its ends, the same answers."""
+    result = quantize(fp32, precision="fp16", out=tmp_path / "made")
+    model = onnx.load(str(result.bundle.model_path))
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert result.bundle.manifest.details["verified"]["fp16_share"] == 1.0
+    assert result.bundle.size_bytes < 0.55 * fp32.size_bytes
+    assert result.drop is not None
+    assert result.drop.flips <= 2
+
+
+def test_a_certain_miss_is_kept_only_as_rejected(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model broken by quantization does not get the name that was asked for."""
+    real = package.compare_accuracy
+
+    def broken(targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray):
+        return real(targets, baseline, (candidate + (np.arange(len(candidate)) % 5 == 0)) % 10)
+
+    monkeypatch.setattr(package, "compare_accuracy", broken)
+    result = quantize(fp32, out=tmp_path / "made")
+    assert result.judgement.outcome == "fail"
+    assert result.judgement.exit_code == 3
+    assert result.bundle.path.name == "made.rejected"
+    assert not (tmp_path / "made").exists()
+
+
+def test_without_labels_nothing_is_proved(fp32: Bundle, tmp_path: Path) -> None:
+    """And with --max-drop that is exit 4."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for index, sample in enumerate(load_dataset("digits").train.take(range(24))):
+        sample.image.save(folder / f"{index}.png")
+    for max_drop, code in ((None, 0), (1.0, 4)):
+        result = quantize(fp32, images=str(folder), max_drop=max_drop, out=tmp_path / f"made{code}")
+        assert result.drop is None
+        assert (result.judgement.outcome, result.judgement.exit_code) == ("inconclusive", code)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [({"target": "x68"}, EdgeKitError, "did you mean x86"), ({"precision": "int4"}, EdgeKitError, "int4"),
+     ({"precision": "fp16", "target": "arm"}, EdgeKitError, "the same for every target"),
+     ({"calibration_images": 0}, DataError, "not enough"), ({"images": "nowhere"}, DataError, "nowhere")],
+)  # fmt: skip
+def test_wrong_requests_are_refused(
+    fp32: Bundle, tmp_path: Path, changes: dict, error: type[Exception], words: str
+) -> None:
+    """With the nearest name where there is one; nothing is left behind."""
+    with pytest.raises(error, match=words):
+        quantize(fp32, **{"out": tmp_path / "made", **changes})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_fp32_onnx_is_quantized(int8: Bundle, trained: Bundle, fp32: Bundle) -> None:
+    """Not what is quantized already, whatever its manifest says, nor a torch bundle."""
+    for bundle in (int8, trained):
+        with pytest.raises(BundleError, match="quantize takes fp32 ONNX"):
+            quantize(bundle)
+    with pytest.raises(BundleError, match="quantized already"):
+        quantize(dataclasses.replace(int8, manifest=dataclasses.replace(int8.manifest, precision="fp32")))
+
+
+def test_an_activation_that_is_no_number_is_named(fp32: Bundle) -> None:
+    """With the image it happened on."""
+    train = part_of(fp32, "train")
+    assert train is not None
+    model = prepare(onnx.load(str(fp32.model_path)))
+    for entry in model.graph.initializer:
+        if len(entry.dims) == 4:
+            entry.CopyFrom(numpy_helper.from_array(np.full(entry.dims, np.inf, np.float32), entry.name))
+    with pytest.raises(EdgeKitError, match="not a finite number"):
+        observe(model, fp32.manifest, train.take(range(3)), lambda share: None)
+
+
+def test_judgement_is_in_the_manifest(int8: Bundle) -> None:
+    """Whoever gets the bundle sees how it was judged."""
+    recorded = json.loads((int8.path / "manifest.json").read_text())["details"]["judgement"]
+    assert Judgement(**recorded).sentence.startswith("top-1 drop")

@@ -1,0 +1,268 @@
+"""Training: resumable to the bit, honest about what goes wrong."""
+
+import csv
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.errors import EdgeKitError, RecipeError, TrainingError
+from edgekit.toolkit.training import checkpoint
+from edgekit.toolkit.training import train as training
+from edgekit.toolkit.training.curves import draw_curves, over_fitting
+from edgekit.toolkit.training.recipe import Recipe
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """A small network with dropout, BatchNorm and random crops, so that every kind of state counts."""
+    return Recipe.load("digits", ["model.name=cnn23", "preprocess.size=8", "train.epochs=4", "augment.pad_crop=1"])
+
+
+def test_the_bundle_is_complete(trained: Bundle) -> None:
+    """Weights, golden samples, the parts of the data, metrics and curves; better than guessing."""
+    assert {"model.safetensors", "metrics.csv", "curves.png", "golden.npz"} <= set(trained.manifest.files)
+    assert trained.manifest.details["test"]["accuracy"] > 0.25
+    assert trained.manifest.parameters == sum(w.numel() for w in load_file(trained.model_path).values())
+    rows = list(csv.DictReader((trained.path / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert trained.manifest.preprocess.mode == "L"
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_resume_is_exact(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
+    """A run that is stopped after any epoch and resumed ends with the same weights as one that is not."""
+    whole = training.train(recipe, out=Path("whole"))
+    real = checkpoint.save
+
+    def stopping(work: Path, progress: checkpoint.Progress, *rest: object) -> None:
+        real(work, progress, *rest)  # type: ignore[arg-type]
+        if progress.epoch == stop_after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(recipe, runs=Path("runs"))
+    resumed = training.resume_training(training.newest_training(Path("runs")))
+    first, second = load_file(whole.model_path), load_file(resumed.model_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert whole.manifest.details["best_validation"] == resumed.manifest.details["best_validation"]
+    with pytest.raises(TrainingError, match="no unfinished"):
+        training.newest_training(Path("runs"))
+
+
+def test_a_finished_training_is_extended_exactly(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two epochs and two more are four; the bundle of two stays as it was."""
+    recipe = recipe.changed(["train.schedule=step", "train.step_size=1", "train.epochs=2"])
+    short = training.train(recipe, runs=Path("runs"))
+    longer = training.extend_training(training.newest_training(Path("runs"), finished=True), 4)
+    whole = training.train(recipe.changed(["train.epochs=4"]), out=Path("whole"))
+    first, second = load_file(whole.model_path), load_file(longer.model_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert longer.path != short.path
+    assert Bundle.open(short.path).id == short.id
+    assert longer.manifest.details["recipe"]["train"]["epochs"] == 4
+    assert "depends on the number of epochs" not in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="has 4 epochs already"):
+        training.extend_training(training.newest_training(Path("runs"), finished=True), 3)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+def test_extending_a_schedule_of_the_total_is_said(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], schedule: str
+) -> None:
+    """The rate goes on where the longer schedule is at that epoch, and the difference is not silent."""
+    recipe = recipe.changed(
+        [f"train.schedule={schedule}", "train.epochs=1", "model.name=convnet", "preprocess.size=16"]
+    )
+    training.train(recipe, runs=Path("runs"))
+    longer = training.extend_training(training.newest_training(Path("runs"), finished=True), 2)
+    whole = training.train(recipe.changed(["train.epochs=2"]), out=Path("whole"))
+    rates = [
+        [row["lr"] for row in csv.DictReader((bundle.path / "metrics.csv").read_text().splitlines())]
+        for bundle in (longer, whole)
+    ]
+    assert float(rates[0][1]) == pytest.approx(float(rates[1][1]))
+    assert "depends on the number of epochs" in capsys.readouterr().err
+
+
+def test_a_training_under_way_is_nobody_elses(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--resume passes it over, and a second training of the same --out ends before its first epoch."""
+    found: list[str] = []
+
+    def during(*arguments: object) -> None:
+        for attempt in (
+            lambda: training.newest_training(Path("runs")),
+            lambda: training.resume_training(Path("runs/a.train")),
+        ):
+            with pytest.raises(TrainingError) as caught:
+                attempt()
+            found.append(str(caught.value))
+        with pytest.raises(EdgeKitError, match="exists already"):
+            training.train(recipe, out=Path("runs/a"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", during)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, out=Path("runs/a"))
+    assert found[0] == "no unfinished training in runs/"
+    assert found[1] == "another process is training in runs/a.train"
+    assert training.newest_training(Path("runs")) == Path("runs/a.train")
+
+
+def test_a_loss_that_is_no_number_stops(recipe: Recipe) -> None:
+    """With the epoch, the step, the rate and what to try."""
+    wild = recipe.changed(["train.optimizer=sgd", "train.lr=1e30", "train.schedule=constant", "model.name=lenet",
+                           "preprocess.size=16"])  # fmt: skip
+    with pytest.raises(TrainingError, match=r"epoch 1, step \d+, at learning rate 1e\+30") as caught:
+        training.train(wild, out=Path("wild"))
+    assert "train.clip=1.0" in caught.value.fix
+    assert not Path("wild").exists()
+
+
+@pytest.mark.slow
+def test_kill_9_keeps_the_last_epoch(tmp_path: Path, edgekit: Callable) -> None:
+    """No bundle, no half file; --resume finishes it."""
+    import sys
+
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit.toolkit.cli",
+        "train",
+        "--set",
+        "train.epochs=12",
+        "--set",
+        "preprocess.size=8",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("epoch   2"):
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["001-convnet-digits.train"]
+    done = edgekit("train", "--resume")
+    assert "resuming" in done.stderr
+    assert Bundle.open(tmp_path / done.stdout.strip()).manifest.format == "torch"
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    """The last whole epoch is kept, and no trace is shown."""
+    import sys
+
+    command = [sys.executable, "-m", "edgekit.toolkit.cli", "train", "--set", "train.epochs=500"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script's background job ignores it
+    )  # fmt: skip
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("epoch   1"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "edgekit train --resume" in rest
+    assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["step", "cosine", "one-cycle", "constant"])
+def test_optimizers_and_schedules(optimizer: str, schedule: str) -> None:
+    """Each runs to its end; the schedule moves the rate as it should."""
+    settings = ["model.name=lenet", "preprocess.size=16", "train.epochs=2", "train.step_size=1", "train.gamma=0.5",
+                "train.lr=0.01", "train.clip=1.0", "train.label_smoothing=0.1"]  # fmt: skip
+    chosen = [f"train.optimizer={optimizer}", f"train.schedule={schedule}"]
+    recipe = Recipe.load("digits", [*settings, *chosen])
+    bundle = training.train(recipe, out=Path("made"))
+    rates = [float(row["lr"]) for row in csv.DictReader((bundle.path / "metrics.csv").read_text().splitlines())]
+    expected = {"step": [0.005, 0.0025], "cosine": [0.005, 0.0], "constant": [0.01, 0.01]}
+    if schedule == "one-cycle":
+        assert rates[0] > rates[1] > 0
+    else:
+        assert rates == pytest.approx(expected[schedule], abs=1e-6)
+
+
+def test_over_fitting_is_recognised() -> None:
+    """The validation loss rises while the training loss falls; noise is not called so."""
+    train, rising = [2.0, 1.0, 0.5, 0.2, 0.1], [2.0, 1.2, 1.0, 1.3, 1.6]
+    history = [
+        {"epoch": n + 1, "train_loss": t, "validation_loss": v}
+        for n, (t, v) in enumerate(zip(train, rising, strict=True))
+    ]
+    assert "since epoch 3" in (over_fitting(history) or "")
+    assert over_fitting(history[:4]) is None
+    assert over_fitting([{**row, "validation_loss": row["train_loss"]} for row in history]) is None
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 40])
+def test_curves_have_whole_epochs(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tick stands at 1.25 epochs."""
+    from matplotlib.figure import Figure
+
+    ticks: list[float] = []
+    real = Figure.savefig
+
+    def capture(figure: Figure, *arguments: Any, **options: Any) -> None:
+        real(figure, *arguments, **options)
+        ticks.extend(tick for axis in figure.axes for tick in axis.get_xticks())
+
+    monkeypatch.setattr(Figure, "savefig", capture)
+    names = [f"{part}_{what}" for part in ("train", "validation") for what in ("loss", "accuracy")]
+    draw_curves([{"epoch": number + 1, **dict.fromkeys(names, 0.5)} for number in range(epochs)])
+    assert ticks
+    assert all(tick == int(tick) for tick in ticks)
+
+
+@pytest.mark.slow
+def test_a_folder_of_photographs(image_folder: Callable[..., Path]) -> None:
+    """Colour images of a person's own, loaded by worker processes, with every augmentation."""
+    folder = image_folder(each=20, size=40)
+    recipe = Recipe.from_dict({"name": "x", "data": {"data": str(folder)}, "model": {"name": "cnn23"}}).changed(
+        ["train.epochs=1", "train.batch_size=8", "preprocess.size=32", "augment.resized_crop=0.5",
+         "augment.horizontal_flip=0.5", "augment.colour=0.2", "augment.pad_crop=2", "train.workers=1"]
+    )  # fmt: skip
+    bundle = training.train(recipe, out=Path("made"))
+    assert bundle.manifest.labels == ("cat", "dog")
+    assert bundle.manifest.preprocess.mode == "RGB"
+    assert bundle.manifest.input.shape == (3, 32, 32)
+
+
+def test_what_cannot_be_trained_is_refused(image_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Images without labels, a network that has no place for the size, a GPU that is not there."""
+    plain = image_folder() / "cat"
+    with pytest.raises(TrainingError, match="without labels"):
+        training.train(Recipe.from_dict({"data": {"data": str(plain)}}), out=tmp_path / "a")
+    with pytest.raises(RecipeError, match="16 pixels"):
+        training.train(Recipe.load("digits", ["model.name=lenet", "preprocess.size=8"]), out=tmp_path / "b")
+    if not torch.cuda.is_available():
+        with pytest.raises(RecipeError, match="no CUDA GPU"):
+            training.train(Recipe.load("digits", ["train.device=cuda"]), out=tmp_path / "c")
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path: Path) -> None:
+    """Two processes train one network, and one of them writes the bundle and speaks."""
+    import os
+    import sys
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "edgekit.toolkit.cli",
+               "train", "--model", "lenet", "--data", "digits", "--set", "train.epochs=2"]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.split() == ["runs/001-lenet-digits"]
+    assert done.stderr.count("epoch   1") == 1
+    assert Bundle.open(tmp_path / "runs/001-lenet-digits").manifest.format == "torch"

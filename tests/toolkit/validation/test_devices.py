@@ -1,0 +1,149 @@
+"""Reports of boards: several side by side, answers against the host's, what a board takes; on made-up measurements."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.errors import DeviceError, EdgeKitError
+from edgekit.toolkit.analysis.join import join_reports
+from edgekit.toolkit.console import PlainConsole
+from edgekit.toolkit.doctor.provision import platform_tags
+from edgekit.toolkit.report.files import junit, markdown
+from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.terminal import devices_table
+
+Judge = Callable[..., Any]
+
+
+def _named(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**report, "device": {**report["device"], "name": name}}
+
+
+def _text(document: dict[str, Any]) -> str:
+    console = PlainConsole(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    for part in devices_table(document):
+        console.print(part)
+    console.file.close()
+    return console.export_text()
+
+
+def test_devices_side_by_side(judged: Judge) -> None:
+    """The worst verdict counts; where the devices answer differently, the images are named."""
+    fast, slow = judged(min_speedup=1.5), judged(second=1.9, lost=2, min_speedup=1.5)
+    document = join_reports([_named(fast.report, "pi5"), _named(slow.report, "pi3<b>")])
+    assert (document["verdict"], document["exit_code"]) == ("fail", 3)
+    assert document["reason"].startswith("pi3<b>: ")
+    assert "pi5" not in document["reason"]
+    differing = {entry["precision"]: len(entry["differ"]) for entry in document["agreement"]}
+    assert differing == {"fp32": 0, "int8": 2}
+    assert "2.00x" in _text(document)
+    assert "pi3<b>" in _text(document)
+    page = render(document, None)
+    assert page.count("<details>") == 2
+    assert "pi3&lt;b&gt;" in page
+    assert "357 of 359 answers are the same on all devices" in page
+    assert "<b>" not in page
+    assert 'classname="pi3&lt;b&gt; lenet int8' in junit(document)
+    assert "pi5" in markdown(document)
+    json.dumps(document, allow_nan=False)
+
+
+def test_a_joined_report_is_shown_again(
+    judged: Judge, edgekit: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """As any other; it is no report to hold another against, which is said."""
+    document = join_reports([_named(judged().report, "pi5"), _named(judged().report, "pi3")])
+    Path("joined.json").write_text(json.dumps(document))
+    assert "pi3" in edgekit("report", "joined.json", "--html", "page.html").stdout
+    assert Path("page.html").read_text().count("<details>") == 2
+    for arguments in (["joined.json", "joined.json"], ["joined.json", "--join"]):
+        assert "is of several devices" in edgekit("report", *arguments, code=1).stderr
+    Path("joined.json").write_text(json.dumps({**document, "schema": 5}))
+    assert "has schema 5; this EdgeKit reads 4" in edgekit("report", "joined.json", code=1).stderr
+    Path("joined.json").write_text(json.dumps({**document, "agreement": None}))
+    assert "agreement is no list" in edgekit("report", "joined.json", code=1).stderr
+
+
+def test_a_device_that_failed_fails_the_command(judged: Judge) -> None:
+    """And is named, with the way out."""
+    failed = [{"device": "ssh://x", "error": "does not answer", "fix": "switch it on"}]
+    document = join_reports([_named(judged().report, "pi5")], failed)
+    assert document["exit_code"] == 1
+    assert "ssh://x gave no report: does not answer (switch it on)" in _text(document)
+
+
+def test_what_cannot_be_joined(judged: Judge) -> None:
+    """The same device twice; reports of other models."""
+    report = judged().report
+    with pytest.raises(EdgeKitError, match="two reports are of the device local"):
+        join_reports([report, report])
+    other = _named({**report, "models": [{**model, "id": f"x{model['id']}"} for model in report["models"]]}, "pi5")
+    with pytest.raises(EdgeKitError, match="no model in common"):
+        join_reports([report, other])
+
+
+@pytest.mark.parametrize(("gap", "explained"), [(0.3, True), (0.5, False)])
+def test_another_answer_than_the_hosts_is_explained_or_warned_of(
+    judged: Judge, int8: Bundle, gap: float, explained: bool
+) -> None:
+    """Where no logit differs by more than d, classes within 2 d may change places, and no others."""
+    one = {"id": "7.png", "truth": "7", "host": "7", "device": "<i>1", "gap": gap}
+    host = {int8.id: {"images": 359, "logits_max_abs": 0.2, "differ": [one]}}
+    report = judged(host=host).report
+    warned = any("more than the kernels' difference" in warning for warning in report["models"][1]["warnings"])
+    assert warned != explained
+    page = render(report, None)
+    assert ("<td>near tie</td>" in page) == explained
+    assert "1 of 359 answers differ from the host's" in page
+    assert "<i>" not in page
+
+
+def test_a_run_that_was_cut_short(judged: Judge) -> None:
+    """Two processes of three make a report that says so; of one nothing can be said, which is."""
+
+    def only(count: int) -> Any:
+        return lambda measured: [
+            replace(one, blocks=tuple(block for block in one.blocks if block.process < count)) for one in measured
+        ]
+
+    report = judged(change=only(2)).report
+    assert any("cut short: 2 of 3 processes" in warning for warning in report["models"][1]["warnings"])
+    with pytest.raises(EdgeKitError, match="lost in the first of its 3 processes"):
+        judged(change=only(1))
+
+
+def test_wheels_for_a_board() -> None:
+    """Every glibc up to the board's own, and the names from before PEP 600; no musl."""
+    tags = platform_tags({"machine": "aarch64", "libc": ["glibc", "2.31"]})
+    assert tags[0] == "manylinux_2_31_aarch64"
+    assert {"manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"} <= set(tags)
+    assert "manylinux_2_34_aarch64" not in tags
+    with pytest.raises(DeviceError, match="no glibc"):
+        platform_tags({"machine": "aarch64", "libc": ["", ""]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "local", "--device", "ssh://x", "--baseline", "report.json"], "one device"),
+        (["--device", "local", "--device", "local"], "named twice"),
+        (["--ort-web", "x"], "--ort-web is for a browser"),
+        (["--device", "serial://x"], "unknown device 'serial'"),
+        (["--device", "ssh://"], "is not an address of a board"),
+    ],
+)
+def test_wrong_devices(
+    arguments: list[str],
+    words: str,
+    int8: Bundle,
+    edgekit: Callable[..., subprocess.CompletedProcess[str]],
+    judged: Judge,
+) -> None:
+    """One line each, before anything is measured."""
+    Path("report.json").write_text(json.dumps(judged().report))
+    assert words in edgekit("validate", int8.path, *arguments, code=1).stderr

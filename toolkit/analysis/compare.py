@@ -1,0 +1,280 @@
+"""Reports read again and compared offline: the gate of a change against what was measured before it."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...deploy.documents import DocumentError, parse
+from ...deploy.errors import EdgeKitError
+from ...deploy.measuring.result import Result
+from .contract import Contract, Drop, call, compare_accuracy, overall, reason
+from .document import make_report
+from .join import join_reports
+from .migrate import migrate_report
+from .noise import Signal
+from .schema import SCHEMA, check_bounds, check_joined, check_report
+from .statistics import (
+    Interval,
+    exponential,
+    process_speedups,
+    process_times,
+    unpaired_difference,
+    welch_difference,
+)
+from .verdict import admit, as_json, block_times, doubt, one_thread_ratio, ratio
+from .wording import model_name, speedup_text
+
+# A result of a hundred thousand images and ten models.
+_MAX_BYTES = 512 << 20
+
+# What a comparison shows of a model.
+_ROW_KEYS = (
+    "id", "name", "format", "precision", "session", "top1", "time_ms", "outcome", "against", "judgements",
+)  # fmt: skip
+
+# What must agree before two latencies may be compared.
+_HARDWARE = ("machine", "cpu", "cores_allowed")
+
+
+def read_document(path: Path, contract: Contract | None = None) -> dict[str, Any]:
+    """What `read_report` reads, or the report.json of several devices.
+
+    Raises:
+        EdgeKitError: no such file, or none of them.
+    """
+    document = _read_json(path)
+    if "devices" not in document:
+        return read_report(path, contract)
+    with _strict(path):
+        if document["schema"] in range(SCHEMA):
+            document = join_reports([migrate_report(report) for report in document["devices"]], document["failed"])
+        _check_schema(document, path)
+        check_joined(document)
+    return document
+
+
+def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
+    """A report.json of this schema; or a result.json, such as a board wrote, of which the report is made here.
+
+    Args:
+        contract: what a result's candidates are held to; None is what they were measured for.
+
+    Raises:
+        EdgeKitError: no such file, or neither of them.
+    """
+    report = _read_json(path)
+    if "devices" in report:
+        raise EdgeKitError(f"{path} is of several devices", fix="pass the report of one of them")
+    with _strict(path):
+        if "result" in report:
+            result = Result.from_json(report, path)
+            report = make_report(result if contract is None else replace(result, contract=asdict(contract)))
+        elif contract is not None:
+            raise EdgeKitError(
+                f"{path} was judged when it was made",
+                fix="leave out the limits; a result.json is judged anew, two reports too",
+            )
+        else:
+            check_bounds(report)
+        report = migrate_report(report)
+        _check_schema(report, path)
+        check_report(report)
+    return {**report, "source": str(path)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    fix = "pass a report.json of edgekit validate"
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise EdgeKitError(f"{path} is not an EdgeKit report: {error}", fix=fix) from error
+    document = parse(content, path, "an EdgeKit report", limit=_MAX_BYTES)
+    if not isinstance(document, dict):
+        raise EdgeKitError(f"{path} is not an EdgeKit report: it is no object", fix=fix)
+    return document
+
+
+@contextlib.contextmanager
+def _strict(path: Path) -> Iterator[None]:
+    """Turn what a document that is none of ours leads to into an error of one line.
+
+    Reports of earlier schemas are migrated before they are checked, by code that relies on their form.
+    """
+    try:
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, DocumentError) else repr(error)[:200]
+        raise EdgeKitError(
+            f"{path} is not an EdgeKit report: {reason}", fix="pass a report.json of edgekit validate"
+        ) from error
+
+
+def _check_schema(document: Mapping[str, Any], path: Path) -> None:
+    if document["schema"] != SCHEMA:
+        schema = str(document["schema"])[:80]
+        raise EdgeKitError(f"{path} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="validate again, or upgrade")
+
+
+def check_hardware(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """Raise EdgeKitError where two reports' devices are not the same kind of machine."""
+    different = {
+        key: (first["device"].get(key), second["device"].get(key))
+        for key in _HARDWARE
+        if first["device"].get(key) != second["device"].get(key)
+    }
+    if different:
+        values = ", ".join(f"{key} {one!r} and {other!r}" for key, (one, other) in different.items())
+        raise EdgeKitError(
+            f"the reports are of different machines: {values}",
+            fix="pass --across-hardware to hold one against the other, or --join to show them side by side",
+        )
+
+
+def counterpart(report: Mapping[str, Any], model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model of another report that this one follows: the same bundle, else one of that name, format and precision.
+
+    Raises:
+        EdgeKitError: there is none.
+    """
+    for key in (("id",), ("name", "format", "precision")):
+        for other in report["models"]:
+            if all(other[part] == model[part] for part in key):
+                return other
+    known = ", ".join(model_name(other) for other in report["models"])
+    raise EdgeKitError(
+        f"{report['source']} has no {model['name']} {model['format']} {model['precision']} to compare with",
+        fix=f"it has {known}; pass the report of the same model",
+    )
+
+
+def hold_against(
+    stored: Mapping[str, Any], report: Mapping[str, Any], candidates: Sequence[str], contract: Contract,
+    *, across_hardware: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Judge a report's candidates by the models of an earlier one instead of by its own baseline.
+
+    Returns:
+        The report with those judgements, what they rest on under each candidate's "against", and their verdict.
+
+    Raises:
+        EdgeKitError: the machines differ, or the earlier report lacks a candidate.
+    """
+    if not across_hardware:
+        check_hardware(stored, report)
+    noise = [Signal(**signal) for signal in (*stored["noise"], *report["noise"])]
+    models, judgements = [], []
+    for model in report["models"]:
+        if model["id"] in candidates:
+            then = counterpart(stored, model)
+            interval, how = _speedup(stored, then, report, model, contract.confidence)
+            speedup, doubtful = ratio(interval), _contradicted(stored, then, report, model)
+            drop, paired = _drop(stored, then, report, model, contract.confidence)
+            own = contract.judge(drop, interval, stored["source"])
+            if doubtful:
+                own = doubt(own, f"{speedup_text(speedup)} as fast as {stored['source']}")
+            own = [admit(one, noise) for one in own]
+            judgements += own
+            against = {"report": stored["source"], "model": then["id"], "speedup": speedup, "how": how}
+            against |= {"time_ms": then["time_ms"]["value"], "outcome": "inconclusive" if doubtful else call(interval)}
+            against |= {"drop": drop and _points(drop), "paired": paired}
+            model = {**model, "against": against, "judgements": [as_json(one) for one in own]}
+        models.append(model)
+    verdict = overall(judgements)
+    why = f"against {stored['source']}: {reason(judgements)}"
+    held = {**report, "models": models, "verdict": verdict.outcome, "reason": why, "contract": asdict(contract)}
+    return {**held, "exit_code": verdict.exit_code}
+
+
+def compare_reports(
+    reports: Sequence[Mapping[str, Any]], contract: Contract, *, across_hardware: bool = False
+) -> dict[str, Any]:
+    """The last report's candidates, held against each report before it, the first of which gives the verdict.
+
+    Raises:
+        EdgeKitError: see `hold_against`.
+    """
+    *earlier, last = reports
+    candidates = [model["id"] for model in last["models"] if "judgements" in model]
+    candidates = candidates or [model["id"] for model in last["models"]]
+    held = [hold_against(stored, last, candidates, contract, across_hardware=across_hardware) for stored in earlier]
+    rows = [
+        {key: model[key] for key in _ROW_KEYS} for report in held for model in report["models"] if "against" in model
+    ]
+    first = held[0]
+    return {
+        "schema": SCHEMA, "verdict": first["verdict"], "reason": first["reason"], "exit_code": first["exit_code"],
+        "report": last["source"], "headline": last["headline"],
+        "noise": [*(signal for report in reports for signal in report["noise"])], "rows": rows,
+    }  # fmt: skip
+
+
+def _speedup(
+    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any],
+    confidence: float,
+) -> tuple[Interval, str]:  # fmt: skip
+    """How many times as fast a model is now as it was then, and how that was found.
+
+    Where both runs measured the same baseline beside it, the two speed-ups are compared, so the machine's state, which
+    differs from day to day, cancels. Without one the times themselves are.
+    """
+    if (bases := _shared_baseline(stored, then, report, now)) is not None:
+        first = process_speedups(block_times(bases[0]), block_times(then))
+        second = process_speedups(block_times(bases[1]), block_times(now))
+        ratios = (math.exp(float(np.mean(values))) for values in (second, first))
+        how = "through the same baseline in both runs ({:.2f}x its speed, {:.2f}x before)".format(*ratios)
+    else:
+        first, second = ([-value for value in process_times(block_times(model))] for model in (then, now))
+        how = "by the times of two runs, which the machine's state of the day is part of"
+    before, after = (one["device"].get("threads") for one in (stored, report))
+    if before and after and before != after:
+        how += f", with {before} and {after} threads"
+    return exponential(welch_difference(second, first, confidence)), how
+
+
+def _shared_baseline(
+    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """The baseline of both runs, as each measured it; None where they have no such."""
+    base_then, base_now = stored["models"][0], report["models"][0]
+    shared = base_then["id"] == base_now["id"] and then is not base_then and now["id"] != base_now["id"]
+    return (base_then, base_now) if shared else None
+
+
+def _contradicted(
+    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any]
+) -> bool:
+    """Whether a ratio that the comparison rests on is not what one thread shows (see verdict.one_thread_ratio)."""
+    bases = _shared_baseline(stored, then, report, now)
+    pairs = [(then, now)] if bases is None else [(bases[0], then), (bases[1], now)]
+    return any(one_thread_ratio(*pair) is not None for pair in pairs)
+
+
+def _drop(
+    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any],
+    confidence: float,
+) -> tuple[Drop | None, bool]:  # fmt: skip
+    """The loss of accuracy since then, and whether it was counted on the same images."""
+    if then["predictions"] is None or now["predictions"] is None or then["top1"] is None or now["top1"] is None:
+        return None, False
+    if (stored["ids"], stored["targets"], stored["labels"]) == (report["ids"], report["targets"], report["labels"]):
+        answers = [np.asarray(values) for values in (report["targets"], then["predictions"], now["predictions"])]
+        return compare_accuracy(*answers, confidence=confidence), True
+    counts = len(then["predictions"]), len(now["predictions"])
+    right, still = round(then["top1"] * counts[0]), round(now["top1"] * counts[1])
+    points = unpaired_difference(right, counts[0], still, counts[1], confidence)
+    # judged and extended as if each image had been answered by both, independently: the variance is the same
+    count, before, after = min(counts), then["top1"], now["top1"]
+    lost, gained = round(count * before * (1 - after)), round(count * (1 - before) * after)
+    scaled = Interval(100 * points.value, 100 * points.low, 100 * points.high)
+    return Drop(scaled, lost, gained, 0, count, float("nan")), False
+
+
+def _points(drop: Drop) -> dict[str, float]:
+    return {"points": drop.points.value, "low": drop.points.low, "high": drop.points.high}

@@ -1,0 +1,141 @@
+"""The contract: is an optimised model as right, and as fast, as was asked for? One rule for quantize and validate."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ...deploy.images import UNLABELLED
+from .statistics import CONFIDENCE, Interval, images_needed, mcnemar, paired_difference
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+# Held when the person names no limit of their own, in percentage points of top-1.
+DEFAULT_MAX_DROP = 1.0
+
+PASS, FAIL, INCONCLUSIVE = 0, 3, 4
+
+# A speed-up is called one if its interval excludes 1 and it is at least this share; where the interval excludes only
+# differences beyond the second share, there is "no difference", and where not even those, it is "inconclusive".
+SMALLEST, RESOLVED = 0.01, 0.05
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much top-1 accuracy a candidate loses against its baseline on the same labelled images.
+
+    Attributes:
+        points: percentage points with their interval; positive is a loss.
+        lost, gained: images that only the baseline, or only the candidate, gets right.
+        flips: images on which the two answer differently, right or wrong.
+        p: of McNemar's exact test.
+    """
+
+    points: Interval
+    lost: int
+    gained: int
+    flips: int
+    count: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What an optimised model is held to: limits on the drop (points of top-1) and the speed-up (a ratio), None for
+    none of one's own; the confidence of every interval."""
+
+    max_drop: float | None = None
+    min_speedup: float | None = None
+    confidence: float = CONFIDENCE
+
+    def judge(self, drop: "Drop | None", speedup: Interval, against: str) -> "list[Judgement]":
+        """The drop is always judged, the speed-up over the model `against` where one was asked for."""
+        judged = [judge_drop(drop, self.max_drop, self.confidence)]
+        return judged if self.min_speedup is None else [*judged, judge_speedup(speedup, self.min_speedup, against)]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The outcome of a rule (max_drop, min_speedup), the sentence that says why, whether an undecided one fails."""
+
+    rule: str
+    outcome: Outcome
+    sentence: str
+    strict: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 the contract is not met, 4 it was asked for and cannot be decided."""
+        if self.outcome == "fail":
+            return FAIL
+        return INCONCLUSIVE if self.outcome == "inconclusive" and self.strict else PASS
+
+
+def compare_accuracy(
+    targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, confidence: float = CONFIDENCE
+) -> Drop | None:
+    """Compare int64 [n] predictions with the labels, image by image; None when the images have no labels."""
+    if len(targets) == 0 or (targets == UNLABELLED).any():
+        return None
+    right, still = baseline == targets, candidate == targets
+    lost, gained, count = int((right & ~still).sum()), int((~right & still).sum()), len(targets)
+    share = paired_difference(lost, gained, count, confidence)
+    points = Interval(100 * share.value, 100 * share.low, 100 * share.high)
+    return Drop(points, lost, gained, int((baseline != candidate).sum()), count, mcnemar(lost, gained))
+
+
+def judge_drop(drop: Drop | None, max_drop: float | None, confidence: float = CONFIDENCE) -> Judgement:
+    """Hold a drop against the limit, on the bounds of its interval.
+
+    Args:
+        max_drop: percentage points; None takes DEFAULT_MAX_DROP, and then an undecided outcome does not fail.
+    """
+    strict = max_drop is not None
+    limit = DEFAULT_MAX_DROP if max_drop is None else max_drop
+    if drop is None:
+        return Judgement(
+            "max_drop", "inconclusive", f"a drop of at most {limit:g} points is not proved: no labelled images", strict
+        )
+    points = drop.points
+    seen = f"top-1 drop {points.value:+.2f} points [{points.low:+.2f}, {points.high:+.2f}] on {drop.count} images"
+    if points.low > limit:
+        return Judgement("max_drop", "fail", f"{seen}: more than the {limit:g} allowed", strict)
+    if points.high <= limit:
+        return Judgement("max_drop", "pass", f"{seen}: within the {limit:g} allowed", strict)
+    more = images_needed(drop.lost, drop.gained, drop.count, limit / 100, confidence)
+    sentence = f"{seen}: a limit of {limit:g} is not proved, it needs about {more} more images"
+    return Judgement("max_drop", "inconclusive", sentence, strict)
+
+
+def judge_speedup(speedup: Interval, min_speedup: float, against: str = "the baseline") -> Judgement:
+    """Judge a speed-up (a ratio, over the model `against`) by the bounds of its interval."""
+    seen = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] as fast as {against}"
+    if speedup.low >= min_speedup:
+        return Judgement("min_speedup", "pass", f"{seen}: at least {min_speedup:g} was asked for", strict=True)
+    if speedup.high < min_speedup:
+        return Judgement("min_speedup", "fail", f"{seen}: less than the {min_speedup:g} asked for", strict=True)
+    sentence = f"{seen}: {min_speedup:g} is not proved, measure longer (--seconds) or on a quieter machine"
+    return Judgement("min_speedup", "inconclusive", sentence, strict=True)
+
+
+def call(speedup: Interval) -> str:
+    """faster, slower, no difference or inconclusive; said for people, the contract is judged on the bounds alone."""
+    if speedup.low > 1 and speedup.value > 1 + SMALLEST:
+        return "faster"
+    if speedup.high < 1 and speedup.value < 1 / (1 + SMALLEST):
+        return "slower"
+    resolved = speedup.low > 1 / (1 + RESOLVED) and speedup.high < 1 + RESOLVED
+    return "no difference" if resolved else "inconclusive"
+
+
+def reason(judgements: list[Judgement]) -> str:
+    """Why the verdict is what it is: of each rule the first judgement that is as bad as the worst."""
+    worst = overall(judgements)
+    sentences = {one.rule: one.sentence for one in reversed(judgements) if one.outcome == worst.outcome}
+    return "; ".join(sentences[rule] for rule in dict.fromkeys(one.rule for one in judgements) if rule in sentences)
+
+
+def overall(judgements: list[Judgement]) -> Judgement:
+    """The worst of several judgements: fail, then an inconclusive that counts, then inconclusive, then pass."""
+    badness = {"pass": 0, "inconclusive": 1, "fail": 3}
+    return max(judgements, key=lambda one: badness[one.outcome] + (one.exit_code == INCONCLUSIVE))

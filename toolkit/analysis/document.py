@@ -1,0 +1,294 @@
+"""The report's document: what measurements say, as a function of them alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...deploy.bundle import Bundle
+from ...deploy.environment import has_vnni
+from ...deploy.errors import EdgeKitError
+from ...deploy.images import UNLABELLED
+from ...deploy.measuring.measure import lacking
+from ...deploy.measuring.measurement import Block, Measurement
+from ...deploy.measuring.plan import Plan
+from ...deploy.measuring.result import Result
+from ...deploy.measuring.worker import INPUTS
+from ...deploy.parity import Parity
+from .contract import Contract, compare_accuracy
+from .host_answers import unexplained
+from .noise import signals
+from .scenarios import scenarios
+from .schema import SCHEMA
+from .statistics import (
+    PERCENTILE_SAMPLES,
+    BlockTime,
+    Interval,
+    calibration_error,
+    holm,
+    mcnemar,
+    outliers,
+    percentile,
+    typical_time,
+    wilson,
+)
+from .verdict import collapse, judge_report
+from .wording import model_names
+
+
+def make_report(result: Result) -> dict[str, Any]:
+    """The document, with its verdict.
+
+    Raises:
+        EdgeKitError: the run was cut short before its second process, so nothing says how sure its times are.
+    """
+    measured = [measured_processes(one) for one in result.measurements]
+    if min(measured) < 2:
+        raise EdgeKitError(
+            f"{result.device} was lost in the first of its {result.plan.processes} processes: an interval needs two",
+            fix="measure again; what there is stays in the file",
+        )
+    measurements, targets, plan, contract = (
+        result.measurements,
+        result.targets,
+        result.plan,
+        Contract(**result.contract),
+    )
+    labels = result.bundles[0].manifest.labels
+    models = [
+        _describe(result, bundle, one, contract.confidence)
+        for bundle, one in zip(result.bundles, measurements, strict=True)
+    ]
+    names = model_names({"models": models}).values()
+    threads = threads_of(result)
+    noise = signals(result.environment, dict(zip(names, measurements, strict=True)), threads)
+    for model, measurement in zip(models[1:], measurements[1:], strict=True):
+        model |= _against_source(measurements[0], measurement, targets, labels, contract.confidence)
+    return judge_report(
+        {
+            "schema": SCHEMA,
+            "noise": [signal._asdict() for signal in noise],
+            "device": {"name": result.device, **result.environment},
+            "plan": plan.to_json(),
+            "baseline": models[0]["id"],
+            "images": len(targets),
+            "labels": list(labels),
+            "targets": targets.tolist(),
+            "ids": list(result.ids),
+            "overlap": result.overlap and result.overlap.to_json(),
+            "models": models,
+        },
+        result.candidates,
+        contract,
+    )
+
+
+def threads_of(result: Result) -> int:
+    """Threads for one inference: what the device took, or, of an older one, what it was asked for."""
+    return result.environment.get("threads") or result.plan.threads or result.environment["cores_allowed"]
+
+
+def measured_processes(measurement: Measurement) -> int:
+    """How many processes have blocks; fewer than planned where a run was cut short."""
+    return len({block.process for block in measurement.blocks})
+
+
+def measured_times(blocks: Sequence[Block]) -> list[BlockTime]:
+    """Blocks as the statistics see them: milliseconds per call."""
+    return [BlockTime(block.round, block.process, block.ms) for block in blocks]
+
+
+def _describe(result: Result, bundle: Bundle, measurement: Measurement, confidence: float) -> dict[str, Any]:
+    """One model's entry in the report, without what compares it with the baseline."""
+    manifest, predictions, targets = bundle.manifest, measurement.predictions, result.targets
+    top1, top5 = _accuracy(measurement, targets, confidence)
+    time = typical_time(measured_times(measurement.blocks), confidence)
+    calls = np.asarray([value for block in measurement.blocks for value in block.call_ms])
+    percentiles = {f"p{which}": percentile(calls, which) for which in PERCENTILE_SAMPLES}
+    return {
+        "id": bundle.id,
+        "bundle": str(bundle.path),
+        "name": manifest.name,
+        "format": manifest.format,
+        "precision": manifest.precision,
+        "size_bytes": bundle.size_bytes,
+        "parameters": manifest.parameters,
+        "top1": top1 and top1.value,
+        "top1_interval": top1 and [top1.low, top1.high],
+        "top5": top5,
+        "per_class": _per_class(measurement, targets, manifest.labels),
+        "calibration_error": _calibration_error(measurement, targets) if top1 else None,
+        "drop": None,
+        "flips": None,
+        "flips_by_class": None,
+        "latency_ms": {name: found and found.value for name, found in percentiles.items()},
+        "latency_upper_ms": {name: found and found.upper for name, found in percentiles.items()},
+        "time_ms": {"value": time.value, "low": time.low, "high": time.high},
+        "one_thread_ms": _median([block.ms for block in measurement.one_thread]),
+        "samples": len(calls),
+        "calls_per_sample": measurement.blocks[0].calls,
+        "outliers": _outliers(measurement, calls),
+        **{name: _median(getattr(measurement, name)) for name in ("file_ms", "load_ms", "first_ms")},
+        "warm_up_ms": _median([warm_up.ms for warm_up in measurement.warm_ups]),
+        "preprocess_ms": _median(measurement.preprocess_ns, 1e-6),
+        "postprocess_ms": _median(measurement.postprocess_ns, 1e-6),
+        "stages_ms": {stage: _median(ns, 1e-6) for stage, ns in measurement.stages.items()},
+        "engine": manifest.details.get("engine"),
+        "peak_rss_bytes": measurement.peak_rss_bytes,
+        "parity": {
+            key: value if math.isfinite(value := measurement.parity[key]) else None
+            for key in ("checksums_agreement", "tensor_max_abs", "logits_max_abs", "top1_agreement")
+        },
+        "first_difference": Parity(**measurement.parity).first_difference,
+        "host": result.host.get(bundle.id),
+        "session": dict(measurement.session),
+        "lineage": [*map(dict, manifest.lineage)],
+        "predictions": list(predictions.classes) if predictions else None,
+        "confidences": list(predictions.confidences) if predictions else None,
+        "blocks": [
+            {"round": block.round, "process": block.process, "at": round(block.at, 3), "ms": block.ms,
+             "ns": list(block.ns)}
+            for block in measurement.blocks
+        ],
+        **scenarios(measurement, result.plan, confidence),
+        "warnings": _warnings(result, bundle, measurement),
+    }  # fmt: skip
+
+
+def _against_source(
+    source: Measurement, measurement: Measurement, targets: np.ndarray, labels: Sequence[str], confidence: float
+) -> dict[str, Any]:
+    """How a model's answers differ from the source's."""
+    if source.predictions is None or measurement.predictions is None:
+        return {}
+    entry: dict[str, Any] = {"flips": int((_classes(source) != _classes(measurement)).sum())}
+    drop = compare_accuracy(targets, _classes(source), _classes(measurement), confidence)
+    if drop is not None:
+        entry["drop"] = {"points": drop.points.value, "low": drop.points.low, "high": drop.points.high}
+        entry["mcnemar_p"] = drop.p
+        entry["flips_by_class"] = _flips_by_class(targets, _classes(source), _classes(measurement), labels)
+    return entry
+
+
+def _flips_by_class(
+    targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Images of each class that only one of the two gets right, the most certain change first; Holm-adjusted p."""
+    right, still = baseline == targets, candidate == targets
+    counts: dict[str, tuple[int, int]] = {}
+    for index, label in enumerate(labels):
+        if (of := targets == index).any():
+            counts[label] = int((right & ~still)[of].sum()), int((~right & still)[of].sum())
+    adjusted = holm({label: mcnemar(*pair) for label, pair in counts.items()})
+    changed = [
+        {"label": label, "lost": lost, "gained": gained, "p": adjusted[label]}
+        for label, (lost, gained) in counts.items()
+        if lost or gained
+    ]
+    return sorted(changed, key=lambda entry: (entry["p"], entry["gained"] - entry["lost"]))
+
+
+def _outliers(measurement: Measurement, calls: np.ndarray) -> dict[str, Any]:
+    """How many samples lie beyond Tukey's fences, and in which rounds they are; none is left out of anything."""
+    beyond = outliers(calls)
+    rounds = np.repeat([block.round for block in measurement.blocks], [len(block.ns) for block in measurement.blocks])
+    return {"count": int(beyond.sum()), "share": float(beyond.mean()), "rounds": np.unique(rounds[beyond]).tolist()}
+
+
+def _warnings(result: Result, bundle: Bundle, measurement: Measurement) -> list[str]:
+    found = []
+    parity = Parity(**measurement.parity)
+    if not math.isfinite(parity.logits_max_abs):
+        found.append("its answers on the golden samples are not numbers")
+    elif bundle.manifest.precision == "fp32" and not parity.exact:
+        found.append(f"not the same model as its source here: logits differ by up to {parity.logits_max_abs:.3g}")
+    if parity.first_difference == "decoder":
+        found.append(
+            f"the decoder here gives other pixels than the source's for {1 - parity.checksums_agreement:.0%} of the "
+            f"golden samples, and the network's input differs by up to {parity.tensor_max_abs:.3g}: another libjpeg"
+        )
+    elif parity.first_difference == "preprocessing":
+        found.append(
+            f"preprocessing here differs from the source's by up to {parity.tensor_max_abs:.3g}, from the same pixels: "
+            "another Pillow"
+        )
+    if bundle.manifest.requires.get("isa") == "vnni" and not has_vnni(result.environment["isa"]):
+        found.append("quantized for x86 with VNNI, which this CPU lacks: sums may saturate (--target x86-avx2)")
+    if measurement.differed:
+        found.append(
+            f"{measurement.differed} of {measurement.checked} answers of the timed calls are not those that its "
+            "accuracy was counted on"
+        )
+    if (host := result.host.get(bundle.id)) is not None and (beyond := unexplained(host)):
+        found.append(
+            f"{beyond} of its answers differ from the host's by more than the kernels' difference on the golden samples"
+        )
+    slowdown = collapse(measured_ms(measurement), _median([block.ms for block in measurement.one_thread]))
+    if slowdown is not None:
+        found.append(
+            f"takes {slowdown:.2g} times as long with {threads_of(result)} threads as with one: they wait for one "
+            "another (--threads 1)"
+        )
+    return found + _shortcomings(measurement, result.plan)
+
+
+def measured_ms(measurement: Measurement) -> float:
+    """The model's typical block, in milliseconds a call."""
+    return typical_time(measured_times(measurement.blocks)).value
+
+
+def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
+    """What the rules of measuring ask for and this run did not reach."""
+    found = []
+    inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
+    if inputs < INPUTS:
+        found.append(f"timed on {inputs} different images, {INPUTS} are the rule (pass --images)")
+    measured, given = measured_processes(measurement), measurement.processes or plan.processes
+    if measured < given:
+        found.append(f"the run was cut short: {measured} of {given} processes were measured")
+    elif given < plan.processes:
+        found.append(f"measured in {given} processes instead of {plan.processes}, because starting took long")
+    if unsettled := sum(not warm_up.settled for warm_up in measurement.warm_ups):
+        found.append(f"its times had not settled when the warm-up ended in {unsettled} of {measured} processes")
+    missed = dict.fromkeys(
+        reason
+        for process in range(measured)
+        for reason in lacking(
+            [block for block in measurement.blocks if block.process == process], replace(plan, processes=given)
+        )
+    )
+    if missed:
+        found.append(f"the time did not suffice for {' and '.join(missed)} (--seconds)")
+    return found
+
+
+def _accuracy(measurement: Measurement, targets: np.ndarray, confidence: float) -> tuple[Interval | None, float | None]:
+    predictions = measurement.predictions
+    if predictions is None or predictions.in_top5 is None:
+        return None, None
+    right = int((_classes(measurement) == targets).sum())
+    return wilson(right, len(targets), confidence), float(np.mean(predictions.in_top5))
+
+
+def _calibration_error(measurement: Measurement, targets: np.ndarray) -> float:
+    assert measurement.predictions is not None  # noqa: S101 # asked only where there is an accuracy
+    return calibration_error(measurement.predictions.confidences, _classes(measurement) == targets)
+
+
+def _per_class(measurement: Measurement, targets: np.ndarray, labels: Sequence[str]) -> dict[str, float] | None:
+    """Top-1 of each class that has images."""
+    if measurement.predictions is None or len(targets) == 0 or (targets == UNLABELLED).any():
+        return None
+    right = _classes(measurement) == targets
+    return {label: float(right[targets == index].mean()) for index, label in enumerate(labels) if index in targets}
+
+
+def _classes(measurement: Measurement) -> np.ndarray:
+    assert measurement.predictions is not None  # noqa: S101 # asked only where there are predictions
+    return np.asarray(measurement.predictions.classes)
+
+
+def _median(values: Sequence[float], unit: float = 1.0) -> float | None:
+    return float(np.median(values)) * unit if len(values) else None

@@ -1,0 +1,65 @@
+"""Reports of several devices side by side, as one document."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...deploy.errors import EdgeKitError
+from .schema import SCHEMA
+
+_BADNESS = {"pass": 0, "inconclusive": 1, "fail": 2}
+
+
+def join_reports(reports: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """The document of several devices; its verdict is the worst of theirs.
+
+    Args:
+        reports: one a device.
+        failed: devices that gave no report: "device", "error", "fix".
+
+    Raises:
+        EdgeKitError: two reports are of one device, or they have no model in common.
+    """
+    names = [report["device"]["name"] for report in reports]
+    if len(set(names)) < len(names):
+        raise EdgeKitError(
+            f"two reports are of the device {max(names, key=names.count)}",
+            fix="join one of each; --across-hardware compares",
+        )
+    shared = set.intersection(*({model["id"] for model in report["models"]} for report in reports))
+    if not shared:
+        raise EdgeKitError("the reports have no model in common", fix="validate the same bundles on each device")
+    verdict = max((report["verdict"] for report in reports), key=lambda outcome: _BADNESS[outcome])
+    reasons = [f"{report['device']['name']}: {report['reason']}" for report in reports if report["verdict"] == verdict]
+    reasons = [*(f"{one['device']}: {one['error']}" for one in failed), *reasons]
+    codes = {report["exit_code"] for report in reports}
+    return {
+        "schema": SCHEMA,
+        "verdict": "fail" if failed else verdict,
+        "reason": "; ".join(reasons),
+        "exit_code": 1 if failed else next((code for code in (3, 4) if code in codes), 0),
+        "noise": [
+            {**signal, "detail": f"{report['device']['name']}: {signal['detail']}"}
+            for report in reports
+            for signal in report["noise"]
+        ],
+        "failed": list(failed),
+        "devices": list(reports),
+        "agreement": [_agreement(reports, identity) for identity in sorted(shared)],
+    }  # fmt: skip
+
+
+def _agreement(reports: Sequence[Mapping[str, Any]], identity: str) -> dict[str, Any]:
+    """On how many images a model's answers are the same on every device; None where the images are not."""
+    models = [next(model for model in report["models"] if model["id"] == identity) for report in reports]
+    entry = {key: models[0][key] for key in ("id", "name", "format", "precision", "session")}
+    same = all(report["ids"] == reports[0]["ids"] for report in reports) and all(
+        model["predictions"] for model in models
+    )
+    if not same:
+        return {**entry, "images": None, "differ": []}
+    answers = zip(reports[0]["ids"], *(model["predictions"] for model in models), strict=True)
+    labels = reports[0]["labels"]
+    differ = [
+        {"id": image, "answers": [labels[index] for index in given]} for image, *given in answers if len(set(given)) > 1
+    ]
+    return {**entry, "images": len(reports[0]["ids"]), "differ": differ}

@@ -1,0 +1,105 @@
+"""Was the machine quiet enough to be believed? Signals that it was not (MEASURING R13)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...deploy import environment as machine
+from ...deploy.environment import UNAVAILABLE
+from ...deploy.measuring.measurement import Measurement
+from .statistics import mann_kendall, theil_sen
+
+# Other processes' share of each core, at the start.
+_LOAD = 0.3
+# Coefficient of variation of the blocks.
+_VARIATION = 0.05
+# How often a second the system takes the processor away from each thread: 2 to 5 on a quiet machine of two cores, some
+# hundreds where another process wants the same core.
+_SWITCHES = 25.0
+# A trend counts when it is significant, and moves the latency by this share from a process's first block to its last.
+_DOUBT, _CHANGE = 0.01, 0.01
+
+
+class Signal(NamedTuple):
+    """One sign of noise: its name (load, quota, heat, variation, trend, switches), and what was seen."""
+
+    name: str
+    detail: str
+
+
+def signals(environment: Mapping[str, Any], measurements: Mapping[str, Measurement], threads: int) -> list[Signal]:
+    """What disturbed a run; empty for a quiet one.
+
+    Args:
+        environment: of the device, with its state before and after.
+        measurements: how a model is called -> what was measured.
+        threads: of one inference.
+    """
+    found = [*_of_machine(environment, threads)]
+    for model, measurement in measurements.items():
+        values = [block.ms for block in measurement.blocks]
+        variation = float(np.std(values, ddof=1) / np.mean(values))
+        if variation > _VARIATION:
+            found.append(Signal("variation", f"{model}: its blocks vary by {variation:.1%} (over {_VARIATION:.0%})"))
+        change, doubt = _trend(measurement)
+        if abs(change) > _CHANGE and doubt < _DOUBT:
+            found.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} within a process"))
+        if (rate := switch_rate(measurement)) is not None and rate > _SWITCHES * threads:
+            found.append(Signal("switches", f"{model}: lost the processor {rate:.0f} times a second"))
+    return found
+
+
+def _trend(measurement: Measurement) -> tuple[float, float]:
+    """The share by which the blocks got slower within a process, typically, and the trend's p over all of them.
+
+    Within, because a new process is a step up or down that is none of the machine's.
+    """
+    processes: dict[int, list[tuple[float, float]]] = {}
+    for block in measurement.blocks:
+        processes.setdefault(block.process, []).append((block.at, math.log(block.ms)))
+    runs = [tuple(zip(*points, strict=True)) for points in processes.values()]
+    changes = [theil_sen(times, logs) * (times[-1] - times[0]) for times, logs in runs]
+    return math.expm1(float(np.median(changes))), mann_kendall(*(logs for _, logs in runs))
+
+
+def switch_rate(measurement: Measurement) -> float | None:
+    """Involuntary context switches a second of timed blocks; None where the system does not count them."""
+    counts = [block.switches for block in measurement.blocks if block.switches is not None]
+    return sum(counts) / (sum(sum(block.ns) for block in measurement.blocks) / 1e9) if counts else None
+
+
+def busy_cores(environment: Mapping[str, Any]) -> float:
+    """How many of the allowed cores other processes kept busy at the start (see deploy.environment.cores_got); a device
+    that cannot tell counts as quiet."""
+    allowed = environment["cores_allowed"]
+    if environment["cores_got"] == UNAVAILABLE:
+        return 0.0
+    return machine.busy_cores(allowed, environment["cores_got"])
+
+
+def threads_advised(environment: Mapping[str, Any]) -> int:
+    """The most threads that would have had a core each; the agent takes so many where the user named no number."""
+    if environment["cores_got"] == UNAVAILABLE:
+        return environment["cores_allowed"]
+    return machine.free_cores(environment["cores_allowed"], environment["cores_got"])
+
+
+def _of_machine(environment: Mapping[str, Any], threads: int) -> list[Signal]:
+    found = []
+    allowed, busy, advised = environment["cores_allowed"], busy_cores(environment), threads_advised(environment)
+    if busy / allowed > _LOAD or threads > advised:
+        detail = f"other processes kept about {busy:.1f} of {allowed} cores busy at the start"
+        if threads > advised:
+            detail += f"; {threads} threads wait for one another then, try --threads {advised}"
+        found.append(Signal("load", detail))
+    before, after = environment["before"], environment["after"]
+    for key, name, what in (
+        ("cgroup_throttled", "quota", "the container's CPU quota stopped the run {} times"),
+        ("throttled", "heat", "the CPU was throttled {} times"),
+    ):
+        values = before.get(key), after.get(key)
+        if all(isinstance(value, int) for value in values) and values[1] > values[0]:
+            found.append(Signal(name, what.format(values[1] - values[0])))
+    return found

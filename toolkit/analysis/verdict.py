@@ -1,0 +1,207 @@
+"""The verdict: a pure function of a report's models, so that reports of earlier schemas get it too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from ...deploy.engine.passport import ENGINE_FORMAT
+from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
+from .noise import Signal
+from .recommend import recommend
+from .statistics import BlockTime, Interval, ratio_of_times
+from .wording import mean_text, model_names, speedup_text
+
+Model = dict[str, Any]
+
+# Threads cost a little, and shorten a call at best by their number. A model that takes more than twice as long with
+# several as with one has threads that wait for one another.
+_COLLAPSE = 2.0
+
+
+def judge_report(report: Mapping[str, Any], candidates: Sequence[str], contract: Contract) -> dict[str, Any]:
+    """A report with its models compared and its candidates judged.
+
+    The drop is judged against the first model, the source. Speed is judged against the fastest model that is neither
+    quantized nor built, because that is what the user would run otherwise; torch eager stays a row of the table.
+
+    Args:
+        report: models with "blocks", "time_ms" and "predictions"; "targets" and "noise".
+        candidates: ids of the models that the contract is about.
+    """
+    models = [_compare(model, report, candidates, contract.confidence) for model in report["models"]]
+    names = model_names({"models": models})
+    judgements: list[Judgement] = []
+    for model in models:
+        if model["id"] in candidates and model["speedup"] is not None:
+            drop = drop_of(report["models"][0], model, report["targets"], contract.confidence)
+            against = names[model["speed_baseline"]]
+            own = contract.judge(drop, interval_of(model["speedup"]), against)
+            if "one_thread" in model["speedup"]:
+                own = doubt(own, f"{speedup_text(model['speedup'])} as fast as {against}")
+            own = [admit(judgement, [Signal(**one) for one in report["noise"]]) for judgement in own]
+            model["judgements"] = [as_json(one) for one in own]
+            judgements += own
+    judgements = judgements or [_alone(models[0], contract)]
+    verdict = overall(judgements)
+    return {
+        **report,
+        "headline": headline(models, candidates),
+        "verdict": verdict.outcome,
+        "reason": reason(judgements),
+        "exit_code": verdict.exit_code,
+        "contract": asdict(contract),
+        "speed_baseline": _fastest(models, candidates, models[0])["id"],
+        "recommendation": recommend(models, candidates),
+        "models": models,
+    }
+
+
+def optimised(model: Mapping[str, Any]) -> bool:
+    """Whether a model was quantized, or built into an engine."""
+    return model["precision"] != "fp32" or model["format"] == ENGINE_FORMAT
+
+
+def headline(models: Sequence[Model], candidates: Sequence[str]) -> str:
+    """How fast each candidate is beside what the user would run otherwise; the first line of any output."""
+    names = model_names({"models": models})
+    sentences = []
+    for model in models:
+        if model["id"] not in candidates or model["speedup"] is None:
+            continue
+        verb = {
+            "faster": "is faster than",
+            "slower": "is slower than",
+            "no difference": "is not faster than",
+            "inconclusive": "is not shown to be faster than",
+        }[model["outcome"]]
+        other = next(one for one in models if one["id"] == model["speed_baseline"])
+        sentences.append(
+            f"{names[model['id']]} {verb} {names[other['id']]} here: {speedup_text(model['speedup'])}, "
+            f"{mean_text(model)} against {mean_text(other)}"
+        )
+    return "; ".join(sentences) or f"{names[models[0]['id']]} is measured alone"
+
+
+def collapse(time_ms: float, one_thread_ms: float | None) -> float | None:
+    """How many times as long a model takes with several threads as with one; None where that is no collapse."""
+    return time_ms / one_thread_ms if one_thread_ms and time_ms > _COLLAPSE * one_thread_ms else None
+
+
+def one_thread_ratio(base: Mapping[str, Any], model: Mapping[str, Any]) -> float | None:
+    """The speed-up with one thread, where that with several contradicts it; None where it does not.
+
+    It does where the two differ by more than twice, because the model that looks too slow collapses (see `collapse`).
+    """
+    if not (base.get("one_thread_ms") and model.get("one_thread_ms")):
+        return None
+    ratio = base["one_thread_ms"] / model["one_thread_ms"]
+    off = base["time_ms"]["value"] / model["time_ms"]["value"] / ratio
+    victim = base if off > 1 else model
+    collapsed = collapse(victim["time_ms"]["value"], victim["one_thread_ms"]) is not None
+    return ratio if max(off, 1 / off) > _COLLAPSE and collapsed else None
+
+
+def doubt(judgements: Sequence[Judgement], seen: str) -> list[Judgement]:
+    """Leave the speed undecided, where the ratio with one thread contradicts it: threads that wait are no speed-up.
+
+    Args:
+        seen: the ratio with several threads, as a sentence begins.
+    """
+    sentence = f"{seen}: threads waited for one another, which measures no model; pass --threads 1"
+    others = [one for one in judgements if one.rule != "min_speedup"]
+    strict = len(others) < len(judgements)
+    return [*others, Judgement("min_speedup" if strict else "threads", "inconclusive", sentence, strict)]
+
+
+def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
+    """Say in a judgement of speed that the machine was noisy: its interval holds what varied, not what stayed wrong."""
+    if judgement.rule != "min_speedup" or not noise:
+        return judgement
+    names = ", ".join(dict.fromkeys(signal.name for signal in noise))
+    return replace(judgement, sentence=f"{judgement.sentence}; the run was noisy ({names})")
+
+
+def as_json(judgement: Judgement) -> dict[str, Any]:
+    """A judgement in the document."""
+    return {**asdict(judgement), "exit_code": judgement.exit_code}
+
+
+def outcome_of(speedup: Mapping[str, float]) -> str:
+    """What a ratio of the document is called: see contract.call; one that the ratio with one thread contradicts is
+    undecided."""
+    return "inconclusive" if "one_thread" in speedup else call(interval_of(speedup))
+
+
+def interval_of(speedup: Mapping[str, float]) -> Interval:
+    """A ratio read from the document."""
+    return Interval(speedup["ratio"], speedup["low"], speedup["high"])
+
+
+def ratio(speedup: Interval) -> dict[str, float]:
+    """A ratio in the document."""
+    return {"ratio": speedup.value, "low": speedup.low, "high": speedup.high}
+
+
+def block_times(model: Mapping[str, Any]) -> list[BlockTime]:
+    """A model's blocks as the statistics see them: milliseconds per call."""
+    return [BlockTime(block["round"], block["process"], block["ms"]) for block in model["blocks"]]
+
+
+def drop_of(
+    source: Mapping[str, Any], model: Mapping[str, Any], targets: Sequence[int], confidence: float
+) -> Drop | None:
+    """The loss of top-1 accuracy against the source; None without predictions or labels."""
+    if source["predictions"] is None or model["predictions"] is None:
+        return None
+    expected, before, after = map(np.asarray, (targets, source["predictions"], model["predictions"]))
+    return compare_accuracy(expected, before, after, confidence)
+
+
+def _compare(model: Model, report: Mapping[str, Any], candidates: Sequence[str], confidence: float) -> Model:
+    """A model's entry with its speed beside each other model and beside the one that it is judged against."""
+    models = report["models"]
+    over: dict[str, dict[str, float]] = {}
+    for other in models:
+        if other is not model:
+            over[other["id"]] = ratio(ratio_of_times(block_times(other), block_times(model), confidence))
+            if (alone := one_thread_ratio(other, model)) is not None:
+                over[other["id"]]["one_thread"] = alone
+    reference = _fastest(models, candidates, model)
+    speedup = over.get(reference["id"])
+    return {
+        **model,
+        "speedup": speedup,
+        "speed_baseline": speedup and reference["id"],
+        "outcome": speedup and outcome_of(speedup),
+        "speedup_over": over,
+    }
+
+
+def _fastest(models: Sequence[Model], candidates: Sequence[str], model: Model) -> Model:
+    """What a model's speed is judged against: the fastest that is neither quantized nor built.
+
+    A candidate that is neither itself (an export) is judged against the fastest that is no candidate; where there is
+    no such model, the first one stands in, which the user named as the baseline.
+    """
+    plain = [other for other in models if not optimised(other)]
+    if model["id"] in candidates and not optimised(model):
+        plain = [other for other in plain if other["id"] not in candidates]
+    return min(plain, key=lambda other: other["time_ms"]["value"], default=models[0])
+
+
+def _alone(model: Model, contract: Contract) -> Judgement:
+    """The verdict on a model with nothing to compare it with: does it answer as its golden samples say?"""
+    if contract.max_drop is not None or contract.min_speedup is not None:
+        return Judgement(
+            "baseline", "inconclusive", "there is no baseline to judge the contract against; pass --baseline", True
+        )
+    agreement = model["parity"]["top1_agreement"]
+    if agreement < 1.0:
+        return Judgement(
+            "golden", "inconclusive", f"it agrees with its source on {agreement:.0%} of the golden samples"
+        )
+    return Judgement(
+        "golden", "pass", "it answers all golden samples as its source did; nothing to compare its speed with"
+    )

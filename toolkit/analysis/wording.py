@@ -1,0 +1,350 @@
+"""Figures as people read them, the same in the terminal and on the page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...deploy.environment import UNAVAILABLE
+from .host_answers import unexplained
+from .noise import busy_cores
+
+# By how much a ratio of figures of three digits may be off.
+_ROUNDING = 0.01
+
+# Of a long run; the page lists all.
+_MINUTES_SHOWN = 10
+
+
+def subject(report: Mapping[str, Any]) -> str:
+    """What was measured where, for a title; the models' name only where they share one."""
+    names = {model["name"] for model in report["models"]}
+    shared = [names.pop()] if len(names) == 1 else []
+    device = report["device"]
+    where = [device[key] for key in ("board", "cpu") if device.get(key, UNAVAILABLE) != UNAVAILABLE]
+    return ", ".join([*shared, *where, f"{report['images']} test images"])
+
+
+def headline_of(document: Mapping[str, Any]) -> str:
+    """How fast the candidates are beside what they replace: the first line of any output."""
+    if "devices" in document:
+        return "; ".join(f"{report['device']['name']}: {report['headline']}" for report in document["devices"])
+    if "rows" in document:
+        changes = [
+            f"{model_name(row)} against {row['against']['report']}: {speedup_text(row['against']['speedup'])} "
+            f"{row['against']['outcome']}"
+            for row in document["rows"]
+        ]
+        # no slower than before is not yet faster than the model that it replaces
+        optimised = all(row["outcome"] in (None, "faster") for row in document["rows"])
+        return "; ".join([*([] if optimised else [document["headline"]]), *changes])
+    return document["headline"]
+
+
+def model_names(report: Mapping[str, Any]) -> dict[str, str]:
+    """id -> how a model is called beside the others: without the name that they share."""
+    models = report["models"]
+    shared = len({model["name"] for model in models}) == 1
+    return {model["id"]: f"{model['precision']} {_runtime(model)}" if shared else model_name(model) for model in models}
+
+
+def model_name(model: Mapping[str, Any]) -> str:
+    """Name, format and precision."""
+    return f"{model['name']} {model['precision']} ({_runtime(model)})"
+
+
+def _runtime(model: Mapping[str, Any]) -> str:
+    """What ran it."""
+    return model["session"].get("runtime", model["format"])
+
+
+def megabytes(size: int | None) -> str:
+    """Bytes as MB (10^6)."""
+    return "-" if size is None else f"{size / 1e6:.2f} MB"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def drop_text(drop: Mapping[str, float] | None) -> str:
+    """Percentage points lost, with the interval."""
+    return "-" if drop is None else f"{drop['points']:+.2f} [{drop['low']:+.2f}, {drop['high']:+.2f}]"
+
+
+def speedup_text(speedup: Mapping[str, float] | None) -> str:
+    """A ratio with the interval; and with one thread, where that contradicts it."""
+    if speedup is None:
+        return "-"
+    text = f"{speedup['ratio']:.2f}x [{speedup['low']:.2f}, {speedup['high']:.2f}]"
+    return text if "one_thread" not in speedup else f"{text} ({speedup['one_thread']:.2f}x with one thread)"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds, three significant digits."""
+    return "-" if value is None else f"{value:.3g} ms"
+
+
+def share(value: float) -> str:
+    """A share as a percentage with two significant digits."""
+    return f"{100 * value:.2g} %"
+
+
+def percentile_text(model: Mapping[str, Any], name: str) -> str:
+    """A percentile with its upper bound; a dash where too few samples support it."""
+    value, upper = model["latency_ms"][name], model["latency_upper_ms"][name]
+    return "-" if value is None else f"{milliseconds(value)} (≤ {milliseconds(upper)})"
+
+
+def against_lines(report: Mapping[str, Any]) -> list[str]:
+    """What each candidate is against its counterpart of an earlier report."""
+    names, lines = model_names(report), []
+    for model in report["models"]:
+        if (against := model.get("against")) is not None:
+            drop = f", drop {drop_text(against['drop'])} points" if against["drop"] else ""
+            lines.append(
+                f"{names[model['id']]} against {against['report']}: {speedup_text(against['speedup'])} "
+                f"{against['outcome']}{drop}; {against['how']}"
+            )
+    return lines
+
+
+def host_lines(report: Mapping[str, Any]) -> list[str]:
+    """How each model's answers on the device compare with the host's, image by image."""
+    names, lines = model_names(report), []
+    for model in report["models"]:
+        if (host := model["host"]) is None:
+            continue
+        text = f"logits within {host['logits_max_abs']:.2g} on the golden samples"
+        if not host["differ"]:
+            lines.append(f"{names[model['id']]}: all {host['images']} answers are the host's, {text}")
+            continue
+        shown = ", ".join(
+            f"{one['id']} ({one['host']} → {one['device']}, {one['gap']:.2g} apart)" for one in host["differ"][:5]
+        )
+        more = f" and {len(host['differ']) - 5} more" if len(host["differ"]) > 5 else ""
+        near = len(host["differ"]) - unexplained(host)
+        lines.append(
+            f"{names[model['id']]}: {len(host['differ'])} of {host['images']} answers differ from the host's, "
+            f"{near} of them near ties ({text}): {shown}{more}"
+        )
+    return lines
+
+
+def thread_lines(report: Mapping[str, Any]) -> list[str]:
+    """How many threads were used and why, where a busy machine left fewer than it has cores."""
+    device = report["device"]
+    used, allowed, got = (device.get(key) for key in ("threads", "cores_allowed", "cores_got"))
+    busy = isinstance(got, int | float) and got > 0
+    if not (used and allowed and busy) or report["plan"].get("threads") or used >= allowed:
+        return []
+    return [
+        f"measured with {used} of {allowed} threads: other processes kept about {busy_cores(device):.1f} of {allowed} "
+        f"cores busy at the start (--threads {allowed} uses all)"
+    ]
+
+
+def noise_summary(document: Mapping[str, Any]) -> list[str]:
+    """One sentence on a noisy run, none on a quiet one."""
+    names = ", ".join(dict.fromkeys(signal["name"] for signal in document["noise"]))
+    return [f"noisy run ({names}): the intervals are wider for it; a quieter machine narrows them"] if names else []
+
+
+def noise_details(document: Mapping[str, Any]) -> list[str]:
+    """What was seen of each signal, for who unfolds it."""
+    return [f"{signal['name']}: {signal['detail']}" for signal in document["noise"]]
+
+
+def overlap_lines(report: Mapping[str, Any]) -> list[str]:
+    """What is known of test images that the models have seen; reports of earlier versions know nothing."""
+    if not (overlap := report.get("overlap")):
+        return []
+    lines = []
+    if overlap["unchecked"]:
+        lines.append(
+            f"whether the models have seen test images is not checked: {', '.join(overlap['unchecked'])} "
+            "records no fingerprints of images"
+        )
+    if overlap["excluded"]:
+        lines.append(
+            f"{overlap['excluded']} test images are left out, since a model was made with the very same ones: "
+            f"{_first(overlap['excluded_ids'], overlap['excluded'])}"
+        )
+    if overlap["near_duplicates"]:
+        seen, every = overlap["searched"]
+        pairs = [f"{pair['id']} like {pair['other']}" for pair in overlap["pairs"]]
+        lines.append(
+            f"{overlap['near_duplicates']} of {report['images']} test images look like ones that a model was made with "
+            f"({seen} of {every} compared): {_first(pairs, overlap['near_duplicates'])}"
+        )
+    return lines
+
+
+def _first(entries: Sequence[str], count: int) -> str:
+    shown = entries[:3]
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
+
+
+def warning_lines(report: Mapping[str, Any]) -> list[str]:
+    """Each warning once, after the models that it is about."""
+    names, models = model_names(report), report["models"]
+    about: dict[str, list[str]] = {}
+    for model in models:
+        for warning in model["warnings"]:
+            about.setdefault(warning, []).append(names[model["id"]])
+    return overlap_lines(report) + [
+        f"{'all models' if len(who) == len(models) > 1 else ', '.join(who)}: {warning}"
+        for warning, who in about.items()
+    ]
+
+
+def scenario_lines(report: Mapping[str, Any]) -> list[str]:
+    """What the scenarios beside the single stream found, a line a model."""
+    names, lines = model_names(report), []
+    for model in report["models"]:
+        name = names[model["id"]]
+        if (offline := model["offline"]) is not None:
+            best = next(size for size in offline["sizes"] if size["batch"] == offline["best_batch"])
+            lines.append(
+                f"{name}, offline: {best['images_per_s']:.0f} images/s [{best['low']:.0f}, {best['high']:.0f}] "
+                f"at its best batch size, {best['batch']}"
+            )
+        if (frames := model["frames"]) is not None:
+            missed = frames["missed_share"]
+            text = (
+                f"{name}, {frames['fps']:g} images/s offered: {frames['missed']} of {frames['offered']} missed "
+                f"their deadline, {share(missed['value'])} [{share(missed['low'])}, {share(missed['high'])}]"
+            )
+            if frames["latency_ms"]["p99"] is not None:
+                text += f"; p99 {milliseconds(frames['latency_ms']['p99'])} from file to answer"
+            lines.append(text)
+        if (sustained := model["sustained"]) is not None:
+            lines.append(f"{name}, {_sustained_text(sustained)}")
+    return lines
+
+
+def _sustained_text(sustained: Mapping[str, Any]) -> str:
+    """How a long run went: of one at a fixed rate first what was held of it."""
+    trend = f"{sustained['slope_per_minute']:+.1%} a minute" if sustained["trend_p"] < 0.01 else "no trend"
+    text = (
+        f"{milliseconds(sustained['first_ms'])} at first, heading for {milliseconds(sustained['steady_ms'])} ({trend})"
+    )
+    if (rate := sustained.get("rate")) is None:
+        return f"sustained: {text}"
+    minutes = sustained["minutes"]
+    kept = "holds" if rate["missed"] == 0 else f"answers {rate['held_fps']:.3g} images/s in its worst minute of"
+    missed = ", ".join(str(minute["missed"]) for minute in minutes[:_MINUTES_SHOWN])
+    more = ", …" if len(minutes) > _MINUTES_SHOWN else ""
+    by_minute = f", by minute {missed}{more}" if len(minutes) > 1 else ""
+    return (
+        f"sustained: {kept} the {rate['fps']:g} images/s offered; {rate['missed']} of {rate['offered']} missed their "
+        f"deadline ({rate['dropped']} dropped{by_minute}); from file to answer {text}"
+    )
+
+
+def drop_cell(model: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The drop against the source, or that this is the source."""
+    return "source" if model["id"] == report["baseline"] else drop_text(model["drop"])
+
+
+def speedup_cell(model: Mapping[str, Any]) -> str:
+    """The speed-up over the fastest unoptimised model, or that this is that model."""
+    return "reference" if model["speedup"] is None else f"{speedup_text(model['speedup'])} {model['outcome']}"
+
+
+def mean_text(model: Mapping[str, Any]) -> str:
+    """The latency that speed-ups are ratios of: the mean of whole blocks, not the median of calls."""
+    return milliseconds(model["time_ms"]["value"])
+
+
+DEVICE_COLUMNS = ("device", "model", "top-1", "drop, points", "mean latency", "speed-up")
+
+
+def device_rows(document: Mapping[str, Any]) -> list[list[str]]:
+    """The models on each of several devices, in DEVICE_COLUMNS."""
+    rows = []
+    for report in document["devices"]:
+        names = model_names(report)
+        for model in report["models"]:
+            rows.append(
+                [report["device"]["name"], names[model["id"]], percent(model["top1"]), drop_cell(model, report),
+                 mean_text(model), speedup_cell(model)]
+            )  # fmt: skip
+    return rows
+
+
+def noisy_devices(document: Mapping[str, Any]) -> list[str]:
+    """Which of several devices were noisy, and by which signals; their own reports say more."""
+    return [
+        f"noisy run on {report['device']['name']}: {', '.join(dict.fromkeys(one['name'] for one in report['noise']))}"
+        for report in document["devices"]
+        if report["noise"]
+    ]
+
+
+def agreement_lines(document: Mapping[str, Any]) -> list[str]:
+    """Whether several devices answer each image alike; and the devices that gave no report."""
+    lines = [f"{one['device']} gave no report: {one['error']} ({one['fix']})" for one in document["failed"]]
+    for entry in document["agreement"]:
+        if entry["images"] is None:
+            lines.append(f"{model_name(entry)}: not compared image by image, the images differ")
+            continue
+        shown = ", ".join(f"{one['id']} ({', '.join(one['answers'])})" for one in entry["differ"][:5])
+        same = entry["images"] - len(entry["differ"])
+        lines.append(
+            f"{model_name(entry)}: {same} of {entry['images']} answers are the same on all devices"
+            + (f"; not {shown}" if shown else "")
+        )
+    return lines
+
+
+def engine_lines(report: Mapping[str, Any]) -> list[str]:
+    """What each engine consists of, how long its run takes on the way to the GPU and on it, where operators run."""
+    names, lines = model_names(report), []
+    for model in report["models"]:
+        name = names[model["id"]]
+        if engine := model.get("engine"):
+            kinds = ", ".join(f"{count} {precision}" for precision, count in engine["precisions"].items())
+            lines.append(f"{name}: {len(engine['layers'])} layers: {kinds}, {engine['reformats']} only reformat")
+        if stages := model.get("stages_ms"):
+            parts = ", ".join(f"{stage.replace('_', ' ')} {milliseconds(value)}" for stage, value in stages.items())
+            lines.append(f"{name}, by the GPU's clock: {parts}")
+        if placement := model["session"].get("placement"):
+            parts = ", ".join(f"{count} operators on {provider}" for provider, count in placement.items())
+            lines.append(f"{name}: {parts}")
+    return lines
+
+
+def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
+    """What to take of several candidates; on each of several devices."""
+    if "devices" in report:
+        return [f"{one['device']['name']}: {line}" for one in report["devices"] for line in recommendation_lines(one)]
+    found = report.get("recommendation")
+    return [found["sentence"]] if found else []
+
+
+def ratio_lines(report: Mapping[str, Any]) -> list[str]:
+    """Where the mean latencies that the table shows do not make the speed-up: why."""
+    names, models = model_names(report), {model["id"]: model for model in report["models"]}
+    lines = []
+    for model in report["models"]:
+        if model["speedup"] is None:
+            continue
+        times = [one["time_ms"]["value"] for one in (models[model["speed_baseline"]], model)]
+        ratio, shown = model["speedup"]["ratio"], times[0] / times[1]
+        if abs(shown - ratio) > _ROUNDING * ratio:
+            lines.append(
+                f"{names[model['id']]}: {milliseconds(times[0])} over {milliseconds(times[1])} is {shown:.2f}x; the "
+                f"speed-up of {ratio:.2f}x compares blocks of the same round alone, since the machine's speed changed"
+            )
+    return lines
+
+
+def speedups(report: Mapping[str, Any]) -> list[str]:
+    """How much faster each candidate is than the other models: the source, the steps between."""
+    names = model_names(report)
+    lines = []
+    for model in report["models"]:
+        for other, ratio in model.get("speedup_over", {}).items():
+            if "judgements" in model and other != model["speed_baseline"]:
+                lines.append(f"{names[model['id']]} against {names[other]}: {speedup_text(ratio)}")
+    return lines

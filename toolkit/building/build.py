@@ -1,0 +1,174 @@
+"""Building TensorRT engines: lint, the ONNX of each precision, and the device that compiles it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...deploy.bundle import Bundle
+from ...deploy.devices.device import open_device
+from ...deploy.engine.build import Options
+from ...deploy.engine.library import installed, load, version_tuple
+from ...deploy.engine.passport import ENGINE_FORMAT
+from ...deploy.errors import BundleError, EdgeKitError, EngineError
+from ...deploy.registry import choose
+from ..console import progress_bar, say
+from ..quantize.quantize import quantize
+from ..signing import check_key, sign_bundle
+from ..workspace import REJECTED, RUNS, derived, new_path
+from .lint import Finding, lint
+from .trtexec import RELEASES, command_lines
+
+# Of a source of full precision; "auto" is all of them, since the fastest one is not known before it is measured.
+PRECISIONS = ("fp32", "fp16", "int8")
+_TARGET = "tensorrt"
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What is known of a build without a GPU.
+
+    Attributes:
+        findings: what the lint found, each once, for the releases that it is about (empty for all of them).
+        commands: release of TensorRT -> the trtexec command line that does the same.
+    """
+
+    bundle: str
+    findings: Sequence[dict[str, Any]]
+    commands: dict[str, str]
+
+
+def plan_build(bundle: Bundle, options: Options | None = None) -> BuildPlan:
+    """Lint an ONNX bundle for three generations of TensorRT, and say how trtexec builds it.
+
+    Raises:
+        BundleError: not an ONNX bundle.
+    """
+    model, options = _graph(bundle), options or Options()
+    found: dict[Finding, list[str]] = {}
+    for release, version in RELEASES.items():
+        for finding in lint(model, version, options.batch):
+            found.setdefault(finding, []).append(release)
+    return BuildPlan(
+        str(bundle.path),
+        [
+            {**finding._asdict(), "releases": releases if len(releases) < len(RELEASES) else []}
+            for finding, releases in found.items()
+        ],
+        command_lines(bundle, options, model.graph.input[0].name),
+    )
+
+
+def build(
+    bundle: Bundle,
+    *,
+    precision: str | None = None,
+    options: Options | None = None,
+    device: str = "local",
+    sign: Path | None = None,
+    out: Path | None = None,
+    runs: Path = RUNS,
+) -> list[Bundle]:
+    """Build engines from an ONNX bundle, on the device that runs them.
+
+    Args:
+        precision: fp32, fp16, int8, or "auto" for all three, from an fp32 bundle: the ONNX files of lower precision are
+            taken from `runs`, or made. None builds the bundle as it is.
+        device: "local" or "ssh://…".
+        sign: an ed25519 private key to sign the engines with.
+        out: the new bundle's folder, of a single engine.
+
+    Returns:
+        The engines, in the order of their precision.
+
+    Raises:
+        BundleError: not an ONNX bundle, or not of the precision that was asked for.
+        EngineError: the lint found what TensorRT refuses, or would silently change; or it cannot build the model.
+        DeviceError: there is no GPU to build for.
+    """
+    options = options or Options()
+    wanted = PRECISIONS if precision == "auto" else (precision or bundle.manifest.precision,)
+    if out is not None and len(wanted) > 1:
+        raise EdgeKitError("--precision auto makes several engines", fix="leave out --out: they go to runs/")
+    if out is not None and out.exists():
+        raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
+    for name in wanted:
+        choose(dict.fromkeys(PRECISIONS), name, "precision")
+    if sign is not None:
+        check_key(sign)
+    made = []
+    _graph(bundle)
+    with open_device(device) as opened:
+        for name in wanted:
+            source = _of_precision(bundle, name, runs)
+            if source is None:
+                continue
+            check(source, options, device)
+            path = out or new_path(f"{source.manifest.name}-{ENGINE_FORMAT}-{name}", runs)
+            with progress_bar(f"build {name}") as show:
+                opened.build(source, options, path, show)
+            if sign is not None:
+                sign_bundle(path, sign)
+            made.append(Bundle.open(path))
+    return made
+
+
+def check(bundle: Bundle, options: Options, device: str) -> None:
+    """Refuse a graph with errors; say its warnings.
+
+    Raises:
+        EngineError: the lint found errors.
+    """
+    model = _graph(bundle)
+    found = lint(model, _version(options) if device == "local" else None, options.batch)
+    errors = [finding for finding in found if finding.severity == "error"]
+    for finding in [finding for finding in found if finding.severity == "warning"]:
+        say(f"warning: {finding.node}: {finding.message} ({finding.fix})")
+    if errors:
+        rest = f", and {len(errors) - 1} more: edgekit build {bundle.path} --plan" if len(errors) > 1 else ""
+        raise EngineError(f"{bundle.path}: {errors[0].node}: {errors[0].message}{rest}", fix=errors[0].fix)
+
+
+def _version(options: Options) -> tuple[int, ...] | None:
+    """Of the TensorRT here; None where there is none, or another product with numbers of its own."""
+    if options.compute_capabilities or installed() != "tensorrt":
+        return None
+    return version_tuple(load("tensorrt").version)
+
+
+def _graph(bundle: Bundle) -> Any:
+    import onnx
+
+    if bundle.manifest.format != "onnx":
+        raise BundleError(
+            f"{bundle.path} is {bundle.manifest.format}; engines are built from ONNX",
+            fix="run: edgekit export --format onnx",
+        )
+    return onnx.load(str(bundle.model_path))
+
+
+def _of_precision(bundle: Bundle, precision: str, runs: Path) -> Bundle | None:
+    """The bundle itself, or the one of lower precision that was made from it, or is now; None where it is rejected.
+
+    Raises:
+        BundleError: the bundle is of another precision, and not of the one that others are made from.
+    """
+    own = bundle.manifest
+    if own.precision == precision:
+        return bundle
+    if own.precision != "fp32":
+        raise BundleError(
+            f"{bundle.path} is {own.precision} already",
+            fix=f"pass the fp32 one it was made from, or --precision {own.precision}",
+        )
+    for found in derived(bundle.id, runs, bundle.path.parent):
+        target = found.manifest.details.get("target")
+        if found.manifest.precision == precision and found.manifest.format == "onnx" and target in (None, _TARGET):
+            return found
+    result = quantize(bundle, precision=precision, target=_TARGET if precision == "int8" else None, runs=runs)
+    if result.bundle.path.name.endswith(REJECTED):
+        say(f"no {precision} engine: {result.judgement.sentence}")
+        return None
+    for sentence in result.remarks:
+        say(sentence)
+    return result.bundle

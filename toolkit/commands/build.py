@@ -1,0 +1,75 @@
+"""edgekit build."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...deploy.errors import EdgeKitError
+from .options import Out
+from .output import made, show
+
+
+def command(
+    bundle: Annotated[Path | None, typer.Argument(help="An ONNX bundle. Default: the newest in runs/.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, fp16, int8, or auto: all three, from an fp32 bundle. Default: the bundle's own."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="The machine that will run it: local, or ssh://user@host[:port].")
+    ] = "local",
+    batch: Annotated[
+        str | None,
+        typer.Option(help="Smallest, usual and largest number of images at once, of a free batch: 1,8,32."),
+    ] = None,
+    workspace: Annotated[int | None, typer.Option(help="Most scratch memory for a layer, in MiB.")] = None,
+    opt_level: Annotated[
+        int | None, typer.Option(help="0 (quickly built) to 5 (quickest to run). Default: TensorRT's, 3.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Newer versions of TensorRT load it too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Any GPU from Ampere on runs it, not this kind alone.")
+    ] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Its weights can be exchanged later.")] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Without weights: they come from the ONNX file at loading.")
+    ] = False,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="GPUs that are not here, e.g. 8.6,8.9 (TensorRT for RTX).")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what is wrong with the graph, and how trtexec would build it.")
+    ] = False,
+    sign: Annotated[Path | None, typer.Option(help="Sign the engines with this ed25519 private key.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
+    out: Out = None,
+) -> None:
+    """Build a TensorRT engine, on the device that runs it."""
+    from ..building.build import build, plan_build
+    from ..console import say
+    from ..report.terminal import build_plan_table
+    from ..workspace import given_or_newest
+    from .parsing import build_options
+
+    fitting = {"auto": ("fp32",)}.get(precision or "", ("fp32", precision) if precision else ("fp32", "fp16", "int8"))
+    source = given_or_newest(
+        bundle, lambda m: m.format == "onnx" and m.precision in fitting, "ONNX bundle", "edgekit export --format onnx"
+    )
+    options = build_options(
+        batch, workspace, opt_level, compute_capability, version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible, refit=refit, strip_weights=strip_weights,
+    )  # fmt: skip
+    if plan:
+        found = plan_build(source, options)
+        show(found, build_plan_table, as_json)
+        raise typer.Exit(1 if any(finding["severity"] == "error" for finding in found.findings) else 0)
+    if as_json:
+        raise EdgeKitError("--json is for --plan", fix="leave it out: the engines' folders are printed one a line")
+    engines = build(source, precision=precision, options=options, device=device, sign=sign, out=out)
+    for engine in engines:
+        made(engine)
+    where = f" --device {device}" if device != "local" else ""
+    say(f"next: edgekit validate {' '.join(str(engine.path) for engine in engines)}{where}")

@@ -1,0 +1,41 @@
+"""edgekit doctor."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...deploy.errors import EdgeKitError
+from .options import AsJson
+from .output import show
+
+
+def command(
+    bundle: Annotated[Path | None, typer.Argument(help="With --self-test: a model to do it with.")] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Measure a model against itself, and against itself slowed by 3 %.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="With --self-test: how long.", min=1)] = 60.0,
+    device: Annotated[str | None, typer.Option(help="A board instead of this machine: ssh://user@host[:port].")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is installed, what this machine has and can measure, what is missing and the line that installs it."""
+    from ..doctor.diagnose import diagnose, diagnose_board
+    from ..doctor.selftest import run_self_test
+    from ..report.terminal import board_table, doctor_table, self_test_table
+
+    if device and self_test:
+        raise EdgeKitError("the self-test is of this machine", fix="run edgekit doctor --self-test on the board itself")
+    if not self_test:
+        if bundle:
+            raise EdgeKitError("a bundle is used by the self-test alone", fix=f"edgekit doctor --self-test {bundle}")
+        if device:
+            show(diagnose_board(device), board_table, as_json)
+            return
+        show(diagnose(), doctor_table, as_json)
+        return
+    from ...deploy.bundle import Bundle
+
+    found, code = run_self_test(Bundle.open(bundle) if bundle else None, seconds)
+    show(found, self_test_table, as_json)
+    raise typer.Exit(code)

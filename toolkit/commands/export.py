@@ -1,0 +1,33 @@
+"""edgekit export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Out
+from .output import made
+
+
+def command(
+    bundle: Annotated[Path | None, typer.Argument(help="A torch bundle. Default: the newest in runs/.")] = None,
+    format: Annotated[
+        str, typer.Option(help="onnx, torchscript (deprecated by PyTorch) or exported-program.")
+    ] = "onnx",
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Take any number of images at once.")] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set. Default: the lowest that suffices.")] = None,
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Export with both of torch's exporters, compare.")
+    ] = False,
+    out: Out = None,
+) -> None:
+    """Export a network; refused unless it is the same model on real images."""
+    from ...export.eager import TORCH_FORMATS
+    from ...export.export_bundle import Options, export_bundle
+    from ..workspace import given_or_newest, new_path
+
+    source = given_or_newest(bundle, lambda m: m.format in TORCH_FORMATS, "torch bundle", "edgekit train")
+    path = out or new_path(f"{source.manifest.name}-{format}-fp32")
+    exported = export_bundle(source, format, path, Options(dynamic_batch, opset, cross_check))
+    parity = exported.manifest.details["parity"]
+    made(exported, f"logits within {parity['logits_max_abs']:.2g} of the original at batch 1 and 3")

@@ -1,0 +1,55 @@
+"""edgekit import."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Out, SkipCorrupt
+from .output import made
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(help=".onnx, TorchScript or .pt2 file, package.module:factory, net.py:Net, timm:NAME, ..."),
+    ],
+    name: Annotated[str, typer.Option(help="What to call it.")],
+    input: Annotated[str, typer.Option(help="Channels x height x width, e.g. 3x224x224.")],
+    images: Annotated[
+        str, typer.Option(help="Images for golden samples, calibration and tests: a folder or named set.")
+    ],
+    labels: Annotated[Path | None, typer.Option(help="Text file: a class name a line, in the logits' order.")] = None,
+    resize: Annotated[
+        str | None, typer.Option(help="Shorter side in pixels, or HEIGHTxWIDTH. Default: the input's.")
+    ] = None,
+    crop: Annotated[int | None, typer.Option(help="Centre crop in pixels. Default: the input's size.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="A value a channel on the scale 0 to 1, e.g. 0.485,0.456,0.406.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="A value a channel on the scale 0 to 1, e.g. 0.229,0.224,0.225.")
+    ] = None,
+    interpolation: Annotated[
+        str, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")
+    ] = "bilinear",
+    weights: Annotated[
+        Path | None, typer.Option(help="For a factory or NAME: safetensors, or a plain state dict.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the division of the images into parts.")] = 0,
+    skip_corrupt: SkipCorrupt = False,
+    out: Out = None,
+) -> None:
+    """Make a bundle of a model of your own."""
+    from ..importing.import_model import import_model, input_dtype, read_labels
+    from .parsing import preprocess_of, shape_of
+
+    shape = shape_of(input)
+    preprocess = preprocess_of(shape, resize, crop, mean, std, interpolation, input_dtype(model))
+    made(
+        import_model(
+            model, name=name, input=shape, preprocess=preprocess,
+            labels=read_labels(labels) if labels else (), images=images, weights=weights, seed=seed,
+            skip_corrupt=skip_corrupt, out=out,
+        )
+    )  # fmt: skip

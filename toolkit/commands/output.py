@@ -1,0 +1,33 @@
+"""Printing what a command did."""
+
+from pathlib import Path
+from typing import Any
+
+
+def made(bundle: Any, remark: str = "") -> None:
+    """Say what was made: the folder on standard output, the rest for the person."""
+    from ..console import say, stdout
+
+    manifest = bundle.manifest
+    say(f"{manifest.format} {manifest.precision}, {bundle.size_bytes / 1e6:.2f} MB" + (f", {remark}" if remark else ""))
+    stdout.print(str(bundle.path))
+
+
+def write_report(result: Any, folder: Path) -> None:
+    """Write the report's files, and say where they are."""
+    from ..console import say
+    from ..report.files import write_reports
+
+    for path in write_reports(result.report, result.images, folder):
+        say(f"wrote {path}")
+
+
+def show(result: Any, table: Any, as_json: bool) -> None:
+    """Print a result as JSON for programs, or as a table for people."""
+    from ...deploy.visible import visible_json
+    from ..console import print_parts
+
+    if as_json:
+        print(visible_json(result))
+    else:
+        print_parts(table(result))

@@ -1,0 +1,65 @@
+"""edgekit pack."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...deploy.errors import EdgeKitError
+from .options import Confidence, Images, MaxDrop, MinSpeedup, SkipCorrupt
+
+
+def command(
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Optimised bundles (default: the newest in runs/); with --verify, a packed file."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; with --verify, a folder for its bundles.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Compare with this bundle. Default: the fp32 ONNX.")] = None,
+    images: Images = None,
+    limit: Annotated[int, typer.Option(help="How many test images go with it, drawn by class.", min=1)] = 200,
+    max_drop: MaxDrop = None,
+    min_speedup: MinSpeedup = None,
+    confidence: Confidence = 0.95,
+    seconds: Annotated[float, typer.Option(help="Least time for the latency blocks.", min=0)] = 8.0,
+    sign: Annotated[Path | None, typer.Option(help="Sign it with this ed25519 private key.")] = None,
+    verify: Annotated[
+        Path | None, typer.Option(help="Check that a packed file is signed by the owner of this public key.")
+    ] = None,
+    skip_corrupt: SkipCorrupt = False,
+) -> None:
+    """Make one file of a model to carry to a board: `python3 FILE` validates it there and writes result.json."""
+    from ...deploy.bundle import Bundle
+    from ...deploy.measuring.plan import Plan
+    from ..analysis.contract import Contract
+    from ..console import say, stdout
+    from ..datasets import own_images, part_of
+    from ..packing.pack import pack, unpack, verify_packed
+    from ..validation.ancestors import with_ancestors
+    from ..validation.overlap import unseen
+    from ..workspace import newest
+
+    if verify:
+        if sign or len(bundles or []) != 1:
+            raise EdgeKitError("--verify takes one packed file", fix="edgekit pack --verify key.pub model.pyz")
+        packed = verify_packed((bundles or [])[0], verify)
+        say(f"signed by the owner of {verify}, every byte as it was")
+        for path in unpack(packed, out) if out else []:
+            stdout.print(str(path))
+        return
+    chosen = [Bundle.open(path) for path in bundles or []] or [
+        newest(lambda m: m.format == "onnx" and bool(m.lineage), "ONNX bundle", "edgekit quantize")
+    ]
+    chain = with_ancestors(chosen, Bundle.open(baseline) if baseline else None, {"onnx"}, "a packed file")
+    test = part_of(chosen[0], "test", images, skip_corrupt=skip_corrupt)
+    if test is not None:
+        test, _ = unseen(chosen, test, own=own_images(chosen[0], images), limit=limit)
+    path = out or Path(f"{chosen[-1].manifest.name}.pyz")
+    pack(
+        chain, [bundle.id for bundle in chosen], test,
+        Plan(seconds=seconds), Contract(max_drop, min_speedup, confidence), path, sign,
+    )  # fmt: skip
+    say(f"{path.stat().st_size / 1e6:.2f} MB; on the board: python3 {path.name}, then here: edgekit report result.json")
+    stdout.print(str(path))

@@ -1,0 +1,135 @@
+"""Reading the command line's short forms: 3x224x224, 0.485,0.456,0.406, 10m."""
+
+from typing import Any, Literal
+
+from ...deploy.engine.build import Options
+from ...deploy.errors import RecipeError
+from ...deploy.measuring.plan import Plan
+from ...deploy.preprocess import Preprocess
+from ...deploy.registry import choose
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def shape_of(text: str) -> tuple[int, int, int]:
+    """(channels, height, width) of "3x224x224".
+
+    Raises:
+        RecipeError: not of that form, or neither grey nor RGB.
+    """
+    sides = _sides(text, "--input")
+    if len(sides) != 3:
+        raise RecipeError(f"--input {text} is not channels x height x width", fix="e.g. --input 3x224x224 (or 1x28x28)")
+    if sides[0] not in (1, 3):
+        last = f": --input {sides[2]}x{sides[0]}x{sides[1]}" if sides[2] in (1, 3) else ""
+        raise RecipeError(
+            f"--input {text} has {sides[0]} channels; EdgeKit takes images of 1 channel (grey) or 3 (RGB)",
+            fix=f"channels come first{last or ', e.g. --input 3x224x224 (or 1x28x28)'}",
+        )
+    return sides[0], sides[1], sides[2]
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Seconds of "90s", "10m", "1h" or plain seconds.
+
+    Raises:
+        RecipeError: not of that form.
+    """
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
+    try:
+        seconds = float(number) * _SECONDS[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise RecipeError(f"{option} {text} is not a time", fix=f"e.g. {option} 90s, {option} 10m, {option} 1h")
+    return seconds
+
+
+def plan_of(
+    seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None, **session: Any
+) -> Plan:
+    """The plan that validate's options describe.
+
+    Raises:
+        RecipeError: an unknown scenario, or a value out of range.
+    """
+    choose({"single_stream": None, "offline": None}, scenario, "scenario")
+    return Plan(
+        seconds=seconds, threads=threads, offline=scenario == "offline", fps=fps,
+        sustained_s=seconds_of(sustained, "--sustained") if sustained else None, **session,
+    )  # fmt: skip
+
+
+def build_options(
+    batch: str | None, workspace: int | None, opt_level: int | None, compute_capability: str | None, **flags: bool
+) -> Options:
+    """The options that build's describe.
+
+    Raises:
+        RecipeError: one is not of its form, or out of range.
+    """
+    sizes: tuple[int, int, int] | None = None
+    if batch is not None:
+        parts = batch.split(",")
+        if len(parts) not in (1, 3) or not all(part.strip().isdigit() for part in parts):
+            raise RecipeError(f"--batch {batch} is not three numbers", fix="smallest, usual, largest: --batch 1,8,32")
+        sizes = int(parts[0]), int(parts[len(parts) // 2]), int(parts[-1])
+    capabilities = tuple(part.strip() for part in compute_capability.split(",")) if compute_capability else ()
+    return Options(
+        batch=sizes, workspace_mb=workspace, optimization_level=opt_level, compute_capabilities=capabilities, **flags
+    )
+
+
+def preprocess_of(
+    shape: tuple[int, int, int], resize: str | None, crop: int | None, mean: str | None, std: str | None,
+    interpolation: str, dtype: Literal["float32", "uint8"] = "float32",
+) -> Preprocess:  # fmt: skip
+    """The preprocessing that the import options describe; mean and std must be said, because nobody can see them.
+
+    A network that takes uint8 pixels normalizes them itself, so it has none.
+
+    Raises:
+        RecipeError: an option is missing or does not fit the input.
+    """
+    channels, height, width = shape
+    if dtype == "uint8":
+        if (mean, std) != (None, None):
+            raise RecipeError(
+                "the model takes uint8 pixels, 0 to 255, and normalizes them itself", fix="leave out --mean and --std"
+            )
+        mean, std = "0", "1"
+    if mean is None or std is None:
+        raise RecipeError(
+            "the model's mean and std are not known",
+            fix="pass what it was trained with: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (0 and 1 for none)",
+        )
+    sides = _sides(resize, "--resize") if resize else [min(height, width)]
+    if len(sides) > 2:
+        raise RecipeError(f"--resize {resize} has too many sides", fix="--resize 256, or --resize 224x224")
+    return Preprocess(
+        mode="RGB" if channels == 3 else "L",
+        resize=(sides[0], sides[1]) if len(sides) == 2 else sides[0],
+        crop=(crop, crop) if crop else (height, width),
+        interpolation=interpolation,
+        mean=_values(mean, "--mean", channels),
+        std=_values(std, "--std", channels),
+        dtype=dtype,
+    )
+
+
+def _sides(text: str, option: str) -> list[int]:
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = [0]
+    if min(sides) < 1:
+        raise RecipeError(f"{option} {text} is not a size", fix=f"whole pixels joined by x, e.g. {option} 3x224x224")
+    return sides
+
+
+def _values(text: str, option: str, channels: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError:
+        raise RecipeError(f"{option} {text} is not a list of numbers", fix=f"e.g. {option} 0.485,0.456,0.406") from None
+    return values * channels if len(values) == 1 else values

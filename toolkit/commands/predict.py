@@ -1,0 +1,59 @@
+"""edgekit predict."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...deploy.errors import EdgeKitError
+from .options import AsJson, SkipCorrupt, Verify
+from .output import show
+
+
+def command(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[BUNDLE] IMAGES",
+            help="A bundle's folder (default: the newest in runs/), and an image, a folder, a .npz or a named set (its "
+            "test part).",
+        ),
+    ],
+    top: Annotated[int, typer.Option(help="How many classes an image.", min=1)] = 3,
+    csv: Annotated[Path | None, typer.Option(help="Write Image,Category here.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Draw 12 random images with true and predicted labels here.")
+    ] = None,
+    skip_corrupt: SkipCorrupt = False,
+    verify: Verify = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict one image or many."""
+    from ...deploy.bundle import MANIFEST, Bundle
+    from ...deploy.engine.passport import ENGINE_FORMAT
+    from ..predict import draw_grid, open_for_prediction, predict, write_csv
+    from ..report.terminal import prediction_table
+    from ..workspace import newest
+
+    if len(arguments) > 2:
+        raise EdgeKitError(
+            f"predict takes a bundle and one place of images, not {len(arguments)} arguments",
+            fix="pass a folder that holds the images",
+        )
+    *bundle, images = arguments
+    if not bundle and (Path(images) / MANIFEST).is_file():
+        raise EdgeKitError(f"{images} is a bundle, and no images are given", fix=f"edgekit predict {images} IMAGES")
+    opened = (
+        Bundle.open(bundle[0]) if bundle else newest(lambda m: m.format != ENGINE_FORMAT, "bundle", "edgekit train")
+    )
+    if verify:
+        from ..signing import verify_bundle
+
+        verify_bundle(opened, verify)
+    pictures = open_for_prediction(opened, images, skip_corrupt=skip_corrupt)
+    predictions = predict(opened, pictures, top)
+    if csv:
+        write_csv(predictions, csv)
+    if grid:
+        draw_grid(pictures, predictions, grid)
+    show([vars(one) for one in predictions], prediction_table, as_json)

@@ -1,0 +1,28 @@
+"""edgekit provision."""
+
+from typing import Annotated
+
+import typer
+
+from ...deploy.errors import EdgeKitError
+
+
+def command(
+    device: Annotated[str, typer.Option(help="The board: ssh://user@host[:port].")],
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download the board's wheels here and send them: it has no network.")
+    ] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove all that EdgeKit put there.")] = False,
+) -> None:
+    """Install ONNX Runtime on a board, in a venv of EdgeKit's own; or remove all of EdgeKit from it."""
+    from ..console import stdout
+    from ..doctor.provision import provision, remove_all
+
+    if clean:
+        if offline:
+            raise EdgeKitError("--clean installs nothing", fix="leave out --offline")
+        for folder in remove_all(device):
+            stdout.print(f"removed {folder}")
+        return
+    for name, version in provision(device, offline=offline).items():
+        stdout.print(f"{name} {version}")

@@ -1,0 +1,48 @@
+"""edgekit quantize."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...deploy.errors import EdgeKitError
+from .options import Images, MaxDrop, Out, SkipCorrupt
+from .output import made
+
+
+def command(
+    bundle: Annotated[Path | None, typer.Argument(help="An fp32 ONNX bundle. Default: the newest in runs/.")] = None,
+    precision: Annotated[str, typer.Option(help="int8 or fp16.")] = "int8",
+    target: Annotated[str | None, typer.Option(help="x86, x86-avx2, arm or tensorrt. Default: this machine.")] = None,
+    images: Images = None,
+    calibration_images: Annotated[int, typer.Option(help="Drawn by class from the training part.")] = 512,
+    max_drop: MaxDrop = None,
+    allow_few: Annotated[bool, typer.Option("--allow-few", help="Calibrate with fewer than 8 images too.")] = False,
+    dynamic: Annotated[bool, typer.Option("--dynamic", hidden=True)] = False,
+    skip_corrupt: SkipCorrupt = False,
+    out: Out = None,
+) -> None:
+    """Quantize an ONNX model after training, and hold it to the accuracy contract."""
+    from ..console import say
+    from ..quantize.quantize import quantize
+    from ..workspace import given_or_newest
+
+    if dynamic:
+        raise EdgeKitError(
+            "dynamic quantization makes a CNN slower: its convolutions find their ranges anew at every image, and "
+            "ONNX Runtime runs them as ConvInteger, which is slow or missing", fix="leave out --dynamic",
+        )  # fmt: skip
+    source = given_or_newest(
+        bundle,
+        lambda m: (m.format, m.precision) == ("onnx", "fp32"),
+        "fp32 ONNX bundle",
+        "edgekit export --format onnx",
+    )
+    result = quantize(
+        source, precision=precision, target=target, images=images, calibration_images=calibration_images,
+        max_drop=max_drop, allow_few=allow_few, skip_corrupt=skip_corrupt, out=out,
+    )  # fmt: skip
+    for sentence in result.sentences:
+        say(sentence)
+    made(result.bundle)
+    raise typer.Exit(result.judgement.exit_code)

@@ -1,0 +1,49 @@
+"""edgekit report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import AcrossHardware, AsJson, Confidence, MaxDrop, MinSpeedup
+from .output import show
+
+
+def command(
+    reports: Annotated[
+        list[Path],
+        typer.Argument(help="report.json or result.json files; of several, the last is held against each before it."),
+    ],
+    max_drop: MaxDrop = None,
+    min_speedup: MinSpeedup = None,
+    confidence: Confidence = 0.95,
+    across_hardware: AcrossHardware = False,
+    join: Annotated[bool, typer.Option("--join", help="Show reports of several devices side by side.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the page of a single report, or of joined ones, here.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a report again, or hold one against earlier ones, without measuring."""
+    from ..analysis.compare import compare_reports, read_document, read_report
+    from ..analysis.contract import Contract
+    from ..analysis.join import join_reports
+    from ..report.files import write_junit, write_markdown, write_page
+    from ..report.terminal import comparison_table, devices_table, validation_table
+
+    contract = Contract(max_drop, min_speedup, confidence)
+    if join:
+        document, table = join_reports([read_report(path) for path in reports]), devices_table
+    elif len(reports) == 1:
+        document = read_document(reports[0], contract if contract != Contract() else None)
+        table = devices_table if "devices" in document else validation_table
+    else:
+        read = [read_report(path) for path in reports]
+        document, table = compare_reports(read, contract, across_hardware=across_hardware), comparison_table
+    for path, write in ((html, write_page), (junit, write_junit), (markdown, write_markdown)):
+        if path:
+            write(document, path)
+    show(document, table, as_json)
+    raise typer.Exit(document["exit_code"])

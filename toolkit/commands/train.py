@@ -1,0 +1,81 @@
+"""edgekit train."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...deploy.errors import EdgeKitError
+from .options import Out, SkipCorrupt
+from .output import made
+
+
+def command(
+    data: Annotated[
+        str | None, typer.Option(help="Named data set (digits, mnist, fashion-mnist, cifar10) or a path.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Network; its shipped recipe is taken when there is one.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Shipped recipe, or a .toml file. Default: digits.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="How often to go through the training images.")] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start from the library's published weights.")
+    ] = False,
+    root: Annotated[str | None, typer.Option(help="Where a named data set is kept.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a named data set that is not on this machine.")
+    ] = False,
+    skip_corrupt: SkipCorrupt = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A recipe setting: train.lr=0.01. Repeatable.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the newest interrupted training in runs/; with --epochs N, extend the newest to N.",
+        ),
+    ] = False,
+    out: Out = None,
+) -> None:
+    """Train a network and write a bundle."""
+    from ..training.train import extend_training, newest_training, resume_training, train
+
+    if resume:
+        if any((data, model, recipe, pretrained, root, download, skip_corrupt, settings, out)):
+            raise EdgeKitError(
+                "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
+            )
+        made(
+            resume_training(newest_training())
+            if epochs is None
+            else extend_training(newest_training(finished=True), epochs)
+        )
+        return
+    wanted = {"data.data": data, "data.root": root, "train.epochs": epochs, "model.pretrained": pretrained or None}
+    wanted["data.skip_corrupt"] = skip_corrupt or None
+    chosen = _recipe(recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in wanted.items() if v is not None])
+    made(train(chosen.changed(settings or []), out=out, download=download))
+
+
+def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:
+    """The recipe that was named, else the model's, else the digits'; then the settings of single options."""
+    from ..console import say
+    from ..training.recipe import Recipe, for_model
+    from ..workspace import safe_name
+
+    if recipe:
+        chosen = Recipe.load(recipe)
+        if model:
+            chosen = chosen.changed([f"model.name={json.dumps(model)}"])
+    elif model or data not in (None, "digits"):
+        chosen = for_model(model or "convnet")
+    else:
+        chosen = Recipe.load("digits")
+    if data in ("digits", "mnist") and chosen.augment.horizontal_flip:
+        say("digits are not flipped: a mirrored digit is another one, or none")
+        settings = [*settings, "augment.horizontal_flip=0.0"]
+    name = Path(data).name if data else chosen.data.data
+    if not recipe:
+        settings = [*settings, f"name={json.dumps(safe_name(f'{chosen.model.name}-{name}'))}"]
+    return chosen.changed(settings)

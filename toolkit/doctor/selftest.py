@@ -1,0 +1,115 @@
+"""The measurement measured: what it costs a call, and the smallest difference that it finds on this machine."""
+
+import io
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...deploy.bundle import Bundle
+from ...deploy.devices.device import open_device
+from ...deploy.files import scratch_folder
+from ...deploy.measuring.measurement import Block
+from ...deploy.measuring.plan import Plan
+from ...deploy.measuring.worker import Worker
+from ...deploy.session import opener
+from ..analysis.contract import FAIL, INCONCLUSIVE, PASS, call
+from ..analysis.document import measured_times
+from ..analysis.noise import signals
+from ..analysis.statistics import CONFIDENCE, process_speedups, ratio_of_times, student_critical, student_mean
+from ..analysis.verdict import ratio
+from ..console import progress_bar
+from .planted_models import null_bundle, slowed
+
+# What is planted, and has to be found.
+SLOWER = 1.03
+
+# A process of three models takes about 3 seconds to start and warm up, whatever is timed in it after that.
+_PROCESS_S = 5.0
+
+
+def overhead() -> dict[str, float]:
+    """Nanoseconds that a timed call of a model that does nothing takes: in this process, and through the agent."""
+    with scratch_folder() as folder:
+        bundle = null_bundle(folder / "null")
+        worker = Worker(io.StringIO())
+        worker.start(str(bundle.path), None, planted=True)
+        worker.open(threads=1)
+        worker.prepare()
+        here = worker.time(samples=20, calls=2000)["ns"]
+        plan = Plan(seconds=0.3, processes=3, block_ms=20, threads=1)
+        (measured,) = open_device("local", planted=True).measure([bundle], plan, None, _silent).measurements
+        return {"in_process_ns": float(np.median(here)) / 2000, "through_agent_ns": _call_ns(measured.blocks)}
+
+
+def run_self_test(bundle: Bundle | None, seconds: float = 60.0, seed: int = 0) -> tuple[dict[str, Any], int]:
+    """Measure a model against itself, and against itself planted 3 % slower, in about this many seconds.
+
+    Args:
+        bundle: a model to do it with; None takes one that only spins, for a millisecond.
+
+    Returns:
+        What was found, and the exit code: 0 for "no difference" and "slower", 3 where one of them is the contrary, 4
+        where this machine is too noisy to say.
+    """
+    processes = max(3, int(seconds / _PROCESS_S))
+    plan = Plan(seconds=max(0.3, seconds - 3.0 * processes), processes=processes, seed=seed)
+    begin = time.monotonic()
+    with scratch_folder() as folder, progress_bar("self-test") as show:
+        if bundle is not None:
+            opener(bundle)  # before anything is planted in it
+        source = bundle or null_bundle(folder / "null", ns=1_000_000)
+        trio = [slowed(source, folder / name, factor) for name, factor in _trio()]
+        measured = open_device("local", planted=True).measure(trio, plan, None, show)
+    base, same, slow = (measured_times(one.blocks) for one in measured.measurements)
+    speedups = [ratio_of_times(base, other) for other in (same, slow)]
+    outcomes = [call(speedup) for speedup in speedups]
+    names = [name for name, _ in _trio()]
+    noise = signals(
+        measured.environment, dict(zip(names, measured.measurements, strict=True)), measured.environment["threads"]
+    )
+    if outcomes == ["no difference", "slower"]:
+        code = PASS
+    else:
+        code = FAIL if outcomes[0] in ("faster", "slower") or outcomes[1] == "faster" else INCONCLUSIVE
+    found = {
+        "model": source.manifest.name,
+        "call_ms": _call_ns(measured.measurements[0].blocks) / 1e6,
+        "seconds": time.monotonic() - begin,
+        "same": {**ratio(speedups[0]), "outcome": outcomes[0]},
+        "slowed": {**ratio(speedups[1]), "outcome": outcomes[1], "planted": 1 / SLOWER},
+        "resolves": smallest_difference([process_speedups(base, other) for other in (same, slow)]),
+        "noise": [signal._asdict() for signal in noise],
+    }
+    return found, code
+
+
+def smallest_difference(comparisons: Sequence[Sequence[float]]) -> float:
+    """The smallest relative difference that is found nine times out of ten, given comparisons of known outcome.
+
+    The usual sum of two quantiles of Student's t times the standard error, of the less exact comparison; it is an
+    estimate itself, from few processes.
+
+    Args:
+        comparisons: logarithms of a ratio, a value a process.
+    """
+    largest = 0.0
+    for values in comparisons:
+        interval, freedom = student_mean(values), len(values) - 1
+        error = (interval.high - interval.value) / student_critical(CONFIDENCE, freedom)
+        largest = max(largest, error * (student_critical(CONFIDENCE, freedom) + student_critical(0.8, freedom)))
+    return float(np.expm1(largest))
+
+
+def _silent(what: str, share: float) -> None:
+    """A bar for two seconds would only flicker."""
+    del what, share
+
+
+def _trio() -> list[tuple[str, float]]:
+    return [("model", 1.0), ("the same model", 1.0), ("the model slowed", SLOWER)]
+
+
+def _call_ns(blocks: Sequence[Block]) -> float:
+    return float(np.median([value for block in blocks for value in block.call_ms])) * 1e6

@@ -1,0 +1,4 @@
+"""One file that validates a model wherever Python runs: writing it, and what it runs there.
+
+Sending files to a board is in deploy/devices.
+"""

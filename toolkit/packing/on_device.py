@@ -1,0 +1,100 @@
+"""A packed model where it runs: measure, write result.json, print the verdict. Needs numpy, Pillow and the runtime."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from ...deploy.errors import EdgeKitError
+from ...deploy.files import require_writable, sweep_scratch, write_file
+from ...deploy.measuring import agent
+from ...deploy.measuring.plan import Plan
+from ...deploy.measuring.result import Result
+from ...deploy.visible import visible
+from ..analysis.document import make_report
+from ..analysis.wording import (
+    DEVICE_COLUMNS,
+    device_rows,
+    noise_summary,
+    ratio_lines,
+    recommendation_lines,
+    scenario_lines,
+    speedups,
+    subject,
+    thread_lines,
+    warning_lines,
+)
+from .zipapp_main import check_whole
+
+# Beside the agent's job: everything else that the report needs.
+PACKED = "packed.json"
+
+
+def main(path: Path, folder: Path) -> int:
+    """Run what was packed into `folder`; the exit code is validate's."""
+    check_whole(path)
+    sweep_scratch(folder.parent.parent)
+    parser = argparse.ArgumentParser(prog=path.name, description="Measure the packed model on this machine.")
+    parser.add_argument("--out", type=Path, default=Path("result.json"), help="where the result goes")
+    parser.add_argument("--threads", type=int, help="threads for one inference; default: the cores allowed")
+    parser.add_argument("--seconds", type=float, help="least time for the latency blocks")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    os.chdir(folder)  # no folder called edgekit where the person is may stand for this one
+    try:
+        require_writable(out)  # before minutes are spent on measuring
+        return _run(out, {key: getattr(arguments, key) for key in ("threads", "seconds") if getattr(arguments, key)})
+    except EdgeKitError as error:
+        _show(f"error: {error}", f"fix: {error.fix}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(out: Path, changes: dict[str, Any]) -> int:
+    packed = json.loads(Path(PACKED).read_text(encoding="utf-8"))
+    job = json.loads(Path(agent.JOB).read_text(encoding="utf-8"))
+    plan = replace(Plan.from_json(job["plan"]), **changes)
+    Path(agent.JOB).write_text(json.dumps({**job, "plan": plan.to_json()}), encoding="utf-8")
+    measured = agent.run(Path(), _progress())
+    document = {
+        **packed, "device": platform.node() or "board", "plan": plan.to_json(), **measured.to_json(),
+    }  # fmt: skip
+    write_file(out, json.dumps(document))
+    report = make_report(Result.from_json(document, out))
+    _print(report)
+    _show(f"wrote {out}", file=sys.stderr)
+    return report["exit_code"]
+
+
+def _progress() -> agent.Say:
+    """A line a stage on standard error."""
+    stages: set[str] = set()
+
+    def say(message: dict[str, Any]) -> None:
+        stage = message.get("progress")
+        if stage and stage not in stages:
+            stages.add(stage)
+            _show(stage, file=sys.stderr)
+
+    return say
+
+
+def _print(report: dict[str, Any]) -> None:
+    """The report as plain text."""
+    rows = [DEVICE_COLUMNS, *device_rows({"devices": [report]})]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(DEVICE_COLUMNS))]
+    _show(report["headline"], subject(report))
+    _show(*("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows))
+    for tell in (thread_lines, ratio_lines, speedups, scenario_lines, recommendation_lines, noise_summary):
+        _show(*tell(report))
+    _show(*(f"warning: {line}" for line in warning_lines(report)), f"{report['verdict']}: {report['reason']}")
+
+
+def _show(*lines: str, file: TextIO | None = None) -> None:
+    for line in lines:
+        print(visible(line), file=file)

@@ -1,0 +1,144 @@
+"""A model as one file to carry: bundle, golden samples, test images and the agent, which any Python runs."""
+
+import errno
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from ...deploy.bundle import Bundle
+from ...deploy.errors import BundleError, EdgeKitError
+from ...deploy.files import new_folder, scratch_folder, write_file
+from ...deploy.images import ImageSet
+from ...deploy.measuring import agent, cargo
+from ...deploy.measuring.plan import Plan
+from ...deploy.measuring.result import Result, ids_and_targets
+from ..analysis.contract import Contract
+from ..signing import PACKED_MODEL, sign, verify
+from .on_device import PACKED
+from .zipapp_main import HASH_DIGITS, SIGNATURE_DIGITS
+
+_SHEBANG = b"#!/usr/bin/env python3\n"
+_STUB = b"import zlib;exec(zlib.decompress(bytes.fromhex('%b')))"
+
+# What makes a report where the file runs: nothing of it needs more than numpy.
+_CODE = ("deploy", "toolkit/__init__.py", "toolkit/analysis", "toolkit/packing")
+
+
+class Packed(NamedTuple):
+    """A packed file, read: its content, the digest that a signature is of, the signature or None."""
+
+    content: bytes
+    digest: bytes
+    signature: bytes | None
+
+
+def pack(
+    chain: Sequence[Bundle], candidates: Sequence[str], images: ImageSet | None, plan: Plan, contract: Contract,
+    out: Path, key: Path | None = None,
+) -> None:  # fmt: skip
+    """Write a Python zip application that validates the models wherever it is run.
+
+    Args:
+        chain: the models, the baseline first.
+        candidates: ids of those that are held to the contract.
+        key: an ed25519 private key to sign it with.
+
+    Raises:
+        EdgeKitError: `out` exists or cannot be written, or the key is none.
+    """
+    if out.exists():
+        raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
+    ids, targets = ids_and_targets(images)
+    result = Result("", chain, candidates, plan, asdict(contract), ids, targets, {}, []).to_json()
+    stream = io.BytesIO()
+    stream.write(_SHEBANG)
+    with scratch_folder() as scratch, zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
+        main = zipfile.ZipInfo("__main__.py", cargo.EPOCH)
+        archive.writestr(main, _guarded((cargo.PACKAGE / "toolkit/packing/zipapp_main.py").read_bytes()))
+        cargo.add_files(archive, cargo.code(*_CODE))
+        for bundle in chain:
+            cargo.add_files(archive, cargo.bundle_files(bundle, cargo.bundle_folder(bundle)))
+        if images is not None:
+            cargo.add_files(archive, cargo.image_files(images, scratch))
+        texts = {
+            agent.JOB: json.dumps(cargo.job(chain, plan)),
+            PACKED: json.dumps(result),
+        }
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name, cargo.EPOCH), text)
+        archive.comment = b"-" * (SIGNATURE_DIGITS + HASH_DIGITS)
+    content = stream.getvalue()[: -SIGNATURE_DIGITS - HASH_DIGITS]
+    digest = hashlib.sha256(content).digest()
+    content += sign(digest, key, PACKED_MODEL).hex().encode() if key else b"-" * SIGNATURE_DIGITS
+    write_file(out, content + hashlib.sha256(content).hexdigest().encode(), replace=False)
+    out.chmod(0o755)
+
+
+def _guarded(program: bytes) -> bytes:
+    """A program that fails where a bit of it is flipped, which Python's own import from zip files does not notice.
+
+    One statement of hexadecimal digits, not compressed: a flipped bit changes one character, which breaks the syntax, a
+    name, or the checksum (Adler-32) that zlib verifies. Cut short at any place it is no statement. It is padded to a
+    size from which no single bit of the file's directory can take so much that nothing is left.
+    """
+    digits = zlib.compress(program, 9).hex().encode()
+    size = len(_STUB) + len(digits)
+    padded = -(-size // 0x600) * 0x600
+    return _STUB % (digits + b" " * (padded - size + len(b"%b")))
+
+
+def verify_packed(path: Path, key: Path) -> Packed:
+    """Read a packed file, every byte of which its maker signed.
+
+    Raises:
+        BundleError: it is damaged, not signed, or signed by another key.
+    """
+    packed = _read(path)
+    if packed.signature is None:
+        raise BundleError(f"{path} is not signed", fix="ask its maker for a signed one: edgekit pack --sign KEY")
+    if not verify(packed.digest, packed.signature, key, PACKED_MODEL):
+        raise BundleError(f"{path} is not signed by the owner of {key}", fix="do not use it; ask its maker")
+    return packed
+
+
+def unpack(packed: Packed, out: Path) -> list[Path]:
+    """Write the bundles of a packed file into a new folder, every file's hash checked.
+
+    Raises:
+        BundleError: a bundle is damaged.
+        EdgeKitError: `out` exists or cannot be written.
+    """
+    with new_folder(out) as folder:
+        # they are stored as they are, so they take no more than the file
+        for path in cargo.unpack_bundles(io.BytesIO(packed.content), folder, len(packed.content), "the packed file"):
+            bundle = Bundle.open(path)
+            path.rename(
+                folder / f"{bundle.manifest.name}-{bundle.manifest.format}-{bundle.manifest.precision}-{bundle.id}"
+            )
+        (folder / "bundles").rmdir()
+    return sorted(out.iterdir())
+
+
+def _read(path: Path) -> Packed:
+    try:
+        if not path.is_file():  # a fifo would be waited for
+            raise OSError(errno.EINVAL, "it is no file")
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}", fix="pass a file that edgekit pack wrote") from error
+    body, stored = content[:-HASH_DIGITS], content[-HASH_DIGITS:]
+    if not content.startswith(_SHEBANG) or hashlib.sha256(body).hexdigest().encode() != stored:
+        raise BundleError(f"{path} is damaged, or no packed model", fix="copy it again, or pack it again")
+    signature, signed = body[-SIGNATURE_DIGITS:], None
+    if signature != b"-" * SIGNATURE_DIGITS:
+        try:
+            signed = bytes.fromhex(signature.decode("ascii"))
+        except ValueError:
+            raise BundleError(f"{path} is no packed model", fix="get it again from its maker") from None
+    return Packed(content, hashlib.sha256(body[:-SIGNATURE_DIGITS]).digest(), signed)

@@ -1,0 +1,85 @@
+"""The first lines of a packed model: is the file whole, is this Python new enough, are the packages there.
+
+It is `__main__.py` of the file that `edgekit pack` makes, and runs before all else in it is loaded, on any Python 3.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import zipfile
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+# The file ends in a signature (or as many dashes) and the SHA-256 of all before it, both in hexadecimal digits.
+SIGNATURE_DIGITS, HASH_DIGITS = 128, 64
+
+
+def check_whole(path):
+    """End with one line if a byte of the file is not as it was written."""
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content[:-HASH_DIGITS]).hexdigest().encode() != content[-HASH_DIGITS:]:
+        sys.exit("error: " + str(path) + " is damaged: it is not as it was packed\nfix: copy it again")
+
+
+def main():
+    """Check, unpack into a temporary folder, run."""
+    path = Path(sys.argv[0]).resolve()
+    check_whole(path)
+    if sys.version_info < (3, 10):  # noqa: UP036 # it may be run by an older one
+        sys.exit("error: this is Python " + sys.version.split()[0] + ", 3.10 or newer is needed\nfix: install one")
+    names = {"numpy": "numpy", "PIL": "pillow", "onnxruntime": "onnxruntime"}
+    missing = [package for module, package in names.items() if find_spec(module) is None]
+    if missing:
+        fix = sys.executable + " -m pip install " + " ".join(missing)
+        sys.exit("error: not installed here: " + ", ".join(missing) + "\nfix: " + fix)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="edgekit-tmp-"))
+    except OSError as error:
+        sys.exit("error: no temporary files can be written: " + str(error) + "\nfix: set TMPDIR to a folder with room")
+    try:
+        with lock(folder):
+            run(path, folder / "content")
+    finally:
+        shutil.rmtree(str(folder), ignore_errors=True)
+
+
+def end(number, _):
+    """A signal ends the process by way of what it has to remove."""
+    sys.exit(128 + number)
+
+
+def lock(folder):
+    """Lock a scratch folder as deploy/files.py does, which sweeps what nobody holds."""
+    stream = (folder / "unlocked").open("x")
+    try:
+        fcntl = import_module("fcntl")
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        pass
+    (folder / "unlocked").rename(folder / "lock")
+    return stream
+
+
+def run(path, folder):
+    """Unpack and measure; the folder has to be removed afterwards."""
+    try:
+        with zipfile.ZipFile(str(path)) as archive:
+            archive.extractall(str(folder))
+    except OSError as error:
+        sys.exit("error: no room to unpack: " + str(error) + "\nfix: set TMPDIR to a folder with room")
+    sys.path[0] = str(folder)
+    # the processes that measure need it too, beside what the user has set
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["TMPDIR"] = str(folder)  # what they leave goes with it
+    sys.exit(import_module("edgekit.toolkit.packing.on_device").main(path, folder))
+
+
+if __name__ == "__main__":
+    main()

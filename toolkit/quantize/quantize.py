@@ -1,0 +1,307 @@
+"""Post-training quantization: prepare, observe, emit, verify, judge: a stage a file."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ...deploy.bundle import Bundle, Manifest, create
+from ...deploy.errors import BundleError, DataError, EdgeKitError
+from ...deploy.files import scratch_folder
+from ...deploy.images import ImageSet, stratified
+from ...deploy.parity import Parity, compare, decibels, powers
+from ...deploy.registry import choose
+from ...deploy.session import Session, SessionOptions, open_session
+from ..analysis.contract import Drop, Judgement, compare_accuracy, judge_drop
+from ..console import progress_bar
+from ..datasets import part_of, place
+from ..validation.overlap import used_elsewhere
+from ..workspace import REJECTED, RUNS, new_path
+from .targets import TARGETS, this_machine
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .gate import SignalToNoise
+
+# Which part of the data calibrates, and which one judges: the test part is not touched before validate.
+_CALIBRATION, _SELECTION = "train", "validation"
+_SEED = 0
+
+# Ranges from fewer images than the first number are refused, from fewer than the second warned of.
+_FEWEST, _FEW = 8, 100
+# The file is run unoptimised on this many selection images, because it is several times slower so.
+_UNOPTIMISED_IMAGES = 48
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantize made.
+
+    Attributes:
+        bundle: the new bundle; its folder ends in `.rejected` when its logits are noise, or the contract was missed.
+        drop: on the selection part; None without labelled images.
+        judgement: the outcome of the gate on the logits, or else the contract's.
+        remarks: warnings first, the most important one at the front.
+    """
+
+    bundle: Bundle
+    drop: Drop | None
+    judgement: Judgement
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What to say of it: a rejection or the warnings come first."""
+        judged = (self.judgement.sentence,)
+        return (*judged, *self.remarks) if self.judgement.outcome == "fail" else (*self.remarks, *judged)
+
+
+def quantize(
+    bundle: Bundle,
+    *,
+    precision: str = "int8",
+    target: str | None = None,
+    images: str | None = None,
+    calibration_images: int = 512,
+    max_drop: float | None = None,
+    allow_few: bool = False,
+    skip_corrupt: bool = False,
+    out: Path | None = None,
+    runs: Path = RUNS,
+) -> Quantized:
+    """Write an fp32 ONNX bundle with its precision lowered, and judge it on the selection images.
+
+    int8: QDQ, per-channel weights, ranges from the calibration images (drawn by class from the training part).
+    fp16: weights and arithmetic by casts; input and output stay float32.
+
+    Args:
+        target: a key of TARGETS; None is this machine.
+        images: another place for calibration and selection images than the bundle's own data set.
+        max_drop: see contract.judge_drop.
+        allow_few: calibrate with fewer than 8 images too.
+
+    Raises:
+        BundleError: not an fp32 ONNX bundle.
+        DataError: no calibration images, or too few.
+        EdgeKitError: the result is not what was asked for (weights left float).
+    """
+    import onnx
+
+    from ...export.onnx_file import to_bytes
+    from .gate import warning
+    from .prepare import prepare
+
+    if out is not None and out.exists():
+        raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
+    if bundle.manifest.format != "onnx" or bundle.manifest.precision != "fp32":
+        raise BundleError(
+            f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
+            fix="run: edgekit export --format onnx",
+        )
+    lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
+    path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
+    request = _Request(bundle, target, images, calibration_images, allow_few, skip_corrupt)
+    model = prepare(onnx.load(str(bundle.model_path)))
+    lowered = lower(model, request)
+    manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
+    content = to_bytes(lowered.model)
+    selection = part_of(bundle, _SELECTION, images, skip_corrupt=skip_corrupt)
+    compared = _compare(bundle, manifest, content, selection, timed=lowered.timed)
+    judgement = _refusal(bundle, compared.noise, precision, lowered) or judge_drop(compared.drop, max_drop)
+    details = {
+        **lowered.details,
+        "parity": asdict(compared.parity),
+        "signal_to_noise_db": asdict(compared.noise),
+        "selection": compared.drop and asdict(compared.drop),
+        "judgement": asdict(judgement),
+    }
+    if judgement.outcome == "fail":
+        path = path.with_name(path.name + REJECTED)
+    with create(path) as draft:
+        (draft.folder / manifest.model).write_bytes(content)
+        draft.add_golden(bundle.golden())
+        draft.add_splits(bundle.splits())
+        draft.add_fingerprints(bundle.fingerprints() | used_elsewhere(bundle, images, details, skip_corrupt))
+        draft.finish(replace(manifest, details=details), ("onnx", "onnxruntime"))
+    warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
+    return Quantized(Bundle.open(path), compared.drop, judgement, (*(one for one in warnings if one), *lowered.remarks))
+
+
+class _Request(NamedTuple):
+    """What lowering the precision may need to know."""
+
+    bundle: Bundle
+    target: str | None
+    images: str | None
+    calibration_images: int
+    allow_few: bool
+    skip_corrupt: bool
+
+
+class _Lowered(NamedTuple):
+    """A model of lower precision.
+
+    Attributes:
+        details: what its manifest remembers of the making.
+        requires: what it requires of the machine.
+        layers: the nodes that were lowered.
+        alone: the model with only one of them lowered.
+        timed: whether this machine is what it was made for.
+    """
+
+    model: "onnx.ModelProto"
+    details: dict[str, Any]
+    requires: dict[str, Any]
+    layers: list[str]
+    alone: "Callable[[str], onnx.ModelProto]"
+    timed: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
+    from .emit import emit_int8, int8_layers
+    from .observe import observe
+    from .verify import verify_int8
+
+    name = request.target or this_machine()
+    target = choose(TARGETS, name, "target", EdgeKitError)
+    images, warnings = _calibration(request)
+    with progress_bar("quantize") as show:
+        ranges = observe(model, request.bundle.manifest, images, lambda share: show("calibration", share))
+    quantized = emit_int8(model, ranges, target)
+    calibration = {
+        "images": place(request.images) if request.images else None,
+        "ids": images.ids,
+        "sha256": images.sha256(),
+        "seed": _SEED,
+        "method": "minmax",
+    }
+    return _Lowered(
+        quantized,
+        details={"target": name, "calibration": calibration, "verified": verify_int8(quantized)},
+        requires={"isa": "vnni"} if name == "x86" else {},
+        layers=int8_layers(model, target),
+        alone=lambda layer: emit_int8(model, ranges, target, [layer]),
+        timed=name == this_machine(),
+        remarks=(*warnings, f"target {name}: {target.why}"),
+    )
+
+
+def _fp16(model: "onnx.ModelProto", request: _Request) -> _Lowered:
+    from .emit import emit_fp16, fp16_layers
+    from .verify import verify_fp16
+
+    if request.target is not None:
+        raise EdgeKitError("fp16 is the same for every target", fix="leave out --target, or --precision int8")
+    halved = emit_fp16(model)
+    return _Lowered(
+        halved,
+        details={"verified": verify_fp16(halved)},
+        requires={},
+        layers=fp16_layers(model),
+        alone=lambda layer: emit_fp16(model, [layer]),
+    )
+
+
+def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
+    """The calibration images, and what there is to warn of.
+
+    Raises:
+        DataError: there are none, or too few.
+    """
+    if request.calibration_images < 1:
+        raise DataError(
+            f"{request.calibration_images} calibration images are not enough", fix="--calibration-images 512"
+        )
+    train = part_of(request.bundle, _CALIBRATION, request.images, skip_corrupt=request.skip_corrupt)
+    if train is None or len(train) == 0:
+        raise DataError(
+            f"{request.bundle.path} knows of no images to calibrate with", fix="pass --images with a folder"
+        )
+    images = train.stratified(request.calibration_images, _SEED)
+    if len(images) < _FEWEST and not request.allow_few:
+        raise DataError(
+            f"{len(images)} calibration images are too few to set the ranges of the activations",
+            fix=f"--calibration-images 512, --images with at least {_FEWEST} training images, or --allow-few",
+        )
+    warnings = []
+    if len(images) < _FEW:
+        warnings.append(f"warning: only {len(images)} calibration images; take {_FEW} or more")
+    classes = len(request.bundle.manifest.labels)
+    seen = len(np.unique(images.targets)) if images.labelled else min(len(images), classes)
+    if seen < classes:
+        warnings.append(f"warning: the calibration images show at most {seen} of {classes} classes")
+    return images, warnings
+
+
+class _Compared(NamedTuple):
+    """A new model beside its source; `slower` is a warning where it is slower here."""
+
+    parity: Parity
+    drop: Drop | None
+    noise: "SignalToNoise"
+    slower: str | None
+
+
+def _compare(
+    source: Bundle, manifest: Manifest, content: bytes, selection: ImageSet | None, *, timed: bool
+) -> _Compared:
+    """Run the new model, the same file unoptimised, and the source on the golden and the selection images."""
+    from .gate import SignalToNoise, unoptimised
+
+    golden = source.golden()
+    run_unoptimised = unoptimised(content, manifest.input.batch)
+    with scratch_folder() as folder:
+        (folder / manifest.model).write_bytes(content)
+        made = Bundle(folder, manifest, id="")
+        sessions = [open_session(source), open_session(made)]
+        slower = _slower(source, made, golden.tensors[: manifest.input.batch or 1]) if timed else None
+        logits = sessions[1].run(golden.tensors)
+        against_itself = powers(run_unoptimised(golden.tensors), logits)
+        selected, predictions = np.zeros(2), np.zeros((2, len(selection or ())), np.int64)
+        few = stratified(selection.targets, _UNOPTIMISED_IMAGES, _SEED) if selection is not None else ()
+        with progress_bar("quantize") as show:
+            for index, sample in enumerate(selection or ()):
+                tensor = manifest.preprocess(sample.image)[None]
+                answers = [session.run(tensor) for session in sessions]
+                selected += powers(answers[0], answers[1])
+                if index in few:
+                    against_itself += powers(run_unoptimised(tensor), answers[1])
+                predictions[:, index] = [int(answer[0].argmax()) for answer in answers]
+                show("selection images", (index + 1) / len(predictions[0]))
+    drop = compare_accuracy(selection.targets, predictions[0], predictions[1]) if selection is not None else None
+    on_selection = decibels(selected) if predictions.size else None
+    noise = SignalToNoise(decibels(powers(golden.logits, logits)), on_selection, decibels(against_itself))
+    return _Compared(compare(golden, logits), drop, noise, slower)
+
+
+def _slower(source: Bundle, made: Bundle, tensor: np.ndarray) -> str | None:
+    """A warning where the new model is slower than its source in a short trial; None where it is not."""
+    from .trial import speedup
+
+    one_thread = SessionOptions(threads=1)  # threads that wait for one another on a busy machine are not the model's
+    sessions: Sequence[Session] = [open_session(bundle, one_thread) for bundle in (source, made)]
+    median, upper = speedup(sessions[0], sessions[1], tensor)
+    if upper >= 1:
+        return None
+    return (
+        f"warning: {made.manifest.precision} is slower than fp32 here: {median:.2f}x in a trial of a second on one "
+        "thread; edgekit validate measures it"
+    )
+
+
+def _refusal(bundle: Bundle, noise: "SignalToNoise", precision: str, lowered: _Lowered) -> Judgement | None:
+    """The judgement of a model whose logits are noise, with the layers that cost most; None where they are not."""
+    from .gate import costliest, refusal
+
+    def layers() -> list[tuple[str, float]]:
+        golden, batch = bundle.golden(), bundle.manifest.input.batch
+        with progress_bar("quantize") as show:
+            return costliest(
+                lowered.layers, lowered.alone, golden.tensors, golden.logits, batch, lambda share: show("layers", share)
+            )
+
+    return refusal(noise, precision, layers)

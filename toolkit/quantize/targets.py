@@ -1,0 +1,60 @@
+"""What each target needs of a quantized graph, so that it runs it fast and right."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...deploy.environment import cpu_isa, has_vnni
+
+
+@dataclass(frozen=True)
+class Target:
+    """How to quantize for a kind of hardware.
+
+    Attributes:
+        signed: int8 activations, else uint8.
+        symmetric: activations' zero point in the middle of their type (0 for int8).
+        reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
+        quantize_bias: int32 biases; without, they stay float.
+        fused: the compiler fuses a layer with what follows it, so values are rounded where such a group begins, not
+            after each operator.
+        why: one line for the person.
+    """
+
+    signed: bool
+    symmetric: bool
+    reduce_range: bool
+    quantize_bias: bool
+    fused: bool
+    why: str
+
+
+TARGETS: dict[str, Target] = {
+    "x86": Target(
+        False, False, False, True, False, "uint8 activations, which x86 with VNNI multiplies by int8 at full speed"
+    ),
+    "x86-avx2": Target(
+        False, False, True, True, False, "uint8 activations and 7-bit weights: without VNNI 8 bits saturate"
+    ),
+    "arm": Target(True, False, False, True, False, "int8 activations, which ARM's dot product multiplies by int8"),
+    "tensorrt": Target(
+        True,
+        True,
+        False,
+        False,
+        True,
+        "symmetric int8 activations and float biases, the form its parser takes, and rounding only where it fuses",
+    ),
+}
+
+
+def this_machine() -> str:
+    """The target that this machine is."""
+    return target_for(platform.machine(), cpu_isa())
+
+
+def target_for(machine: str, isa: Sequence[str]) -> str:
+    """The target that a machine of this kind, with these extensions, is."""
+    if machine.lower() in ("aarch64", "arm64"):
+        return "arm"
+    return "x86" if has_vnni(isa) else "x86-avx2"

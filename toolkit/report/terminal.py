@@ -1,0 +1,290 @@
+"""Results as tables that people read in a terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Column, Table
+from rich.text import Text
+
+from ...deploy.visible import visible
+from ..analysis.wording import (
+    DEVICE_COLUMNS,
+    against_lines,
+    agreement_lines,
+    device_rows,
+    drop_cell,
+    drop_text,
+    engine_lines,
+    headline_of,
+    host_lines,
+    mean_text,
+    megabytes,
+    milliseconds,
+    model_name,
+    model_names,
+    noise_summary,
+    noisy_devices,
+    percent,
+    ratio_lines,
+    recommendation_lines,
+    scenario_lines,
+    share,
+    speedup_cell,
+    speedup_text,
+    speedups,
+    subject,
+    thread_lines,
+    warning_lines,
+)
+from ..console import Line, styled
+
+_NODES_SHOWN = 3
+# Columns that hold words; the others hold figures.
+_NAMES = ("model", "device", "against", "against itself", "found", "expected")
+# Columns that no table needs.
+_UNLIMITED = 10_000
+_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+# What is said below a validation's table.
+_TOLD = (
+    thread_lines, ratio_lines, speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines,
+)  # fmt: skip
+
+
+def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
+    """What came out in one line, the models side by side, the warnings, and the verdict last, where the eye is."""
+    names = model_names(report)
+    yield styled(report["headline"], "bold")
+    yield subject(report)
+    table = _table("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up")
+    for model in report["models"]:
+        table.add_row(
+            names[model["id"]],
+            megabytes(model["size_bytes"]),
+            percent(model["top1"]),
+            _stacked(drop_cell(model, report)),
+            mean_text(model),
+            milliseconds(model["latency_ms"]["p50"]),
+            _stacked(speedup_cell(model)),
+        )
+    yield _Fitting(table)
+    for line in (line for tell in _TOLD for line in tell(report)):
+        yield line
+    for line in warning_lines(report):
+        yield Text.assemble(("warning", "yellow"), f" {visible(line)}")
+    for line in noise_summary(report):
+        yield styled(line, "dim")
+    yield _verdict(report)
+
+
+def devices_table(document: Mapping[str, Any]) -> Iterator[Any]:
+    """The models on several devices, whether these agree, and the worst verdict last."""
+    yield styled(headline_of(document), "bold")
+    table = _table(*DEVICE_COLUMNS)
+    for row in device_rows(document):
+        table.add_row(*row[:3], *map(_stacked, row[3:]))
+    yield _Fitting(table)
+    for line in (*agreement_lines(document), *recommendation_lines(document)):
+        yield line
+    for line in noisy_devices(document):
+        yield styled(line, "yellow")
+    yield _verdict(document)
+
+
+def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """A row an image."""
+    table = Table()
+    for column in ("image", "true", "predicted"):
+        table.add_column(column)
+    for one in predictions:
+        pairs = zip(one["labels"], one["confidences"], strict=True)
+        best = ", ".join(f"{label} {share:.1%}" for label, share in pairs)
+        table.add_row(one["id"], one["truth"] or "-", best)
+    yield table
+
+
+def build_plan_table(plan: Any) -> Iterator[Any]:
+    """What troubles TensorRT in a graph, a line a rule with its first nodes, and the command lines."""
+    rules: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for finding in plan.findings:
+        rules.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
+    if not rules:
+        yield f"{plan.bundle}: nothing that TensorRT refuses, slows down or changes"
+    for (severity, rule, fix), found in sorted(rules.items()):
+        colour = "red" if severity == "error" else "yellow"
+        releases = f" (TensorRT {', '.join(found[0]['releases'])})" if found[0]["releases"] else ""
+        yield Text.assemble((severity, colour), visible(f" {rule}{releases}, {len(found)}x; {fix}"))
+        for finding in found[:_NODES_SHOWN]:
+            yield f"    {finding['node']}: {finding['message']}"
+        if len(found) > _NODES_SHOWN:
+            yield f"    … and {len(found) - _NODES_SHOWN} more (--json)"
+    for release, line in plan.commands.items():
+        yield f"TensorRT {release}: {line}"
+
+
+def facts_table(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """Two columns, nested entries indented."""
+    table = Table(show_header=False, box=None)
+    _add_facts(table, facts, "")
+    yield table
+
+
+def doctor_table(found: Mapping[str, Any]) -> Iterator[Any]:
+    """The machine, its state, what measuring costs on it, then the packages."""
+    overhead = found["overhead"]
+    yield from facts_table(
+        {
+            **found["machine"],
+            "gpu that torch sees": found["gpu"] or "none",
+            "state": found["state"],
+            "a call that does nothing takes": f"{overhead['in_process_ns'] / 1e3:.2f} µs, "
+            f"through the agent {overhead['through_agent_ns'] / 1e3:.2f} µs",
+        }
+    )
+    yield _packages(found["packages"])
+    yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
+    advised, allowed = found["threads_advised"], found["machine"]["cores_allowed"]
+    if advised < allowed:
+        advice = f": validate --threads {advised}, or wait until they are done"
+        yield Text.assemble(("other processes keep cores busy", "yellow"), advice)
+
+
+def board_table(found: Mapping[str, Any]) -> Iterator[Any]:
+    """A board: the machine and its state as far as it can say, the packages, what is amiss."""
+    facts = found["python"]
+    own = {
+        "python": f"{'.'.join(map(str, facts['python']))} {facts['executable']}",
+        "cache": f"{facts['cache']}, {megabytes(facts['cache_bytes'])} used, {megabytes(facts['free_bytes'])} free",
+        "rsync": "there" if facts["rsync"] else "not there: files go by sftp",
+    }
+    machine = found.get("machine", {"machine": facts["machine"], "system": facts["system"]})
+    yield from facts_table({**machine, **own, **({"state": found["state"]} if "state" in found else {})})
+    yield _packages(found["packages"])
+    for remark in found["remarks"]:
+        yield styled(remark, "yellow")
+    if "target" in found:
+        yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
+
+
+def _packages(packages: Sequence[Any]) -> Table:
+    table = Table()
+    for column in ("package", "version", "for", "install"):
+        table.add_column(column)
+    for package in packages:
+        missing = package.version is None
+        version = styled("missing", "yellow") if missing else package.version
+        table.add_row(package.name, version, package.purpose, package.install if missing else "")
+    return table
+
+
+def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
+    """A model against itself and against itself slowed, and what this machine resolves."""
+    yield f"{found['model']}, {milliseconds(found['call_ms'])} a call"
+    table = _table("against itself", "speed-up", "found", "expected")
+    planted = f"slowed to {found['slowed']['planted']:.3f}x"
+    for name, key, expected in (("unchanged", "same", "no difference"), (planted, "slowed", "slower")):
+        one = found[key]
+        interval = _stacked(f"{one['ratio']:.4f}x [{one['low']:.4f}, {one['high']:.4f}]")
+        colour = "green" if one["outcome"] == expected else "red"
+        table.add_row(name, interval, styled(one["outcome"], colour), expected)
+    yield _Fitting(table)
+    for line in noise_summary(found):
+        yield styled(line, "dim")
+    yield f"in {found['seconds']:.0f} s this machine resolves a difference of about {share(found['resolves'])}"
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Iterator[Any]:
+    """The last report's candidates against each report before it, and the verdict against the first."""
+    yield styled(headline_of(comparison), "bold")
+    yield comparison["report"]
+    table = _table("model", "against", "drop, points", "mean latency", "before", "speed-up")
+    for row in comparison["rows"]:
+        against = row["against"]
+        speedup = f"{speedup_text(against['speedup'])} {against['outcome']}"
+        table.add_row(
+            model_name(row), against["report"], _stacked(drop_text(against["drop"])), mean_text(row),
+            milliseconds(against.get("time_ms")), _stacked(speedup),
+        )  # fmt: skip
+    yield _Fitting(table)
+    for how in dict.fromkeys(row["against"]["how"] for row in comparison["rows"]):
+        yield f"compared {how}"
+    for line in noise_summary(comparison):
+        yield styled(line, "dim")
+    yield _verdict(comparison)
+
+
+def _verdict(document: Mapping[str, Any]) -> Text:
+    verdict = document["verdict"]
+    return Text.assemble((verdict, f"bold {_COLOURS[verdict]}"), f": {visible(document['reason'])}")
+
+
+def _table(*columns: str) -> Table:
+    """An empty table: names may be broken between words, figures are not broken at all."""
+    table = Table(box=SIMPLE_HEAD)
+    for column in columns:
+        name = column in _NAMES
+        header = Text(column if name else column.replace(" ", "\n"))
+        table.add_column(header, justify="left" if name else "right", no_wrap=not name, vertical="top")
+    return table
+
+
+def _stacked(text: str) -> Text:
+    """An estimate over its interval over its outcome, so that the table fits 80 columns."""
+    return Text(visible(text).replace(" [", "\n[").replace("] ", "]\n"))
+
+
+class _Fitting:
+    """A table; where the terminal is too narrow for its words, each row's cells one below the other instead."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited = options.update(max_width=_UNLIMITED)
+        natural = Measurement.get(console, unlimited, self._table).maximum
+        if options.no_wrap:  # a file or a pipe
+            yield from console.render(self._table, options.update(max_width=natural))
+            return
+        if natural > options.max_width:
+            for column in self._table.columns:
+                column.width = _least_width(column)
+        if Measurement.get(console, unlimited, self._table).minimum > options.max_width:
+            self._table.padding, self._table.pad_edge = 0, False
+        if Measurement.get(console, unlimited, self._table).minimum <= options.max_width:
+            yield self._table
+            return
+        yield from self._rows()
+
+    def _rows(self) -> Iterator[Any]:
+        columns = self._table.columns
+        for row in zip(*(column.cells for column in columns), strict=True):
+            yield Text()
+            for column, cell in zip(columns, row, strict=True):
+                yield Line(" ".join(f"{_plain(column.header)}: {_plain(cell)}".split()))
+
+
+def _least_width(column: Column) -> int:
+    """How narrow a column can be: as its longest word, or its longest figure."""
+    cells = [_plain(cell) for cell in (column.header, *column.cells)]
+    return max(cell_len(part) for cell in cells for part in (cell.splitlines() if column.no_wrap else cell.split()))
+
+
+def _plain(cell: Any) -> str:
+    return cell.plain if isinstance(cell, Text) else str(cell)
+
+
+def _add_facts(table: Table, facts: Mapping[str, Any], indent: str) -> None:
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            table.add_row(styled(f"{indent}{key}", "bold"), "")
+            _add_facts(table, value, indent + "  ")
+            continue
+        if isinstance(value, (list, tuple)):
+            flat = [" ".join(map(str, entry.values())) if isinstance(entry, Mapping) else str(entry) for entry in value]
+            value = ", ".join(flat[:20]) + (f" … ({len(flat)})" if len(flat) > 20 else "")
+        table.add_row(f"{indent}{key}", str(value))

@@ -1,0 +1,4 @@
+"""Training: recipes, the loop, checkpoints, augmentation, curves.
+
+Networks are in models, data sets in toolkit/datasets.py.
+"""

@@ -1,0 +1,78 @@
+"""What a training run keeps on disk after each epoch: the best weights, its whole state, metrics and curves."""
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_weights
+from torch import nn
+
+from ...deploy.files import write_file
+from .curves import draw_curves
+
+STATE, BEST, METRICS, CURVES = "last.pt", "best.safetensors", "metrics.csv", "curves.png"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: whole epochs.
+        best: the best validation accuracy.
+        history: a row of metrics an epoch.
+        planned: the number of epochs that the schedule was made for.
+    """
+
+    epoch: int = 0
+    best: float = -1.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    planned: int = 0
+
+    def add(self, row: dict[str, float]) -> bool:
+        """Count an epoch; says whether it is the best so far."""
+        better = row["validation_accuracy"] > self.best
+        self.epoch += 1
+        self.best = max(self.best, row["validation_accuracy"])
+        self.history.append(row)
+        return better
+
+
+def save(work: Path, progress: Progress, better: bool, network: nn.Module, optimizer: Any, scheduler: Any) -> None:
+    """Write an epoch's files, each whole or not at all; the state last, since resuming believes it."""
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
+    if better:
+        write_file(work / BEST, save_weights(weights))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(progress.history[-1]))
+    writer.writeheader()
+    writer.writerows(progress.history)
+    write_file(work / METRICS, table.getvalue())
+    write_file(work / CURVES, draw_curves(progress.history))
+    stream = io.BytesIO()
+    saved = {"network": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    torch.save({**saved, **vars(progress)}, stream)
+    write_file(work / STATE, stream.getvalue())
+
+
+def epochs(work: Path) -> int:
+    """How many whole epochs a run's folder holds."""
+    return torch.load(work / STATE, weights_only=True)["epoch"]
+
+
+def restore(work: Path, network: nn.Module, optimizer: Any, scheduler: Any, planned: int) -> Progress:
+    """Load the last whole epoch into the network, optimizer and schedule; a run's beginning when there is none.
+
+    Args:
+        planned: epochs of the schedule, where the state does not say.
+    """
+    if not (work / STATE).is_file():
+        return Progress()
+    saved = torch.load(work / STATE, weights_only=True)
+    network.load_state_dict(saved["network"])
+    optimizer.load_state_dict(saved["optimizer"])
+    scheduler.load_state_dict(saved["scheduler"])
+    return Progress(saved["epoch"], saved["best"], saved["history"], saved.get("planned", planned))

@@ -1,0 +1,272 @@
+"""Recipes: every setting of a training, read from TOML, strict about its keys."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ...deploy.bundle import check_name
+from ...deploy.documents import DocumentError
+from ...deploy.errors import RecipeError, unknown
+from ...models.network import LIBRARIES, MODELS
+from ..workspace import safe_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports] # only installed where it is needed
+
+
+# A recipe has some forty lines.
+_MAX_BYTES = 1 << 20
+
+_SHIPPED = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images, and how they are divided (see datasets.load_dataset)."""
+
+    data: str = "digits"
+    root: str | None = None
+    seed: int = 0
+    validation: float = 1 / 6
+    skip_corrupt: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which network (see models.create)."""
+
+    name: str = "convnet"
+    activation: str = "relu"
+    pretrained: bool = False
+
+
+@dataclass(frozen=True)
+class PreprocessSettings:
+    """How an image becomes the network's input; "auto" is decided from the training images (see preprocessing.py).
+
+    Attributes:
+        size: (height and width) in pixels, 0 for auto.
+        resize: the shorter side before the crop, in pixels, 0 for auto.
+        mean, std: a value a channel on the scale [0, 1]; empty for auto.
+    """
+
+    mode: Literal["auto", "RGB", "L"] = "auto"
+    size: int = 0
+    resize: int = 0
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Random changes of training images, all off by default.
+
+    Attributes:
+        resized_crop: smallest share of the area that a random resized crop keeps, 0 for none.
+        pad_crop: pixels of padding before a random crop, 0 for none.
+        horizontal_flip: probability.
+        colour: strength of brightness, contrast and saturation changes.
+    """
+
+    resized_crop: float = 0.0
+    pad_crop: int = 0
+    horizontal_flip: float = 0.0
+    colour: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How the network is trained.
+
+    Attributes:
+        lr: learning rate, the peak of one-cycle.
+        step_size, gamma: StepLR's: the rate is multiplied by `gamma` every `step_size` epochs.
+        clip: largest norm of the gradient, 0 for no limit.
+        workers: processes that load a part; -1 is auto: none for arrays, and for few or small files (screening.py).
+        device: auto, cpu or cuda.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: float = 2e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["step", "cosine", "one-cycle", "constant"] = "one-cycle"
+    step_size: int = 10
+    gamma: float = 0.9
+    label_smoothing: float = 0.0
+    clip: float = 0.0
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = -1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting of a training."""
+
+    name: str = "model"
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+    @classmethod
+    def load(cls, name: str, settings: Iterable[str] = ()) -> "Recipe":
+        """Read a shipped recipe by its name, or a file, then change single settings ("train.lr=0.01").
+
+        Raises:
+            RecipeError: no such recipe, an unknown key, a value of the wrong type or out of range.
+        """
+        path = Path(name)
+        if name in shipped():
+            text = (_SHIPPED / f"{name}.toml").read_text()
+        elif path.suffix == ".toml" and path.is_file():
+            text = _read(path)
+        else:
+            raise RecipeError(unknown("recipe", name, shipped()), fix="pass a shipped recipe's name or a .toml file")
+        return cls.from_dict({"name": safe_name(path.stem), **_parse(text, name)}).changed(settings)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
+        """Build a recipe from nested plain values.
+
+        Raises:
+            RecipeError: an unknown key, a value of the wrong type or out of range.
+        """
+        recipe = _build(cls, data, "")
+        _check(recipe)
+        return recipe
+
+    def changed(self, settings: Iterable[str]) -> "Recipe":
+        """A recipe with "section.key=value" settings applied; values are TOML, or bare words."""
+        data = asdict(self)
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            section, _, name = key.strip().rpartition(".")
+            if not equals:
+                raise RecipeError(f"cannot read the setting {setting!r}", fix="write it as --set train.lr=0.01")
+            if section and not isinstance(data.get(section), dict):
+                sections = [entry for entry in data if isinstance(data[entry], dict)]
+                raise RecipeError(unknown("recipe section", section, sections), fix="see edgekit train --help")
+            (data[section] if section else data)[name] = _value(value.strip())
+        return Recipe.from_dict(data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, which from_dict reads."""
+        return asdict(self)
+
+
+def shipped() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(file.stem for file in _SHIPPED.glob("*.toml"))
+
+
+def for_model(model: str) -> Recipe:
+    """The shipped recipe of a network, or the general one for a network without."""
+    recipe = Recipe.load(model) if model in shipped() else Recipe()
+    return Recipe.from_dict({**recipe.to_dict(), "model": asdict(replace(recipe.model, name=model))})
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise RecipeError(f"{path} is larger than {_MAX_BYTES} bytes", fix="pass a recipe")
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read {path}: {error}", fix="save it as text in UTF-8") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # ValueError of a number without end
+        raise RecipeError(f"{where} is not TOML: {error}", fix="correct the line it names") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        return text
+
+
+def _build(kind: type, data: Mapping[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in data.items():
+        if key not in hints:
+            raise RecipeError(unknown("recipe key", f"{where}{key}", [f"{where}{name}" for name in hints]),
+                              fix="correct the key")  # fmt: skip
+        if is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{where}{key} must be a section", fix=f"write [{key}] and its keys below it")
+            values[key] = _build(hints[key], value, f"{where}{key}.")  # type: ignore[arg-type]
+        else:
+            values[key] = _typed(hints[key], value, f"{where}{key}")
+    return kind(**values)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """The value as its field's type; ints pass for floats, lists for tuples; nothing else is converted."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise RecipeError(unknown(where, str(value), [str(choice) for choice in get_args(hint)]),
+                              fix=f"choose one of: {', '.join(map(str, get_args(hint)))}")  # fmt: skip
+        return value
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_typed(float, entry, where) for entry in value)
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    for kind in kinds:
+        if type(value) is kind:
+            return value
+    raise RecipeError(
+        f"{where} is {value!r}, a {type(value).__name__}", fix=f"give a {getattr(kinds[0], '__name__', 'tuple')}"
+    )
+
+
+def _check(recipe: Recipe) -> None:
+    """Values that have the right type and make no sense."""
+    train, augment = recipe.train, recipe.augment
+    rules = {
+        "train.epochs must be 1 or more": train.epochs >= 1,
+        "train.batch_size must be 1 or more": train.batch_size >= 1,
+        "train.lr must be positive": 0 < train.lr < float("inf"),
+        "train.step_size must be 1 or more": train.step_size >= 1,
+        "train.weight_decay must not be negative": train.weight_decay >= 0,
+        "train.momentum must be from 0 to 1": 0 <= train.momentum < 1,
+        "train.label_smoothing must be from 0 to 1": 0 <= train.label_smoothing < 1,
+        "train.clip must not be negative": train.clip >= 0,
+        "data.validation must be between 0 and 1": 0 < recipe.data.validation < 1,
+        "augment.resized_crop must be from 0 to 1": 0 <= augment.resized_crop <= 1,
+        "augment.pad_crop must not be negative": augment.pad_crop >= 0,
+        "augment.horizontal_flip must be from 0 to 1": 0 <= augment.horizontal_flip <= 1,
+        "augment.colour must not be negative": augment.colour >= 0,
+        "preprocess.size and resize must not be negative": min(recipe.preprocess.size, recipe.preprocess.resize) >= 0,
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise RecipeError(rule, fix="correct the value in the recipe or in --set")
+    try:
+        check_name(recipe.name)
+    except DocumentError as error:
+        raise RecipeError(str(error), fix='e.g. name = "my-model"') from error
+    library, _, name = recipe.model.name.partition(":")
+    if recipe.model.name not in MODELS and not (library in LIBRARIES and name):
+        raise RecipeError(
+            unknown("model", recipe.model.name, MODELS),
+            fix=f"choose {', '.join(MODELS)}, torchvision:NAME or timm:NAME",
+        )

@@ -1,0 +1,66 @@
+"""What is looked at before the first epoch: every image's header, the classes, and whether loader processes pay off."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...deploy.errors import TrainingError
+from ...deploy.images import read_headers
+from ...deploy.preprocess import SIXTEEN_BITS, Header
+from ..console import say
+from ..datasets import PARTS, Dataset
+
+# Decoding and preprocessing a JPEG on one core, measured on an EPYC at 0.001 to 12 megapixels.
+_MS_AN_IMAGE, _MS_A_MEGAPIXEL = 2.0, 14.0
+# A loader process takes 3 to 9 s to import torch. Two of them save half of an epoch's loading: with less than this to
+# load in an epoch, ten epochs do not earn back the three times (training, validation, test) that they are started.
+_WORTH_PROCESSES = 5.0
+_MOST_PROCESSES = 4
+
+
+def screen(dataset: Dataset) -> dict[str, list[Header]]:
+    """The headers of every part's image files, after a check that the set can train a classifier.
+
+    Raises:
+        TrainingError: images without labels, or all of one class.
+        DataError: image files that cannot be read.
+    """
+    if not dataset.train.labelled:
+        raise TrainingError(f"{dataset.data} has images without labels", fix="put them into class folders")
+    classes = np.unique(dataset.train.targets)
+    if len(classes) < 2:
+        raise _one_class(dataset, dataset.train.labels[classes[0]])
+    headers = {part: read_headers(getattr(dataset, part)) for part in PARTS}
+    deep = sum(header.mode in SIXTEEN_BITS for found in headers.values() for header in found)
+    if deep:
+        say(f"{deep} grey images of 16 bits: the upper 8 bits are used, here and on the device")
+    return headers
+
+
+def processes(setting: int, headers: Sequence[Header]) -> int:
+    """How many processes load a part: the setting, or for -1 as many as its image files are worth (arrays: none)."""
+    if setting >= 0:
+        return setting
+    ms = sum(_MS_AN_IMAGE + _MS_A_MEGAPIXEL * header.size[0] * header.size[1] / 1e6 for header in headers)
+    return min(_MOST_PROCESSES, os.cpu_count() or 1) if ms / 1000 > _WORTH_PROCESSES else 0
+
+
+def _one_class(dataset: Dataset, name: str) -> TrainingError:
+    """The error, which names the folder that holds the class folders where there is one."""
+    folder = Path(dataset.data) / name
+    while folder.is_dir() and len(below := _folders(folder)) == 1:
+        folder = below[0]
+    if folder.is_dir() and (below := _folders(folder)):
+        names = ", ".join(entry.name for entry in below[:5])
+        return TrainingError(
+            f"{dataset.data} has one class, {name}; its folder holds class folders: {names}", fix=f"--data {folder}"
+        )
+    return TrainingError(
+        f"all training images of {dataset.data} are of one class, {name}", fix="a classifier needs two classes at least"
+    )
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))

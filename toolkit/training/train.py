@@ -1,0 +1,398 @@
+"""Training: one flat loop on Lightning Fabric."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning_fabric
+import torch
+from safetensors.torch import load as load_weights
+from safetensors.torch import save as save_weights
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
+from torch.utils.data import DataLoader
+
+from ...deploy.bundle import Bundle, Manifest, TensorSpec, create, make_golden
+from ...deploy.errors import RecipeError, TrainingError
+from ...deploy.files import new_folder, write_file
+from ...deploy.preprocess import Header, Preprocess
+from ...models.network import create_network
+from ..console import TrainingBar, say, stderr, stdout
+from ..datasets import PARTS, Dataset, load_dataset
+from ..workspace import RUNS, claimed, exists, locked, make_folder, new_path, release
+from . import checkpoint
+from .augment import Examples, batches, collate
+from .choose_preprocess import decide
+from .curves import over_fitting
+from .recipe import Recipe, TrainSettings
+from .schedules import OF_THE_TOTAL, OPTIMIZERS, make_schedule, remake_schedule
+from .screening import processes, screen
+
+WORK = ".train"
+_RECIPE = "recipe.json"
+_SPOKEN = {"train": "training", "validation": "validation", "test": "test"}
+
+
+@dataclass
+class _Run:
+    """A training under way. `network` is what Fabric makes of `plain`, whose weights are the same."""
+
+    fabric: lightning_fabric.Fabric
+    settings: TrainSettings
+    work: Path
+    plain: nn.Module
+    network: Any
+    optimizer: Any
+    scheduler: Any
+    loaders: dict[str, Any]
+    progress: checkpoint.Progress
+
+
+def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, download: bool = False) -> Bundle:
+    """Train a network as the recipe says, keep the epoch that is best on the validation part, write a bundle.
+
+    The run's folder `NNN-name.train` beside the bundle holds the checkpoints, metrics.csv and curves.png.
+
+    Args:
+        download: fetch a named data set that is not on this machine.
+
+    Raises:
+        TrainingError: the loss is not a number any more.
+        RecipeError: the network cannot be made like this, or the device is not there.
+        DataError: the data set is not usable.
+    """
+    fabric = _fabric(recipe.train)
+    # of several processes one takes the number
+    own = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
+    bundle_path = fabric.broadcast(own)
+    work = bundle_path.with_name(bundle_path.name + WORK)
+    for path in (bundle_path, work):
+        if path.exists() and fabric.is_global_zero:
+            raise exists(path)
+    with claimed(bundle_path):
+        return _train(fabric, recipe, work, bundle_path, download=download)
+
+
+def resume_training(work: Path) -> Bundle:
+    """Continue an interrupted run from its last whole epoch; on one CPU the weights are those of an unbroken run.
+
+    Raises:
+        TrainingError: `work` is not the folder of an unfinished run, or another process is at it.
+    """
+    bundle_path = _bundle_of(work)
+    if not (work / _RECIPE).is_file() or bundle_path.exists():
+        raise TrainingError(f"{work} is not the folder of an unfinished training", fix="pass a folder runs/*.train")
+    recipe = _read_recipe(work)
+    return _train(_fabric(recipe.train), recipe, work, bundle_path, resumed=True)
+
+
+def extend_training(work: Path, epochs: int) -> Bundle:
+    """Train a run, finished or interrupted, until it has `epochs` epochs; a finished one becomes a new bundle.
+
+    With the schedules "step" and "constant" on one CPU, the weights are those of a run that was asked for `epochs`.
+
+    Raises:
+        TrainingError: `work` is not the folder of a training, or has that many epochs already.
+    """
+    if not (work / _RECIPE).is_file() or not (work / checkpoint.STATE).is_file():
+        raise TrainingError(f"{work} holds no epoch of a training", fix="pass a folder runs/*.train")
+    done = checkpoint.epochs(work)
+    if epochs <= done:
+        raise TrainingError(f"{work} has {done} epochs already", fix=f"ask for more: --resume --epochs {2 * done}")
+    recipe = _read_recipe(work)
+    recipe = recipe.changed([f"train.epochs={epochs}"])
+    fabric = _fabric(recipe.train)
+    bundle_path = _bundle_of(work)
+    if bundle_path.exists():
+        copied = Path()
+        if fabric.is_global_zero:
+            copied = new_path(recipe.name, work.parent)
+            with new_folder(copied.with_name(copied.name + WORK)) as folder:
+                shutil.copytree(work, folder, dirs_exist_ok=True)
+            release(copied)
+        bundle_path = fabric.broadcast(copied)
+    return _train(fabric, recipe, bundle_path.with_name(bundle_path.name + WORK), bundle_path, resumed=True)
+
+
+def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
+    """The folder of the newest training in `runs` that wrote no bundle and that no process is at.
+
+    Args:
+        finished: take one that wrote its bundle too.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    folders = [entry for entry in runs.glob(f"*{WORK}") if finished or not _bundle_of(entry).exists()]
+    folders = [entry for entry in folders if (entry / _RECIPE).is_file() and not _busy(entry)]
+    if not folders:
+        raise TrainingError(f"no {'' if finished else 'unfinished '}training in {runs}/", fix="run: edgekit train")
+    return max(folders, key=lambda entry: entry.stat().st_mtime)
+
+
+def _bundle_of(work: Path) -> Path:
+    return work.with_name(work.name.removesuffix(WORK))
+
+
+def _read_recipe(work: Path) -> Recipe:
+    return Recipe.from_dict(json.loads((work / _RECIPE).read_text()))
+
+
+def _busy(work: Path) -> bool:
+    with locked(work) as free:
+        return not free
+
+
+@contextlib.contextmanager
+def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Iterator[None]:
+    """The run's folder, made here unless the run is resumed, and locked: no other process trains or resumes it.
+
+    Raises:
+        EdgeKitError: another process was first.
+    """
+    if not fabric.is_global_zero:
+        yield
+        return
+    if not resumed:
+        make_folder(work)
+        release(_bundle_of(work))
+    with locked(work) as free:
+        if not free:
+            raise TrainingError(f"another process is training in {work}", fix="wait for it, or choose another --out")
+        yield
+
+
+def _train(
+    fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path, *,
+    resumed: bool = False, download: bool = False,
+) -> Bundle:  # fmt: skip
+    stderr.quiet = stdout.quiet = not fabric.is_global_zero  # one process speaks for all
+    torch.manual_seed(recipe.train.seed)
+    data = recipe.data
+    dataset = load_dataset(
+        data.data, root=data.root, seed=data.seed, validation=data.validation, skip_corrupt=data.skip_corrupt,
+        download=download,
+    )  # fmt: skip
+    headers = screen(dataset)
+    preprocess = decide(recipe.preprocess, dataset.train)
+    plain, architecture = _network(recipe, preprocess, len(dataset.train.labels))
+    with _occupied(fabric, work, resumed):
+        if fabric.is_global_zero:
+            write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
+        run = _start(fabric, recipe, _loaders(dataset, headers, preprocess, recipe), plain, work)
+        try:
+            _fit(run)
+        except KeyboardInterrupt:
+            say(f"stopped; {run.progress.epoch} whole epochs are kept in {work}: edgekit train --resume")
+            raise
+        if warning := over_fitting(run.progress.history):
+            say(warning)
+        plain.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
+        results = {"best_validation": run.progress.best, "test": _evaluate(run, run.loaders["test"])}
+        if fabric.is_global_zero:
+            _write(bundle_path, recipe, dataset, preprocess, plain.cpu().eval(), architecture, results, work)
+        fabric.barrier()
+    say(
+        f"test accuracy {results['test']['accuracy']:.4f} on {len(dataset.test)} images "
+        f"(best validation {run.progress.best:.4f})"
+    )
+    return Bundle.open(bundle_path)
+
+
+def _fit(run: _Run) -> None:
+    """The loop: train, evaluate and record, epoch after epoch."""
+    with TrainingBar(run.settings.epochs, len(run.loaders["train"])) as bar:
+        for epoch in range(run.progress.epoch, run.settings.epochs):
+            # One seed an epoch: a run that is resumed here draws what an uninterrupted one does.
+            torch.manual_seed(run.settings.seed * 100_003 + epoch + 1)
+            row = _train_epoch(run, epoch, bar)
+            evaluated = _evaluate(run, run.loaders["validation"])
+            row |= {f"validation_{key}": value for key, value in evaluated.items()}
+            better = run.progress.add(row)
+            if run.fabric.is_global_zero:
+                checkpoint.save(run.work, run.progress, better, run.plain, run.optimizer, run.scheduler)
+            bar.epoch(row)
+
+
+def _train_epoch(run: _Run, epoch: int, bar: TrainingBar) -> dict[str, float]:
+    """One pass over the training images; returns the epoch's row of metrics."""
+    run.network.train()
+    if hasattr(run.loaders["train"].sampler, "set_epoch"):
+        run.loaders["train"].sampler.set_epoch(epoch)
+    start, total, right, seen = time.monotonic(), 0.0, 0, 0
+    for step, (inputs, targets) in enumerate(batches(run.loaders["train"])):
+        logits = run.network(inputs)
+        loss = F.cross_entropy(logits, targets, label_smoothing=run.settings.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise _not_a_number(run, value, epoch, step)
+        run.fabric.backward(loss)
+        if run.settings.clip:
+            run.fabric.clip_gradients(run.network, run.optimizer, max_norm=run.settings.clip)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scheduler.step()
+        total += value * len(targets)
+        right += int((logits.argmax(1) == targets).sum())
+        seen += len(targets)
+        bar.step(len(targets))
+    return {
+        "epoch": epoch + 1,
+        "lr": run.scheduler.get_last_lr()[0],
+        "train_loss": total / seen,
+        "train_accuracy": right / seen,
+        "images_per_s": seen / (time.monotonic() - start),
+    }
+
+
+def _evaluate(run: _Run, loader: Any) -> dict[str, float]:
+    """Mean loss and accuracy over a part, summed over all processes."""
+    run.network.eval()
+    sums = torch.zeros(3, device=run.fabric.device, dtype=torch.float64)
+    with torch.inference_mode():
+        for inputs, targets in batches(loader):
+            logits = run.network(inputs).float()
+            loss = F.cross_entropy(logits, targets, reduction="sum").item()
+            sums += sums.new_tensor([loss, (logits.argmax(1) == targets).sum().item(), len(targets)])
+    loss, right, seen = torch.as_tensor(run.fabric.all_reduce(sums, reduce_op="sum")).tolist()
+    return {"loss": loss / seen, "accuracy": right / seen}
+
+
+def _not_a_number(run: _Run, value: float, epoch: int, step: int) -> TrainingError:
+    best = run.work / checkpoint.BEST
+    kept = f"the best checkpoint so far is {best}" if best.exists() else "no epoch was finished yet"
+    return TrainingError(
+        f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at learning rate "
+        f"{run.scheduler.get_last_lr()[0]:.3g}: the rate is too high or the gradients explode; {kept}",
+        fix="try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
+    )
+
+
+def _start(
+    fabric: lightning_fabric.Fabric,
+    recipe: Recipe,
+    parts: dict[str, DataLoader],
+    plain: nn.Module,
+    work: Path,
+) -> _Run:
+    """Everything the loop needs, from the beginning or from where an interrupted run stopped."""
+    settings = recipe.train
+    counts = ", ".join(f"{len(loader.dataset)} {_SPOKEN[part]}" for part, loader in parts.items())  # type: ignore[arg-type]
+    say(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
+    optimizer = OPTIMIZERS[settings.optimizer](plain.parameters(), settings)
+    network, wrapped = fabric.setup(plain, optimizer)
+    loaders = {part: fabric.setup_dataloaders(loader) for part, loader in parts.items()}
+    scheduler = make_schedule(optimizer, settings, steps=len(loaders["train"]))
+    progress = checkpoint.restore(work, plain, optimizer, scheduler, settings.epochs)
+    if progress.epoch:
+        say(f"resuming {work} after epoch {progress.epoch}")
+    if progress.epoch and progress.planned != settings.epochs and settings.schedule in OF_THE_TOTAL:
+        say(
+            f"the schedule {settings.schedule} depends on the number of epochs: {progress.epoch} followed that of "
+            f"{progress.planned}, the rest follow that of {settings.epochs}; a run of {settings.epochs} from the start "
+            "would differ"
+        )
+        scheduler = remake_schedule(optimizer, settings, len(loaders["train"]), progress.epoch)
+    progress.planned = settings.epochs
+    return _Run(fabric, settings, work, plain, network, wrapped, scheduler, loaders, progress)
+
+
+def _fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
+    """Fabric on the wanted device; under torchrun on all of its processes."""
+    cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not cuda:
+        raise RecipeError("torch finds no CUDA GPU here", fix="--set train.device=cpu, or run edgekit doctor")
+    device = ("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device
+    precision: Any = settings.precision
+    if precision == "auto":
+        mixed = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "16-mixed"
+        precision = mixed if device == "cuda" else "32-true"
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // here
+    fabric = lightning_fabric.Fabric(accelerator=device, devices=here, num_nodes=nodes, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def _network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, and the arguments that make it again."""
+    architecture = {
+        "name": recipe.model.name,
+        "num_classes": classes,
+        "in_channels": len(preprocess.mean),
+        "image_size": preprocess.crop,
+        "activation": recipe.model.activation,
+    }
+    try:
+        network = create_network(**architecture, pretrained=recipe.model.pretrained)
+        with torch.inference_mode():  # some networks say only here that an image is too small for them
+            network.eval()(torch.zeros(1, architecture["in_channels"], *preprocess.crop or ()))
+        return network, architecture
+    except (ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"{recipe.model.name} cannot be made for images of {preprocess.crop}: {error}",
+            fix="another --model, or other settings, e.g. --set preprocess.mode=RGB --set preprocess.size=64",
+        ) from error
+    except OSError as error:
+        raise RecipeError(
+            f"cannot download the published weights: {error}", fix="--set model.pretrained=false"
+        ) from error
+
+
+def _loaders(
+    dataset: Dataset, headers: dict[str, list[Header]], preprocess: Preprocess, recipe: Recipe
+) -> dict[str, DataLoader]:
+    """A loader for each part, with as many processes as its images are worth."""
+    settings = recipe.train
+    # BatchNorm cannot train on a last batch of one image
+    short = len(dataset.train) > settings.batch_size and len(dataset.train) % settings.batch_size == 1
+    loaders = {}
+    for part in PARTS:
+        workers, training = processes(settings.workers, headers[part]), part == "train"
+        loaders[part] = DataLoader(
+            Examples(getattr(dataset, part), preprocess, recipe.augment if training else None),
+            shuffle=training, drop_last=training and short, batch_size=settings.batch_size, collate_fn=collate,
+            num_workers=workers, persistent_workers=workers > 0, multiprocessing_context="spawn" if workers else None,
+        )  # fmt: skip
+    return loaders
+
+
+def _write(
+    path: Path, recipe: Recipe, dataset: Dataset, preprocess: Preprocess, network: nn.Module,
+    architecture: dict[str, Any], results: dict[str, Any], work: Path,
+) -> None:  # fmt: skip
+    """Write the bundle of a trained network, with its metrics and curves."""
+
+    def run(tensors: Any) -> Any:
+        with torch.inference_mode():
+            return network(torch.from_numpy(tensors)).float().numpy()
+
+    height, width = preprocess.crop or (0, 0)
+    manifest = Manifest(
+        name=recipe.name,
+        format="torch",
+        precision="fp32",
+        model="model.safetensors",
+        labels=dataset.train.labels,
+        input=TensorSpec(len(preprocess.mean), height, width),
+        preprocess=preprocess,
+        parameters=sum(weight.numel() for weight in network.parameters()),
+        architecture=architecture,
+        data=dataset.reference(),
+        details={"recipe": recipe.to_dict(), **results},
+    )
+    with create(path) as draft:
+        (draft.folder / manifest.model).write_bytes(save_weights(network.state_dict()))
+        for name in (checkpoint.METRICS, checkpoint.CURVES):
+            (draft.folder / name).write_bytes((work / name).read_bytes())
+        draft.add_golden(make_golden(dataset.test, preprocess, run))
+        draft.add_splits(dataset.splits())
+        draft.add_fingerprints(dataset.fingerprints())
+        draft.finish(manifest, ("torch", "torchvision", "lightning-fabric"))

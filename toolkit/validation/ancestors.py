@@ -1,0 +1,45 @@
+"""The models that a candidate was made from, as far as they are here and can run where it is measured."""
+
+from collections.abc import Sequence
+
+from ...deploy.bundle import Bundle
+from ...deploy.errors import BundleError, DeviceError
+from ..console import say
+from ..workspace import RUNS, find
+
+
+def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: set[str], device: str) -> list[Bundle]:
+    """[baseline, the models between where no baseline was named, candidates], each once.
+
+    Args:
+        formats: those that run on `device`.
+
+    Raises:
+        BundleError: they have different labels.
+        DeviceError: one that was named does not run there.
+    """
+    named = [*bundles, *([baseline] if baseline else [])]
+    if len({bundle.manifest.labels for bundle in named}) != 1:
+        raise BundleError("the bundles have different labels", fix="validate models of the same classes together")
+    for bundle in named:
+        if bundle.manifest.format not in formats:
+            raise DeviceError(
+                f"{bundle.path} is {bundle.manifest.format}, which {device} cannot run: it runs "
+                f"{', '.join(sorted(formats)) or 'nothing'}",
+                fix="validate its ONNX export; edgekit doctor says what installs a runtime",
+            )
+    if baseline is not None:
+        return list({bundle.id: bundle for bundle in (baseline, *bundles)}.values())
+    found = []
+    for bundle in bundles:
+        for entry in bundle.manifest.lineage:
+            ancestor = find(entry["id"], bundle.path.parent, RUNS)
+            if ancestor is None:
+                say(f"{entry['name']} ({entry['format']} {entry['precision']}) is not here: not compared")
+            elif ancestor.manifest.labels != bundle.manifest.labels:
+                say(f"{ancestor.path} has other labels: not compared")
+            elif ancestor.manifest.format not in formats:
+                say(f"{ancestor.path} needs a runtime that {device} does not have: not compared")
+            else:
+                found.append(ancestor)
+    return list({bundle.id: bundle for bundle in (*found, *bundles)}.values())

@@ -1,0 +1,212 @@
+"""Validation: measure the original and the optimised models together on a device, compare, and give a verdict."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...deploy.bundle import Bundle
+from ...deploy.devices.device import Device, open_device
+from ...deploy.engine.passport import ENGINE_FORMAT
+from ...deploy.environment import describe
+from ...deploy.errors import EdgeKitError, LostDeviceError
+from ...deploy.images import ImageSet
+from ...deploy.measuring.agent import Measured
+from ...deploy.measuring.measure import Progress
+from ...deploy.measuring.plan import Plan
+from ...deploy.measuring.result import Result, ids_and_targets
+from ..analysis.compare import check_hardware, counterpart, hold_against
+from ..analysis.contract import Contract
+from ..analysis.document import make_report
+from ..analysis.host_answers import compare_with_host
+from ..analysis.join import join_reports
+from ..console import invite, progress_bars, say
+from ..datasets import own_images, part_of
+from ..report.files import device_slug, write_result
+from ..signing import verify_bundle
+from .ancestors import with_ancestors
+from .overlap import unseen
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validate found.
+
+    Attributes:
+        report: the document of schema 3 (documented in the README); of several devices, that of joined.join_reports.
+        images: the test images, for the report's pictures; None when there are none.
+    """
+
+    report: dict[str, Any]
+    images: ImageSet | None
+
+    @property
+    def exit_code(self) -> int:
+        """0; 3 where the contract is not met, 4 where it is not proved, 1 where a device gave no report."""
+        return self.report["exit_code"]
+
+
+def validate(
+    bundles: Sequence[Bundle],
+    *,
+    baseline: Bundle | None = None,
+    stored: Mapping[str, Any] | None = None,
+    images: str | None = None,
+    limit: int | None = None,
+    contract: Contract | None = None,
+    plan: Plan | None = None,
+    devices: Sequence[str] = ("local",),
+    skip_corrupt: bool = False,
+    across_hardware: bool = False,
+    keep: Path | None = None,
+    ort_web: Path | None = None,
+    verify: Path | None = None,
+) -> Validation:
+    """Compare optimised models with their original, measured together on a device, or on each of several.
+
+    Args:
+        bundles: the candidates; the models that they were made from are measured too, as far as they are found and the
+            device can run them.
+        baseline: what they are compared with, alone; None is the source model in torch, or the fp32 ONNX without torch.
+        stored: an earlier report (see comparison.read_report) whose models the candidates are held against instead.
+        images: test images from elsewhere than the bundle's own test part.
+        limit: take this many of them, drawn by class.
+        contract: what they are held to.
+        devices: "local", or addresses (see deploy.devices.open_device); several measure at the same time.
+        across_hardware: `stored` may be of another machine.
+        ort_web: folder of ONNX Runtime Web's files for a browser; None is where EdgeKit keeps its own.
+        verify: an ed25519 public key, whose owner must have signed the candidates and a baseline that is named; the
+            models that they were made from are found by ids, which the signature covers.
+        keep: folder for what was measured so far, should a device go away.
+
+    Raises:
+        BundleError: the candidates do not belong together.
+        EdgeKitError: a model cannot be run, or `stored` cannot be compared with; of several devices, on all of them.
+        LostDeviceError: the device went away.
+    """
+    contract, plan = contract or Contract(), plan or Plan()
+    if len(set(devices)) < len(devices):
+        raise EdgeKitError("a device is named twice", fix="name each --device once")
+    if ort_web and not any(device.startswith("browser") for device in devices):
+        raise EdgeKitError("--ort-web is for a browser", fix="pass --device browser with it")
+    if verify is not None:
+        for bundle in (*bundles, *([baseline] if baseline else [])):
+            verify_bundle(bundle, verify)
+    candidates = [bundle.id for bundle in bundles]
+    if stored is not None:
+        if len(devices) > 1:
+            raise EdgeKitError(
+                "an earlier report is of one device", fix="pass one --device with --baseline report.json"
+            )
+        for bundle in bundles:  # before minutes are spent on measuring
+            own = bundle.manifest
+            counterpart(stored, {"id": bundle.id, "name": own.name, "format": own.format, "precision": own.precision})
+        if list(devices) == ["local"] and not across_hardware:
+            check_hardware(stored, {"device": describe()})
+    test, overlap = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt), None
+    if test is not None:
+        named = [*bundles, *([baseline] if baseline else [])]
+        test, overlap = unseen(named, test, own=own_images(bundles[0], images), limit=limit)
+    else:
+        say("no test images are known: accuracy is not measured (pass --images)")
+
+    def on(device: str, show: Progress) -> Result:
+        settings = {"ort_web": ort_web, "invite": invite} if device.startswith("browser") else {}
+        with open_device(device, **settings) as opened:
+            chain = with_ancestors(bundles, baseline, opened.formats(), device)
+            _check_session(plan, chain)
+            folder = keep if len(devices) == 1 or keep is None else keep / device_slug(device)
+            return _measure(opened, chain, candidates, plan, contract, test, show, folder)
+
+    with progress_bars([f"validate on {device}" for device in devices]) as shows:
+        if len(devices) == 1:
+            results, failed = [on(devices[0], shows[0])], []
+        else:
+            results, failed = _side_by_side(devices, shows, on)
+        results = [_with_host(result, test, show) for result, show in zip(results, shows, strict=False)]
+    reports = [make_report(replace(result, overlap=overlap)) for result in results]
+    if len(devices) > 1:
+        return Validation(join_reports(reports, failed), test)
+    report = reports[0]
+    if stored is not None:
+        report = hold_against(stored, report, candidates, contract, across_hardware=across_hardware)
+    return Validation(report, test)
+
+
+def _check_session(plan: Plan, chain: Sequence[Bundle]) -> None:
+    """Refuse options that no model of these has a use for.
+
+    Raises:
+        EdgeKitError: there is no ONNX model for a provider, or no engine for a CUDA graph.
+    """
+    formats = {bundle.manifest.format for bundle in chain}
+    if plan.provider != "cpu" and "onnx" not in formats:
+        raise EdgeKitError("--provider is for ONNX models, and none is measured", fix="leave it out")
+    if plan.allow_fallback and plan.provider == "cpu":
+        raise EdgeKitError("--allow-fallback needs something to fall back from", fix="e.g. --provider cuda")
+    if plan.cuda_graph and ENGINE_FORMAT not in formats:
+        raise EdgeKitError("--cuda-graph is for TensorRT engines, and none is measured", fix="edgekit build makes one")
+
+
+def _side_by_side(
+    devices: Sequence[str], shows: Sequence[Progress], on: Callable[[str, Progress], Result]
+) -> tuple[list[Result], list[dict[str, str]]]:
+    """Measure on all devices at once; what failed is told apart.
+
+    Raises:
+        EdgeKitError: it failed on all of them.
+    """
+    outcomes: dict[str, Result | BaseException] = {}
+
+    def run(device: str, show: Progress) -> None:
+        try:
+            outcomes[device] = on(device, show)
+        except BaseException as error:  # raised again below
+            outcomes[device] = error
+
+    # daemons, so that Ctrl-C ends this process at once; that ends the connections, and these what runs on the boards
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in zip(devices, shows, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results, failed, errors = [], [], []
+    for device in devices:
+        outcome = outcomes[device]
+        if isinstance(outcome, Result):
+            results.append(outcome)
+            continue
+        errors.append(outcome)
+        if not isinstance(outcome, EdgeKitError):
+            raise outcome
+        failed.append({"device": device, "error": str(outcome), "fix": outcome.fix})
+    if not results:
+        raise errors[0]
+    return results, failed
+
+
+def _measure(
+    device: Device, chain: Sequence[Bundle], candidates: Sequence[str], plan: Plan, contract: Contract,
+    test: ImageSet | None, progress: Progress, keep: Path | None,
+) -> Result:  # fmt: skip
+    """Everything that the report is made from; what there is of it is kept when the device goes away."""
+
+    def result(measured: Measured) -> Result:
+        ids, targets = ids_and_targets(test)
+        return Result(device.name, chain, candidates, plan, asdict(contract), ids, targets, *measured)
+
+    try:
+        return result(device.measure(chain, plan, test, progress))
+    except LostDeviceError as lost:
+        if keep is not None and lost.measured is not None:
+            path = write_result(result(Measured.from_json(lost.measured, device.name, chain, len(test or ()))), keep)
+            say(f"what was measured until then is kept: edgekit report {path}")
+        raise
+
+
+def _with_host(result: Result, test: ImageSet | None, progress: Progress) -> Result:
+    """A result with this machine's own answers, where another one was measured."""
+    if result.device == "local" or test is None:
+        return result
+    return replace(result, host=compare_with_host(result.bundles, result.measurements, test, progress))
