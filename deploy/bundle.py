@@ -2,18 +2,16 @@
 
 import contextlib
 import gzip
-import hashlib
 import json
 import math
 import os
 import platform
-import re
 import stat
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,25 +20,17 @@ import numpy as np
 
 from .arrays import ARCHIVE_ERRORS, npy_header, read_npy
 from .documents import DocumentError, parse, read, within
-from .engine.layers import Summary
-from .errors import BundleError, RecipeError
+from .errors import BundleError
 from .files import new_folder, sha256
 from .fingerprints import read_fingerprints, write_fingerprints
 from .images import ImageSet
+from .manifest import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest, manifest_id
 from .onnx_data import external_files
 from .preprocess import Preprocess, decode
 
-SCHEMA = 3
-MANIFEST = "manifest.json"
-SIGNATURE = "manifest.sig"
 _GOLDEN, _GOLDEN_IMAGES, _SPLITS, _FINGERPRINTS = "golden.npz", "golden", "splits.json.gz", "fingerprints.npz"
 GOLDEN_COUNT = 16
 
-# Schemas that are read: 1 lacks the checksums of the golden samples' pixels, 2 preprocess.dtype.
-_READABLE = (1, 2, SCHEMA)
-
-# A manifest is a few kilobytes, a hundred with an engine's layers; anything much larger is not one.
-_MAX_MANIFEST_BYTES = 16 << 20
 # The ids of a million images.
 _MAX_SPLITS_BYTES = 128 << 20
 # Far above GOLDEN_COUNT, and still read in a moment.
@@ -48,140 +38,6 @@ _MAX_GOLDEN = 256
 
 # (type, shape) of an array
 _Promised = tuple[type[np.generic], tuple[int, ...]]
-
-# An input of 4096 x 4096 takes 200 MB as float32 RGB: more than any classifier of a device.
-MAX_SIDE = 4096
-_MAX_BATCH = 4096
-_MAX_LABELS, _MAX_LABEL = 100_000, 512
-_MAX_NAME = 100
-_NAME = re.compile(rf"[\w+-][\w.+-]{{0,{_MAX_NAME - 1}}}")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """The network's input: [batch, channels, height, width] in Preprocess.dtype; batch None means any."""
-
-    channels: int
-    height: int
-    width: int
-    batch: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        return self.channels, self.height, self.width
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a bundle is.
-
-    Attributes:
-        name: what the person calls the model.
-        format: a key of RUNTIMES: which session runs the model file.
-        precision: fp32, fp16 or int8, a property of the graph.
-        model: the model file's name in the bundle.
-        labels: class names, in the order of the logits.
-        input: what the network takes.
-        preprocess: how an image becomes that.
-        parameters: trained values in the source network.
-        architecture: how to make the network again (format torch), else empty.
-        data: the data set that the model was made with: source, root, seed; the ids are in `splits.json.gz`.
-        details: what the step that made the bundle wants remembered (export, quantization or training settings).
-        requires: what the model needs of the machine that runs it.
-        lineage: the bundles it was made from, the first one first: id, name, format, precision.
-        tools: versions of what made it.
-        created: seconds since 1970.
-        files: name -> {"sha256", "size"} of every file but the manifest.
-    """
-
-    name: str
-    format: str
-    precision: str
-    model: str
-    labels: tuple[str, ...]
-    input: TensorSpec
-    preprocess: Preprocess
-    parameters: int = 0
-    architecture: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
-    requires: Mapping[str, Any] = field(default_factory=dict)
-    lineage: tuple[Mapping[str, str], ...] = ()
-    tools: Mapping[str, str] = field(default_factory=dict)
-    created: float = 0.0
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """The manifest as a JSON document."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str | bytes, where: Path) -> "Manifest":
-        """Read what `to_json` wrote, in this schema or an earlier one.
-
-        Raises:
-            BundleError: another schema, or not a manifest.
-        """
-        data = parse(text, where, "an EdgeKit manifest", limit=_MAX_MANIFEST_BYTES, error=BundleError)
-        try:
-            schema = data.pop("schema")
-            if schema not in _READABLE:
-                raise BundleError(
-                    f"{where} has schema {str(schema)[:80]}; this EdgeKit reads {SCHEMA}",
-                    fix="make the bundle again, or upgrade",
-                )
-            manifest = read(cls, data)
-            manifest._check()
-            return manifest
-        except (DocumentError, KeyError, TypeError, AttributeError, RecipeError) as error:
-            raise BundleError(
-                f"{where} is not an EdgeKit manifest: {error}", fix="pass a folder that an edgekit command wrote"
-            ) from error
-
-    def _check(self) -> None:
-        """Raise DocumentError for an entry that is of the right type and still not to be relied on."""
-        check_name(self.name)
-        for side in ("height", "width"):
-            within(getattr(self.input, side), 1, MAX_SIDE, f"input.{side}")
-        within(self.input.channels, 1, 4, "input.channels")
-        within(self.input.batch or 1, 1, _MAX_BATCH, "input.batch")
-        within(len(self.labels), 1, _MAX_LABELS, "the number of labels")
-        if max(map(len, self.labels)) > _MAX_LABEL:
-            raise DocumentError(f"labels: one is longer than {_MAX_LABEL} characters")
-        if self.input.channels != len(self.preprocess.mean):
-            raise DocumentError(f"preprocess makes {len(self.preprocess.mean)} channels, input {self.input.channels}")
-        if self.preprocess.dtype != "float32" and self.format != "onnx":
-            raise DocumentError(
-                f"preprocess.dtype is {self.preprocess.dtype}, and a model of format {self.format} takes float32"
-            )
-        if self.preprocess.crop not in (None, (self.input.height, self.input.width)):
-            raise DocumentError(f"preprocess.crop is {self.preprocess.crop}, the input {self.input.shape}")
-        if "engine" in self.details:
-            read(Summary, self.details["engine"], "details.engine")
-        if self.data and not (
-            isinstance(self.data.get("data"), str) and isinstance(self.data.get("root", 0), str | None)
-        ):
-            raise DocumentError("data does not name a data set and its root")
-        for name, facts in self.files.items():
-            if type(facts.get("size")) is not int or not isinstance(facts.get("sha256"), str):
-                raise DocumentError(f"files.{name[:80]} has no size and sha256")
-        for step in self.lineage:
-            if not step.keys() >= {"id", "name", "format", "precision"}:
-                raise DocumentError("lineage has a step without id, name, format and precision")
-
-
-def check_name(name: str) -> None:
-    """Refuse a model's name that could not stand in a file's name on any system.
-
-    Raises:
-        DocumentError: it is empty, too long, or has other characters than letters, digits and . _ + -
-    """
-    if not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME:
-        raise DocumentError(
-            f"the name {name[:80]!r} is not of letters, digits and . _ + - alone (at most {_MAX_NAME} bytes, no dot "
-            "first)"
-        )
 
 
 class Golden(NamedTuple):
@@ -219,7 +75,7 @@ class Bundle:
         source = path / MANIFEST
         if not source.is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", fix="pass a folder under runs/")
-        if source.is_symlink() or source.stat().st_size > _MAX_MANIFEST_BYTES:
+        if source.is_symlink() or source.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{source} is a link or far too large", fix="get the bundle again from its maker")
         try:
             text = source.read_bytes()
@@ -344,11 +200,6 @@ class Bundle:
         """The lineage that a bundle made from this one has: its own, and itself."""
         own = {"id": self.id, **{key: getattr(self.manifest, key) for key in ("name", "format", "precision")}}
         return (*(dict(entry) for entry in self.manifest.lineage), own)
-
-
-def manifest_id(text: bytes) -> str:
-    """A bundle's id: of its manifest's text, which holds the hash of every file."""
-    return hashlib.sha256(text).hexdigest()[:16]
 
 
 class Draft:

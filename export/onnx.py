@@ -15,8 +15,8 @@ import onnxslim
 import torch
 from torch import nn
 
-from ..deploy.bundle import Manifest
 from ..deploy.errors import EdgeKitError, ParityError
+from ..deploy.manifest import Manifest
 from ..deploy.parity import FLOAT_TOLERANCE
 from .export_bundle import Options, example_input
 from .onnx_file import save, sort_nodes

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..deploy.bundle import Manifest
+from ..deploy.manifest import Manifest
 from .export_bundle import Options, example_input
 
 

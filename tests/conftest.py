@@ -60,7 +60,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def untrained(trained: Bundle) -> Callable[..., Bundle]:
     """Make a bundle of a network as it is initialised, with BatchNorm statistics of real images."""
     import torch
-    from edgekit.deploy.bundle import TensorSpec, create, make_golden
+    from edgekit.deploy.bundle import create, make_golden
+    from edgekit.deploy.manifest import TensorSpec
     from edgekit.deploy.preprocess import Preprocess
     from edgekit.models.network import create_network
     from edgekit.toolkit.datasets import load_dataset

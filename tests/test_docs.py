@@ -76,7 +76,7 @@ def test_constraints_name_no_address() -> None:
 def test_security_names_the_bounds_that_hold() -> None:
     """SECURITY.md is linked, and its figures are those of the code."""
     from edgekit.deploy import arrays
-    from edgekit.deploy.bundle import check_name, manifest_id
+    from edgekit.deploy.manifest import check_name, manifest_id
     from edgekit.deploy.preprocess import MAX_PICTURE
 
     text = " ".join((ROOT / "SECURITY.md").read_text().split())

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..deploy.bundle import Bundle, Manifest
+from ..deploy.bundle import Bundle
 from ..deploy.errors import DataError, unknown
 from ..deploy.fingerprints import fingerprint
-from ..deploy.images import ImageSet, open_images, read_idx, stratified, without_corrupt
+from ..deploy.image_sources import open_images, read_idx
+from ..deploy.images import ImageSet, stratified, without_corrupt
+from ..deploy.manifest import Manifest
 from .console import say
 
 PARTS = ("train", "validation", "test")

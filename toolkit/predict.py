@@ -10,7 +10,8 @@ import numpy as np
 from ..deploy.bundle import Bundle
 from ..deploy.errors import DataError
 from ..deploy.files import write_file
-from ..deploy.images import UNLABELLED, ImageSet, open_images
+from ..deploy.image_sources import open_images
+from ..deploy.images import UNLABELLED, ImageSet
 from ..deploy.postprocess import probabilities, ranked
 from ..deploy.session import open_session
 from ..deploy.visible import visible

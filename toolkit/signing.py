@@ -3,9 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from ..deploy.bundle import MANIFEST, SIGNATURE, Bundle
+from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError, EdgeKitError
 from ..deploy.files import write_file
+from ..deploy.manifest import MANIFEST, SIGNATURE
 
 _SIGNATURE_BYTES = 64
 

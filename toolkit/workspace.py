@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..deploy.bundle import MANIFEST, Bundle, Manifest, manifest_id
+from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError, EdgeKitError
+from ..deploy.manifest import MANIFEST, Manifest, manifest_id
 from .console import say
 
 RUNS = Path("runs")

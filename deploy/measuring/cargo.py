@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..bundle import MANIFEST, Bundle
+from ..bundle import Bundle
 from ..engine.build import Options
 from ..engine.passport import ENGINE_FORMAT
 from ..errors import BundleError
 from ..files import new_folder, sha256
 from ..images import ImageSet
+from ..manifest import MANIFEST
 from . import agent
 from .plan import Plan
 

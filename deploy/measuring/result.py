@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..bundle import Bundle, Manifest
+from ..bundle import Bundle
 from ..documents import DocumentError, read
 from ..errors import EdgeKitError, RecipeError
 from ..images import ImageSet
+from ..manifest import Manifest
 from .measurement import Measurement, check_environment, check_measurements
 from .plan import Plan
 

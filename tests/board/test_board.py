@@ -19,7 +19,8 @@ from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.devices.ssh.board import Board
 from edgekit.deploy.engine.passport import Passport
 from edgekit.deploy.errors import DeviceError, EdgeKitError
-from edgekit.deploy.images import ImageSet, open_images
+from edgekit.deploy.image_sources import open_images
+from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measuring.plan import Plan
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.console import Show

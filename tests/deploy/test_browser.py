@@ -236,8 +236,8 @@ def test_what_the_browser_cannot_do_is_said(
     import shutil
 
     import onnx
-    from edgekit.deploy.bundle import MANIFEST
     from edgekit.deploy.files import sha256
+    from edgekit.deploy.manifest import MANIFEST
 
     shutil.copytree(fp32.path, tmp_path / "odd")
     model = onnx.load(tmp_path / "odd/model.onnx")

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgekit.deploy import bundle as bundle_module
-from edgekit.deploy.bundle import Bundle, Manifest, create
+from edgekit.deploy.bundle import Bundle, create
 from edgekit.deploy.errors import BundleError, EdgeKitError
 from edgekit.deploy.files import new_folder, write_file
+from edgekit.deploy.manifest import Manifest
 from edgekit.deploy.parity import replay
 from edgekit.deploy.session import open_session
 from hypothesis import given, settings

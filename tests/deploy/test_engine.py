@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgekit.deploy.bundle import MANIFEST, Bundle, Draft
+from edgekit.deploy.bundle import Bundle, Draft
 from edgekit.deploy.engine import passport
 from edgekit.deploy.engine.build import Options, batch_spread, build
 from edgekit.deploy.engine.gpu import Gpu
@@ -25,6 +25,7 @@ from edgekit.deploy.engine.layers import Layer, parse_json, parse_text, summariz
 from edgekit.deploy.engine.library import Library, progress_monitor
 from edgekit.deploy.engine.passport import Passport, check, check_system
 from edgekit.deploy.errors import BundleError, DeviceError, EngineError, RecipeError
+from edgekit.deploy.manifest import MANIFEST
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgekit.deploy.errors import DataError
-from edgekit.deploy.images import UNLABELLED, ImageSet, open_images, read_idx, stratified
+from edgekit.deploy.image_sources import open_images, read_idx
+from edgekit.deploy.images import UNLABELLED, ImageSet, stratified
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

@@ -23,7 +23,7 @@ from edgekit.deploy.devices.ssh.board import Board
 from edgekit.deploy.documents import parse
 from edgekit.deploy.engine.passport import Passport, rebuild
 from edgekit.deploy.errors import EdgeKitError
-from edgekit.deploy.images import open_images, read_idx
+from edgekit.deploy.image_sources import open_images, read_idx
 from edgekit.deploy.measuring import agent, cargo
 from edgekit.deploy.measuring.agent import Measured
 from edgekit.deploy.measuring.measurement import Block, Measurement, Predictions, WarmUp

@@ -29,8 +29,9 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Predict one image or many."""
-    from ...deploy.bundle import MANIFEST, Bundle
+    from ...deploy.bundle import Bundle
     from ...deploy.engine.passport import ENGINE_FORMAT
+    from ...deploy.manifest import MANIFEST
     from ..predict import draw_grid, open_for_prediction, predict, write_csv
     from ..report.terminal import prediction_table
     from ..workspace import newest

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...deploy.bundle import Bundle, Manifest, TensorSpec, create, make_golden
+from ...deploy.bundle import Bundle, create, make_golden
 from ...deploy.images import ImageSet
+from ...deploy.manifest import Manifest, TensorSpec
 from ...deploy.preprocess import Preprocess
 
 _SIDE, _CLASSES = 8, 10

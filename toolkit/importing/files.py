@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ...deploy.bundle import MANIFEST
 from ...deploy.errors import BundleError
+from ...deploy.manifest import MANIFEST
 
 _HEAD = 512
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md

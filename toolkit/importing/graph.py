@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ...deploy.bundle import TensorSpec
 from ...deploy.errors import BundleError, EdgeKitError, ParityError
+from ...deploy.manifest import TensorSpec
 from ...deploy.onnx_data import external_files
 from ...deploy.parity import FLOAT_TOLERANCE
 from ...deploy.session import in_batches_of

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...deploy.bundle import Bundle, Draft, Manifest, TensorSpec, check_name, create, make_golden
+from ...deploy.bundle import Bundle, Draft, create, make_golden
 from ...deploy.documents import DocumentError
 from ...deploy.errors import BundleError, DataError, EdgeKitError, ParityError, RecipeError
+from ...deploy.manifest import Manifest, TensorSpec, check_name
 from ...deploy.parity import FLOAT_TOLERANCE
 from ...deploy.preprocess import Preprocess
 from ...deploy.session import Session, open_session

@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ...deploy.bundle import TensorSpec
 from ...deploy.errors import EdgeKitError, listed, missing_package
+from ...deploy.manifest import TensorSpec
 from ...models.network import LIBRARIES, MODELS, create_network
 from ..console import say
 from .files import refuse_foreign

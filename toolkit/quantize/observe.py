@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from ...deploy.bundle import Manifest
 from ...deploy.errors import EdgeKitError
 from ...deploy.images import ImageSet
+from ...deploy.manifest import Manifest
 from .emit import OPS
 
 Ranges = dict[str, tuple[float, float]]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...deploy.bundle import Bundle, Manifest, create
+from ...deploy.bundle import Bundle, create
 from ...deploy.errors import BundleError, DataError, EdgeKitError
 from ...deploy.files import scratch_folder
 from ...deploy.images import ImageSet, stratified
+from ...deploy.manifest import Manifest
 from ...deploy.parity import Parity, compare, decibels, powers
 from ...deploy.registry import choose
 from ...deploy.session import Session, SessionOptions, open_session

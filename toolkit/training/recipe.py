@@ -7,9 +7,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ...deploy.bundle import check_name
 from ...deploy.documents import DocumentError
 from ...deploy.errors import RecipeError, unknown
+from ...deploy.manifest import check_name
 from ...models.network import LIBRARIES, MODELS
 from ..workspace import safe_name
 

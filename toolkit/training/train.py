@@ -19,9 +19,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
 from torch.utils.data import DataLoader
 
-from ...deploy.bundle import Bundle, Manifest, TensorSpec, create, make_golden
+from ...deploy.bundle import Bundle, create, make_golden
 from ...deploy.errors import RecipeError, TrainingError
 from ...deploy.files import new_folder, write_file
+from ...deploy.manifest import Manifest, TensorSpec
 from ...deploy.preprocess import Header, Preprocess
 from ...models.network import create_network
 from ..console import TrainingBar, say, stderr, stdout

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit.deploy.bundle import Bundle, check_name
+from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.documents import DocumentError
 from edgekit.deploy.errors import BundleError, EdgeKitError
+from edgekit.deploy.manifest import check_name
 from edgekit.deploy.measuring.plan import Plan
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.datasets import part_of

@@ -82,7 +82,7 @@ def test_an_unknown_recipe_suggests() -> None:
 
 def test_names_are_such_that_the_bundle_can_be_opened(tmp_path: Path) -> None:
     """Those made of a network's and a folder's are rewritten; one's own is refused before anything is trained."""
-    from edgekit.deploy.bundle import check_name
+    from edgekit.deploy.manifest import check_name
     from edgekit.toolkit.commands.train import _recipe
 
     assert _recipe(None, "timm:test_resnet", "my photos (new)/", []).name == "timm-test_resnet-my-photos-new"

@@ -13,7 +13,8 @@ from edgekit.deploy import fingerprints
 from edgekit.deploy.bundle import Bundle, create
 from edgekit.deploy.errors import BundleError, DataError
 from edgekit.deploy.fingerprints import appearance, distances, fingerprint, read_fingerprints, write_fingerprints
-from edgekit.deploy.images import ImageSet, open_images
+from edgekit.deploy.image_sources import open_images
+from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measuring.result import Alike, Overlap
 from edgekit.toolkit.analysis.wording import overlap_lines
 from edgekit.toolkit.datasets import load_dataset, part_of
