@@ -16,6 +16,18 @@ MAY_IMPORT = {
     "export": {"models", "deploy"},
     "toolkit": {"models", "deploy", "export"},
 }
+# room of toolkit -> the other rooms that it may import; commands may import all, and nothing imports commands
+ROOMS = {
+    "analysis": set(),
+    "building": {"quantize"},
+    "doctor": {"analysis", "quantize"},
+    "importing": set(),
+    "packing": {"analysis"},
+    "quantize": {"analysis", "validation"},
+    "report": {"analysis"},
+    "training": set(),
+    "validation": {"analysis", "report"},
+}
 DEVICE_PACKAGES = {"numpy", "PIL"}
 # a runtime's own library, in its own file alone; TensorRT is imported by name, since it has several
 RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "torch"}, "engine": {"cuda"}}
@@ -59,6 +71,47 @@ def test_deploy_imports_no_package_but_those_of_the_device() -> None:
         outside = {name for _, name in _imports(path) if name} - set(sys.stdlib_module_names)
         allowed = DEVICE_PACKAGES | RUNTIME_PACKAGES.get(path.parent.name, set())
         assert outside <= allowed, f"{path} imports {outside - allowed}"
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _arrows() -> dict[str, set[str]]:
+    """Module -> the modules of EdgeKit that it imports, anywhere in its file."""
+    paths = {_dotted(path): path for folder in FOLDERS for path in _modules(folder)}
+    found: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        package = path.relative_to(ROOT).parent.parts
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = ".".join((*package[: len(package) - node.level + 1], *(node.module or "").split("."))).strip(".")
+                found[name] |= {full if (full := f"{base}.{alias.name}") in paths else base for alias in node.names}
+        found[name] &= paths.keys()
+    return found
+
+
+def test_rooms_import_only_what_is_below_them() -> None:
+    """The rooms of toolkit, as DESIGN.md draws them; analysis imports nothing else of toolkit."""
+    for name, targets in _arrows().items():
+        room = name.split(".")[1] if name.startswith("toolkit.") and name.count(".") > 1 else ""
+        for target in targets:
+            other = target.split(".")[1] if target.startswith("toolkit.") and target.count(".") > 1 else ""
+            if room in ROOMS and other and other != room:
+                assert other in ROOMS[room], f"{name} imports {target}"
+            if room == "analysis":
+                assert target.startswith(("deploy", "toolkit.analysis")), f"{name} imports {target}"
+            if other == "commands":
+                assert room == "commands" or name == "toolkit.cli", f"{name} imports {target}"
+
+
+def test_every_folder_says_what_lives_there() -> None:
+    """In the first lines of its __init__, which hold no code but what has to run first."""
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("__init__.py"):
+            tree = ast.parse(path.read_text())
+            assert ast.get_docstring(tree), path
+            assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body), path
 
 
 # Modules of deploy that import torch, beside those of its formats.
