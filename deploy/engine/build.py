@@ -118,17 +118,8 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
             fix="edgekit export --format onnx",
         )
     library = load("tensorrt-rtx" if options.compute_capabilities else None)
-    if options.strip_weights and library.flavour == "tensorrt-rtx":
-        raise DeviceError(
-            "TensorRT for RTX cannot build engines without weights (its compiler, Myelin, fails on them)",
-            fix="leave out --strip-weights",
-        )
     gpu = look()
-    if options.refit and library.flavour == "tensorrt-rtx" and gpu is None:
-        raise DeviceError(
-            "TensorRT for RTX cannot build refittable engines without a GPU (its compiler, Myelin, fails on them)",
-            fix="leave out --refit, or build on the machine that has the GPU",
-        )
+    _refuse_unsupported(library, options, gpu)
     targets = _targets(library, options, gpu)
     heard: list[Message] = []
     with create(path) as draft:
@@ -161,6 +152,22 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
         elif told is not None:
             details["engine"] = summarize(parse_text(told))
         draft.finish(replace(manifest, details=details))
+
+
+def _refuse_unsupported(library: Library, options: Options, gpu: Gpu | None) -> None:
+    """Refuse what TensorRT for RTX fails on; its compiler is Myelin."""
+    if library.flavour != "tensorrt-rtx":
+        return
+    if options.strip_weights:
+        raise DeviceError(
+            "TensorRT for RTX cannot build engines without weights (its compiler, Myelin, fails on them)",
+            fix="leave out --strip-weights",
+        )
+    if options.refit and gpu is None:
+        raise DeviceError(
+            "TensorRT for RTX cannot build refittable engines without a GPU (its compiler, Myelin, fails on them)",
+            fix="leave out --refit, or build on the machine that has the GPU",
+        )
 
 
 def _targets(library: Library, options: Options, gpu: Gpu | None) -> tuple[str, ...]:

@@ -41,9 +41,10 @@ class _BoundedServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, page: "Server", address: str, port: int) -> None:
+        self.page = page
         self._free = threading.Semaphore(_MAX_CONNECTIONS)
-        super().__init__(*arguments)
+        super().__init__((address, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:  # see socketserver.ThreadingMixIn
         if self._free.acquire(blocking=False):
@@ -66,10 +67,10 @@ class Server:
 
     def __init__(self, address: str, port: int, pages: Pages) -> None:
         self.messages: queue.Queue[dict[str, Any]] = queue.Queue(_MAX_WAITING)
-        self._pages = pages
-        self._secret = secrets.token_urlsafe(16)
-        self._guest: str | None = None
-        self._server = _BoundedServer((address, port), self._handler())
+        self.pages = pages
+        self.secret = secrets.token_urlsafe(16)
+        self.guest: str | None = None
+        self._server = _BoundedServer(self, address, port)
         host, port = self._server.server_address[:2]
         name = own_address() if host == "0.0.0.0" else host  # noqa: S104 # as asked
         # as a browser writes it in the Host header (RFC 9110, section 7.2)
@@ -87,84 +88,83 @@ class Server:
     @property
     def url(self) -> str:
         """The address to open."""
-        return f"http://{self.host}/{self._secret}/"
+        return f"http://{self.host}/{self.secret}/"
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            timeout = 60
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of a browser."""
 
-            def do_GET(self) -> None:  # its name in the standard library
-                path = self._path()
-                if path is None or path not in outer._pages:
-                    self.send_error(HTTPStatus.NOT_FOUND)
-                    return
-                content, kind = outer._pages[path]
-                self._answer(HTTPStatus.OK, content(), kind)
+    server: _BoundedServer  # pyright: ignore[reportIncompatibleVariableOverride] # the only one that makes it
+    protocol_version = "HTTP/1.1"
+    timeout = 60
 
-            def do_POST(self) -> None:  # its name in the standard library
-                self.close_connection = True  # unless all that it sends has been read
-                length = self.headers.get("Content-Length", "")
-                if self._path() != "message":
-                    self.send_error(HTTPStatus.NOT_FOUND)
-                elif "Transfer-Encoding" in self.headers or not re.fullmatch(r"\d{1,18}", length):
-                    self.send_error(HTTPStatus.LENGTH_REQUIRED)
-                elif int(length) > _MAX_BYTES:
-                    self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-                elif (message := self._message(int(length))) is None:
-                    self.send_error(HTTPStatus.BAD_REQUEST)
-                else:
-                    self._deliver(message)
+    def do_GET(self) -> None:  # its name in the standard library
+        path = self._path()
+        if path is None or path not in self.server.page.pages:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        content, kind = self.server.page.pages[path]
+        self._answer(HTTPStatus.OK, content(), kind)
 
-            def _deliver(self, message: dict[str, Any]) -> None:
-                """Hand a message on, once there is room for it."""
-                try:
-                    outer.messages.put(message, timeout=_BODY_S)
-                except queue.Full:
-                    self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
-                    return
-                self.close_connection = False
-                self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
+    def do_POST(self) -> None:  # its name in the standard library
+        self.close_connection = True  # unless all that it sends has been read
+        length = self.headers.get("Content-Length", "")
+        if self._path() != "message":
+            self.send_error(HTTPStatus.NOT_FOUND)
+        elif "Transfer-Encoding" in self.headers or not re.fullmatch(r"\d{1,18}", length):
+            self.send_error(HTTPStatus.LENGTH_REQUIRED)
+        elif int(length) > _MAX_BYTES:
+            self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        elif (message := self._message(int(length))) is None:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+        else:
+            self._deliver(message)
 
-            def _message(self, length: int) -> dict[str, Any] | None:
-                """The body, where it is a JSON object that arrives whole, in time."""
-                end, parts = time.monotonic() + _BODY_S, []
-                while length > 0 and time.monotonic() < end:
-                    part = self.rfile.read1(min(length, 1 << 16))  # type: ignore[attr-defined] # it is a BufferedReader
-                    if not part:
-                        return None
-                    parts.append(part)
-                    length -= len(part)
-                return heard(b"".join(parts).decode(errors="replace")) or None if length == 0 else None
+    def _deliver(self, message: dict[str, Any]) -> None:
+        """Hand a message on, once there is room for it."""
+        try:
+            self.server.page.messages.put(message, timeout=_BODY_S)
+        except queue.Full:
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+            return
+        self.close_connection = False
+        self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
 
-            def _path(self) -> str | None:
-                """What is asked for; None for whoever does not know the secret, or is not the first who did.
+    def _message(self, length: int) -> dict[str, Any] | None:
+        """The body, where it is a JSON object that arrives whole, in time."""
+        end, parts = time.monotonic() + _BODY_S, []
+        while length > 0 and time.monotonic() < end:
+            part = self.rfile.read1(min(length, 1 << 16))  # type: ignore[attr-defined] # it is a BufferedReader
+            if not part:
+                return None
+            parts.append(part)
+            length -= len(part)
+        return heard(b"".join(parts).decode(errors="replace")) or None if length == 0 else None
 
-                The Host must be the address that was announced, so that another site's name, pointed at this machine,
-                reads nothing (DNS rebinding).
-                """
-                if self.headers.get("Host") != outer.host:
-                    return None
-                secret, _, path = self.path.partition("?")[0].lstrip("/").partition("/")
-                if not hmac.compare_digest(secret.encode(), outer._secret.encode()):
-                    return None
-                guest = self.client_address[0]
-                outer._guest = outer._guest or guest
-                return path if guest == outer._guest else None
+    def _path(self) -> str | None:
+        """What is asked for; None for whoever does not know the secret, or is not the first who did.
 
-            def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
-                self.send_response(status)
-                for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content)
+        The Host must be the address that was announced, so that another site's name, pointed at this machine,
+        reads nothing (DNS rebinding).
+        """
+        if self.headers.get("Host") != self.server.page.host:
+            return None
+        secret, _, path = self.path.partition("?")[0].lstrip("/").partition("/")
+        if not hmac.compare_digest(secret.encode(), self.server.page.secret.encode()):
+            return None
+        guest = self.client_address[0]
+        self.server.page.guest = self.server.page.guest or guest
+        return path if guest == self.server.page.guest else None
 
-            def log_message(self, format: str, *args: Any) -> None:
-                """The person has a progress bar."""
+    def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
 
-        return Handler
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not logged; the terminal has a progress bar."""
 
 
 def own_address() -> str:
