@@ -23,6 +23,9 @@ from .files import refuse_foreign
 from .network import capture_factory, capture_named, is_named
 from .written import Written
 
+# The class names that a manifest may hold, each at its longest.
+_MAX_LABELS_BYTES = 64 << 20
+
 # How far the probabilities of a class may add up from 1 (float16 and int8 round them).
 _SUM_TOLERANCE = 0.02
 
@@ -333,10 +336,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Class names from a text file, one a line.
 
     Raises:
-        DataError: no such file, an empty one, or a name twice.
+        DataError: no such file, an empty one, one far too large, or a name twice.
     """
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_LABELS_BYTES + 1)
+        if len(content) > _MAX_LABELS_BYTES:
+            raise DataError(f"{path} is too large for a list of labels", fix="a text file with one name per line")
+        names = tuple(line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the labels in {path}: {error}", fix="a text file with one name a line") from error
     if not names or len(set(names)) != len(names):

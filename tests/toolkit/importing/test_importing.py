@@ -1,5 +1,6 @@
 """A person's own models become bundles like any other, or are refused with the reason."""
 
+import os
 import pickle
 import textwrap
 from collections.abc import Callable
@@ -237,6 +238,9 @@ def test_labels_must_fit(bring: Callable[..., Bundle], network: nn.Module, tmp_p
     assert read_labels(tmp_path / "labels.txt") == ("cat", "dog")
     (tmp_path / "labels.txt").write_text("cat\ncat\n")
     with pytest.raises(DataError, match="twice"):
+        read_labels(tmp_path / "labels.txt")
+    os.truncate(tmp_path / "labels.txt", 1 << 30)
+    with pytest.raises(DataError, match="too large"):
         read_labels(tmp_path / "labels.txt")
 
 
