@@ -79,6 +79,14 @@ def busy_cores(environment: Mapping[str, Any]) -> float:
     return machine.busy_cores(allowed, environment["cores_got"])
 
 
+def load_text(environment: Mapping[str, Any]) -> str:
+    """What other processes took of the cores when the run began; they may have work for more cores than there are."""
+    allowed, busy = environment["cores_allowed"], busy_cores(environment)
+    if busy <= allowed:
+        return f"other processes kept about {busy:.1f} of {allowed} cores busy at the start"
+    return f"other processes had work for about {busy:.1f} cores at the start, where there are {allowed}"
+
+
 def threads_advised(environment: Mapping[str, Any]) -> int:
     """The most threads that would have had a core each; the agent takes so many where the user named no number."""
     if environment["cores_got"] == UNAVAILABLE:
@@ -90,7 +98,7 @@ def _of_machine(environment: Mapping[str, Any], threads: int) -> list[Signal]:
     found = []
     allowed, busy, advised = environment["cores_allowed"], busy_cores(environment), threads_advised(environment)
     if busy / allowed > _LOAD or threads > advised:
-        detail = f"other processes kept about {busy:.1f} of {allowed} cores busy at the start"
+        detail = load_text(environment)
         if threads > advised:
             detail += f"; {threads} threads wait for one another then, try --threads {advised}"
         found.append(Signal("load", detail))

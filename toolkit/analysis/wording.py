@@ -5,7 +5,7 @@ from typing import Any
 
 from ...deploy.environment import UNAVAILABLE
 from .host_answers import unexplained
-from .noise import busy_cores
+from .noise import load_text
 
 # By how much a ratio of figures of three digits may be off.
 _ROUNDING = 0.01
@@ -137,10 +137,7 @@ def thread_lines(report: Mapping[str, Any]) -> list[str]:
     busy = isinstance(got, int | float) and got > 0
     if not (used and allowed and busy) or report["plan"].get("threads") or used >= allowed:
         return []
-    return [
-        f"measured with {used} of {allowed} threads: other processes kept about {busy_cores(device):.1f} of {allowed} "
-        f"cores busy at the start (--threads {allowed} uses all)"
-    ]
+    return [f"measured with {used} of {allowed} threads: {load_text(device)} (--threads {allowed} uses all)"]
 
 
 def noise_summary(document: Mapping[str, Any]) -> list[str]:

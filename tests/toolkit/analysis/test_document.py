@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.measuring.measurement import Frames, Measurement, Sustained, Throughput, WarmUp
-from edgekit.toolkit.analysis.noise import busy_cores, threads_advised
+from edgekit.toolkit.analysis.noise import busy_cores, load_text, threads_advised
 from edgekit.toolkit.analysis.recommend import recommend
 from edgekit.toolkit.console import PlainConsole
 from edgekit.toolkit.report.files import junit, markdown
@@ -317,6 +317,16 @@ def test_as_many_threads_as_cores_beside_one_busy_core_is_noisy(judged: Judge) -
     assert [one["name"] for one in report["noise"]] == ["load"]
     assert "--threads 15" in report["noise"][0]["detail"]
     assert judged(environment=many, threads=15).report["noise"] == []
+
+
+def test_more_work_than_cores_is_called_so() -> None:
+    """Nobody keeps 5.8 of 2 cores busy."""
+    assert load_text({"cores_allowed": 2, "cores_got": 1.0}) == (
+        "other processes kept about 2.0 of 2 cores busy at the start"
+    )
+    assert load_text({"cores_allowed": 2, "cores_got": 0.5}) == (
+        "other processes had work for about 6.0 cores at the start, where there are 2"
+    )
 
 
 def _with_one_thread(alone: dict[int, float]) -> Callable[[list[Measurement]], list[Measurement]]:
