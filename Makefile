@@ -5,6 +5,7 @@ PYTHONS ?= 3.10 3.13
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 
 # ONNX Runtime Web, which a browser runs models with; its files are checked by hash wherever they are used.
 ORT_WEB := onnxruntime-web@1.30.0
@@ -15,7 +16,7 @@ ORT_WEB_DIR := deploy/devices/browser/ort-web
 # What some tests need beside Python: a browser, and an ssh server for the virtual board.
 SYSTEM := chromium openssh-server openssh-sftp-server rsync
 
-.PHONY: demo test test-slow test-all system lint types fuzz wheel-test lowest constraints ort-web clean
+.PHONY: demo test test-slow test-all system docs lint types fuzz wheel-test lowest constraints ort-web clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgekit demo
@@ -27,7 +28,7 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -n 2 -m "slow and not long"
 
-test-all: $(INSTALLED) system
+test-all: $(INSTALLED) $(DOCS) system
 	$(BIN)/pytest -n 2
 
 # Where something cannot be installed, the tests that need it are skipped, and the end of the run says so.
@@ -36,6 +37,15 @@ system:
 	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(SYSTEM); } >/dev/null || \
 	    echo "not installed, and no way to do so here: $(SYSTEM)" >&2
 	@$(MAKE) --silent ort-web || echo "ONNX Runtime Web cannot be fetched here: that needs npm" >&2
+
+# The site is written to build/site; a broken link or reference fails.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
+
+$(DOCS): $(INSTALLED)
+	$(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt --editable '.[dev,docs]'
+	touch $@
 
 # A million cases in an hour; FUZZ="--seed 7 --target manifest" repeats a part of a campaign.
 fuzz: $(INSTALLED)
@@ -71,7 +81,7 @@ $(ORT_WEB_DIR)/ort.wasm.min.mjs:
 	touch $@
 
 constraints:
-	$(BIN)/uv pip compile --universal --python-version 3.10 --extra dev --no-emit-index-url --no-annotate --no-header \
+	$(BIN)/uv pip compile --universal --python-version 3.10 --extra dev --extra docs --no-emit-index-url --no-annotate --no-header \
 	    --constraints constraints.in pyproject.toml --output-file constraints.txt --upgrade
 
 clean:

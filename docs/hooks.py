@@ -1,0 +1,63 @@
+"""What the site takes from the program instead of a copy: the options of every command, and the public API."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import edgekit
+import typer
+from edgekit.toolkit.cli import app
+
+ROOT = Path(__file__).parent.parent
+
+
+def commands() -> str:
+    """Markdown of every command: its help, usage, arguments and options."""
+    group: Any = typer.main.get_command(app)
+    context = typer.Context(group, info_name="edgekit")
+    return "\n\n".join(_command(group.commands[name], context) for name in group.list_commands(context))
+
+
+def _command(command: Any, parent: typer.Context) -> str:
+    context = typer.Context(command, info_name=command.name, parent=parent)
+    usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
+    panels: dict[str, list[str]] = {}
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        if record and "--help" not in parameter.opts:
+            default = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            panel = getattr(parameter, "rich_help_panel", None) or default
+            panels.setdefault(panel, []).append(
+                f"| `{_cell(record[0])}` | {_cell(record[1]).replace('[', chr(92) + '[')} |"
+            )
+    tables = [f"| {name} | |\n|---|---|\n" + "\n".join(rows) for name, rows in panels.items()]
+    help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "").strip()
+    return "\n\n".join([f"## edgekit {command.name}", help, f"```text\n{usage}\n```", *tables])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def api() -> str:
+    """Directives of mkdocstrings for everything that `import edgekit` offers: functions first, then classes."""
+    names = sorted(edgekit.__all__, key=lambda name: (name[0].isupper(), name))
+    return "\n\n".join(f"::: edgekit{edgekit._PUBLIC[name].replace(':', '.')}" for name in names)
+
+
+def on_startup(**_: Any) -> None:
+    """Lay the package out under its name, which the checkout's folder need not have, for the reader of docstrings."""
+    package = ROOT / "build/package/edgekit"
+    package.mkdir(parents=True, exist_ok=True)
+    for name in ("__init__.py", "deploy", "export", "models", "toolkit"):
+        if not (package / name).is_symlink():
+            (package / name).symlink_to(ROOT / name)
+
+
+GENERATED: dict[str, Callable[[], str]] = {"commands": commands, "api": api}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace `<!-- generated: NAME -->` by what the program says."""
+    return re.sub(r"<!-- generated: (\w+) -->", lambda match: GENERATED[match[1]](), markdown)
