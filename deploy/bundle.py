@@ -330,7 +330,7 @@ def _check_file(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise BundleError(f"{path} is missing", fix="copy the whole bundle again, or make it again")
     if not stat.S_ISREG(path.stat().st_mode):
-        raise BundleError(f"{path} is no regular file", fix="do not use this bundle")
+        raise BundleError(f"{path} is not a regular file", fix="do not use this bundle")
     size = path.stat().st_size
     if size != facts.get("size") or sha256(path) != facts.get("sha256"):
         raise BundleError(

@@ -1,6 +1,6 @@
-"""The errors a person can do something about.
+"""The errors a user can do something about.
 
-EdgeKitError                 one line for the person, and the next thing to type
+EdgeKitError                 one line for the user, and the next thing to type
 ├── BundleError              a bundle is damaged, foreign, or not of the kind that was asked for
 │   └── EngineError          an engine cannot be built, or was built for another machine
 ├── DataError                an image, a label or a data set is not usable

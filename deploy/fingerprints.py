@@ -87,7 +87,7 @@ def _read_rows(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(name) as stream:
         header = _HEADER.match(stream.read(_HEADER_BYTES))
         if header is None or (count := int(header[1])) > _MOST_ROWS:
-            raise ValueError(f"{name} is no uint64 [n, {WIDTH}]")
+            raise ValueError(f"{name} is not uint64 [n, {WIDTH}]")
         content = stream.read(count * _ROW_BYTES + 1)
     if len(content) != count * _ROW_BYTES:
         raise ValueError(f"{name} does not hold the {count} rows that it promises")

@@ -51,7 +51,7 @@ class Manifest:
     """What a bundle is.
 
     Attributes:
-        name: what the person calls the model.
+        name: what the user calls the model.
         format: a key of RUNTIMES: which session runs the model file.
         precision: fp32, fp16 or int8, a property of the graph.
         model: the model file's name in the bundle.

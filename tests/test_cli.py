@@ -1,4 +1,4 @@
-"""The command line, as a person meets it."""
+"""The command line, as a user meets it."""
 
 import csv
 import json
@@ -94,7 +94,7 @@ def test_a_contract_that_cannot_hold_fails(report_of: Callable[..., dict]) -> No
 
 
 def test_one_model_alone(report_of: Callable[..., dict]) -> None:
-    """Without anything to compare with it is held against its golden samples."""
+    """Without anything to compare with it is compared with its golden samples."""
     report = report_of(DATA / "lenet-fp32", "--limit", "20", "--baseline", DATA / "lenet-fp32")
     assert (len(report["models"]), report["verdict"]) == (1, "pass")
 

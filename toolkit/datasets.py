@@ -1,4 +1,4 @@
-"""Data sets: named ones and a person's own, divided into train, validation and test parts."""
+"""Data sets: named ones and a user's own, divided into train, validation and test parts."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

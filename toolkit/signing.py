@@ -59,7 +59,7 @@ def sign(digest: bytes, key: Path, context: bytes) -> bytes:
     """64 bytes: the signature of a SHA-256 digest by a private key, in OpenSSH's form or PEM.
 
     Raises:
-        EdgeKitError: the file is no ed25519 private key, or a passphrase protects it.
+        EdgeKitError: the file is not an ed25519 private key, or a passphrase protects it.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -82,7 +82,7 @@ def verify(digest: bytes, signature: bytes, key: Path, context: bytes) -> bool:
     """Whether a signature is that of a SHA-256 digest, by the owner of a public key, in OpenSSH's form or PEM.
 
     Raises:
-        EdgeKitError: the file is no ed25519 public key.
+        EdgeKitError: the file is not an ed25519 public key.
     """
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -111,4 +111,4 @@ def _read(key: Path) -> bytes:
 
 def _no_key(key: Path, kind: str) -> EdgeKitError:
     wanted = {"private": "the one without .pub signs", "public": "the one with .pub verifies"}[kind]
-    return EdgeKitError(f"{key} is no ed25519 {kind} key", fix=f"ssh-keygen -t ed25519 -f key; {wanted}")
+    return EdgeKitError(f"{key} is not an ed25519 {kind} key", fix=f"ssh-keygen -t ed25519 -f key; {wanted}")

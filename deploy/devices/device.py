@@ -18,7 +18,7 @@ class Device(Protocol):
     """A machine that can run the agent; connected to while its `with` block lasts.
 
     Attributes:
-        name: as the person wrote it.
+        name: as the user wrote it.
     """
 
     name: str

@@ -62,7 +62,7 @@ class Options:
                 fix="e.g. --batch 1,8,32",
             )
         if self.workspace_mb is not None and self.workspace_mb < 1:
-            raise RecipeError(f"a workspace of {self.workspace_mb} MiB is none", fix="e.g. --workspace 1024")
+            raise RecipeError(f"a workspace of {self.workspace_mb} MiB is not valid", fix="e.g. --workspace 1024")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise RecipeError(
                 f"the optimisation level {self.optimization_level} does not exist", fix="pass one from 0 to 5"
@@ -70,7 +70,7 @@ class Options:
         for capability in self.compute_capabilities:
             if not re.fullmatch(r"\d+\.\d", capability):
                 raise RecipeError(
-                    f"{capability} is no compute capability", fix="e.g. --compute-capability 8.6 or 8.6,8.9"
+                    f"{capability} is not a compute capability", fix="e.g. --compute-capability 8.6 or 8.6,8.9"
                 )
         if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
             raise RecipeError("a compute capability is named twice", fix="name each once")
@@ -103,7 +103,7 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
 
     Args:
         path: the new bundle's folder.
-        named: how the person calls the ONNX bundle, for the command that builds the engine again; None is its path.
+        named: how the user calls the ONNX bundle, for the command that builds the engine again; None is its path.
 
     Raises:
         BundleError: not an ONNX bundle, or a free batch without `options.batch`.

@@ -72,7 +72,7 @@ class Passport:
         """
         entry = bundle.manifest.requires.get(ENGINE_FORMAT)
         try:
-            return cls._from_json(entry)  # type: ignore[arg-type] # what is no mapping is a TypeError there
+            return cls._from_json(entry)  # type: ignore[arg-type] # what is not a mapping is a TypeError there
         except (TypeError, ValueError, KeyError) as error:
             raise BundleError(
                 f"{bundle.path} is an engine without a passport that can be read: {error!r}", fix=rebuild(bundle)

@@ -51,7 +51,7 @@ class Measured(NamedTuple):
         """Read what `to_json` wrote on a device that was asked to measure these bundles on so many images.
 
         Raises:
-            DeviceError: it is no such measurement.
+            DeviceError: it is not such a measurement.
         """
         try:
             answer = read(_Measured, data)
@@ -60,7 +60,7 @@ class Measured(NamedTuple):
             check_measurements(measurements, {one.id: len(one.manifest.labels) for one in bundles}, images)
         except DocumentError as error:
             raise DeviceError(
-                f"{device} answered with what is no measurement of these models: {error}",
+                f"{device} answered with what is not a measurement of these models: {error}",
                 fix="run it again; if it stays so, do not trust this device",
             ) from error
         return cls(dict(answer.environment), measurements)

@@ -127,7 +127,7 @@ class Measurement:
         warm_ups: one a process.
         blocks: timed calls of inference alone, batch 1, in the order they ran.
         one_thread: a few blocks with one thread, where the others had several.
-        checked, differed: outputs of timed calls that were held against the accuracy run's; how many had another class.
+        checked, differed: outputs of timed calls that were compared with the accuracy run; how many had another class.
         peak_rss_bytes: largest resident memory of a fresh process that loaded the model and ran it; None when the
             system does not say.
         parity: the golden samples replayed here (see deploy.parity.Parity).
@@ -168,7 +168,7 @@ class Measurement:
         """Read what `to_json` wrote, from JSON or not.
 
         Raises:
-            DocumentError: it is no measurement.
+            DocumentError: it is not a measurement.
         """
         one = read(cls, data)
         if not one.blocks or not one.warm_ups or len(one.stages) > len(STAGES):
@@ -243,9 +243,9 @@ def check_environment(environment: Mapping[str, Any]) -> None:
     check_numbers(environment)
     for key in _DEVICE_TEXTS:
         if not isinstance(environment.get(key, ""), str):
-            raise DocumentError(f"{key} is no text")
+            raise DocumentError(f"{key} is not text")
     if not isinstance(environment.get("versions", {}), dict):
-        raise DocumentError("versions is no object")
+        raise DocumentError("versions is not an object")
     cores = environment.get("cores_allowed")
     if type(cores) is not int or not 1 <= cores <= 4096:
         raise DocumentError(f"cores_allowed is {str(cores)[:80]!r}")

@@ -54,7 +54,7 @@ class Plan:
                 fix="plan at least 3",
             )
         if self.fps is not None and not 0 < self.fps <= 10_000:
-            raise RecipeError(f"--fps {self.fps:g} is no rate of images", fix="pass images a second, e.g. --fps 30")
+            raise RecipeError(f"--fps {self.fps:g} is not a frame rate", fix="pass images a second, e.g. --fps 30")
         if self.sustained_s is not None and self.sustained_s < 10:
             raise RecipeError(
                 f"--sustained {self.sustained_s:g}s is too short to show a steady state", fix="e.g. --sustained 10m"
@@ -78,7 +78,7 @@ class Plan:
         """Read what `to_json` wrote.
 
         Raises:
-            DocumentError: it is no plan.
+            DocumentError: it is not a plan.
             RecipeError: it is one that cannot be carried out.
         """
         return read(cls, data)

@@ -146,7 +146,7 @@ class Worker:
     def time(self, samples: int, calls: int) -> dict[str, Any]:
         """Time a block of inference alone: so many samples of so many calls.
 
-        Says also which input the last call had and its class, to be held against the accuracy run.
+        Says also which input the last call had and its class, to be compared with the accuracy run.
         """
         _, session = self._opened()
         run, clock = session.run, time.perf_counter_ns

@@ -22,7 +22,9 @@ class NullSession:
             settings = json.loads(bundle.model_path.read_text())
             self._ns = int(settings["ns" if options.threads in (None, 1) else "waiting_ns"])
         except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{bundle.model_path} is no null model: {error}", fix="make the bundle again") from error
+            raise BundleError(
+                f"{bundle.model_path} is not a null model: {error}", fix="make the bundle again"
+            ) from error
         self._classes = len(bundle.manifest.labels)
         self.facts = {"runtime": "null", "version": "1", "threads": options.threads}
 

@@ -67,7 +67,7 @@ def check_program(path: Path) -> None:
     check_size(sizes.values(), path)
     for name in names:
         if not _RECORDS.fullmatch(name):
-            raise _refused(path, f"it holds {name[:80]!r}, which is no tensor of a torch.export program")
+            raise _refused(path, f"it holds {name[:80]!r}, which is not a tensor of a torch.export program")
     if _MODEL not in names:
         raise BundleError(
             f"{path} holds no program of today's format",
@@ -114,7 +114,9 @@ def _parsed(reader: Any, name: str, path: Path) -> dict[str, Any]:
         document = json.loads(_record(reader, name, path))
         return {**document}
     except (ValueError, TypeError, RecursionError) as error:
-        raise BundleError(f"{path}: {name} is no JSON document: {_first_line(error)}", fix="export it again") from error
+        raise BundleError(
+            f"{path}: {name} is not a JSON document: {_first_line(error)}", fix="export it again"
+        ) from error
 
 
 def _check_samples(content: bytes, path: Path) -> None:

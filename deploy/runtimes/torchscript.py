@@ -46,7 +46,7 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
         namespace, _, name = kind.partition("::")
         if kind in _FILE_OPERATORS or not (namespace == "aten" or (namespace == "prim" and name in _PRIM)):
             raise BundleError(
-                f"{path} is refused: it runs {kind}, which is no tensor operator",
+                f"{path} is refused: it runs {kind}, which is not a tensor operator",
                 fix="do not use a file that you do not trust; export your own network to ONNX",
             )
     return module

@@ -111,7 +111,7 @@ class VirtualBoard:
 
     @property
     def environment(self) -> dict[str, str]:
-        """That of a person whose ssh knows the board."""
+        """That of a user whose ssh knows the board."""
         return {**os.environ, "PATH": f"{self.folder / 'client'}:{os.environ['PATH']}"}
 
     def trust(self, key: Path) -> None:

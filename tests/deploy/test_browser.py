@@ -55,7 +55,7 @@ def ort_web() -> None:
 
 @pytest.fixture
 def invited(monkeypatch: pytest.MonkeyPatch) -> "Future[str]":
-    """The address that the person is shown."""
+    """The address that the user is shown."""
     shown: Future[str] = Future()
     monkeypatch.setattr("edgekit.toolkit.validation.validate.invite", shown.set_result)
     return shown
@@ -232,7 +232,7 @@ def test_preprocessing_is_pillows(browser: Any) -> None:
 def test_what_the_browser_cannot_do_is_said(
     browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
 ) -> None:
-    """A model that its runtime refuses: the person reads why, on the phone and here."""
+    """A model that its runtime refuses: the user reads why, on the phone and here."""
     import shutil
 
     import onnx

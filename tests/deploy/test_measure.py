@@ -430,7 +430,7 @@ def test_a_board_has_a_name_and_a_memory_cap(tmp_path: Path, monkeypatch: pytest
 
 
 def test_onnx_runtime_is_kept_from_reporting() -> None:
-    """Before it is loaded; a person's own setting stays."""
+    """Before it is loaded; a user's own setting stays."""
     code = "import edgekit.deploy, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     for given, expected in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):
         own = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"} | given

@@ -22,7 +22,7 @@ def test_rounding_is_the_same_model(golden: Golden) -> None:
 
 @pytest.mark.parametrize("wrong", ["bias", "nan", "inf", "shape", "order"])
 def test_another_model_is_not(golden: Golden, wrong: str) -> None:
-    """A slightly wrong bias, what is no number, another shape, images in another order."""
+    """A slightly wrong bias, what is not a number, another shape, images in another order."""
     logits = golden.logits.copy()
     if wrong == "bias":
         logits[:, 2] += 0.01

@@ -21,7 +21,7 @@ def _put(source: Bundle, path: Path, created: float) -> Path:
 
 
 def test_names_count_up_and_suit_every_file_system(tmp_path: Path) -> None:
-    """Whatever the person calls the model, and whatever else is there."""
+    """Whatever the user calls the model, and whatever else is there."""
     assert new_path("a", tmp_path / "runs").name == "001-a"
     for name in ("007-x", "notes", "012-y.train", ".hidden"):
         (tmp_path / "runs" / name).mkdir(parents=True)

@@ -96,7 +96,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise EdgeKitError(f"{path} is not an EdgeKit report: {error}", fix=fix) from error
     document = parse(content, path, "an EdgeKit report", limit=_MAX_BYTES)
     if not isinstance(document, dict):
-        raise EdgeKitError(f"{path} is not an EdgeKit report: it is no object", fix=fix)
+        raise EdgeKitError(f"{path} is not an EdgeKit report: it is not an object", fix=fix)
     return document
 
 
@@ -195,7 +195,7 @@ def hold_against(
 def compare_reports(
     reports: Sequence[Mapping[str, Any]], contract: Contract, *, across_hardware: bool = False
 ) -> dict[str, Any]:
-    """The last report's candidates, held against each report before it, the first of which gives the verdict.
+    """The last report's candidates, compared with each report before it, the first of which gives the verdict.
 
     Raises:
         EdgeKitError: see `hold_against`.

@@ -10,7 +10,7 @@ from .statistics import CONFIDENCE, Interval, images_needed, mcnemar, paired_dif
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
-# Held when the person names no limit of their own, in percentage points of top-1.
+# Held when the user names no limit of their own, in percentage points of top-1.
 DEFAULT_MAX_DROP = 1.0
 
 PASS, FAIL, INCONCLUSIVE = 0, 3, 4

@@ -84,7 +84,7 @@ _JOINED = {
 
 
 def check_bounds(document: Any) -> None:
-    """Refuse a document that is no object, nests too deep, or holds a number that is not finite or far too large.
+    """Refuse a document that is not an object, nests too deep, or holds a number that is not finite or far too large.
 
     Raises:
         DocumentError: it does.
@@ -162,11 +162,11 @@ def _check(kind: Any, value: Any, place: str) -> None:
         if value is not None:
             _check(kind[0], value, place)
     elif isinstance(kind, list):
-        _agree(isinstance(value, list), f"{place} is no list")
+        _agree(isinstance(value, list), f"{place} is not a list")
         for at, entry in enumerate(value):
             _check(kind[0], entry, f"{place}[{at}]")
     elif isinstance(kind, dict):
-        _agree(isinstance(value, Mapping), f"{place or 'it'} is no object")
+        _agree(isinstance(value, Mapping), f"{place or 'it'} is not an object")
         for key, inner in kind.items():
             name = key.removesuffix("?")
             _agree(name in value or name != key, f"{place} lacks {name}")

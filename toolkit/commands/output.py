@@ -5,7 +5,7 @@ from typing import Any
 
 
 def made(bundle: Any, remark: str = "") -> None:
-    """Say what was made: the folder on standard output, the rest for the person."""
+    """Say what was made: the folder on standard output, the rest for the user."""
     from ..console import say, stdout
 
     manifest = bundle.manifest

@@ -12,7 +12,7 @@ from .output import show
 def command(
     reports: Annotated[
         list[Path],
-        typer.Argument(help="report.json or result.json files; of several, the last is held against each before it."),
+        typer.Argument(help="report.json or result.json files; of several, the last is compared with each before it."),
     ],
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,

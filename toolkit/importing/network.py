@@ -106,7 +106,7 @@ def _capture(network: Any, name: str, out: Path, spec: TensorSpec) -> Written:
 
 
 def _call_factory(module: str, factory: str) -> Any:
-    """Import the person's module as their own code would, and call the factory.
+    """Import the user's module as their own code would, and call the factory.
 
     EdgeKit's own `models` and `export` are `edgekit.models` and `edgekit.export`, so they stand in nobody's way.
     """
@@ -131,7 +131,7 @@ def _call_factory(module: str, factory: str) -> Any:
         raise EdgeKitError(f"{module}: {error}", fix="check the name after the colon") from error
     except EdgeKitError:
         raise
-    except Exception as error:  # the person's own code may raise anything
+    except Exception as error:  # the user's own code may raise anything
         raise EdgeKitError(
             f"{module}:{factory}() raised {type(error).__name__}: {error}",
             fix="name a function or class that can be called without arguments",
@@ -171,7 +171,7 @@ def _load_weights(network: Any, weights: Path, misfit: str) -> None:
                 state = torch.load(weights, map_location="cpu", weights_only=True)
     except EdgeKitError:
         raise
-    except Exception as error:  # what is no pickle raises what its bytes happen to mean: KeyError, IndexError, …
+    except Exception as error:  # what is not a pickle raises what its bytes happen to mean: KeyError, IndexError, …
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EdgeKitError(
             f"{weights} is not a plain state dict: {reason[:200]}",

@@ -44,7 +44,7 @@ def main(path: Path, folder: Path) -> int:
     parser.add_argument("--seconds", type=float, help="least time for the latency blocks")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
-    os.chdir(folder)  # no folder called edgekit where the person is may stand for this one
+    os.chdir(folder)  # no folder called edgekit where the user is may stand for this one
     try:
         require_writable(out)  # before minutes are spent on measuring
         return _run(out, {key: getattr(arguments, key) for key in ("threads", "seconds") if getattr(arguments, key)})

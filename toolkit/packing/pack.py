@@ -128,7 +128,7 @@ def unpack(packed: Packed, out: Path) -> list[Path]:
 def _read(path: Path) -> Packed:
     try:
         if not path.is_file():  # a fifo would be waited for
-            raise OSError(errno.EINVAL, "it is no file")
+            raise OSError(errno.EINVAL, "it is not a file")
         content = path.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}", fix="pass a file that edgekit pack wrote") from error
@@ -140,5 +140,5 @@ def _read(path: Path) -> Packed:
         try:
             signed = bytes.fromhex(signature.decode("ascii"))
         except ValueError:
-            raise BundleError(f"{path} is no packed model", fix="get it again from its maker") from None
+            raise BundleError(f"{path} is not a packed model", fix="get it again from its maker") from None
     return Packed(content, hashlib.sha256(body[:-SIGNATURE_DIGITS]).digest(), signed)

@@ -18,7 +18,7 @@ class Target:
         quantize_bias: int32 biases; without, they stay float.
         fused: the compiler fuses a layer with what follows it, so values are rounded where such a group begins, not
             after each operator.
-        why: one line for the person.
+        why: one line for the user.
     """
 
     signed: bool

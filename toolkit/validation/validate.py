@@ -69,7 +69,7 @@ def validate(
         bundles: the candidates; the models that they were made from are measured too, as far as they are found and the
             device can run them.
         baseline: what they are compared with, alone; None is the source model in torch, or the fp32 ONNX without torch.
-        stored: an earlier report (see comparison.read_report) whose models the candidates are held against instead.
+        stored: an earlier report (see comparison.read_report) whose models the candidates are compared with instead.
         images: test images from elsewhere than the bundle's own test part.
         limit: take this many of them, drawn by class.
         contract: what they are held to.

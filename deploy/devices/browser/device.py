@@ -68,7 +68,7 @@ class BrowserDevice:
 
     Args:
         ort_web: the folder of ONNX Runtime Web's files; None is that which `make ort-web` fills.
-        invite: shows the page's address to the person.
+        invite: shows the page's address to the user.
     """
 
     def __init__(self, name: str, ort_web: Path | None = None, invite: Callable[[str], object] | None = None) -> None:
@@ -195,7 +195,7 @@ class BrowserDevice:
             ]
             return Measured(_environment(said), measurements)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-            raise DeviceError(f"the page sent what is no measurement: {error!r}", fix="run it again") from error
+            raise DeviceError(f"the page sent what is not a measurement: {error!r}", fix="run it again") from error
 
 
 def preprocess_settings(preprocess: Preprocess) -> dict[str, Any]:

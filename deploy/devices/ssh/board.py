@@ -48,7 +48,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_GROWTH, _MOST_ENGINE_BYTES = 8, 256 << 20
 
 _BOOTSTRAP = Path(__file__).parent / "bootstrap.py"
-# The Python that provision made, in either place where it may be (see bootstrap.caches), if the folder is the person's
+# The Python that provision made, in either place where it may be (see bootstrap.caches), if the folder is the user's
 # own: in /tmp anybody may have been first. Else the system's.
 _PYTHON = """\
 for d in "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit" "${TMPDIR:-/tmp}/edgekit-$(id -u)"; do
@@ -273,7 +273,7 @@ class Board:
             if not all(path is None or path.startswith("/") for path in (answer.code, *paths[1:2])):
                 raise DocumentError("a path that is not absolute")
             if collected is not None and not isinstance(collected, str):
-                raise DocumentError("a result that is no text")
+                raise DocumentError("a result that is not text")
         except DocumentError as error:
             raise DeviceError(
                 f"{self.name} answers with what EdgeKit does not understand: {error}", fix="do not trust this device"

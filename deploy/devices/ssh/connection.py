@@ -1,6 +1,6 @@
 """The system's OpenSSH client: one connection to a board, over which commands run and files are sent.
 
-It is the person's own ssh: their configuration, keys, agent and jump hosts count. It is never let ask a question.
+It is the user's own ssh: their configuration, keys, agent and jump hosts count. It is never let ask a question.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Reports are compared offline, and a change is held against what was measured before it."""
+"""Reports are compared offline, and a change is compared with what was measured before it."""
 
 import io
 import json

@@ -103,7 +103,7 @@ def test_factory_in_a_file_with_weights(
 def test_a_repository_with_its_own_models_package(
     bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path
 ) -> None:
-    """models/ of a person's repository is not EdgeKit's models/."""
+    """models/ of a user's repository is not EdgeKit's models/."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").write_text("MINE = True\n")
     (tmp_path / "models" / "net.py").write_text("from models import MINE\n" + textwrap.dedent(NET))

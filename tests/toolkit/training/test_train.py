@@ -227,7 +227,7 @@ def test_curves_have_whole_epochs(epochs: int, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_a_folder_of_photographs(image_folder: Callable[..., Path]) -> None:
-    """Colour images of a person's own, loaded by worker processes, with every augmentation."""
+    """Colour images of a user's own, loaded by worker processes, with every augmentation."""
     folder = image_folder(each=20, size=40)
     recipe = Recipe.from_dict({"name": "x", "data": {"data": str(folder)}, "model": {"name": "cnn23"}}).changed(
         ["train.epochs=1", "train.batch_size=8", "preprocess.size=32", "augment.resized_crop=0.5",

@@ -56,7 +56,7 @@ def test_devices_side_by_side(judged: Judge) -> None:
 def test_a_joined_report_is_shown_again(
     judged: Judge, edgekit: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """As any other; it is no report to hold another against, which is said."""
+    """As any other; it is not a report to hold another against, which is said."""
     document = join_reports([_named(judged().report, "pi5"), _named(judged().report, "pi3")])
     Path("joined.json").write_text(json.dumps(document))
     assert "pi3" in edgekit("report", "joined.json", "--html", "page.html").stdout
@@ -66,7 +66,7 @@ def test_a_joined_report_is_shown_again(
     Path("joined.json").write_text(json.dumps({**document, "schema": 5}))
     assert "has schema 5; this EdgeKit reads 4" in edgekit("report", "joined.json", code=1).stderr
     Path("joined.json").write_text(json.dumps({**document, "agreement": None}))
-    assert "agreement is no list" in edgekit("report", "joined.json", code=1).stderr
+    assert "agreement is not a list" in edgekit("report", "joined.json", code=1).stderr
 
 
 def test_a_device_that_failed_fails_the_command(judged: Judge) -> None:
