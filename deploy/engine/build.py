@@ -107,7 +107,7 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
 
     Raises:
         BundleError: not an ONNX bundle, or a free batch without `options.batch`.
-        EngineError: TensorRT takes or builds the model not; the message names the node.
+        EngineError: TensorRT cannot parse or build the model; the message names the node.
         DeviceError: there is no GPU to build for, or the library cannot do what the options say.
         MissingPackageError: no TensorRT is installed.
         ParityError: the engine answers otherwise than its source.

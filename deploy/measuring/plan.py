@@ -50,7 +50,7 @@ class Plan:
         choose(PROVIDERS, self.provider, "provider")
         if self.processes < 3:
             raise RecipeError(
-                f"{self.processes} processes a model tell nothing of the difference between processes",
+                f"{self.processes} processes per model are too few to estimate variation",
                 fix="plan at least 3",
             )
         if self.fps is not None and not 0 < self.fps <= 10_000:

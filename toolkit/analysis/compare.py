@@ -76,7 +76,7 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
             report = make_report(result if contract is None else replace(result, contract=asdict(contract)))
         elif contract is not None:
             raise EdgeKitError(
-                f"{path} was judged when it was made",
+                f"{path} already contains a verdict",
                 fix="leave out the limits; a result.json is judged anew, two reports too",
             )
         else:

@@ -223,7 +223,7 @@ def _check_shape(shape: tuple[int, ...], labels: int) -> None:
     if labels and labels != shape[1]:
         raise BundleError(
             f"the model has {shape[1]} outputs, and there are {labels} labels",
-            fix="pass --labels with one class name a line, in the order of the outputs",
+            fix="pass --labels with one class name per line, in the order of the outputs",
         )
 
 
@@ -333,7 +333,7 @@ def _parameters(program: Any) -> int:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, one a line.
+    """Class names from a text file, one per line.
 
     Raises:
         DataError: no such file, an empty one, one far too large, or a name twice.
@@ -345,7 +345,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
             raise DataError(f"{path} is too large for a list of labels", fix="a text file with one name per line")
         names = tuple(line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the labels in {path}: {error}", fix="a text file with one name a line") from error
+        raise DataError(
+            f"cannot read the labels in {path}: {error}", fix="a text file with one name per line"
+        ) from error
     if not names or len(set(names)) != len(names):
-        raise DataError(f"{path} is empty or has a label twice", fix="one class name a line, in the logits' order")
+        raise DataError(f"{path} is empty or has a label twice", fix="one class name per line, in the logits' order")
     return names

@@ -38,7 +38,9 @@ def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, 
         EdgeKitError: no such network, or its weights do not fit.
     """
     if classes < 2:
-        raise EdgeKitError(f"{name} has to know how many classes there are", fix="pass --labels, one class name a line")
+        raise EdgeKitError(
+            f"{name} has to know how many classes there are", fix="pass --labels, one class name per line"
+        )
     try:
         network = create_network(name, classes, spec.channels, (spec.height, spec.width))
     except ModuleNotFoundError as error:

@@ -52,7 +52,7 @@ class PreprocessSettings:
     Attributes:
         size: (height and width) in pixels, 0 for auto.
         resize: the shorter side before the crop, in pixels, 0 for auto.
-        mean, std: a value a channel on the scale [0, 1]; empty for auto.
+        mean, std: one value per channel on the scale [0, 1]; empty for auto.
     """
 
     mode: Literal["auto", "RGB", "L"] = "auto"
