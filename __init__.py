@@ -10,9 +10,14 @@ The public functions are resolved on first use, so that `import edgekit` stays l
     result = edgekit.validate([int8], contract=edgekit.Contract(max_drop=0.5, min_speedup=1.2))
 """
 
+import logging
+
 from .deploy.registry import resolve
 
 __version__ = "0.1.0"
+
+# A library prints nothing unasked; the command line adds a handler that prints.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _PUBLIC = {
     "BuildOptions": ".deploy.engine.build:Options",

@@ -24,6 +24,7 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.environment import describe
 from edgekit.deploy.measuring.plan import Plan
+from edgekit.deploy.progress import silent
 from edgekit.toolkit.analysis.statistics import exponential, student_mean
 
 PEER = """
@@ -62,12 +63,8 @@ def _peer(method: str, bundle: Bundle, threads: int, seconds: float) -> float:
 
 def _edgekit(bundle: Bundle, threads: int, seconds: float, seed: int) -> float:
     plan = Plan(seconds=seconds, processes=3, threads=threads, seed=seed)
-    (one,) = open_device("local").measure([bundle], plan, None, _silent).measurements
+    (one,) = open_device("local").measure([bundle], plan, None, silent).measurements
     return float(np.median([value for block in one.blocks for value in block.call_ms]))
-
-
-def _silent(*_: object) -> None:
-    """The table is the progress."""
 
 
 def main() -> None:

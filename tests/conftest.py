@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -26,6 +27,9 @@ from tests.needs import need, summary
 # speed is no matter of tests, and this machine may be busy
 settings.register_profile("edgekit", deadline=None)
 settings.load_profile("edgekit")
+
+# what the library logs, which tests read with caplog
+logging.getLogger("edgekit").setLevel(logging.INFO)
 
 # several processes test at once, and OpenMP's threads spin while they wait for a core: five times the work on two cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,6 +1,9 @@
 """The command line: its list of commands, and how it ends."""
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -79,7 +82,7 @@ for _module in (
 
 def main() -> None:
     """Run the command line; a user's error is one line and its fix, anything else is a bug and shows its trace."""
-    with ended_by_signals():
+    with ended_by_signals(), _logged_to_stderr():
         try:
             app(prog_name="edgekit")
         except EdgeKitError as error:
@@ -88,6 +91,28 @@ def main() -> None:
             if (missing := missing_package(error)) is None:
                 raise
             _fail(missing)
+
+
+class _Handler(logging.Handler):
+    """Prints what the library logs; rich is imported with the first line that there is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from .console import show_record
+
+        show_record(record)
+
+
+@contextlib.contextmanager
+def _logged_to_stderr() -> Iterator[None]:
+    logger, handler = logging.getLogger("edgekit"), _Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _fail(error: EdgeKitError) -> None:

@@ -5,18 +5,20 @@ and control characters are shown as escapes. What is to be styled is a `Text`, m
 """
 
 import contextlib
+import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from rich import progress as rich_progress
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from ..deploy.progress import Progress, silent
 from ..deploy.visible import visible
 
-# As many different stages are announced where there is no terminal for a bar; a device that has more is not heard.
+# The most stages that are announced where there is no terminal for a bar: a hostile device may send any number.
 _MAX_STAGES = 100
 
 
@@ -70,100 +72,79 @@ def print_parts(parts: Iterable[Any], console: Console = stdout) -> None:
 
 
 def say(message: str) -> None:
-    """One line for the user."""
+    """Print one line to standard error."""
     stderr.print(message)
 
 
-# show(stage, share from 0 to 1)
-Show = Callable[[str, float], None]
+def show_record(record: logging.LogRecord) -> None:
+    """Print what the library logs; an address that it carries is shown as a QR code too, where one can be made."""
+    warning = "warning: " if record.levelno == logging.WARNING else ""
+    say(warning + record.getMessage())
+    if address := getattr(record, "address", None):
+        _show_qr_code(address)
 
 
-def invite(url: str) -> None:
-    """Show an address to be opened on a phone, as a QR code too where one can be made."""
-    say(f"open this address on the phone: {url}")
+def _show_qr_code(address: str) -> None:
     try:
         import segno
     except ModuleNotFoundError:
         say("(for a QR code: pip install 'edgekit-vision[phone]')")
         return
-    segno.make(url, error="l").terminal(out=sys.stderr, compact=True)
+    segno.make(address, error="l").terminal(out=sys.stderr, compact=True)
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Show]:
-    """A bar on a terminal, a line for each new stage elsewhere."""
-    with progress_bars([title]) as (show,):
+def progress_bar(title: str = "", *, announced: bool = True) -> Iterator[Progress]:
+    """A bar on a terminal, a line for each new stage elsewhere.
+
+    Args:
+        title: what the work is called, before each stage.
+        announced: stages are lines where there is no terminal; without, nothing is printed there.
+    """
+    with progress_bars([title], announced=announced) as (show,):
         yield show
 
 
 @contextlib.contextmanager
-def progress_bars(titles: Sequence[str]) -> Iterator[list[Show]]:
-    """A bar a title, for work that goes on side by side."""
+def progress_bars(titles: Sequence[str], *, announced: bool = True) -> Iterator[list[Progress]]:
+    """A bar per title, for work that goes on side by side; see `progress_bar`."""
     if not sys.stderr.isatty():
-        yield [_announcer(title) for title in titles]
+        yield [_announcer(title) if announced else silent for title in titles]
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=stderr, transient=True) as bars:
-
-        def shower(title: str) -> Show:
-            task, seen = bars.add_task(visible(title), total=1.0), [""]
-
-            def show(stage: str, share: float) -> None:
-                if stage != seen[0]:
-                    seen[0] = stage
-                    bars.reset(task, description=visible(f"{title}: {stage}"))
-                bars.update(task, completed=share)
-
-            return show
-
-        yield [shower(title) for title in titles]
+    with rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}", markup=False), rich_progress.BarColumn(),
+        rich_progress.TaskProgressColumn(), rich_progress.TextColumn("elapsed"), rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("left"), rich_progress.TimeRemainingColumn(),
+        console=stderr, transient=True,
+    ) as bars:  # fmt: skip
+        yield [_bar(bars, title) for title in titles]
 
 
-def _announcer(title: str) -> Show:
+def _bar(bars: "rich_progress.Progress", title: str) -> Progress:
+    task, done = bars.add_task(visible(title), total=1.0), 0.0
+
+    def show(stage: str, share: float) -> None:
+        nonlocal done
+        description = visible(_labelled(title, stage))
+        if share < done:  # another stage begins, and its remaining time with it
+            bars.reset(task, description=description)
+        bars.update(task, description=description, completed=share)
+        done = share
+
+    return show
+
+
+def _announcer(title: str) -> Progress:
     stages: set[str] = set()
 
     def announce(stage: str, share: float) -> None:
         del share
         if stage not in stages and len(stages) < _MAX_STAGES:
             stages.add(stage)
-            say(f"{title}: {stage}")
+            say(_labelled(title, stage))
 
     return announce
 
 
-class TrainingBar:
-    """A bar with images/s and time left on a terminal; a line an epoch everywhere."""
-
-    def __init__(self, epochs: int, steps: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), BarColumn(),
-            TextColumn("{task.fields[speed]:.0f} images/s"), TimeRemainingColumn(),
-        )  # fmt: skip
-        self._bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
-        self._task = self._bar.add_task("train", total=epochs * steps, epoch=1, epochs=epochs, speed=0.0)
-        self._start, self._images = time.monotonic(), 0
-
-    def __enter__(self) -> "TrainingBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def step(self, images: int) -> None:
-        """One batch of this many images is done."""
-        self._images += images
-        self._bar.update(self._task, advance=1, speed=self._images / (time.monotonic() - self._start))
-
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """One epoch is done; `row` has its metrics."""
-        self._bar.update(self._task, epoch=int(row["epoch"]) + 1)
-        say(
-            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
-            f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
-            f"{row['images_per_s']:.0f} images/s"
-        )
+def _labelled(title: str, stage: str) -> str:
+    return ": ".join(part for part in (title, stage) if part)

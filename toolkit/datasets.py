@@ -1,5 +1,6 @@
 """Data sets: named ones and a user's own, divided into train, validation and test parts."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from ..deploy.fingerprints import fingerprint
 from ..deploy.image_sources import open_images, read_idx
 from ..deploy.images import ImageSet, stratified, without_corrupt
 from ..deploy.manifest import Manifest
-from .console import say
+
+_log = logging.getLogger(__name__)
 
 PARTS = ("train", "validation", "test")
 
@@ -194,7 +196,7 @@ def _has_folders(path: Path) -> bool:
 
 def _told(images: ImageSet) -> ImageSet:
     if images.left_out:
-        say(f"left out {len(images.left_out)} corrupt images: {', '.join(images.left_out)}")
+        _log.info(f"left out {len(images.left_out)} corrupt images: {', '.join(images.left_out)}")
     return images
 
 
@@ -230,7 +232,9 @@ def _divide(data: str, root: str | None, seed: int, share: float, given: dict[st
     elif "test" in given:
         rest, test = given["train"], given["test"]
     elif "validation" in given:
-        say(f"{data} has no test/ folder: its validation folder is the test part, validation is drawn from train/")
+        _log.info(
+            f"{data} has no test/ folder: its validation folder is the test part, validation is drawn from train/"
+        )
         rest, test = given["train"], given.pop("validation")
     else:
         rest, test = _drawn(given["train"], _TEST_SHARE, seed)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError, EdgeKitError
 from ..deploy.manifest import MANIFEST, Manifest, manifest_id
-from .console import say
+
+_log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 REJECTED = ".rejected"
@@ -151,7 +153,7 @@ def newest(accept: Callable[[Manifest], bool], wanted: str, make: str, runs: Pat
     if not fitting:
         raise BundleError(f"there is no {wanted} in {runs}/", fix=f"run: {make}, or pass a bundle's folder")
     path = max(fitting)[1]
-    say(f"taking {path}")
+    _log.info(f"taking {path}")
     return Bundle.open(path)
 
 
@@ -198,7 +200,7 @@ def _manifests(runs: Path) -> Iterator[tuple[Path, Manifest]]:
         try:
             manifest = Manifest.from_json(source.read_bytes(), source)
         except (BundleError, OSError) as error:
-            say(f"passing over {path}: {error}")
+            _log.info(f"passing over {path}: {error}")
             continue
         yield path, manifest
 

@@ -9,8 +9,8 @@ from ..engine.build import Options
 from ..errors import DeviceError
 from ..images import ImageSet
 from ..measuring.agent import Measured
-from ..measuring.measure import Progress
 from ..measuring.plan import Plan
+from ..progress import Progress
 from ..registry import choose, resolve
 
 

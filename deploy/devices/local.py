@@ -15,8 +15,8 @@ from ..files import scratch_folder
 from ..images import ImageSet
 from ..measuring import agent, cargo
 from ..measuring.agent import Measured
-from ..measuring.measure import Progress
 from ..measuring.plan import Plan
+from ..progress import Progress
 from ..session import PACKAGES
 
 # An agent that is ended lets its workers end first.

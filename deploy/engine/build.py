@@ -14,6 +14,7 @@ from ..bundle import Bundle, create
 from ..errors import BundleError, DeviceError, EdgeKitError, EngineError, ParityError, RecipeError
 from ..files import sha256, write_file
 from ..parity import FLOAT_TOLERANCE, compare, replay
+from ..progress import Progress
 from ..session import SessionOptions, open_session
 from .gpu import Gpu, look
 from .layers import parse_json, parse_text, summarize
@@ -26,9 +27,6 @@ MODEL, WEIGHTS = "model.engine", "weights.onnx"
 # rounding; the arithmetic of fp16 has 11 bits; a rounding to int8 that falls the other way moves a value by 1/127, and
 # a network has many. A wrong scale or a swapped tensor moves logits by more than their own size.
 _TOLERANCE = {"fp32": FLOAT_TOLERANCE, "fp16": 0.02, "int8": 0.2}
-
-# (what is going on, share done from 0 to 1)
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from ..engine.library import load
 from ..engine.passport import ENGINE_FORMAT, Passport, check
 from ..environment import allowed_cores, cores_got, describe, fastest_cores, free_cores, state
 from ..errors import DeviceError, EdgeKitError, LostDeviceError
+from ..progress import Progress
 from ..signals import ended_by_signals
-from .measure import Progress, measure
+from .measure import measure
 from .measurement import Measurement, check_environment, check_measurements
 from .plan import Plan
 

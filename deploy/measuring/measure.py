@@ -16,12 +16,10 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..environment import allowed_cores, temperature
+from ..progress import Progress, silent
 from .measurement import Block, Frames, Measurement, Predictions, Sustained, Throughput, WarmUp
 from .plan import HALF_WIDTH_WANTED, SAMPLES_WANTED, Plan
 from .worker_process import WorkerProcess
-
-# (what is going on, share done from 0 to 1)
-Progress = Callable[[str, float], None]
 
 # Calls are timed together until they take this long, so that the clock's own cost does not count.
 _SAMPLE_NS = 1_000_000
@@ -155,10 +153,10 @@ def measure(
         if not here:
             break
         with _workers(here, images):
-            _load(here, how, progress if process == 0 else _silent)
+            _load(here, how, progress if process == 0 else silent)
             if process == 0:
                 _answer_once(subjects, images, how, progress)
-            _warm_up(here, plan, progress if process == 0 else _silent)
+            _warm_up(here, plan, progress if process == 0 else silent)
             if process == 0:
                 _ration(subjects)
                 stage = _latency_stage(subjects, plan)
@@ -175,10 +173,6 @@ def measure(
     if plan.sustained_s is not None:
         _sustain(subjects, images, how, plan, progress)
     return [subject.result() for subject in subjects]
-
-
-def _silent(what: str, share: float) -> None:
-    """Only the first process's loading is news."""
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ from edgekit.deploy.errors import DeviceError, EdgeKitError
 from edgekit.deploy.image_sources import open_images
 from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measuring.plan import Plan
+from edgekit.deploy.progress import Progress
 from edgekit.toolkit.analysis.contract import Contract
-from edgekit.toolkit.console import Show
 from edgekit.toolkit.doctor.diagnose import diagnose_board
 from edgekit.toolkit.doctor.provision import remove_all
 from edgekit.toolkit.packing.pack import pack
@@ -43,7 +43,7 @@ def _silent(what: str, share: float) -> None:
     """No progress."""
 
 
-def _measure(board: VirtualBoard, bundle: Bundle, show: Show = _silent, images: ImageSet | None = None) -> Any:
+def _measure(board: VirtualBoard, bundle: Bundle, show: Progress = _silent, images: ImageSet | None = None) -> Any:
     """The smallest measurement there is."""
     with open_device(board.device) as device:
         device.formats()

@@ -1,6 +1,5 @@
 """What happens to a board in use: the line or the power is cut, the disk fills up, memory ends, the clock is wrong."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -8,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +136,15 @@ def test_the_line_is_cut_while_it_measures(
     """An error after seconds; what was measured is kept and can be shown; the board stops by itself."""
     shown: list[tuple[str, float]] = []
 
-    @contextlib.contextmanager
-    def bars(titles: Sequence[str]) -> Iterator[list[Any]]:
-        yield [lambda stage, share: shown.append((stage, share))]
-
-    monkeypatch.setattr("edgekit.toolkit.validation.validate.progress_bars", bars)
     measuring = wired.run(
         lambda: validate(
-            [arm[0]], images="digits", limit=10, plan=LONG, devices=[wired.board.device], keep=tmp_path / "kept"
+            [arm[0]],
+            images="digits",
+            limit=10,
+            plan=LONG,
+            devices=[wired.board.device],
+            keep=tmp_path / "kept",
+            progress=lambda stage, share: shown.append((stage, share)),
         )
     )
     until(lambda: any(stage == "latency" and share > 2.1 / LONG.processes for stage, share in shown), 120)

@@ -34,7 +34,8 @@ from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
 from edgekit.toolkit.importing.edit import prepend
 from edgekit.toolkit.importing.import_model import import_model
 from edgekit.toolkit.report.files import write_reports
-from edgekit.toolkit.validation.validate import Validation, validate
+from edgekit.toolkit.validation.validate import validate
+from edgekit.toolkit.validation.validation import Validation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -57,7 +58,7 @@ def ort_web() -> None:
 def invited(monkeypatch: pytest.MonkeyPatch) -> "Future[str]":
     """The address that the user is shown."""
     shown: Future[str] = Future()
-    monkeypatch.setattr("edgekit.toolkit.validation.validate.invite", shown.set_result)
+    monkeypatch.setattr("edgekit.deploy.devices.browser.device._log_address", shown.set_result)
     return shown
 
 

@@ -122,7 +122,7 @@ def test_find_by_id(fp32: Bundle, int8: Bundle) -> None:
 
 
 def test_a_damaged_manifest_is_passed_over_with_a_warning(
-    fp32: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fp32: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One broken neighbour is in nobody's way."""
     shutil.copytree(fp32.path, tmp_path / "001-good")
@@ -131,5 +131,5 @@ def test_a_damaged_manifest_is_passed_over_with_a_warning(
         folder.mkdir()
         (folder / "manifest.json").write_bytes(text)
     assert newest(lambda manifest: True, "bundle", "edgekit train", runs=tmp_path).path.name == "001-good"
-    assert capsys.readouterr().err.count("passing over") == 6
+    assert caplog.text.count("passing over") == 6
     assert find(fp32.id, tmp_path) is not None

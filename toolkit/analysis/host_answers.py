@@ -8,8 +8,8 @@ import numpy as np
 from ...deploy.bundle import Bundle
 from ...deploy.engine.passport import ENGINE_FORMAT
 from ...deploy.images import UNLABELLED, ImageSet
-from ...deploy.measuring.measure import Progress
 from ...deploy.measuring.measurement import Measurement
+from ...deploy.progress import Progress
 from ...deploy.session import open_session
 
 

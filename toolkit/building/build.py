@@ -1,5 +1,6 @@
 """Building TensorRT engines: lint, the ONNX of each precision, and the device that compiles it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ from ...deploy.engine.build import Options
 from ...deploy.engine.library import installed, load, version_tuple
 from ...deploy.engine.passport import ENGINE_FORMAT
 from ...deploy.errors import BundleError, EdgeKitError, EngineError
+from ...deploy.progress import Progress, silent, titled
 from ...deploy.registry import choose
-from ..console import progress_bar, say
 from ..quantize.quantize import quantize
 from ..signing import check_key, sign_bundle
 from ..workspace import REJECTED, RUNS, derived, new_path
 from .lint import Finding, lint
 from .trtexec import RELEASES, command_lines
+
+_log = logging.getLogger(__name__)
 
 # Of a source of full precision; "auto" is all of them, since the fastest one is not known before it is measured.
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -68,6 +71,7 @@ def build(
     sign: Path | None = None,
     out: Path | None = None,
     runs: Path = RUNS,
+    progress: Progress = silent,
 ) -> list[Bundle]:
     """Build engines from an ONNX bundle, on the device that runs them.
 
@@ -100,13 +104,12 @@ def build(
     _graph(bundle)
     with open_device(device) as opened:
         for name in wanted:
-            source = _of_precision(bundle, name, runs)
+            source = _of_precision(bundle, name, runs, progress)
             if source is None:
                 continue
             check(source, options, device)
             path = out or new_path(f"{source.manifest.name}-{ENGINE_FORMAT}-{name}", runs)
-            with progress_bar(f"build {name}") as show:
-                opened.build(source, options, path, show)
+            opened.build(source, options, path, titled(progress, f"build {name}"))
             if sign is not None:
                 sign_bundle(path, sign)
             made.append(Bundle.open(path))
@@ -123,7 +126,7 @@ def check(bundle: Bundle, options: Options, device: str) -> None:
     found = lint(model, _version(options) if device == "local" else None, options.batch)
     errors = [finding for finding in found if finding.severity == "error"]
     for finding in [finding for finding in found if finding.severity == "warning"]:
-        say(f"warning: {finding.node}: {finding.message} ({finding.fix})")
+        _log.warning(f"{finding.node}: {finding.message} ({finding.fix})")
     if errors:
         rest = f", and {len(errors) - 1} more: edgekit build {bundle.path} --plan" if len(errors) > 1 else ""
         raise EngineError(f"{bundle.path}: {errors[0].node}: {errors[0].message}{rest}", fix=errors[0].fix)
@@ -147,7 +150,7 @@ def _graph(bundle: Bundle) -> Any:
     return onnx.load(str(bundle.model_path))
 
 
-def _of_precision(bundle: Bundle, precision: str, runs: Path) -> Bundle | None:
+def _of_precision(bundle: Bundle, precision: str, runs: Path, progress: Progress) -> Bundle | None:
     """The bundle itself, or the one of lower precision that was made from it, or is now; None where it is rejected.
 
     Raises:
@@ -165,10 +168,11 @@ def _of_precision(bundle: Bundle, precision: str, runs: Path) -> Bundle | None:
         target = found.manifest.details.get("target")
         if found.manifest.precision == precision and found.manifest.format == "onnx" and target in (None, _TARGET):
             return found
-    result = quantize(bundle, precision=precision, target=_TARGET if precision == "int8" else None, runs=runs)
+    target = _TARGET if precision == "int8" else None
+    result = quantize(bundle, precision=precision, target=target, runs=runs, progress=titled(progress, "quantize"))
     if result.bundle.path.name.endswith(REJECTED):
-        say(f"no {precision} engine: {result.judgement.sentence}")
+        _log.info(f"no {precision} engine: {result.judgement.sentence}")
         return None
     for sentence in result.remarks:
-        say(sentence)
+        _log.info(sentence)
     return result.bundle

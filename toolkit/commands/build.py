@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Build a TensorRT engine, on the device that runs it."""
     from ..building.build import build, plan_build
-    from ..console import say
+    from ..console import progress_bar, say
     from ..report.terminal import build_plan_table
     from ..workspace import given_or_newest
     from .parsing import build_options
@@ -68,7 +68,8 @@ def command(
         raise typer.Exit(1 if any(finding["severity"] == "error" for finding in found.findings) else 0)
     if as_json:
         raise EdgeKitError("--json is for --plan", fix="leave it out: the engines' folders are printed one a line")
-    engines = build(source, precision=precision, options=options, device=device, sign=sign, out=out)
+    with progress_bar() as bar:
+        engines = build(source, precision=precision, options=options, device=device, sign=sign, out=out, progress=bar)
     for engine in engines:
         made(engine)
     where = f" --device {device}" if device != "local" else ""

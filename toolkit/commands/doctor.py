@@ -20,6 +20,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """What is installed, what this machine has and can measure, what is missing and the line that installs it."""
+    from ..console import progress_bar
     from ..doctor.diagnose import diagnose, diagnose_board
     from ..doctor.selftest import run_self_test
     from ..report.terminal import board_table, doctor_table, self_test_table
@@ -36,6 +37,7 @@ def command(
         return
     from ...deploy.bundle import Bundle
 
-    found, code = run_self_test(Bundle.open(bundle) if bundle else None, seconds)
+    with progress_bar("self-test") as bar:
+        found, code = run_self_test(Bundle.open(bundle) if bundle else None, seconds, progress=bar)
     show(found, self_test_table, as_json)
     raise typer.Exit(code)

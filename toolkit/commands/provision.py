@@ -15,7 +15,7 @@ def command(
     clean: Annotated[bool, typer.Option("--clean", help="Remove all that EdgeKit put there.")] = False,
 ) -> None:
     """Install ONNX Runtime on a board, in a venv of EdgeKit's own; or remove all of EdgeKit from it."""
-    from ..console import stdout
+    from ..console import progress_bar, stdout
     from ..doctor.provision import provision, remove_all
 
     if clean:
@@ -24,5 +24,7 @@ def command(
         for folder in remove_all(device):
             stdout.print(f"removed {folder}")
         return
-    for name, version in provision(device, offline=offline).items():
+    with progress_bar(f"provision {device}") as show:
+        versions = provision(device, offline=offline, progress=show)
+    for name, version in versions.items():
         stdout.print(f"{name} {version}")

@@ -23,7 +23,7 @@ def command(
     out: Out = None,
 ) -> None:
     """Quantize an ONNX model after training, and hold it to the accuracy contract."""
-    from ..console import say
+    from ..console import progress_bar, say
     from ..quantize.quantize import quantize
     from ..workspace import given_or_newest
 
@@ -38,10 +38,11 @@ def command(
         "fp32 ONNX bundle",
         "edgekit export --format onnx",
     )
-    result = quantize(
-        source, precision=precision, target=target, images=images, calibration_images=calibration_images,
-        max_drop=max_drop, allow_few=allow_few, skip_corrupt=skip_corrupt, out=out,
-    )  # fmt: skip
+    with progress_bar("quantize") as show:
+        result = quantize(
+            source, precision=precision, target=target, images=images, calibration_images=calibration_images,
+            max_drop=max_drop, allow_few=allow_few, skip_corrupt=skip_corrupt, out=out, progress=show,
+        )  # fmt: skip
     for sentence in result.sentences:
         say(sentence)
     made(result.bundle)

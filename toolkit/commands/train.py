@@ -1,6 +1,7 @@
 """edgekit train."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,23 +40,29 @@ def command(
     out: Out = None,
 ) -> None:
     """Train a network and write a bundle."""
+    from ..console import progress_bar, stderr, stdout
     from ..training.train import extend_training, newest_training, resume_training, train
 
+    # torchrun starts a process per GPU, and one of them prints
+    stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
     if resume:
         if any((data, model, recipe, pretrained, root, download, skip_corrupt, settings, out)):
             raise EdgeKitError(
                 "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
             )
-        made(
-            resume_training(newest_training())
-            if epochs is None
-            else extend_training(newest_training(finished=True), epochs)
-        )
+        with progress_bar("train", announced=False) as show:
+            if epochs is None:
+                bundle = resume_training(newest_training(), show)
+            else:
+                bundle = extend_training(newest_training(finished=True), epochs, show)
+        made(bundle)
         return
     wanted = {"data.data": data, "data.root": root, "train.epochs": epochs, "model.pretrained": pretrained or None}
     wanted["data.skip_corrupt"] = skip_corrupt or None
     chosen = _recipe(recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in wanted.items() if v is not None])
-    made(train(chosen.changed(settings or []), out=out, download=download))
+    with progress_bar("train", announced=False) as show:
+        bundle = train(chosen.changed(settings or []), out=out, download=download, progress=show)
+    made(bundle)
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:

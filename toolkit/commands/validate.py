@@ -63,6 +63,7 @@ def command(
     from ...deploy.bundle import Bundle
     from ..analysis.compare import read_report
     from ..analysis.contract import Contract
+    from ..console import progress_bars
     from ..report.terminal import devices_table, validation_table
     from ..validation.validate import validate
     from ..workspace import RUNS, newest
@@ -77,11 +78,13 @@ def command(
         newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit quantize")
     ]
     folder, devices = out or RUNS / f"{chosen[-1].path.name}.report", device or ["local"]
-    result = validate(
-        chosen, baseline=Bundle.open(baseline) if baseline and stored is None else None, stored=stored, images=images,
-        limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan, devices=devices,
-        skip_corrupt=skip_corrupt, across_hardware=across_hardware, keep=folder, ort_web=ort_web, verify=verify,
-    )  # fmt: skip
+    with progress_bars([f"validate on {name}" for name in devices]) as bars:
+        result = validate(
+            chosen, baseline=Bundle.open(baseline) if baseline and stored is None else None, stored=stored,
+            images=images, limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan,
+            devices=devices, skip_corrupt=skip_corrupt, across_hardware=across_hardware, keep=folder, ort_web=ort_web,
+            verify=verify, progress=dict(zip(devices, bars, strict=True)),
+        )  # fmt: skip
     write_report(result, folder)
     show(result.report, validation_table if len(devices) == 1 else devices_table, as_json)
     raise typer.Exit(result.exit_code)

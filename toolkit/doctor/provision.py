@@ -1,5 +1,6 @@
 """Installing the runtime on a board: in a venv in EdgeKit's folder there, nothing else is touched."""
 
+import logging
 import shlex
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from ...deploy.devices.ssh.board import NEEDED, Board, clock_remark
 from ...deploy.errors import DeviceError, EdgeKitError
 from ...deploy.files import scratch_folder
 from ...deploy.measuring import cargo
-from ...deploy.measuring.measure import Progress
-from ..console import progress_bar, say
+from ...deploy.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
 
 # A slow board unpacks a runtime from a slow card.
 _INSTALL_S = 900.0
@@ -23,7 +25,7 @@ _GLIBC_MINORS = range(17, 60)
 _OLD_TAGS = {"manylinux2014": 17}
 
 
-def provision(device: str, *, offline: bool) -> dict[str, str]:
+def provision(device: str, *, offline: bool, progress: Progress = silent) -> dict[str, str]:
     """Make a venv on a board, install what the agent needs, and try it: package -> version.
 
     Args:
@@ -32,17 +34,17 @@ def provision(device: str, *, offline: bool) -> dict[str, str]:
     Raises:
         DeviceError: it cannot be reached, or the installation failed; then all is as it was before.
     """
-    with Board(device) as board, progress_bar(f"provision {device}") as show:
+    with Board(device) as board:
         probe = board.probe()
         if remark := clock_remark(probe):
-            say(f"{device}: {remark}")
-        wheels = shlex.quote(_send_wheels(board, probe.facts, show)) if offline else None
+            _log.info(f"{device}: {remark}")
+        wheels = shlex.quote(_send_wheels(board, probe.facts, progress)) if offline else None
         venv, old = (shlex.quote(f"{probe.facts['cache']}/{name}") for name in ("venv", "venv.old"))
         python = shlex.quote(probe.facts["base"])
         install = f"{venv}/bin/python3 -m pip install --no-input --disable-pip-version-check"
         wanted = " ".join(NEEDED.values())
         put_back = f"if [ -d {old} ]; then rm -rf {venv} && mv {old} {venv}; fi"
-        show("installing", 0.0)
+        progress("installing", 0.0)
         # what works stays until there is something better, also where an earlier try was cut off
         board.run(f"{put_back}; if [ -d {venv} ]; then mv {venv} {old}; fi", 60.0)
         try:

@@ -13,13 +13,13 @@ from ...deploy.files import scratch_folder
 from ...deploy.measuring.measurement import Block
 from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.worker import Worker
+from ...deploy.progress import Progress, silent
 from ...deploy.session import opener
 from ..analysis.contract import FAIL, INCONCLUSIVE, PASS, call
 from ..analysis.document import measured_times
 from ..analysis.noise import signals
 from ..analysis.statistics import CONFIDENCE, process_speedups, ratio_of_times, student_critical, student_mean
 from ..analysis.verdict import ratio
-from ..console import progress_bar
 from .planted_models import null_bundle, slowed
 
 # What is planted, and has to be found.
@@ -39,11 +39,13 @@ def overhead() -> dict[str, float]:
         worker.prepare()
         here = worker.time(samples=20, calls=2000)["ns"]
         plan = Plan(seconds=0.3, processes=3, block_ms=20, threads=1)
-        (measured,) = open_device("local", planted=True).measure([bundle], plan, None, _silent).measurements
+        (measured,) = open_device("local", planted=True).measure([bundle], plan, None, silent).measurements
         return {"in_process_ns": float(np.median(here)) / 2000, "through_agent_ns": _call_ns(measured.blocks)}
 
 
-def run_self_test(bundle: Bundle | None, seconds: float = 60.0, seed: int = 0) -> tuple[dict[str, Any], int]:
+def run_self_test(
+    bundle: Bundle | None, seconds: float = 60.0, seed: int = 0, progress: Progress = silent
+) -> tuple[dict[str, Any], int]:
     """Measure a model against itself, and against itself planted 3 % slower, in about this many seconds.
 
     Args:
@@ -56,12 +58,12 @@ def run_self_test(bundle: Bundle | None, seconds: float = 60.0, seed: int = 0) -
     processes = max(3, int(seconds / _PROCESS_S))
     plan = Plan(seconds=max(0.3, seconds - 3.0 * processes), processes=processes, seed=seed)
     begin = time.monotonic()
-    with scratch_folder() as folder, progress_bar("self-test") as show:
+    with scratch_folder() as folder:
         if bundle is not None:
             opener(bundle)  # before anything is planted in it
         source = bundle or null_bundle(folder / "null", ns=1_000_000)
         trio = [slowed(source, folder / name, factor) for name, factor in _trio()]
-        measured = open_device("local", planted=True).measure(trio, plan, None, show)
+        measured = open_device("local", planted=True).measure(trio, plan, None, progress)
     base, same, slow = (measured_times(one.blocks) for one in measured.measurements)
     speedups = [ratio_of_times(base, other) for other in (same, slow)]
     outcomes = [call(speedup) for speedup in speedups]
@@ -100,11 +102,6 @@ def smallest_difference(comparisons: Sequence[Sequence[float]]) -> float:
         error = (interval.high - interval.value) / student_critical(CONFIDENCE, freedom)
         largest = max(largest, error * (student_critical(CONFIDENCE, freedom) + student_critical(0.8, freedom)))
     return float(np.expm1(largest))
-
-
-def _silent(what: str, share: float) -> None:
-    """A bar for two seconds would only flicker."""
-    del what, share
 
 
 def _trio() -> list[tuple[str, float]]:

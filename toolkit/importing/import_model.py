@@ -1,6 +1,7 @@
 """The user's own model as a bundle: .onnx, TorchScript, torch.export .pt2, a factory, or a library's network."""
 
 import contextlib
+import logging
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +17,13 @@ from ...deploy.manifest import Manifest, TensorSpec, check_name
 from ...deploy.parity import FLOAT_TOLERANCE
 from ...deploy.preprocess import Preprocess
 from ...deploy.session import Session, open_session
-from ..console import say
 from ..datasets import Dataset, load_dataset
 from ..workspace import RUNS, new_path, safe_name
 from .files import refuse_foreign
 from .network import capture_factory, capture_named, is_named
 from .written import Written
+
+_log = logging.getLogger(__name__)
 
 # The class names that a manifest may hold, each at its longest.
 _MAX_LABELS_BYTES = 64 << 20
@@ -103,7 +105,7 @@ def import_model(
                 fix=f"give Preprocess the dtype {written.dtype!r}",
             )
         for change in written.changes:
-            say(f"{model}: {change}")
+            _log.info(f"{model}: {change}")
         manifest = Manifest(
             name=name,
             format=source.format,
@@ -193,7 +195,7 @@ def _open(draft: Draft, manifest: Manifest) -> tuple[Session, Manifest]:
     if free:
         return session, manifest
     session.close()
-    say("the model takes one image at a time, whatever its input declares")
+    _log.info("the model takes one image at a time, whatever its input declares")
     manifest = replace(manifest, input=replace(manifest.input, batch=1))
     return _load(draft, manifest), manifest
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 import sys
 import warnings
 import zipfile
@@ -11,9 +12,10 @@ from typing import Any
 from ...deploy.errors import EdgeKitError, listed, missing_package
 from ...deploy.manifest import TensorSpec
 from ...models.network import LIBRARIES, MODELS, create_network
-from ..console import say
 from .files import refuse_foreign
 from .written import Written
+
+_log = logging.getLogger(__name__)
 
 # How a library's published weights become a file that --weights takes.
 _PUBLISHED = {
@@ -51,14 +53,14 @@ def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, 
         _load_weights(network, weights, f"{name} is made for {classes} classes: --labels lists those of the weights")
     else:
         library, _, entry = MODELS.get(name, name).partition(":")
-        say(f"warning: no --weights: {name} is imported untrained, with random weights")
+        _log.warning(f"no --weights: {name} is imported untrained, with random weights")
         if library in _PUBLISHED:
-            say(f'for the published ones: python -c "{_PUBLISHED[library].format(entry, entry)}"')
+            _log.info(f'for the published ones: python -c "{_PUBLISHED[library].format(entry, entry)}"')
     if name.startswith("torchvision:") or MODELS.get(name, "").startswith("torchvision:"):
         from ...models.torchvision import SMALL
 
         if min(spec.height, spec.width) < SMALL:
-            say(
+            _log.info(
                 f"{name} for images under {SMALL} pixels has a first layer that keeps their size, as edgekit train does"
             )
     return _capture(network, name, out, spec)
@@ -78,7 +80,7 @@ def capture_factory(module: str, factory: str, weights: Path | None, out: Path, 
     if weights is not None:
         _load_weights(network, weights, "check both")
     else:
-        say(f"no --weights: {factory} is imported with the weights that it makes itself")
+        _log.info(f"no --weights: {factory} is imported with the weights that it makes itself")
     return _capture(network, factory, out, spec)
 
 
@@ -102,7 +104,7 @@ def _capture(network: Any, name: str, out: Path, spec: TensorSpec) -> Written:
                 fix="correct --input; data-dependent control flow in forward() cannot be exported",
             ) from error
         batch = 1
-        say(f"{name} takes one image at a time: {str(free).strip().splitlines()[0]}")
+        _log.info(f"{name} takes one image at a time: {str(free).strip().splitlines()[0]}")
     save_program(program, out)
     return Written(batch, sum(weight.numel() for _, weight in program.named_parameters()))
 

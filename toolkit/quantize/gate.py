@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 
 from ...deploy.parity import decibels, powers
+from ...deploy.progress import Progress
 from ...deploy.session import in_batches_of
 from ..analysis.contract import Judgement
 
@@ -95,7 +96,7 @@ def costliest(
     tensors: np.ndarray,
     logits: np.ndarray,
     batch: int | None,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> list[tuple[str, float]]:
     """(layer, dB of the logits where it alone is lowered) of those that cost anything, the worst first.
 
@@ -109,7 +110,7 @@ def costliest(
     for index, name in enumerate(layers):
         run = _runner(lower(name).SerializeToString(), onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
         found.append((name, decibels(powers(logits[few], in_batches_of(batch, tensors[few], run)))))
-        progress((index + 1) / len(layers))
+        progress("layers", (index + 1) / len(layers))
     found.sort(key=lambda entry: entry[1])
     return [(name, db) for name, db in found if db < 2 * WARNED_DB]
 

@@ -1,6 +1,6 @@
 """Watch a float model's activations on calibration images: running ranges, whose memory does not grow with images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -9,6 +9,7 @@ import onnxruntime
 from ...deploy.errors import EdgeKitError
 from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
+from ...deploy.progress import Progress
 from .emit import OPS
 
 Ranges = dict[str, tuple[float, float]]
@@ -17,7 +18,7 @@ Ranges = dict[str, tuple[float, float]]
 _BATCH = 4
 
 
-def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Callable[[float], None]) -> Ranges:
+def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress) -> Ranges:
     """(smallest, largest) value of every activation that a quantizable operator reads or writes.
 
     The graph itself reduces each activation to two numbers, and only those come out of a run.
@@ -39,7 +40,7 @@ def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progre
         values = np.asarray(session.run(outputs, {session.get_inputs()[0].name: batch}), np.float64).reshape(-1, 2)
         _require_finite(values, tensors, [images.ids[index] for index in indices])
         low, high = np.minimum(low, values[:, 0]), np.maximum(high, values[:, 1])
-        progress(min(1.0, (start + size) / len(images)))
+        progress("calibration", min(1.0, (start + size) / len(images)))
     return {name: (float(low[place]), float(high[place])) for place, name in enumerate(tensors)}
 
 

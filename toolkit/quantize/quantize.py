@@ -13,10 +13,10 @@ from ...deploy.files import scratch_folder
 from ...deploy.images import ImageSet, stratified
 from ...deploy.manifest import Manifest
 from ...deploy.parity import Parity, compare, decibels, powers
+from ...deploy.progress import Progress, silent
 from ...deploy.registry import choose
 from ...deploy.session import Session, SessionOptions, open_session
 from ..analysis.contract import Drop, Judgement, compare_accuracy, judge_drop
-from ..console import progress_bar
 from ..datasets import part_of, place
 from ..validation.overlap import used_elsewhere
 from ..workspace import REJECTED, RUNS, new_path
@@ -72,6 +72,7 @@ def quantize(
     skip_corrupt: bool = False,
     out: Path | None = None,
     runs: Path = RUNS,
+    progress: Progress = silent,
 ) -> Quantized:
     """Write an fp32 ONNX bundle with its precision lowered, and judge it on the selection images.
 
@@ -104,14 +105,14 @@ def quantize(
         )
     lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
     path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
-    request = _Request(bundle, target, images, calibration_images, allow_few, skip_corrupt)
+    request = _Request(bundle, target, images, calibration_images, allow_few, skip_corrupt, progress)
     model = prepare(onnx.load(str(bundle.model_path)))
     lowered = lower(model, request)
     manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
     content = to_bytes(lowered.model)
     selection = part_of(bundle, _SELECTION, images, skip_corrupt=skip_corrupt)
-    compared = _compare(bundle, manifest, content, selection, timed=lowered.timed)
-    judgement = _refusal(bundle, compared.noise, precision, lowered) or judge_drop(compared.drop, max_drop)
+    compared = _compare(bundle, manifest, content, selection, progress, timed=lowered.timed)
+    judgement = _refusal(bundle, compared.noise, precision, lowered, progress) or judge_drop(compared.drop, max_drop)
     details = {
         **lowered.details,
         "parity": asdict(compared.parity),
@@ -140,6 +141,7 @@ class _Request(NamedTuple):
     calibration_images: int
     allow_few: bool
     skip_corrupt: bool
+    progress: Progress
 
 
 class _Lowered(NamedTuple):
@@ -170,8 +172,7 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     name = request.target or this_machine()
     target = choose(TARGETS, name, "target", EdgeKitError)
     images, warnings = _calibration(request)
-    with progress_bar("quantize") as show:
-        ranges = observe(model, request.bundle.manifest, images, lambda share: show("calibration", share))
+    ranges = observe(model, request.bundle.manifest, images, request.progress)
     quantized = emit_int8(model, ranges, target)
     calibration = {
         "images": place(request.images) if request.images else None,
@@ -248,7 +249,7 @@ class _Compared(NamedTuple):
 
 
 def _compare(
-    source: Bundle, manifest: Manifest, content: bytes, selection: ImageSet | None, *, timed: bool
+    source: Bundle, manifest: Manifest, content: bytes, selection: ImageSet | None, progress: Progress, *, timed: bool
 ) -> _Compared:
     """Run the new model, the same file unoptimised, and the source on the golden and the selection images."""
     from .gate import SignalToNoise, unoptimised
@@ -264,15 +265,14 @@ def _compare(
         against_itself = powers(run_unoptimised(golden.tensors), logits)
         selected, predictions = np.zeros(2), np.zeros((2, len(selection or ())), np.int64)
         few = stratified(selection.targets, _UNOPTIMISED_IMAGES, _SEED) if selection is not None else ()
-        with progress_bar("quantize") as show:
-            for index, sample in enumerate(selection or ()):
-                tensor = manifest.preprocess(sample.image)[None]
-                answers = [session.run(tensor) for session in sessions]
-                selected += powers(answers[0], answers[1])
-                if index in few:
-                    against_itself += powers(run_unoptimised(tensor), answers[1])
-                predictions[:, index] = [int(answer[0].argmax()) for answer in answers]
-                show("selection images", (index + 1) / len(predictions[0]))
+        for index, sample in enumerate(selection or ()):
+            tensor = manifest.preprocess(sample.image)[None]
+            answers = [session.run(tensor) for session in sessions]
+            selected += powers(answers[0], answers[1])
+            if index in few:
+                against_itself += powers(run_unoptimised(tensor), answers[1])
+            predictions[:, index] = [int(answer[0].argmax()) for answer in answers]
+            progress("selection images", (index + 1) / len(predictions[0]))
     drop = compare_accuracy(selection.targets, predictions[0], predictions[1]) if selection is not None else None
     on_selection = decibels(selected) if predictions.size else None
     noise = SignalToNoise(decibels(powers(golden.logits, logits)), on_selection, decibels(against_itself))
@@ -294,15 +294,14 @@ def _slower(source: Bundle, made: Bundle, tensor: np.ndarray) -> str | None:
     )
 
 
-def _refusal(bundle: Bundle, noise: "SignalToNoise", precision: str, lowered: _Lowered) -> Judgement | None:
+def _refusal(
+    bundle: Bundle, noise: "SignalToNoise", precision: str, lowered: _Lowered, progress: Progress
+) -> Judgement | None:
     """The judgement of a model whose logits are noise, with the layers that cost most; None where they are not."""
     from .gate import costliest, refusal
 
     def layers() -> list[tuple[str, float]]:
         golden, batch = bundle.golden(), bundle.manifest.input.batch
-        with progress_bar("quantize") as show:
-            return costliest(
-                lowered.layers, lowered.alone, golden.tensors, golden.logits, batch, lambda share: show("layers", share)
-            )
+        return costliest(lowered.layers, lowered.alone, golden.tensors, golden.logits, batch, progress)
 
     return refusal(noise, precision, layers)

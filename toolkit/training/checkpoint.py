@@ -17,7 +17,7 @@ STATE, BEST, METRICS, CURVES = "last.pt", "best.safetensors", "metrics.csv", "cu
 
 
 @dataclass
-class Progress:
+class RunState:
     """How far a run has come.
 
     Attributes:
@@ -41,20 +41,20 @@ class Progress:
         return better
 
 
-def save(work: Path, progress: Progress, better: bool, network: nn.Module, optimizer: Any, scheduler: Any) -> None:
+def save(work: Path, state: RunState, better: bool, network: nn.Module, optimizer: Any, scheduler: Any) -> None:
     """Write an epoch's files, each whole or not at all; the state last, since resuming believes it."""
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     if better:
         write_file(work / BEST, save_weights(weights))
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(progress.history[-1]))
+    writer = csv.DictWriter(table, fieldnames=list(state.history[-1]))
     writer.writeheader()
-    writer.writerows(progress.history)
+    writer.writerows(state.history)
     write_file(work / METRICS, table.getvalue())
-    write_file(work / CURVES, draw_curves(progress.history))
+    write_file(work / CURVES, draw_curves(state.history))
     stream = io.BytesIO()
     saved = {"network": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-    torch.save({**saved, **vars(progress)}, stream)
+    torch.save({**saved, **vars(state)}, stream)
     write_file(work / STATE, stream.getvalue())
 
 
@@ -63,16 +63,16 @@ def epochs(work: Path) -> int:
     return torch.load(work / STATE, weights_only=True)["epoch"]
 
 
-def restore(work: Path, network: nn.Module, optimizer: Any, scheduler: Any, planned: int) -> Progress:
+def restore(work: Path, network: nn.Module, optimizer: Any, scheduler: Any, planned: int) -> RunState:
     """Load the last whole epoch into the network, optimizer and schedule; a run's beginning when there is none.
 
     Args:
         planned: epochs of the schedule, where the state does not say.
     """
     if not (work / STATE).is_file():
-        return Progress()
+        return RunState()
     saved = torch.load(work / STATE, weights_only=True)
     network.load_state_dict(saved["network"])
     optimizer.load_state_dict(saved["optimizer"])
     scheduler.load_state_dict(saved["scheduler"])
-    return Progress(saved["epoch"], saved["best"], saved["history"], saved.get("planned", planned))
+    return RunState(saved["epoch"], saved["best"], saved["history"], saved.get("planned", planned))

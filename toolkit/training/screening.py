@@ -1,5 +1,6 @@
 """What is looked at before the first epoch: every image's header, the classes, and whether loader processes pay off."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 from ...deploy.errors import TrainingError
 from ...deploy.images import read_headers
 from ...deploy.preprocess import SIXTEEN_BITS, Header
-from ..console import say
 from ..datasets import PARTS, Dataset
+
+_log = logging.getLogger(__name__)
 
 # Decoding and preprocessing a JPEG on one core, measured on an EPYC at 0.001 to 12 megapixels.
 _MS_AN_IMAGE, _MS_A_MEGAPIXEL = 2.0, 14.0
@@ -35,7 +37,7 @@ def screen(dataset: Dataset) -> dict[str, list[Header]]:
     headers = {part: read_headers(getattr(dataset, part)) for part in PARTS}
     deep = sum(header.mode in SIXTEEN_BITS for found in headers.values() for header in found)
     if deep:
-        say(f"{deep} grey images of 16 bits: the upper 8 bits are used, here and on the device")
+        _log.info(f"{deep} grey images of 16 bits: the upper 8 bits are used, here and on the device")
     return headers
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -24,8 +25,8 @@ from ...deploy.errors import RecipeError, TrainingError
 from ...deploy.files import new_folder, write_file
 from ...deploy.manifest import Manifest, TensorSpec
 from ...deploy.preprocess import Header, Preprocess
+from ...deploy.progress import Progress, silent
 from ...models.network import create_network
-from ..console import TrainingBar, say, stderr, stdout
 from ..datasets import PARTS, Dataset, load_dataset
 from ..workspace import RUNS, claimed, exists, locked, make_folder, new_path, release
 from . import checkpoint
@@ -35,6 +36,8 @@ from .curves import over_fitting
 from .recipe import Recipe, TrainSettings
 from .schedules import OF_THE_TOTAL, OPTIMIZERS, make_schedule, remake_schedule
 from .screening import processes, screen
+
+_log = logging.getLogger(__name__)
 
 WORK = ".train"
 _RECIPE = "recipe.json"
@@ -53,10 +56,14 @@ class _Run:
     optimizer: Any
     scheduler: Any
     loaders: dict[str, Any]
-    progress: checkpoint.Progress
+    state: checkpoint.RunState
+    progress: Progress
 
 
-def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, download: bool = False) -> Bundle:
+def train(
+    recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, download: bool = False,
+    progress: Progress = silent,
+) -> Bundle:  # fmt: skip
     """Train a network as the recipe says, keep the epoch that is best on the validation part, write a bundle.
 
     The run's folder `NNN-name.train` beside the bundle holds the checkpoints, metrics.csv and curves.png.
@@ -78,10 +85,10 @@ def train(recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, downloa
         if path.exists() and fabric.is_global_zero:
             raise exists(path)
     with claimed(bundle_path):
-        return _train(fabric, recipe, work, bundle_path, download=download)
+        return _train(fabric, recipe, work, bundle_path, progress, download=download)
 
 
-def resume_training(work: Path) -> Bundle:
+def resume_training(work: Path, progress: Progress = silent) -> Bundle:
     """Continue an interrupted run from its last whole epoch; on one CPU the weights are those of an unbroken run.
 
     Raises:
@@ -91,10 +98,10 @@ def resume_training(work: Path) -> Bundle:
     if not (work / _RECIPE).is_file() or bundle_path.exists():
         raise TrainingError(f"{work} is not the folder of an unfinished training", fix="pass a folder runs/*.train")
     recipe = _read_recipe(work)
-    return _train(_fabric(recipe.train), recipe, work, bundle_path, resumed=True)
+    return _train(_fabric(recipe.train), recipe, work, bundle_path, progress, resumed=True)
 
 
-def extend_training(work: Path, epochs: int) -> Bundle:
+def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bundle:
     """Train a run, finished or interrupted, until it has `epochs` epochs; a finished one becomes a new bundle.
 
     With the schedules "step" and "constant" on one CPU, the weights are those of a run that was asked for `epochs`.
@@ -119,7 +126,7 @@ def extend_training(work: Path, epochs: int) -> Bundle:
                 shutil.copytree(work, folder, dirs_exist_ok=True)
             release(copied)
         bundle_path = fabric.broadcast(copied)
-    return _train(fabric, recipe, bundle_path.with_name(bundle_path.name + WORK), bundle_path, resumed=True)
+    return _train(fabric, recipe, bundle_path.with_name(bundle_path.name + WORK), bundle_path, progress, resumed=True)
 
 
 def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
@@ -171,10 +178,9 @@ def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Ite
 
 
 def _train(
-    fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path, *,
+    fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path, progress: Progress, *,
     resumed: bool = False, download: bool = False,
 ) -> Bundle:  # fmt: skip
-    stderr.quiet = stdout.quiet = not fabric.is_global_zero  # one process speaks for all
     torch.manual_seed(recipe.train.seed)
     data = recipe.data
     dataset = load_dataset(
@@ -187,47 +193,51 @@ def _train(
     with _occupied(fabric, work, resumed):
         if fabric.is_global_zero:
             write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
-        run = _start(fabric, recipe, _loaders(dataset, headers, preprocess, recipe), plain, work)
+        run = _start(fabric, recipe, _loaders(dataset, headers, preprocess, recipe), plain, work, progress)
         try:
             _fit(run)
         except KeyboardInterrupt:
-            say(f"stopped; {run.progress.epoch} whole epochs are kept in {work}: edgekit train --resume")
+            _log.info(f"stopped; {run.state.epoch} whole epochs are kept in {work}: edgekit train --resume")
             raise
-        if warning := over_fitting(run.progress.history):
-            say(warning)
+        if warning := over_fitting(run.state.history):
+            _log.info(warning)
         plain.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
-        results = {"best_validation": run.progress.best, "test": _evaluate(run, run.loaders["test"])}
+        results = {"best_validation": run.state.best, "test": _evaluate(run, run.loaders["test"])}
         if fabric.is_global_zero:
             _write(bundle_path, recipe, dataset, preprocess, plain.cpu().eval(), architecture, results, work)
         fabric.barrier()
-    say(
+    _log.info(
         f"test accuracy {results['test']['accuracy']:.4f} on {len(dataset.test)} images "
-        f"(best validation {run.progress.best:.4f})"
+        f"(best validation {run.state.best:.4f})"
     )
     return Bundle.open(bundle_path)
 
 
 def _fit(run: _Run) -> None:
     """The loop: train, evaluate and record, epoch after epoch."""
-    with TrainingBar(run.settings.epochs, len(run.loaders["train"])) as bar:
-        for epoch in range(run.progress.epoch, run.settings.epochs):
-            # One seed an epoch: a run that is resumed here draws what an uninterrupted one does.
-            torch.manual_seed(run.settings.seed * 100_003 + epoch + 1)
-            row = _train_epoch(run, epoch, bar)
-            evaluated = _evaluate(run, run.loaders["validation"])
-            row |= {f"validation_{key}": value for key, value in evaluated.items()}
-            better = run.progress.add(row)
-            if run.fabric.is_global_zero:
-                checkpoint.save(run.work, run.progress, better, run.plain, run.optimizer, run.scheduler)
-            bar.epoch(row)
+    for epoch in range(run.state.epoch, run.settings.epochs):
+        # One seed per epoch: a resumed run draws what an uninterrupted one does.
+        torch.manual_seed(run.settings.seed * 100_003 + epoch + 1)
+        row = _train_epoch(run, epoch)
+        evaluated = _evaluate(run, run.loaders["validation"])
+        row |= {f"validation_{key}": value for key, value in evaluated.items()}
+        better = run.state.add(row)
+        if run.fabric.is_global_zero:
+            checkpoint.save(run.work, run.state, better, run.plain, run.optimizer, run.scheduler)
+        _log.info(
+            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
+            f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
+            f"{row['images_per_s']:.0f} images/s"
+        )
 
 
-def _train_epoch(run: _Run, epoch: int, bar: TrainingBar) -> dict[str, float]:
+def _train_epoch(run: _Run, epoch: int) -> dict[str, float]:
     """One pass over the training images; returns the epoch's row of metrics."""
     run.network.train()
     if hasattr(run.loaders["train"].sampler, "set_epoch"):
         run.loaders["train"].sampler.set_epoch(epoch)
     start, total, right, seen = time.monotonic(), 0.0, 0, 0
+    steps = len(run.loaders["train"])
     for step, (inputs, targets) in enumerate(batches(run.loaders["train"])):
         logits = run.network(inputs)
         loss = F.cross_entropy(logits, targets, label_smoothing=run.settings.label_smoothing)
@@ -243,7 +253,11 @@ def _train_epoch(run: _Run, epoch: int, bar: TrainingBar) -> dict[str, float]:
         total += value * len(targets)
         right += int((logits.argmax(1) == targets).sum())
         seen += len(targets)
-        bar.step(len(targets))
+        speed = seen / (time.monotonic() - start)
+        run.progress(
+            f"epoch {epoch + 1}/{run.settings.epochs}, {speed:.0f} images/s",
+            (epoch * steps + step + 1) / (run.settings.epochs * steps),
+        )
     return {
         "epoch": epoch + 1,
         "lr": run.scheduler.get_last_lr()[0],
@@ -282,27 +296,28 @@ def _start(
     parts: dict[str, DataLoader],
     plain: nn.Module,
     work: Path,
+    progress: Progress,
 ) -> _Run:
     """Everything the loop needs, from the beginning or from where an interrupted run stopped."""
     settings = recipe.train
     counts = ", ".join(f"{len(loader.dataset)} {_SPOKEN[part]}" for part, loader in parts.items())  # type: ignore[arg-type]
-    say(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
+    _log.info(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
     optimizer = OPTIMIZERS[settings.optimizer](plain.parameters(), settings)
     network, wrapped = fabric.setup(plain, optimizer)
     loaders = {part: fabric.setup_dataloaders(loader) for part, loader in parts.items()}
     scheduler = make_schedule(optimizer, settings, steps=len(loaders["train"]))
-    progress = checkpoint.restore(work, plain, optimizer, scheduler, settings.epochs)
-    if progress.epoch:
-        say(f"resuming {work} after epoch {progress.epoch}")
-    if progress.epoch and progress.planned != settings.epochs and settings.schedule in OF_THE_TOTAL:
-        say(
-            f"the schedule {settings.schedule} depends on the number of epochs: {progress.epoch} followed that of "
-            f"{progress.planned}, the rest follow that of {settings.epochs}; a run of {settings.epochs} from the start "
+    state = checkpoint.restore(work, plain, optimizer, scheduler, settings.epochs)
+    if state.epoch:
+        _log.info(f"resuming {work} after epoch {state.epoch}")
+    if state.epoch and state.planned != settings.epochs and settings.schedule in OF_THE_TOTAL:
+        _log.info(
+            f"the schedule {settings.schedule} depends on the number of epochs: {state.epoch} followed that of "
+            f"{state.planned}, the rest follow that of {settings.epochs}; a run of {settings.epochs} from the start "
             "would differ"
         )
-        scheduler = remake_schedule(optimizer, settings, len(loaders["train"]), progress.epoch)
-    progress.planned = settings.epochs
-    return _Run(fabric, settings, work, plain, network, wrapped, scheduler, loaders, progress)
+        scheduler = remake_schedule(optimizer, settings, len(loaders["train"]), state.epoch)
+    state.planned = settings.epochs
+    return _Run(fabric, settings, work, plain, network, wrapped, scheduler, loaders, state, progress)
 
 
 def _fabric(settings: TrainSettings) -> lightning_fabric.Fabric:

@@ -1,11 +1,13 @@
 """The models that a candidate was made from, as far as they are here and can run where it is measured."""
 
+import logging
 from collections.abc import Sequence
 
 from ...deploy.bundle import Bundle
 from ...deploy.errors import BundleError, DeviceError
-from ..console import say
 from ..workspace import RUNS, find
+
+_log = logging.getLogger(__name__)
 
 
 def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: set[str], device: str) -> list[Bundle]:
@@ -35,11 +37,11 @@ def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: 
         for entry in bundle.manifest.lineage:
             ancestor = find(entry["id"], bundle.path.parent, RUNS)
             if ancestor is None:
-                say(f"{entry['name']} ({entry['format']} {entry['precision']}) is not here: not compared")
+                _log.info(f"{entry['name']} ({entry['format']} {entry['precision']}) is not here: not compared")
             elif ancestor.manifest.labels != bundle.manifest.labels:
-                say(f"{ancestor.path} has other labels: not compared")
+                _log.info(f"{ancestor.path} has other labels: not compared")
             elif ancestor.manifest.format not in formats:
-                say(f"{ancestor.path} needs a runtime that {device} does not have: not compared")
+                _log.info(f"{ancestor.path} needs a runtime that {device} does not have: not compared")
             else:
                 found.append(ancestor)
     return list({bundle.id: bundle for bundle in (*found, *bundles)}.values())

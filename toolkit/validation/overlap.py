@@ -1,5 +1,6 @@
 """Test images that a model has seen: the very same ones are left out, those that look alike are named."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ from ...deploy.errors import DataError
 from ...deploy.fingerprints import appearance, distances, fingerprint
 from ...deploy.images import ImageSet
 from ...deploy.measuring.result import Alike, Overlap
-from ..console import say
 from ..datasets import calibration_of, own_images, part_of
+
+_log = logging.getLogger(__name__)
 
 # Of a bundle's fingerprints, those of images that had a say in the model.
 _SEEN = {"train": "training", "validation": "validation", "calibration": "calibration", "selection": "selection"}
@@ -48,7 +50,9 @@ def unseen(
     parts = [bundle.fingerprints() for bundle in bundles]
     unchecked = [str(bundle.path) for bundle, found in zip(bundles, parts, strict=True) if not found]
     if unchecked:
-        say(f"cannot check whether {', '.join(unchecked)} has seen test images: it records no fingerprints of images")
+        _log.info(
+            f"cannot check whether {', '.join(unchecked)} has seen test images: it records no fingerprints of images"
+        )
     blocks = [block for bundle, found in zip(bundles, parts, strict=True) for block in _blocks(bundle, found)]
     if not blocks:
         return _limited(test, limit), Overlap(tuple(unchecked))
@@ -66,13 +70,13 @@ def unseen(
             raise DataError(
                 f"the model was made with all {len(test)} test images: {what}", fix="pass --images with others"
             )
-        say(f"left out {len(excluded)} of {len(test)} test images that the model was made with: {what}")
+        _log.info(f"left out {len(excluded)} of {len(test)} test images that the model was made with: {what}")
     left = _limited(test.take(np.setdiff1d(np.arange(len(test)), again)) if excluded else test, limit)
     looks = rows[_places(test, left), 1:] if looks_known else appearance(left)
     pairs = _alike(left, looks, seen, blocks)
     if pairs:
         shown = ", ".join(f"{pair.id} like {pair.other}" for pair in pairs[:3])
-        say(f"{len(pairs)} of {len(left)} test images look like ones that the model was made with: {shown}")
+        _log.info(f"{len(pairs)} of {len(left)} test images look like ones that the model was made with: {shown}")
     searched = len(np.unique(seen[seen[:, 1] != 0, 0])), len(np.unique(seen[:, 0]))
     return left, Overlap(tuple(unchecked), len(excluded), excluded[:_KEPT], len(pairs), tuple(pairs[:_KEPT]), searched)
 

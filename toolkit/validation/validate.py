@@ -1,8 +1,9 @@
 """Validation: measure the original and the optimised models together on a device, compare, and give a verdict."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,22 @@ from ...deploy.environment import describe
 from ...deploy.errors import EdgeKitError, LostDeviceError
 from ...deploy.images import ImageSet
 from ...deploy.measuring.agent import Measured
-from ...deploy.measuring.measure import Progress
 from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.result import Result, ids_and_targets
+from ...deploy.progress import Progress, silent
 from ..analysis.compare import check_hardware, counterpart, hold_against
 from ..analysis.contract import Contract
 from ..analysis.document import make_report
 from ..analysis.host_answers import compare_with_host
 from ..analysis.join import join_reports
-from ..console import invite, progress_bars, say
 from ..datasets import own_images, part_of
 from ..report.files import device_slug, write_result
 from ..signing import verify_bundle
 from .ancestors import with_ancestors
 from .overlap import unseen
+from .validation import Validation
 
-
-@dataclass(frozen=True)
-class Validation:
-    """What validate found.
-
-    Attributes:
-        report: the document of schema 3 (documented in the README); of several devices, that of joined.join_reports.
-        images: the test images, for the report's pictures; None when there are none.
-    """
-
-    report: dict[str, Any]
-    images: ImageSet | None
-
-    @property
-    def exit_code(self) -> int:
-        """0; 3 where the contract is not met, 4 where it is not proved, 1 where a device gave no report."""
-        return self.report["exit_code"]
+_log = logging.getLogger(__name__)
 
 
 def validate(
@@ -62,6 +47,7 @@ def validate(
     keep: Path | None = None,
     ort_web: Path | None = None,
     verify: Path | None = None,
+    progress: Progress | Mapping[str, Progress] = silent,
 ) -> Validation:
     """Compare optimised models with their original, measured together on a device, or on each of several.
 
@@ -79,6 +65,7 @@ def validate(
         verify: an ed25519 public key, whose owner must have signed the candidates and a baseline that is named; the
             models that they were made from are found by ids, which the signature covers.
         keep: folder for what was measured so far, should a device go away.
+        progress: called as the work advances; or a callback per device, by its name.
 
     Raises:
         BundleError: the candidates do not belong together.
@@ -109,22 +96,22 @@ def validate(
         named = [*bundles, *([baseline] if baseline else [])]
         test, overlap = unseen(named, test, own=own_images(bundles[0], images), limit=limit)
     else:
-        say("no test images are known: accuracy is not measured (pass --images)")
+        _log.info("no test images are known: accuracy is not measured (pass --images)")
 
     def on(device: str, show: Progress) -> Result:
-        settings = {"ort_web": ort_web, "invite": invite} if device.startswith("browser") else {}
+        settings = {"ort_web": ort_web} if device.startswith("browser") else {}
         with open_device(device, **settings) as opened:
             chain = with_ancestors(bundles, baseline, opened.formats(), device)
             _check_session(plan, chain)
             folder = keep if len(devices) == 1 or keep is None else keep / device_slug(device)
             return _measure(opened, chain, candidates, plan, contract, test, show, folder)
 
-    with progress_bars([f"validate on {device}" for device in devices]) as shows:
-        if len(devices) == 1:
-            results, failed = [on(devices[0], shows[0])], []
-        else:
-            results, failed = _side_by_side(devices, shows, on)
-        results = [_with_host(result, test, show) for result, show in zip(results, shows, strict=False)]
+    shows = [progress[device] if isinstance(progress, Mapping) else progress for device in devices]
+    if len(devices) == 1:
+        results, failed = [on(devices[0], shows[0])], []
+    else:
+        results, failed = _side_by_side(devices, shows, on)
+    results = [_with_host(result, test, show) for result, show in zip(results, shows, strict=False)]
     reports = [make_report(replace(result, overlap=overlap)) for result in results]
     if len(devices) > 1:
         return Validation(join_reports(reports, failed), test)
@@ -201,7 +188,7 @@ def _measure(
     except LostDeviceError as lost:
         if keep is not None and lost.measured is not None:
             path = write_result(result(Measured.from_json(lost.measured, device.name, chain, len(test or ()))), keep)
-            say(f"what was measured until then is kept: edgekit report {path}")
+            _log.info(f"what was measured until then is kept: edgekit report {path}")
         raise
 
 

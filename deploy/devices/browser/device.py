@@ -2,9 +2,9 @@
 
 import hashlib
 import json
+import logging
 import queue
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,13 +21,15 @@ from ...environment import UNAVAILABLE
 from ...errors import DeviceError, LostDeviceError
 from ...images import ImageSet
 from ...measuring.agent import Measured, follow
-from ...measuring.measure import Progress
 from ...measuring.measurement import Measurement
 from ...measuring.plan import Plan
 from ...measuring.worker import INPUTS
 from ...parity import compare
 from ...preprocess import Preprocess
+from ...progress import Progress
 from .server import Pages, Server
+
+_log = logging.getLogger(__name__)
 
 ORT_WEB = "1.30.0"
 
@@ -68,7 +70,7 @@ class BrowserDevice:
 
     Args:
         ort_web: the folder of ONNX Runtime Web's files; None is that which `make ort-web` fills.
-        invite: shows the page's address to the user.
+        invite: shows the page's address to the user; by default it is logged.
     """
 
     def __init__(self, name: str, ort_web: Path | None = None, invite: Callable[[str], object] | None = None) -> None:
@@ -81,7 +83,7 @@ class BrowserDevice:
         self._provider = "webgpu" if match["webgpu"] else "wasm"
         self._address = match["address"] or "0.0.0.0", int(match["port"] or 0)  # noqa: S104 # the phone is another machine
         self._ort_web = ort_web or _HERE / "ort-web"
-        self._invite = invite or _say
+        self._invite = invite or _log_address
 
     def __enter__(self) -> "BrowserDevice":
         for name, digest in FILES[self._provider].items():
@@ -257,8 +259,8 @@ def _measurement(bundle: Bundle, found: Mapping[str, Any], session: Mapping[str,
     )  # fmt: skip
 
 
-def _say(url: str) -> None:
-    print(f"open this address on the device: {url}", file=sys.stderr)
+def _log_address(url: str) -> None:
+    _log.info(f"open this address on the phone: {url}", extra={"address": url})
 
 
 def _file(path: Path) -> Any:

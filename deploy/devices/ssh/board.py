@@ -22,9 +22,9 @@ from ...images import ImageSet
 from ...measuring import cargo
 from ...measuring.agent import Measured, follow, heard
 from ...measuring.cargo import Parcel
-from ...measuring.measure import Progress
 from ...measuring.plan import Plan
 from ...measuring.worker_process import megabytes
+from ...progress import Progress, silent
 from ...session import PACKAGES
 from .connection import Address, CommandError, Connection, ended
 from .remote_agent import HEARTBEAT_S, PATIENCE_S, RECEIVED, RESULT
@@ -294,7 +294,7 @@ class Board:
         self._check()
         with scratch_folder() as folder:
             code = cargo.parcel(cargo.code("deploy"), folder)
-            probe = self._deliver([code], code.sha256, _silent)
+            probe = self._deliver([code], code.sha256, silent)
         program = (
             "import json; from edgekit.deploy.environment import describe, state; "
             "print(json.dumps({'machine': describe(), 'state': state()}))"
@@ -420,7 +420,7 @@ class Board:
             raise lost from None
         if collected is None:
             raise lost
-        return follow([collected], _silent)
+        return follow([collected], silent)
 
 
 def lacks(probe: Probe) -> list[str]:
@@ -440,10 +440,6 @@ def clock_remark(probe: Probe) -> str | None:
     if abs(off) <= _CLOCK_S:
         return None
     return f"its clock is off by {off / 86400:+.0f} days: it refuses certificates, so provision it with --offline"
-
-
-def _silent(what: str, share: float) -> None:
-    """A moment needs no bar."""
 
 
 def _parcels(bundles: Sequence[Bundle], images: ImageSet | None, folder: Path) -> Iterator[Parcel]:

@@ -265,7 +265,7 @@ def test_networks_by_their_names(bring: Callable[..., Bundle], tmp_path: Path, n
 
 
 def test_a_named_network_needs_fitting_weights(
-    bring: Callable[..., Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bring: Callable[..., Bundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Weights of other classes, an unknown name; without weights it is said that it knows nothing yet."""
     torch.save(create_network("lenet", 3, 3, (32, 32)).state_dict(), tmp_path / "w.pth")
@@ -277,7 +277,7 @@ def test_a_named_network_needs_fitting_weights(
     with pytest.raises(EdgeKitError, match="no classifier called 'nothing'"):
         bring("torchvision:nothing", **settings)
     bring("lenet", **settings)
-    assert "untrained, with random weights" in capsys.readouterr().err
+    assert "untrained, with random weights" in caplog.text
 
 
 def test_an_unknown_label_names_the_nearest(bring: Callable[..., Bundle]) -> None:

@@ -199,7 +199,7 @@ def _ends(operator: str, quantizer: Any = None, **attributes: Any) -> Callable[.
 )  # fmt: skip
 def test_a_softmax_is_not_applied_twice(
     model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle], tmp_path: Path, make: Callable[..., Any],
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     """The confidences are those of the logits before it; what was done is said and recorded."""
     bundle = bring(make(model, fp32, tmp_path))
@@ -213,18 +213,18 @@ def test_a_softmax_is_not_applied_twice(
     operators = {node.op_type for node in onnx.load(str(bundle.model_path)).graph.node}
     assert not operators & {"Softmax", "QLinearSoftmax"}
     taken = "LogSoftmax" not in operators
-    assert ("which was taken off" in capsys.readouterr().err) == taken
+    assert ("which was taken off" in caplog.text) == taken
     assert any("Softmax" in change for change in bundle.manifest.details["changes"]) == taken
     onnx.checker.check_model(str(bundle.model_path), full_check=True)
 
 
 def test_a_sigmoid_comes_off_too(
-    model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle], capsys: pytest.CaptureFixture[str]
+    model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It saturates, so that classes tie; that confidences are then of another kind is said."""
     logits, expected = _answers(bring(_end(model, "Sigmoid")), fp32)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-    assert "confidences are a softmax" in capsys.readouterr().err
+    assert "confidences are a softmax" in caplog.text
 
 
 def test_probabilities_in_another_form_are_refused(
@@ -374,11 +374,11 @@ def _one_at_a_time(model: onnx.ModelProto) -> None:
 )  # fmt: skip
 def test_what_can_be_taken_is_taken(
     model: onnx.ModelProto, bring: Callable[..., Bundle], make: Change, batch: int | None, words: str,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     """And what was done for it is said."""
     bundle = bring(make(model))
-    assert words in capsys.readouterr().err
+    assert words in caplog.text
     assert bundle.manifest.input.batch == batch
     tensors = bundle.golden().tensors[:3]
     np.testing.assert_allclose(load(bundle.path).run(tensors), bundle.golden().logits[:3], atol=1e-4)

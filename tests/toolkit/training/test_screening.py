@@ -56,7 +56,7 @@ SPOILED = {
 @pytest.mark.parametrize("kind", SPOILED)
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_an_unreadable_image_of_any_part_ends_before_the_first_epoch(
-    image_folder: Folder, kind: str, part: str, capsys: pytest.CaptureFixture[str]
+    image_folder: Folder, kind: str, part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line with the file and what leaves it out; no run's folder is left."""
     for name in ("train", "val", "test"):
@@ -71,18 +71,18 @@ def test_an_unreadable_image_of_any_part_ends_before_the_first_epoch(
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "--skip-corrupt" in caught.value.fix
-    assert "epoch" not in capsys.readouterr().err
+    assert "epoch" not in caplog.text
     assert not Path("runs").exists()
 
 
-def test_skip_corrupt_trains_without_them(image_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skip_corrupt_trains_without_them(image_folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     """All four kinds at once are left out, listed, and nothing else is."""
     root = image_folder(each=8)
     for index, (spoil, _) in enumerate(SPOILED.values()):
         spoil(root / "cat" / f"{index}.png")
     bundle = training.train(_recipe(root, "data.skip_corrupt=true"), runs=Path("runs"))
     assert sum(bundle.manifest.data["images"].values()) == 12
-    assert "left out 4 corrupt images: cat/0.png, cat/1.png, cat/2.png, cat/3.png" in capsys.readouterr().err
+    assert "left out 4 corrupt images: cat/0.png, cat/1.png, cat/2.png, cat/3.png" in caplog.text
 
 
 def test_several_unreadable_images_are_counted(image_folder: Folder) -> None:
@@ -108,7 +108,7 @@ def test_a_truncated_image_is_one_line_wherever_it_is_loaded(image_folder: Folde
     assert "\n" not in str(caught.value)
 
 
-def test_sixteen_bit_greys_train_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sixteen_bit_greys_train_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Their upper 8 bits are used."""
     for label, value in (("dark", 0x10FF), ("light", 0xF000)):
         (tmp_path / "deep" / label).mkdir(parents=True)
@@ -116,7 +116,7 @@ def test_sixteen_bit_greys_train_and_it_is_said(tmp_path: Path, capsys: pytest.C
             _sixteen(tmp_path / "deep" / label / f"{index}.png", value + index)
     bundle = training.train(_recipe(tmp_path / "deep"), runs=Path("runs"))
     assert bundle.manifest.preprocess.mode == "L"
-    assert "12 grey images of 16 bits: the upper 8 bits are used" in capsys.readouterr().err
+    assert "12 grey images of 16 bits: the upper 8 bits are used" in caplog.text
 
 
 def test_one_class_is_refused(image_folder: Folder, tmp_path: Path) -> None:

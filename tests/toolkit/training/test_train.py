@@ -41,9 +41,9 @@ def test_resume_is_exact(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop_a
     whole = training.train(recipe, out=Path("whole"))
     real = checkpoint.save
 
-    def stopping(work: Path, progress: checkpoint.Progress, *rest: object) -> None:
-        real(work, progress, *rest)  # type: ignore[arg-type]
-        if progress.epoch == stop_after:
+    def stopping(work: Path, state: checkpoint.RunState, *rest: object) -> None:
+        real(work, state, *rest)  # type: ignore[arg-type]
+        if state.epoch == stop_after:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -58,7 +58,7 @@ def test_resume_is_exact(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop_a
         training.newest_training(Path("runs"))
 
 
-def test_a_finished_training_is_extended_exactly(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_training_is_extended_exactly(recipe: Recipe, caplog: pytest.LogCaptureFixture) -> None:
     """Two epochs and two more are four; the bundle of two stays as it was."""
     recipe = recipe.changed(["train.schedule=step", "train.step_size=1", "train.epochs=2"])
     short = training.train(recipe, runs=Path("runs"))
@@ -69,14 +69,14 @@ def test_a_finished_training_is_extended_exactly(recipe: Recipe, capsys: pytest.
     assert longer.path != short.path
     assert Bundle.open(short.path).id == short.id
     assert longer.manifest.details["recipe"]["train"]["epochs"] == 4
-    assert "depends on the number of epochs" not in capsys.readouterr().err
+    assert "depends on the number of epochs" not in caplog.text
     with pytest.raises(TrainingError, match="has 4 epochs already"):
         training.extend_training(training.newest_training(Path("runs"), finished=True), 3)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
 def test_extending_a_schedule_of_the_total_is_said(
-    recipe: Recipe, capsys: pytest.CaptureFixture[str], schedule: str
+    recipe: Recipe, caplog: pytest.LogCaptureFixture, schedule: str
 ) -> None:
     """The rate goes on where the longer schedule is at that epoch, and the difference is not silent."""
     recipe = recipe.changed(
@@ -90,7 +90,7 @@ def test_extending_a_schedule_of_the_total_is_said(
         for bundle in (longer, whole)
     ]
     assert float(rates[0][1]) == pytest.approx(float(rates[1][1]))
-    assert "depends on the number of epochs" in capsys.readouterr().err
+    assert "depends on the number of epochs" in caplog.text
 
 
 def test_a_training_under_way_is_nobody_elses(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

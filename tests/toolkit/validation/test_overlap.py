@@ -60,7 +60,7 @@ def _folder(root: Path, images: ImageSet) -> Path:
 
 
 def test_what_calibrated_is_left_out_under_another_path(
-    fp32: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fp32: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """100 images of which 30 calibrated and 13 judged, copied under other names: 57 are left."""
     from edgekit.toolkit.quantize.quantize import quantize
@@ -79,7 +79,7 @@ def test_what_calibrated_is_left_out_under_another_path(
     assert len(left) == 57
     assert overlap.excluded == 43
     assert not overlap.unchecked
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "left out 43 of 100 test images that the model was made with" in said
     assert "of the calibration images" in said or "of the selection images" in said
     used = np.concatenate(list(made.fingerprints().values()))[:, 0]
@@ -153,7 +153,7 @@ def test_plain_images_look_like_nothing(recorded: Callable[..., Bundle]) -> None
         unseen([bundle], images.take([1]), own=False)
 
 
-def test_an_older_bundle_opens_and_it_is_said(fp32: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_older_bundle_opens_and_it_is_said(fp32: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     """It records no fingerprints: nothing is left out, and the report does not claim a check."""
     assert fp32.fingerprints() == {}
     test = part_of(fp32, "test")
@@ -161,7 +161,7 @@ def test_an_older_bundle_opens_and_it_is_said(fp32: Bundle, capsys: pytest.Captu
     left, overlap = unseen([fp32], test, own=True, limit=10)
     assert len(left) == 10
     assert overlap.unchecked == (str(fp32.path),)
-    assert "records no fingerprints" in capsys.readouterr().err
+    assert "records no fingerprints" in caplog.text
     assert "is not checked" in overlap_lines({"images": 10, "overlap": overlap.to_json()})[0]
     assert overlap_lines({"images": 10}) == [], "a report of an earlier version"
 

@@ -1,0 +1,17 @@
+"""How far long work is, for a caller who wants to show it."""
+
+from collections.abc import Callable
+
+# Called with (stage, share): what goes on, and how much of that stage is done, from 0 to 1. A stage is "" where the
+# work has only one.
+Progress = Callable[[str, float], None]
+
+
+def silent(stage: str, share: float) -> None:
+    """Show nothing."""
+    del stage, share
+
+
+def titled(progress: Progress, title: str) -> Progress:
+    """The same callback with a title before each stage: "build fp32: parsing"."""
+    return lambda stage, share: progress(f"{title}: {stage}" if stage else title, share)

@@ -1,0 +1,95 @@
+"""The outcome of a validation, as Python code and notebooks use it."""
+
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...deploy.errors import MissingPackageError
+from ...deploy.images import ImageSet
+from ..analysis.compare import read_document
+from ..analysis.contract import Contract
+from ..report.files import write_reports
+from ..report.html import render
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports, reportMissingModuleSource] # not a dependency
+
+# Height of the page in a notebook's cell, in pixels: the verdict, the first picture and the table.
+_HEIGHT = 900
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validate measured and concluded.
+
+    Attributes:
+        report: the document that report.json holds; of several devices, that of analysis.join.join_reports.
+        images: the test images, for the report's pictures; None when there are none.
+    """
+
+    report: dict[str, Any]
+    images: ImageSet | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0; 3 where the contract is not met, 4 where it is not proved, 1 where a device gave no report."""
+        return self.report["exit_code"]
+
+    def show(self) -> None:
+        """Print the verdict and the table of models to standard output."""
+        from ..console import print_parts
+        from ..report.terminal import devices_table, validation_table
+
+        print_parts((devices_table if "devices" in self.report else validation_table)(self.report))
+
+    def write(self, folder: Path | str) -> list[Path]:
+        """Write report.json, report.html, junit.xml and summary.md into `folder`; returns their paths."""
+        return write_reports(self.report, self.images, Path(folder))
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """A pandas DataFrame, a row per model: a number or text per column, nested ones as "drop.points".
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        try:
+            import pandas  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
+        except ModuleNotFoundError as error:
+            raise MissingPackageError("the package pandas is not installed", fix="pip install pandas") from error
+        return pandas.DataFrame.from_records([dict(row) for row in self._rows()])
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for report in self.report.get("devices", [self.report]):
+            for model in report["models"]:
+                yield {"device": report["device"]["name"], **dict(_scalars(model))}
+
+    def _repr_html_(self) -> str:
+        """The report's page, in a frame of its own: its styles and names do not meet the notebook's."""
+        page = html.escape(render(self.report, self.images), quote=True)
+        return (
+            f'<iframe sandbox title="EdgeKit report" srcdoc="{page}" '
+            f'style="width: 100%; height: {_HEIGHT}px; border: 0"></iframe>'
+        )
+
+
+def read_report(path: Path | str, contract: Contract | None = None) -> Validation:
+    """Read a report.json, or make the report of a result.json.
+
+    Args:
+        contract: judge it by this contract instead of its own.
+
+    Raises:
+        EdgeKitError: it is neither, or is damaged.
+    """
+    return Validation(read_document(Path(path), contract))
+
+
+def _scalars(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and texts of a document's entry and of the mappings in it; lists are left out."""
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{prefix}{name}.")
+        elif value is None or isinstance(value, str | int | float):
+            yield f"{prefix}{name}", value
