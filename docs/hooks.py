@@ -1,4 +1,4 @@
-"""What the site takes from the program instead of a copy: the options of every command, and the public API."""
+"""What the site takes from the program instead of a copy: every command's options, the public API, the decisions."""
 
 import re
 from collections.abc import Callable
@@ -46,6 +46,15 @@ def api() -> str:
     return "\n\n".join(f"::: edgekit{edgekit._PUBLIC[name].replace(':', '.')}" for name in names)
 
 
+def decisions() -> str:
+    """A table of all decisions in the order of their numbers, read from the headings of the pages beside it."""
+    rows = {}
+    for page in sorted((ROOT / "docs/decisions").glob("*.md")):
+        for number, title, anchor in re.findall(r"^## (\d+)\. (.+?) \{ #(d\d+) \}$", page.read_text(), re.MULTILINE):
+            rows[int(number)] = f"| [{number}]({page.name}#{anchor}) | {title} |"
+    return "| | |\n|---|---|\n" + "\n".join(rows[number] for number in sorted(rows))
+
+
 def on_startup(**_: Any) -> None:
     """Lay the package out under its name, which the checkout's folder need not have, for the reader of docstrings."""
     package = ROOT / "build/package/edgekit"
@@ -55,9 +64,18 @@ def on_startup(**_: Any) -> None:
             (package / name).symlink_to(ROOT / name)
 
 
-GENERATED: dict[str, Callable[[], str]] = {"commands": commands, "api": api}
+GENERATED: dict[str, Callable[[], str]] = {"commands": commands, "api": api, "decisions": decisions}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace `<!-- generated: NAME -->` by what the program says."""
     return re.sub(r"<!-- generated: (\w+) -->", lambda match: GENERATED[match[1]](), markdown)
+
+
+_EXTERNAL = re.compile(r'<(?:script|img|iframe|source|link)\b[^>]*\b(?:src|srcset|href)="(?:https?:)?//[^"]*"')
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> None:
+    """Refuse a page that would request something from another host."""
+    if found := _EXTERNAL.search(output):
+        raise ValueError(f"{page.file.src_path} requests something from elsewhere: {found[0]}")

@@ -1,38 +1,135 @@
-"""What the documents say is so."""
+"""What the documents say is so: their commands, code, settings, links and figures."""
 
+import ast
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
+from tests.needs import need
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "DESIGN.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+SCHEMAS = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci"}
 
 
-def _commands() -> list[str]:
-    """Every edgekit command in the README's shell blocks, without its comment."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    text = "\n".join(blocks).replace("\\\n", " ")
-    lines = [part.split("#")[0].strip() for line in text.splitlines() for part in line.split("&&")]
-    return sorted({line for line in lines if line.startswith("edgekit ")})
+class _Block(NamedTuple):
+    """A fenced block: where it stands, its language, its text."""
+
+    place: str
+    language: str
+    text: str
 
 
-@pytest.mark.parametrize("command", _commands())
-def test_readme_commands_exist(command: str) -> None:
-    """Each command of the README is one, and each of its options is in that command's help."""
-    words = command.split()
-    code = "from edgekit.toolkit.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, words[1], "--help"], capture_output=True, text=True, check=True,
-        env={"COLUMNS": "200", "PATH": "/usr/bin"},
-    )  # fmt: skip
-    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
-        assert option in done.stdout, f"{command}: {option}"
+def _blocks() -> list[_Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(r"^```(\S*)[^\n]*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(_Block(f"{page.relative_to(ROOT)}:{line}", match[1], match[2]))
+    return found
 
 
-def test_readme_names_every_entry_of_the_registries() -> None:
+BLOCKS = _blocks()
+
+
+def _of(language: str) -> list[Any]:
+    return [pytest.param(block, id=block.place) for block in BLOCKS if block.language == language]
+
+
+def _commands() -> list[Any]:
+    """Every edgekit command in a shell block or in the script of a CI example, without its comment."""
+    found = {}
+    for block in BLOCKS:
+        if block.language in ("sh", "yaml"):
+            text = block.text.replace("\\\n", " ")
+            for line in re.findall(r"\bedgekit [a-z].*", text):
+                for part in re.split(r"&&|\|\||;", line):
+                    words = shlex.split(part, comments=True)
+                    if words[:1] == ["edgekit"]:
+                        found.setdefault(" ".join(words), pytest.param(words[1:], id=f"{block.place} {words[1]}"))
+    return list(found.values())
+
+
+@pytest.mark.parametrize("words", _commands())
+def test_every_command_parses(words: list[str]) -> None:
+    """By the real command's own parser: each option exists and takes such a value."""
+    import typer
+    from edgekit.toolkit.cli import app
+
+    group: Any = typer.main.get_command(app)
+    group.commands[words[0]].make_context(words[0], words[1:])
+
+
+def test_blocks_name_their_language() -> None:
+    """A block without one would not be checked."""
+    languages = {block.place: block.language for block in BLOCKS}
+    checked = {"sh", "python", "toml", "yaml", "json", "text"}
+    assert {place: language for place, language in languages.items() if language not in checked} == {}
+
+
+@pytest.mark.parametrize("block", _of("python"))
+def test_python_names_what_is_there(block: _Block) -> None:
+    """Each block compiles, and what it takes from edgekit exists; tests/test_examples.py runs whole programs."""
+    import edgekit
+
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgekit":
+            assert hasattr(edgekit, node.attr), f"{block.place}: edgekit.{node.attr}"
+
+
+@pytest.mark.parametrize("block", _of("toml"))
+def test_recipes_are_valid(block: _Block) -> None:
+    """A TOML block is a recipe that `train --recipe` takes."""
+    import tomllib
+    from edgekit.toolkit.training.recipe import Recipe
+
+    Recipe.from_dict(tomllib.loads(block.text))
+
+
+@pytest.mark.parametrize("block", _of("json"))
+def test_json_is_json(block: _Block) -> None:
+    """A JSON block can be read."""
+    json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", _of("yaml"))
+def test_ci_examples_are_valid(block: _Block, tmp_path: Path) -> None:
+    """By the schema that the CI system publishes."""
+    system = "github" if "runs-on:" in block.text else "gitlab"
+    try:
+        import check_jsonschema  # noqa: F401
+    except ModuleNotFoundError:
+        need(False, "the packages of the documentation", "make docs", "EDGEKIT_DOCS")
+    path = tmp_path / f"{system}.yml"
+    path.write_text(block.text)
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[system], str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Relative links and pictures are files of the repository; the site's strict build checks the anchors."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    for link in links:
+        if not re.match(r"https?://|\w+:", link):
+            assert (page.parent / link).exists(), link
+
+
+def test_documents_name_every_entry_of_the_registries() -> None:
     """Formats, runtimes, devices, networks, targets, named data sets, recipes."""
     from edgekit.deploy.devices.device import DEVICES
     from edgekit.deploy.session import RUNTIMES
@@ -42,9 +139,28 @@ def test_readme_names_every_entry_of_the_registries() -> None:
     from edgekit.toolkit.quantize.targets import TARGETS
     from edgekit.toolkit.training.recipe import shipped
 
+    text = "".join(page.read_text() for page in PAGES)
     for registry in (FORMATS, RUNTIMES, DEVICES, MODELS, TARGETS, DATASETS, shipped()):
         for name in registry:
-            assert f"`{name}`" in README, name
+            assert f"`{name}`" in text, name
+
+
+def test_decisions_have_a_number_each() -> None:
+    """From 1 without a gap, each in one place, and the links to them lead there."""
+    pages = (ROOT / "docs/decisions").glob("*.md")
+    heads = [head for page in pages for head in re.findall(r"^## (\d+)\. .+ \{ #d(\d+) \}$", page.read_text(), re.M)]
+    assert all(number == anchor for number, anchor in heads)
+    assert sorted(int(number) for number, _ in heads) == list(range(1, len(heads) + 1))
+
+
+def test_design_names_folders_that_are_there() -> None:
+    """The rooms that DESIGN.md lists, and all of them."""
+    listed = set(
+        re.findall(r"^\| `((?:deploy|export|models|toolkit)[\w/]*)/` \|", (ROOT / "DESIGN.md").read_text(), re.M)
+    )
+    top = ("deploy", "export", "models", "toolkit")
+    there = {str(init.parent.relative_to(ROOT)) for folder in top for init in (ROOT / folder).glob("*/__init__.py")}
+    assert listed == there | set(top)
 
 
 def test_every_error_is_in_the_tree_of_its_module() -> None:
