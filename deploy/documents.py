@@ -1,4 +1,4 @@
-"""JSON from outside, read strictly: typed by dataclasses, bounded, and refused in one line that names the place."""
+"""JSON from outside, read strictly: typed by annotations, bounded, and refused in one line that names the place."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, Union, cast, runtime_checkable
 
 from .errors import EdgeKitError
 
@@ -30,7 +30,7 @@ _MAX_INT = (1 << 53) - 1
 _MAX_NUMBER = 1e40
 
 # (value, where it stands) -> the checked value
-Reader = Callable[[Any, str], Any]
+Reader = Callable[[object, str], object]
 
 
 class DocumentError(ValueError):
@@ -39,7 +39,7 @@ class DocumentError(ValueError):
 
 def parse(
     content: bytes | str, where: str | Path, what: str, *, limit: int, error: type[EdgeKitError] = EdgeKitError
-) -> Any:  # fmt: skip
+) -> object:  # fmt: skip
     """Plain values of a JSON document.
 
     Args:
@@ -64,71 +64,173 @@ def parse(
     raise error(f"{where} is not {what}: {reason}", fix="get it again from its maker")
 
 
-def read(cls: type[T], data: Any, place: str = "") -> T:
-    """A dataclass or NamedTuple of plain values, by its annotations.
+def read(cls: type[T], data: object, place: str = "") -> T:
+    """A value of plain ones, by a type's annotations: of a dataclass, NamedTuple, TypedDict, or any that these have.
 
     bool is no int; an int serves as a float; nan and infinity are floats; a list serves as a tuple or Sequence. Keys
-    that the class does not have are refused, and missing ones without a default.
+    that a dataclass or NamedTuple does not have are refused, and missing ones without a default. A TypedDict is open:
+    it keeps keys that it does not name, bounded like all others. `Annotated` adds Bounds and Length. What must agree
+    between the fields of a dataclass is checked by its method `check`.
 
     Raises:
         DocumentError: something is of another type or out of bounds; the message names its place.
     """
-    return _reader(cls)(data, place)
+    return cast("T", _reader(cls)(data, place))
+
+
+def plain(value: object) -> Any:
+    """What `read` reads again: dataclasses, NamedTuples and mappings as dicts, other sequences as lists."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())  # type: ignore[attr-defined]
+    if isinstance(value, list | tuple):
+        simple = all(entry is None or type(entry) in (int, float, str, bool) for entry in value)
+        return list(value) if simple else [plain(entry) for entry in value]
+    return value
+
+
+class Bounds(NamedTuple):
+    """Least and largest value of a number: `Annotated[float, Bounds(0, 1)]`."""
+
+    low: float
+    high: float
+
+    def check(self, value: object, place: str) -> None:
+        """Refuse a number out of bounds."""
+        within(cast("float", value), self.low, self.high, place)
+
+
+class Length(NamedTuple):
+    """Least and largest number of entries of a list: `Annotated[list[int], Length(1)]`."""
+
+    low: int
+    high: int | None = None
+
+    def check(self, value: object, place: str) -> None:
+        """Refuse a list with fewer or more entries."""
+        count = len(cast("Sequence[object]", value))
+        if count < self.low or (self.high is not None and count > self.high):
+            wanted = f"{self.low}" if self.high == self.low else f"at least {self.low}"
+            raise DocumentError(f"{_at(place)}a list of {count} where one of {wanted} belongs")
+
+
+@runtime_checkable
+class _Checked(Protocol):
+    """A dataclass whose fields must agree."""
+
+    def check(self) -> None:
+        """Raise DocumentError where they do not."""
+        ...
 
 
 @cache
-def _reader(kind: Any) -> Reader:
+def _reader(kind: object) -> Reader:
     """What reads a value of an annotation."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, tuple) and kind is not tuple):
+    if origin is Annotated:
+        return _annotated_reader(arguments[0], arguments[1:])
+    if is_record(kind):
         return _fields_reader(kind)
-    if kind is Any:
+    if kind is Any or kind is object:
         return _anything
     if origin is Literal:
         # 1.0 and true are not 1
-        allowed = {(type(one), one) for one in arguments}
-        return lambda value, place: _require(
-            value.__hash__ is not None and (type(value), value) in allowed, value, place, f"one of {arguments}"
-        )
+        return _literal_reader(arguments)
     if origin in (Union, types.UnionType):
         return _union_reader(arguments)
     if origin is tuple and (len(arguments) != 2 or arguments[1] is not Ellipsis):
         return _fixed_reader(arguments)
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
-        return _sequence_reader(arguments[0])
+        return _sequence_reader(arguments[0], list if origin is list else tuple)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _mapping_reader(arguments[1])
     return _PLAIN[kind]
 
 
-def _fields_reader(cls: Any) -> Reader:
-    hints, make = typing.get_type_hints(cls), cls
-    if dataclasses.is_dataclass(cls):
-        required = {
-            one.name
-            for one in dataclasses.fields(cls)
-            if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-        }
-    else:
-        required = {name for name in cls._fields if name not in cls._field_defaults}
-    readers = {name: _reader(kind) for name, kind in hints.items()}
+def is_record(kind: object) -> bool:
+    """Whether an annotation has named fields: a dataclass, NamedTuple or TypedDict."""
+    named_tuple = isinstance(kind, type) and issubclass(kind, tuple) and kind is not tuple
+    return dataclasses.is_dataclass(kind) or named_tuple or typing.is_typeddict(kind)
 
-    def read_fields(value: Any, place: str) -> Any:
-        _require(isinstance(value, Mapping), value, place, "an object")
-        if unknown := value.keys() - readers.keys():
+
+class Fields(NamedTuple):
+    """The fields of a dataclass, NamedTuple or TypedDict: their annotations, which must be there, and whether others
+    may be there too."""
+
+    kinds: Mapping[str, object]
+    required: frozenset[str]
+    is_open: bool
+
+
+def fields_of(kind: Any) -> Fields:
+    """What `read` expects of a dataclass, NamedTuple or TypedDict."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    if typing.is_typeddict(kind):
+        return Fields(hints, kind.__required_keys__, True)
+    if dataclasses.is_dataclass(kind):
+        missing = dataclasses.MISSING
+        fields = dataclasses.fields(kind)
+        names = {one.name for one in fields if one.default is missing and one.default_factory is missing}
+        return Fields({one.name: hints[one.name] for one in fields}, frozenset(names), False)
+    return Fields(hints, frozenset(kind._fields) - kind._field_defaults.keys(), False)
+
+
+def _fields_reader(cls: Any) -> Reader:
+    fields = fields_of(cls)
+    readers = {name: _reader(kind) for name, kind in fields.kinds.items()}
+
+    def read_fields(value: object, place: str) -> object:
+        entries = _mapping(value, place)
+        if not fields.is_open and (unknown := entries.keys() - readers.keys()):
             raise DocumentError(f"{_at(place)}unknown entry {str(min(unknown))[:80]!r}")
-        if missing := required - value.keys():
+        if missing := fields.required - entries.keys():
             raise DocumentError(f"{_at(place)}{min(missing)} is missing")
         prefix = f"{place}." if place else ""
-        return make(**{name: readers[name](entry, prefix + name) for name, entry in value.items()})
+        found = {
+            name: readers[name](entry, prefix + name)
+            if name in readers
+            else _anything(entry, _within(place, _text(name, place)))
+            for name, entry in entries.items()
+        }
+        made = cls(**found) if not fields.is_open else found
+        if isinstance(made, _Checked):
+            made.check()
+        return made
 
     return read_fields
 
 
-def _union_reader(kinds: tuple[Any, ...]) -> Reader:
+def _annotated_reader(kind: object, rules: Sequence[object]) -> Reader:
+    reader = _reader(kind)
+    checks = [rule for rule in rules if isinstance(rule, Bounds | Length)]
+
+    def read_annotated(value: object, place: str) -> object:
+        found = reader(value, place)
+        for rule in checks:
+            rule.check(found, place)
+        return found
+
+    return read_annotated
+
+
+def _literal_reader(arguments: Sequence[object]) -> Reader:
+    allowed = {(type(one), one) for one in arguments}
+
+    def read_literal(value: object, place: str) -> object:
+        if value.__hash__ is None or (type(value), value) not in allowed:
+            raise _wrong(value, place, f"one of {arguments}")
+        return value
+
+    return read_literal
+
+
+def _union_reader(kinds: Sequence[object]) -> Reader:
     readers = [_reader(kind) for kind in kinds if kind is not type(None)]
 
-    def read_union(value: Any, place: str) -> Any:
+    def read_union(value: object, place: str) -> object:
         if value is None and type(None) in kinds:
             return None
         for reader in readers[:-1]:
@@ -141,12 +243,12 @@ def _union_reader(kinds: tuple[Any, ...]) -> Reader:
     return read_union
 
 
-def _fixed_reader(kinds: tuple[Any, ...]) -> Reader:
+def _fixed_reader(kinds: Sequence[object]) -> Reader:
     readers = [_reader(kind) for kind in kinds]
 
-    def read_fixed(value: Any, place: str) -> Any:
-        right = isinstance(value, list | tuple) and len(value) == len(readers)
-        _require(right, value, place, f"a list of {len(readers)}")
+    def read_fixed(value: object, place: str) -> object:
+        if not isinstance(value, list | tuple) or len(value) != len(readers):
+            raise _wrong(value, place, f"a list of {len(readers)}")
         return tuple(
             reader(entry, f"{place}[{at}]") for at, (reader, entry) in enumerate(zip(readers, value, strict=True))
         )
@@ -154,30 +256,30 @@ def _fixed_reader(kinds: tuple[Any, ...]) -> Reader:
     return read_fixed
 
 
-def _sequence_reader(kind: Any) -> Reader:
+def _sequence_reader(kind: object, make: type[list[object]] | type[tuple[object, ...]]) -> Reader:
     reader = _reader(kind)
-    simple = kind if kind in (int, str) else None
 
-    def read_sequence(value: Any, place: str) -> Any:
-        _require(isinstance(value, list | tuple), value, place, "a list")
-        if simple is int and all(type(entry) is int and -_MAX_INT <= entry <= _MAX_INT for entry in value):
-            return tuple(value)  # times by the hundred thousand
-        return tuple(reader(entry, f"{place}[{at}]") for at, entry in enumerate(value))
+    def read_sequence(value: object, place: str) -> object:
+        if not isinstance(value, list | tuple):
+            raise _wrong(value, place, "a list")
+        if kind is int and all(type(entry) is int and -_MAX_INT <= entry <= _MAX_INT for entry in value):
+            return make(value)  # times by the hundred thousand
+        return make(reader(entry, f"{place}[{at}]") for at, entry in enumerate(value))
 
     return read_sequence
 
 
-def _mapping_reader(kind: Any) -> Reader:
+def _mapping_reader(kind: object) -> Reader:
     reader = _reader(kind)
 
-    def read_mapping(value: Any, place: str) -> Any:
-        _require(isinstance(value, Mapping), value, place, "an object")
-        return {_text(name, place): reader(entry, _within(place, name)) for name, entry in value.items()}
+    def read_mapping(value: object, place: str) -> object:
+        entries = _mapping(value, place)
+        return {_text(name, place): reader(entry, _within(place, name)) for name, entry in entries.items()}
 
     return read_mapping
 
 
-def _anything(value: Any, place: str, depth: int = 0) -> Any:
+def _anything(value: object, place: str, depth: int = 0) -> object:
     """Plain JSON, its texts and numbers bounded like any other."""
     if depth > MAX_DEPTH:
         raise DocumentError(f"{_at(place[:80])}nested deeper than {MAX_DEPTH} levels")
@@ -190,8 +292,15 @@ def _anything(value: Any, place: str, depth: int = 0) -> Any:
     return value if value is None or isinstance(value, bool) else _number(value, place)
 
 
-def _text(value: Any, place: str) -> str:
-    _require(type(value) is str and len(value) <= MAX_TEXT, value, place, f"a text of at most {MAX_TEXT} characters")
+def _mapping(value: object, place: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise _wrong(value, place, "an object")
+    return value
+
+
+def _text(value: object, place: str) -> str:
+    if type(value) is not str or len(value) > MAX_TEXT:
+        raise _wrong(value, place, f"a text of at most {MAX_TEXT} characters")
     try:
         value.encode(errors="surrogateescape")  # names of files that are not UTF-8 are read so (PEP 383)
     except UnicodeEncodeError:
@@ -199,27 +308,30 @@ def _text(value: Any, place: str) -> str:
     return value
 
 
-def _whole(value: Any, place: str) -> int:
-    return _require(type(value) is int and -_MAX_INT <= value <= _MAX_INT, value, place, "a whole number")
-
-
-def _number(value: Any, place: str) -> float:
-    right = type(value) is float or (type(value) is int and -_MAX_INT <= value <= _MAX_INT)
-    return _require(right, value, place, "a number")
-
-
-def _flag(value: Any, place: str) -> bool:
-    return _require(type(value) is bool, value, place, "true or false")
-
-
-def _require(right: bool, value: Any, place: str, wanted: str) -> Any:
-    if not right:
-        shown = "a list" if isinstance(value, list) else "an object" if isinstance(value, Mapping) else repr(value)[:80]
-        raise DocumentError(f"{_at(place)}{shown} where {wanted} belongs")
+def _whole(value: object, place: str) -> int:
+    if type(value) is not int or not -_MAX_INT <= value <= _MAX_INT:
+        raise _wrong(value, place, "a whole number")
     return value
 
 
-def _within(place: str, name: Any) -> str:
+def _number(value: object, place: str) -> float:
+    if type(value) is float or (type(value) is int and -_MAX_INT <= value <= _MAX_INT):
+        return value
+    raise _wrong(value, place, "a number")
+
+
+def _flag(value: object, place: str) -> bool:
+    if type(value) is not bool:
+        raise _wrong(value, place, "true or false")
+    return value
+
+
+def _wrong(value: object, place: str, wanted: str) -> DocumentError:
+    shown = "a list" if isinstance(value, list) else "an object" if isinstance(value, Mapping) else repr(value)[:80]
+    return DocumentError(f"{_at(place)}{shown} where {wanted} belongs")
+
+
+def _within(place: str, name: object) -> str:
     """The place of an entry; a name may hold anything, and the message is one line."""
     return f"{place}.{repr(str(name)[:80])[1:-1]}"
 
@@ -228,10 +340,10 @@ def _at(place: str) -> str:
     return f"{place}: " if place else ""
 
 
-_PLAIN: dict[Any, Reader] = {str: _text, int: _whole, float: _number, bool: _flag}
+_PLAIN: dict[object, Reader] = {str: _text, int: _whole, float: _number, bool: _flag}
 
 
-def check_numbers(document: Any, place: str = "") -> None:
+def check_numbers(document: object, place: str = "") -> None:
     """Refuse a document with a number, at any depth, that is not finite or far too large.
 
     Raises:

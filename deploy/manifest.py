@@ -97,8 +97,9 @@ class Manifest:
         Raises:
             BundleError: another schema, or not a manifest.
         """
-        data = parse(text, where, "an EdgeKit manifest", limit=MAX_MANIFEST_BYTES, error=BundleError)
+        document = parse(text, where, "an EdgeKit manifest", limit=MAX_MANIFEST_BYTES, error=BundleError)
         try:
+            data = read(dict[str, object], document)
             schema = data.pop("schema")
             if schema not in _READABLE:
                 raise BundleError(

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..bundle import Bundle
-from ..documents import DocumentError, read, within
+from ..documents import DocumentError, check_numbers, read, within
 from ..engine.build import Options, build
 from ..engine.gpu import look
 from ..engine.library import load
@@ -23,7 +23,7 @@ from ..errors import DeviceError, EdgeKitError, LostDeviceError
 from ..progress import Progress
 from ..signals import ended_by_signals
 from .measure import measure
-from .measurement import Measurement, check_environment, check_measurements
+from .measurement import Environment, Measurement, check_measurements
 from .plan import Plan
 
 JOB, IMAGES, BUILT = "job.json", "images", "built"
@@ -40,7 +40,7 @@ Say = Callable[[dict[str, Any]], None]
 class Measured(NamedTuple):
     """What a device reports: itself, and one measurement a bundle, in their order."""
 
-    environment: dict[str, Any]
+    environment: Environment
     measurements: list[Measurement]
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Measured(NamedTuple):
         """
         try:
             answer = read(_Measured, data)
-            check_environment(answer.environment)
+            check_numbers(answer.environment)
             measurements = [Measurement.from_json(entry) for entry in answer.measurements]
             check_measurements(measurements, {one.id: len(one.manifest.labels) for one in bundles}, images)
         except DocumentError as error:
@@ -64,13 +64,13 @@ class Measured(NamedTuple):
                 f"{device} answered with what is not a measurement of these models: {error}",
                 fix="run it again; if it stays so, do not trust this device",
             ) from error
-        return cls(dict(answer.environment), measurements)
+        return cls(answer.environment, measurements)
 
 
 class _Measured(NamedTuple):
     """What `Measured.to_json` makes."""
 
-    environment: Mapping[str, Any]
+    environment: Environment
     measurements: tuple[Mapping[str, Any], ...]
 
 
@@ -111,7 +111,7 @@ def run(job: Path, say: Say) -> Measured:
     }
 
     def measured(measurements: Sequence[Measurement]) -> Measured:
-        return Measured({**environment, "after": state()}, list(measurements))
+        return Measured(cast("Environment", {**environment, "after": state()}), list(measurements))
 
     return measured(
         measure(

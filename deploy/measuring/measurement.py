@@ -3,17 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
-from ..documents import DocumentError, check_numbers, read, within
-from ..environment import UNAVAILABLE
+from ..documents import Bounds, DocumentError, check_numbers, read, within
 from ..parity import Parity
 from ..session import STAGES
 
 # Nothing that is timed takes longer: three years.
 _MAX_MS = 1e11
-# What a report shows of a device in words.
-_DEVICE_TEXTS = ("machine", "system", "board", "soc", "cpu")
+# More cores than any device has.
+_MAX_CORES = 4096
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,44 @@ class Sustained:
 
     at: float
     call_ns: int
-    state: Mapping[str, Any] | None
+    state: Mapping[str, object] | None
     offered: int | None = None
     missed: int | None = None
     dropped: int | None = None
+
+
+class EnvironmentFacts(TypedDict, total=False):
+    """What a device says of itself, as far as it can."""
+
+    machine: str
+    system: str
+    board: str
+    soc: str
+    cpu: str
+    versions: Mapping[str, object]
+    threads: Annotated[int, Bounds(1, _MAX_CORES)]
+
+
+class Cores(TypedDict):
+    """Cores that a process may use, and how many it got at the start (see environment.cores_got)."""
+
+    cores_allowed: Annotated[int, Bounds(1, _MAX_CORES)]
+    cores_got: Annotated[float, Bounds(1e-9, _MAX_CORES)] | Literal["unavailable"]
+
+
+class Environment(EnvironmentFacts, Cores):
+    """What a report requires of a device: its cores, their instruction sets, and its state before and after."""
+
+    before: Mapping[str, object]
+    after: Mapping[str, object]
+    isa: list[str]
+
+
+class SessionFacts(TypedDict, total=False):
+    """What a session says of itself, as far as it is relied on: its runtime, and operators by provider."""
+
+    runtime: str
+    placement: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -138,7 +171,7 @@ class Measurement:
     """
 
     bundle: str
-    session: Mapping[str, Any]
+    session: SessionFacts
     file_ms: Sequence[float]
     load_ms: Sequence[float]
     first_ms: Sequence[float]
@@ -183,10 +216,7 @@ class Measurement:
         check_numbers([entry.state for entry in one.sustained], "sustained")
         if one.parity.keys() != {entry.name for entry in fields(Parity)}:
             raise DocumentError(f"parity has {', '.join(sorted(one.parity))[:200]}")
-        if not isinstance(one.session.get("runtime", ""), str) or not isinstance(
-            one.session.get("placement", {}), dict
-        ):
-            raise DocumentError("session does not name its runtime")
+        within(one.parity["top1_agreement"], 0, 1, "parity.top1_agreement")
         return one
 
 
@@ -232,32 +262,3 @@ def check_measurements(measurements: Sequence[Measurement], labels: Mapping[str,
             raise DocumentError(f"{one.bundle}: predictions are not of {images} images")
         if seen.classes and not 0 <= min(seen.classes) <= max(seen.classes) < count:
             raise DocumentError(f"{one.bundle}: a prediction is not one of {count} classes")
-
-
-def check_environment(environment: Mapping[str, Any]) -> None:
-    """Refuse an environment without what a report is made from.
-
-    Raises:
-        DocumentError: it lacks something, or has it of another type.
-    """
-    check_numbers(environment)
-    for key in _DEVICE_TEXTS:
-        if not isinstance(environment.get(key, ""), str):
-            raise DocumentError(f"{key} is not text")
-    if not isinstance(environment.get("versions", {}), dict):
-        raise DocumentError("versions is not an object")
-    cores = environment.get("cores_allowed")
-    if type(cores) is not int or not 1 <= cores <= 4096:
-        raise DocumentError(f"cores_allowed is {str(cores)[:80]!r}")
-    threads = environment.get("threads", cores)
-    if type(threads) is not int or not 1 <= threads <= 4096:
-        raise DocumentError(f"threads is {str(threads)[:80]!r}")
-    got = environment.get("cores_got")
-    if got != UNAVAILABLE and not (isinstance(got, int | float) and 0 < got <= 4096):
-        raise DocumentError(f"cores_got is {str(got)[:80]!r}")
-    for key in ("before", "after"):
-        if not isinstance(environment.get(key), dict):
-            raise DocumentError(f"the state {key} is missing")
-    isa = environment.get("isa")
-    if not isinstance(isa, list) or not all(isinstance(name, str) for name in isa):
-        raise DocumentError("isa is not a list of names")

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from ..bundle import Bundle
-from ..documents import DocumentError, read
+from ..documents import DocumentError, check_numbers, read
 from ..errors import EdgeKitError, RecipeError
 from ..images import ImageSet
 from ..manifest import Manifest
-from .measurement import Measurement, check_environment, check_measurements
+from .measurement import Environment, Measurement, check_measurements
 from .plan import Plan
 
 SCHEMA = 1
@@ -41,12 +41,12 @@ class Result:
     bundles: Sequence[Bundle]
     candidates: Sequence[str]
     plan: Plan
-    contract: Mapping[str, Any]
+    contract: Mapping[str, float | None]
     ids: Sequence[str]
     targets: np.ndarray
-    environment: Mapping[str, Any]
+    environment: Environment
     measurements: Sequence[Measurement]
-    host: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    host: "Mapping[str, HostAnswers]" = field(default_factory=dict)
     overlap: "Overlap | None" = None
 
     def to_json(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Result:
             labels = {bundle.id: len(bundle.manifest.labels) for bundle in bundles}
             measurements = [Measurement.from_json(entry) for entry in document.measurements]
             check_measurements(measurements, labels, len(document.ids))
-            check_environment(document.environment)
+            check_numbers(document.environment)
             if len(document.targets) != len(document.ids) or not bundles:
                 raise DocumentError("targets and ids are not of the same images")
             if document.targets and not -1 <= min(document.targets) <= max(document.targets) < min(labels.values()):
@@ -99,7 +99,7 @@ class Result:
                 targets=np.asarray(document.targets, np.int64),
                 environment=document.environment,
                 measurements=measurements,
-                host={name: asdict(entry) for name, entry in document.host.items()},
+                host=document.host,
                 overlap=document.overlap,
             )
         except (DocumentError, RecipeError) as error:
@@ -147,9 +147,9 @@ class Overlap:
         return {**asdict(self), "pairs": [asdict(pair) for pair in self.pairs]}
 
 
-@dataclass(frozen=True)
-class _Difference:
-    """An image that device and host answer differently (see toolkit.host)."""
+class OtherAnswer(TypedDict):
+    """An image that device and host answer differently: labels, and by how much the host's logit of its own answer is
+    above that of the device's."""
 
     id: str
     truth: str | None
@@ -158,13 +158,12 @@ class _Difference:
     gap: float
 
 
-@dataclass(frozen=True)
-class _Host:
-    """What the host answered beside a device (see toolkit.host)."""
+class HostAnswers(TypedDict):
+    """What the host answered on the device's images, and the largest difference of a logit on the golden samples."""
 
     images: int
     logits_max_abs: float
-    differ: tuple[_Difference, ...]
+    differ: list[OtherAnswer]
 
 
 class _Document(NamedTuple):
@@ -178,9 +177,9 @@ class _Document(NamedTuple):
     contract: Mapping[str, float | None]
     ids: tuple[str, ...]
     targets: tuple[int, ...]
-    environment: Mapping[str, Any]
+    environment: Environment
     measurements: tuple[Mapping[str, Any], ...]
-    host: Mapping[str, _Host] = MappingProxyType({})
+    host: Mapping[str, HostAnswers] = MappingProxyType({})
     overlap: Overlap | None = None
 
 

@@ -5,19 +5,31 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ...deploy.documents import DocumentError, parse
 from ...deploy.errors import EdgeKitError
 from ...deploy.measuring.result import Result
-from .contract import Contract, Drop, call, compare_accuracy, overall, reason
+from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
 from .document import make_report
 from .join import join_reports
 from .migrate import migrate_report
 from .noise import Signal
-from .schema import SCHEMA, check_bounds, check_joined, check_report
+from .report_schema import (
+    SCHEMA,
+    Against,
+    Comparison,
+    ComparisonRow,
+    DropEntry,
+    JoinedReport,
+    Model,
+    Named,
+    Report,
+    identity_of,
+)
+from .schema import check_bounds, check_joined, check_report
 from .statistics import (
     Interval,
     exponential,
@@ -26,22 +38,17 @@ from .statistics import (
     unpaired_difference,
     welch_difference,
 )
-from .verdict import admit, as_json, block_times, doubt, one_thread_ratio, ratio
+from .verdict import admit, as_entry, as_json, block_times, doubt, one_thread_ratio, ratio
 from .wording import model_name, speedup_text
 
 # A result of a hundred thousand images and ten models.
 _MAX_BYTES = 512 << 20
 
-# What a comparison shows of a model.
-_ROW_KEYS = (
-    "id", "name", "format", "precision", "session", "top1", "time_ms", "outcome", "against", "judgements",
-)  # fmt: skip
-
 # What must agree before two latencies may be compared.
 _HARDWARE = ("machine", "cpu", "cores_allowed")
 
 
-def read_document(path: Path, contract: Contract | None = None) -> dict[str, Any]:
+def read_document(path: Path, contract: Contract | None = None) -> Report | JoinedReport:
     """What `read_report` reads, or the report.json of several devices.
 
     Raises:
@@ -52,13 +59,13 @@ def read_document(path: Path, contract: Contract | None = None) -> dict[str, Any
         return read_report(path, contract)
     with _strict(path):
         if document["schema"] in range(SCHEMA):
-            document = join_reports([migrate_report(report) for report in document["devices"]], document["failed"])
+            reports = [cast("Report", migrate_report(report)) for report in document["devices"]]
+            document = dict(join_reports(reports, document["failed"]))
         _check_schema(document, path)
-        check_joined(document)
-    return document
+        return check_joined(document)
 
 
-def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
+def read_report(path: Path, contract: Contract | None = None) -> Report:
     """A report.json of this schema; or a result.json, such as a board wrote, of which the report is made here.
 
     Args:
@@ -73,7 +80,7 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
     with _strict(path):
         if "result" in report:
             result = Result.from_json(report, path)
-            report = make_report(result if contract is None else replace(result, contract=asdict(contract)))
+            report = dict(make_report(result if contract is None else replace(result, contract=asdict(contract))))
         elif contract is not None:
             raise EdgeKitError(
                 f"{path} already contains a verdict",
@@ -83,8 +90,7 @@ def read_report(path: Path, contract: Contract | None = None) -> dict[str, Any]:
             check_bounds(report)
         report = migrate_report(report)
         _check_schema(report, path)
-        check_report(report)
-    return {**report, "source": str(path)}
+        return {**check_report(report), "source": str(path)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -122,13 +128,9 @@ def _check_schema(document: Mapping[str, Any], path: Path) -> None:
         raise EdgeKitError(f"{path} has schema {schema}; this EdgeKit reads {SCHEMA}", fix="validate again, or upgrade")
 
 
-def check_hardware(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+def check_hardware(first: Mapping[str, object], second: Mapping[str, object]) -> None:
     """Raise EdgeKitError where two reports' devices are not the same kind of machine."""
-    different = {
-        key: (first["device"].get(key), second["device"].get(key))
-        for key in _HARDWARE
-        if first["device"].get(key) != second["device"].get(key)
-    }
+    different = {key: (first.get(key), second.get(key)) for key in _HARDWARE if first.get(key) != second.get(key)}
     if different:
         values = ", ".join(f"{key} {one!r} and {other!r}" for key, (one, other) in different.items())
         raise EdgeKitError(
@@ -137,27 +139,35 @@ def check_hardware(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
         )
 
 
-def counterpart(report: Mapping[str, Any], model: Mapping[str, Any]) -> Mapping[str, Any]:
+def counterpart(report: Report, model: Named) -> Model:
     """The model of another report that this one follows: the same bundle, else one of that name, format and precision.
 
     Raises:
         EdgeKitError: there is none.
     """
-    for key in (("id",), ("name", "format", "precision")):
-        for other in report["models"]:
-            if all(other[part] == model[part] for part in key):
-                return other
+    kind = model["name"], model["format"], model["precision"]
+    for other in report["models"]:
+        if other["id"] == model["id"]:
+            return other
+    for other in report["models"]:
+        if (other["name"], other["format"], other["precision"]) == kind:
+            return other
     known = ", ".join(model_name(other) for other in report["models"])
     raise EdgeKitError(
-        f"{report['source']} has no {model['name']} {model['format']} {model['precision']} to compare with",
+        f"{source_of(report)} has no {model['name']} {model['format']} {model['precision']} to compare with",
         fix=f"it has {known}; pass the report of the same model",
     )
 
 
+def source_of(report: Report) -> str:
+    """The file of a report that was read."""
+    return report.get("source", "the report")
+
+
 def hold_against(
-    stored: Mapping[str, Any], report: Mapping[str, Any], candidates: Sequence[str], contract: Contract,
+    stored: Report, report: Report, candidates: Sequence[str], contract: Contract,
     *, across_hardware: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+) -> Report:  # fmt: skip
     """Judge a report's candidates by the models of an earlier one instead of by its own baseline.
 
     Returns:
@@ -167,34 +177,38 @@ def hold_against(
         EdgeKitError: the machines differ, or the earlier report lacks a candidate.
     """
     if not across_hardware:
-        check_hardware(stored, report)
-    noise = [Signal(**signal) for signal in (*stored["noise"], *report["noise"])]
-    models, judgements = [], []
+        check_hardware(stored["device"], report["device"])
+    noise = [Signal(one["name"], one["detail"]) for one in (*stored["noise"], *report["noise"])]
+    models: list[Model] = []
+    judgements: list[Judgement] = []
+    source = source_of(stored)
     for model in report["models"]:
         if model["id"] in candidates:
             then = counterpart(stored, model)
             interval, how = _speedup(stored, then, report, model, contract.confidence)
             speedup, doubtful = ratio(interval), _contradicted(stored, then, report, model)
             drop, paired = _drop(stored, then, report, model, contract.confidence)
-            own = contract.judge(drop, interval, stored["source"])
+            own = contract.judge(drop, interval, source)
             if doubtful:
-                own = doubt(own, f"{speedup_text(speedup)} as fast as {stored['source']}")
+                own = doubt(own, f"{speedup_text(speedup)} as fast as {source}")
             own = [admit(one, noise) for one in own]
             judgements += own
-            against = {"report": stored["source"], "model": then["id"], "speedup": speedup, "how": how}
-            against |= {"time_ms": then["time_ms"]["value"], "outcome": "inconclusive" if doubtful else call(interval)}
-            against |= {"drop": drop and _points(drop), "paired": paired}
-            model = {**model, "against": against, "judgements": [as_json(one) for one in own]}
-        models.append(model)
+            against: Against = {
+                "report": source, "model": then["id"], "speedup": speedup, "how": how,
+                "time_ms": then["time_ms"]["value"], "outcome": "inconclusive" if doubtful else call(interval),
+                "drop": drop and _points(drop), "paired": paired,
+            }  # fmt: skip
+            models.append({**model, "against": against, "judgements": [as_json(one) for one in own]})
+        else:
+            models.append(model)
     verdict = overall(judgements)
-    why = f"against {stored['source']}: {reason(judgements)}"
-    held = {**report, "models": models, "verdict": verdict.outcome, "reason": why, "contract": asdict(contract)}
-    return {**held, "exit_code": verdict.exit_code}
+    return {
+        **report, "models": models, "verdict": verdict.outcome, "reason": f"against {source}: {reason(judgements)}",
+        "contract": as_entry(contract), "exit_code": verdict.exit_code,
+    }  # fmt: skip
 
 
-def compare_reports(
-    reports: Sequence[Mapping[str, Any]], contract: Contract, *, across_hardware: bool = False
-) -> dict[str, Any]:
+def compare_reports(reports: Sequence[Report], contract: Contract, *, across_hardware: bool = False) -> Comparison:
     """The last report's candidates, compared with each report before it, the first of which gives the verdict.
 
     Raises:
@@ -204,20 +218,27 @@ def compare_reports(
     candidates = [model["id"] for model in last["models"] if "judgements" in model]
     candidates = candidates or [model["id"] for model in last["models"]]
     held = [hold_against(stored, last, candidates, contract, across_hardware=across_hardware) for stored in earlier]
-    rows = [
-        {key: model[key] for key in _ROW_KEYS} for report in held for model in report["models"] if "against" in model
-    ]
+    rows = [row for report in held for row in _rows(report)]
     first = held[0]
     return {
         "schema": SCHEMA, "verdict": first["verdict"], "reason": first["reason"], "exit_code": first["exit_code"],
-        "report": last["source"], "headline": last["headline"],
+        "report": source_of(last), "headline": last["headline"],
         "noise": [*(signal for report in reports for signal in report["noise"])], "rows": rows,
     }  # fmt: skip
 
 
+def _rows(report: Report) -> Iterator[ComparisonRow]:
+    """What a comparison shows of the candidates."""
+    for model in report["models"]:
+        if "against" in model and "judgements" in model:
+            yield {
+                **identity_of(model), "top1": model["top1"], "time_ms": model["time_ms"], "outcome": model["outcome"],
+                "against": model["against"], "judgements": model["judgements"],
+            }  # fmt: skip
+
+
 def _speedup(
-    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any],
-    confidence: float,
+    stored: Report, then: Model, report: Report, now: Model, confidence: float,
 ) -> tuple[Interval, str]:  # fmt: skip
     """How many times as fast a model is now as it was then, and how that was found.
 
@@ -238,18 +259,14 @@ def _speedup(
     return exponential(welch_difference(second, first, confidence)), how
 
 
-def _shared_baseline(
-    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any]
-) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+def _shared_baseline(stored: Report, then: Model, report: Report, now: Model) -> tuple[Model, Model] | None:
     """The baseline of both runs, as each measured it; None where they have no such."""
     base_then, base_now = stored["models"][0], report["models"][0]
     shared = base_then["id"] == base_now["id"] and then is not base_then and now["id"] != base_now["id"]
     return (base_then, base_now) if shared else None
 
 
-def _contradicted(
-    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any]
-) -> bool:
+def _contradicted(stored: Report, then: Model, report: Report, now: Model) -> bool:
     """Whether a ratio that the comparison rests on is not what one thread shows (see verdict.one_thread_ratio)."""
     bases = _shared_baseline(stored, then, report, now)
     pairs = [(then, now)] if bases is None else [(bases[0], then), (bases[1], now)]
@@ -257,7 +274,7 @@ def _contradicted(
 
 
 def _drop(
-    stored: Mapping[str, Any], then: Mapping[str, Any], report: Mapping[str, Any], now: Mapping[str, Any],
+    stored: Report, then: Model, report: Report, now: Model,
     confidence: float,
 ) -> tuple[Drop | None, bool]:  # fmt: skip
     """The loss of accuracy since then, and whether it was counted on the same images."""
@@ -276,5 +293,5 @@ def _drop(
     return Drop(scaled, lost, gained, 0, count, float("nan")), False
 
 
-def _points(drop: Drop) -> dict[str, float]:
+def _points(drop: Drop) -> DropEntry:
     return {"points": drop.points.value, "low": drop.points.low, "high": drop.points.high}

@@ -9,11 +9,15 @@ from ...deploy.images import UNLABELLED
 from .statistics import CONFIDENCE, Interval, images_needed, mcnemar, paired_difference
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+SpeedOutcome = Literal["faster", "slower", "no difference", "inconclusive"]
+ExitCode = Literal[0, 1, 3, 4]
 
 # Held when the user names no limit of their own, in percentage points of top-1.
 DEFAULT_MAX_DROP = 1.0
 
-PASS, FAIL, INCONCLUSIVE = 0, 3, 4
+PASS: ExitCode = 0
+FAIL: ExitCode = 3
+INCONCLUSIVE: ExitCode = 4
 
 # A speed-up is called one if its interval excludes 1 and it is at least this share; where the interval excludes only
 # differences beyond the second share, there is "no difference", and where not even those, it is "inconclusive".
@@ -64,7 +68,7 @@ class Judgement:
     strict: bool = False
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """0 done, 3 the contract is not met, 4 it was asked for and cannot be decided."""
         if self.outcome == "fail":
             return FAIL
@@ -118,7 +122,7 @@ def judge_speedup(speedup: Interval, min_speedup: float, against: str = "the bas
     return Judgement("min_speedup", "inconclusive", sentence, strict=True)
 
 
-def call(speedup: Interval) -> str:
+def call(speedup: Interval) -> SpeedOutcome:
     """faster, slower, no difference or inconclusive; said for people, the contract is judged on the bounds alone."""
     if speedup.low > 1 and speedup.value > 1 + SMALLEST:
         return "faster"

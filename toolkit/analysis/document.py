@@ -1,13 +1,13 @@
 """The report's document: what measurements say, as a function of them alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from ...deploy.bundle import Bundle
+from ...deploy.documents import plain, read
 from ...deploy.environment import has_vnni
 from ...deploy.errors import EdgeKitError
 from ...deploy.images import UNLABELLED
@@ -20,8 +20,16 @@ from ...deploy.parity import Parity
 from .contract import Contract, compare_accuracy
 from .host_answers import unexplained
 from .noise import signals
+from .report_schema import (
+    SCHEMA,
+    ClassFlips,
+    MeasuredModel,
+    Outliers,
+    ParityEntry,
+    Report,
+    SourceComparison,
+)
 from .scenarios import scenarios
-from .schema import SCHEMA
 from .statistics import (
     PERCENTILE_SAMPLES,
     BlockTime,
@@ -35,10 +43,10 @@ from .statistics import (
     wilson,
 )
 from .verdict import collapse, judge_report
-from .wording import model_names
+from .wording import names_of
 
 
-def make_report(result: Result) -> dict[str, Any]:
+def make_report(result: Result) -> Report:
     """The document, with its verdict.
 
     Raises:
@@ -54,22 +62,23 @@ def make_report(result: Result) -> dict[str, Any]:
         result.measurements,
         result.targets,
         result.plan,
-        Contract(**result.contract),
+        read(Contract, result.contract, "contract"),
     )
     labels = result.bundles[0].manifest.labels
     models = [
         _describe(result, bundle, one, contract.confidence)
         for bundle, one in zip(result.bundles, measurements, strict=True)
     ]
-    names = model_names({"models": models}).values()
+    names = names_of(models).values()
     threads = threads_of(result)
     noise = signals(result.environment, dict(zip(names, measurements, strict=True)), threads)
-    for model, measurement in zip(models[1:], measurements[1:], strict=True):
-        model |= _against_source(measurements[0], measurement, targets, labels, contract.confidence)
+    for at, measurement in enumerate(measurements[1:], 1):
+        difference = _against_source(measurements[0], measurement, targets, labels, contract.confidence)
+        models[at] = {**models[at], **difference}
     return judge_report(
         {
             "schema": SCHEMA,
-            "noise": [signal._asdict() for signal in noise],
+            "noise": [{"name": signal.name, "detail": signal.detail} for signal in noise],
             "device": {"name": result.device, **result.environment},
             "plan": plan.to_json(),
             "baseline": models[0]["id"],
@@ -77,9 +86,9 @@ def make_report(result: Result) -> dict[str, Any]:
             "labels": list(labels),
             "targets": targets.tolist(),
             "ids": list(result.ids),
-            "overlap": result.overlap and result.overlap.to_json(),
-            "models": models,
+            "overlap": plain(result.overlap),
         },
+        models,
         result.candidates,
         contract,
     )
@@ -100,13 +109,13 @@ def measured_times(blocks: Sequence[Block]) -> list[BlockTime]:
     return [BlockTime(block.round, block.process, block.ms) for block in blocks]
 
 
-def _describe(result: Result, bundle: Bundle, measurement: Measurement, confidence: float) -> dict[str, Any]:
+def _describe(result: Result, bundle: Bundle, measurement: Measurement, confidence: float) -> MeasuredModel:
     """One model's entry in the report, without what compares it with the baseline."""
     manifest, predictions, targets = bundle.manifest, measurement.predictions, result.targets
     top1, top5 = _accuracy(measurement, targets, confidence)
     time = typical_time(measured_times(measurement.blocks), confidence)
     calls = np.asarray([value for block in measurement.blocks for value in block.call_ms])
-    percentiles = {f"p{which}": percentile(calls, which) for which in PERCENTILE_SAMPLES}
+    p50, p90, p95, p99 = (percentile(calls, which) for which in PERCENTILE_SAMPLES)
     return {
         "id": bundle.id,
         "bundle": str(bundle.path),
@@ -123,28 +132,29 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
         "drop": None,
         "flips": None,
         "flips_by_class": None,
-        "latency_ms": {name: found and found.value for name, found in percentiles.items()},
-        "latency_upper_ms": {name: found and found.upper for name, found in percentiles.items()},
+        "latency_ms": {"p50": p50 and p50.value, "p90": p90 and p90.value, "p95": p95 and p95.value,
+                       "p99": p99 and p99.value},
+        "latency_upper_ms": {"p50": p50 and p50.upper, "p90": p90 and p90.upper, "p95": p95 and p95.upper,
+                             "p99": p99 and p99.upper},
         "time_ms": {"value": time.value, "low": time.low, "high": time.high},
         "one_thread_ms": _median([block.ms for block in measurement.one_thread]),
         "samples": len(calls),
         "calls_per_sample": measurement.blocks[0].calls,
         "outliers": _outliers(measurement, calls),
-        **{name: _median(getattr(measurement, name)) for name in ("file_ms", "load_ms", "first_ms")},
+        "file_ms": _median(measurement.file_ms),
+        "load_ms": _median(measurement.load_ms),
+        "first_ms": _median(measurement.first_ms),
         "warm_up_ms": _median([warm_up.ms for warm_up in measurement.warm_ups]),
         "preprocess_ms": _median(measurement.preprocess_ns, 1e-6),
         "postprocess_ms": _median(measurement.postprocess_ns, 1e-6),
         "stages_ms": {stage: _median(ns, 1e-6) for stage, ns in measurement.stages.items()},
         "engine": manifest.details.get("engine"),
         "peak_rss_bytes": measurement.peak_rss_bytes,
-        "parity": {
-            key: value if math.isfinite(value := measurement.parity[key]) else None
-            for key in ("checksums_agreement", "tensor_max_abs", "logits_max_abs", "top1_agreement")
-        },
+        "parity": _parity(measurement.parity),
         "first_difference": Parity(**measurement.parity).first_difference,
         "host": result.host.get(bundle.id),
-        "session": dict(measurement.session),
-        "lineage": [*map(dict, manifest.lineage)],
+        "session": measurement.session,
+        "lineage": plain(manifest.lineage),
         "predictions": list(predictions.classes) if predictions else None,
         "confidences": list(predictions.confidences) if predictions else None,
         "blocks": [
@@ -157,13 +167,26 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
     }  # fmt: skip
 
 
+def _parity(parity: Mapping[str, float]) -> ParityEntry:
+    """None for what is not a number, which JSON has no form of."""
+
+    def finite(key: str) -> float | None:
+        return parity[key] if math.isfinite(parity[key]) else None
+
+    return {
+        "checksums_agreement": finite("checksums_agreement"), "tensor_max_abs": finite("tensor_max_abs"),
+        "logits_max_abs": finite("logits_max_abs"), "top1_agreement": parity["top1_agreement"],
+    }  # fmt: skip
+
+
 def _against_source(
     source: Measurement, measurement: Measurement, targets: np.ndarray, labels: Sequence[str], confidence: float
-) -> dict[str, Any]:
+) -> SourceComparison:
     """How a model's answers differ from the source's."""
+    entry: SourceComparison = {"drop": None, "flips": None, "flips_by_class": None}
     if source.predictions is None or measurement.predictions is None:
-        return {}
-    entry: dict[str, Any] = {"flips": int((_classes(source) != _classes(measurement)).sum())}
+        return entry
+    entry["flips"] = int((_classes(source) != _classes(measurement)).sum())
     drop = compare_accuracy(targets, _classes(source), _classes(measurement), confidence)
     if drop is not None:
         entry["drop"] = {"points": drop.points.value, "low": drop.points.low, "high": drop.points.high}
@@ -174,7 +197,7 @@ def _against_source(
 
 def _flips_by_class(
     targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, labels: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[ClassFlips]:
     """Images of each class that only one of the two gets right, the most certain change first; Holm-adjusted p."""
     right, still = baseline == targets, candidate == targets
     counts: dict[str, tuple[int, int]] = {}
@@ -182,7 +205,7 @@ def _flips_by_class(
         if (of := targets == index).any():
             counts[label] = int((right & ~still)[of].sum()), int((~right & still)[of].sum())
     adjusted = holm({label: mcnemar(*pair) for label, pair in counts.items()})
-    changed = [
+    changed: list[ClassFlips] = [
         {"label": label, "lost": lost, "gained": gained, "p": adjusted[label]}
         for label, (lost, gained) in counts.items()
         if lost or gained
@@ -190,7 +213,7 @@ def _flips_by_class(
     return sorted(changed, key=lambda entry: (entry["p"], entry["gained"] - entry["lost"]))
 
 
-def _outliers(measurement: Measurement, calls: np.ndarray) -> dict[str, Any]:
+def _outliers(measurement: Measurement, calls: np.ndarray) -> Outliers:
     """How many samples lie beyond Tukey's fences, and in which rounds they are; none is left out of anything."""
     beyond = outliers(calls)
     rounds = np.repeat([block.round for block in measurement.blocks], [len(block.ns) for block in measurement.blocks])

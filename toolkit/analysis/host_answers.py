@@ -1,7 +1,6 @@
 """What this machine answers on the images that a device answered: do the two agree, image by image?"""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,13 +8,14 @@ from ...deploy.bundle import Bundle
 from ...deploy.engine.passport import ENGINE_FORMAT
 from ...deploy.images import UNLABELLED, ImageSet
 from ...deploy.measuring.measurement import Measurement
+from ...deploy.measuring.result import HostAnswers, OtherAnswer
 from ...deploy.progress import Progress
 from ...deploy.session import open_session
 
 
 def compare_with_host(
     bundles: Sequence[Bundle], measurements: Sequence[Measurement], images: ImageSet, progress: Progress
-) -> dict[str, Mapping[str, Any]]:
+) -> dict[str, HostAnswers]:
     """Run each model on this machine too.
 
     Returns:
@@ -31,7 +31,7 @@ def compare_with_host(
             continue
         labels, session = bundle.manifest.labels, open_session(bundle)
         golden = session.run(bundle.golden().tensors)
-        differ = []
+        differ: list[OtherAnswer] = []
         for position, (sample, device) in enumerate(zip(images, measurement.predictions.classes, strict=True)):
             logits = session.run(bundle.manifest.preprocess(sample.image)[None])[0]
             here = int(logits.argmax())
@@ -47,7 +47,7 @@ def compare_with_host(
     return found
 
 
-def near_tie(one: Mapping[str, Any], host: Mapping[str, Any]) -> bool:
+def near_tie(one: OtherAnswer, host: HostAnswers) -> bool:
     """Whether the kernels' difference explains another answer.
 
     Where no logit differs by more than d, an answer can only change between classes whose logits are within 2 d.
@@ -55,6 +55,6 @@ def near_tie(one: Mapping[str, Any], host: Mapping[str, Any]) -> bool:
     return one["gap"] <= 2 * host["logits_max_abs"]
 
 
-def unexplained(host: Mapping[str, Any]) -> int:
+def unexplained(host: HostAnswers) -> int:
     """How many answers differ from the host's by more than the kernels do."""
     return sum(not near_tie(one, host) for one in host["differ"])

@@ -1,15 +1,15 @@
 """Reports of several devices side by side, as one document."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...deploy.errors import EdgeKitError
-from .schema import SCHEMA
+from .contract import ExitCode, Outcome
+from .report_schema import SCHEMA, Agreement, Failed, JoinedReport, OtherAnswer, Report, identity_of
 
 _BADNESS = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
-def join_reports(reports: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+def join_reports(reports: Sequence[Report], failed: Sequence[Failed] = ()) -> JoinedReport:
     """The document of several devices; its verdict is the worst of theirs.
 
     Args:
@@ -28,17 +28,18 @@ def join_reports(reports: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[
     shared = set.intersection(*({model["id"] for model in report["models"]} for report in reports))
     if not shared:
         raise EdgeKitError("the reports have no model in common", fix="validate the same bundles on each device")
-    verdict = max((report["verdict"] for report in reports), key=lambda outcome: _BADNESS[outcome])
+    verdict: Outcome = max((report["verdict"] for report in reports), key=lambda outcome: _BADNESS[outcome])
     reasons = [f"{report['device']['name']}: {report['reason']}" for report in reports if report["verdict"] == verdict]
     reasons = [*(f"{one['device']}: {one['error']}" for one in failed), *reasons]
     codes = {report["exit_code"] for report in reports}
+    code: ExitCode = 3 if 3 in codes else 4 if 4 in codes else 0
     return {
         "schema": SCHEMA,
         "verdict": "fail" if failed else verdict,
         "reason": "; ".join(reasons),
-        "exit_code": 1 if failed else next((code for code in (3, 4) if code in codes), 0),
+        "exit_code": 1 if failed else code,
         "noise": [
-            {**signal, "detail": f"{report['device']['name']}: {signal['detail']}"}
+            {"name": signal["name"], "detail": f"{report['device']['name']}: {signal['detail']}"}
             for report in reports
             for signal in report["noise"]
         ],
@@ -48,18 +49,18 @@ def join_reports(reports: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[
     }  # fmt: skip
 
 
-def _agreement(reports: Sequence[Mapping[str, Any]], identity: str) -> dict[str, Any]:
+def _agreement(reports: Sequence[Report], identity: str) -> Agreement:
     """On how many images a model's answers are the same on every device; None where the images are not."""
     models = [next(model for model in report["models"] if model["id"] == identity) for report in reports]
-    entry = {key: models[0][key] for key in ("id", "name", "format", "precision", "session")}
+    entry = identity_of(models[0])
     same = all(report["ids"] == reports[0]["ids"] for report in reports) and all(
         model["predictions"] for model in models
     )
     if not same:
         return {**entry, "images": None, "differ": []}
-    answers = zip(reports[0]["ids"], *(model["predictions"] for model in models), strict=True)
+    answers = zip(reports[0]["ids"], *(model["predictions"] or () for model in models), strict=True)
     labels = reports[0]["labels"]
-    differ = [
+    differ: list[OtherAnswer] = [
         {"id": image, "answers": [labels[index] for index in given]} for image, *given in answers if len(set(given)) > 1
     ]
     return {**entry, "images": len(reports[0]["ids"]), "differ": differ}

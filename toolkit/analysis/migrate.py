@@ -1,16 +1,19 @@
 """Reports of earlier schemas, brought to today's: what was measured stays readable."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
+from ...deploy.documents import read
 from .contract import Contract
+from .report_schema import MeasuredModel, MeasuredReport
 from .statistics import PERCENTILE_SAMPLES, BlockTime, typical_time
 from .verdict import judge_report
 
-Report = dict[str, Any]
+# what each schema promised is known to the step that reads it
+OldReport = dict[str, Any]
 
 
-def migrate_report(report: Mapping[str, Any]) -> Report:
+def migrate_report(report: Mapping[str, Any]) -> OldReport:
     """A report of schema 1, 2 or 3 as one of schema 4; any other as it is.
 
     What was not measured then is null or empty. Speed and verdict are judged anew, by today's rules.
@@ -24,7 +27,7 @@ def migrate_report(report: Mapping[str, Any]) -> Report:
     return current
 
 
-def _from_1(report: Report) -> Report:
+def _from_1(report: OldReport) -> OldReport:
     """Schema 2: blocks with their times, upper bounds, outliers, noise, scenarios."""
     confidence = report["contract"]["confidence"]
     return {
@@ -35,7 +38,7 @@ def _from_1(report: Report) -> Report:
     }
 
 
-def _model_from_1(model: Mapping[str, Any], confidence: float) -> Report:
+def _model_from_1(model: Mapping[str, Any], confidence: float) -> OldReport:
     # the median of a block's calls was kept, and stands in for their mean
     blocks = [
         {"round": one["round"], "process": one["process"], "at": 0.0, "ms": one["p50"], "ns": []}
@@ -59,7 +62,7 @@ def _model_from_1(model: Mapping[str, Any], confidence: float) -> Report:
     }
 
 
-def _from_2(report: Report) -> Report:
+def _from_2(report: OldReport) -> OldReport:
     """Schema 3: the device's name, the decoder told apart from the preprocessing, the host's answers."""
     models = [
         {
@@ -73,7 +76,7 @@ def _from_2(report: Report) -> Report:
     return {**report, "schema": 3, "exit_code": 0, "device": {"name": "local", **report["device"]}, "models": models}
 
 
-def _from_3(report: Report) -> Report:
+def _from_3(report: OldReport) -> OldReport:
     """Schema 4: speed against the fastest unoptimised model instead of the source."""
     candidates = [model["id"] for model in report["models"] if "judgements" in model]
     # what schema 3 warned of is the headline's to say
@@ -81,7 +84,10 @@ def _from_3(report: Report) -> Report:
         {**model, "warnings": [one for one in model["warnings"] if not one.startswith("slower than the baseline here")]}
         for model in report["models"]
     ]
-    return judge_report({**report, "schema": 4, "models": models}, candidates, Contract(**report["contract"]))
+    contract = read(Contract, report["contract"], "contract")
+    current = cast("MeasuredReport", {**report, "schema": 4})
+    judged = judge_report(current, cast("list[MeasuredModel]", models), candidates, contract)
+    return dict(judged)
 
 
-_STEPS: dict[int, Callable[[Report], Report]] = {1: _from_1, 2: _from_2, 3: _from_3}
+_STEPS: dict[int, Callable[[OldReport], OldReport]] = {1: _from_1, 2: _from_2, 3: _from_3}

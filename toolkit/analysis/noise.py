@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...deploy import environment as machine
 from ...deploy.environment import UNAVAILABLE
-from ...deploy.measuring.measurement import Measurement
+from ...deploy.measuring.measurement import Cores, Environment, Measurement
 from .statistics import mann_kendall, theil_sen
 
 # Other processes' share of each core, at the start.
@@ -29,7 +29,7 @@ class Signal(NamedTuple):
     detail: str
 
 
-def signals(environment: Mapping[str, Any], measurements: Mapping[str, Measurement], threads: int) -> list[Signal]:
+def signals(environment: Environment, measurements: Mapping[str, Measurement], threads: int) -> list[Signal]:
     """What disturbed a run; empty for a quiet one.
 
     Args:
@@ -70,7 +70,7 @@ def switch_rate(measurement: Measurement) -> float | None:
     return sum(counts) / (sum(sum(block.ns) for block in measurement.blocks) / 1e9) if counts else None
 
 
-def busy_cores(environment: Mapping[str, Any]) -> float:
+def busy_cores(environment: Cores) -> float:
     """How many of the allowed cores other processes kept busy at the start (see deploy.environment.cores_got); a device
     that cannot tell counts as quiet."""
     allowed = environment["cores_allowed"]
@@ -79,7 +79,7 @@ def busy_cores(environment: Mapping[str, Any]) -> float:
     return machine.busy_cores(allowed, environment["cores_got"])
 
 
-def load_text(environment: Mapping[str, Any]) -> str:
+def load_text(environment: Cores) -> str:
     """What other processes took of the cores when the run began; they may have work for more cores than there are."""
     allowed, busy = environment["cores_allowed"], busy_cores(environment)
     if busy <= allowed:
@@ -87,14 +87,14 @@ def load_text(environment: Mapping[str, Any]) -> str:
     return f"other processes had work for about {busy:.1f} cores at the start, where there are {allowed}"
 
 
-def threads_advised(environment: Mapping[str, Any]) -> int:
+def threads_advised(environment: Cores) -> int:
     """The most threads that would have had a core each; the agent takes so many where the user named no number."""
     if environment["cores_got"] == UNAVAILABLE:
         return environment["cores_allowed"]
     return machine.free_cores(environment["cores_allowed"], environment["cores_got"])
 
 
-def _of_machine(environment: Mapping[str, Any], threads: int) -> list[Signal]:
+def _of_machine(environment: Environment, threads: int) -> list[Signal]:
     found = []
     allowed, busy, advised = environment["cores_allowed"], busy_cores(environment), threads_advised(environment)
     if busy / allowed > _LOAD or threads > advised:
@@ -108,6 +108,6 @@ def _of_machine(environment: Mapping[str, Any], threads: int) -> list[Signal]:
         ("throttled", "heat", "the CPU was throttled {} times"),
     ):
         values = before.get(key), after.get(key)
-        if all(isinstance(value, int) for value in values) and values[1] > values[0]:
+        if isinstance(values[0], int) and isinstance(values[1], int) and values[1] > values[0]:
             found.append(Signal(name, what.format(values[1] - values[0])))
     return found

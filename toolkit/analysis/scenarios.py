@@ -1,19 +1,19 @@
 """The scenarios beside the single stream: what their raw values say."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ...deploy.measuring.measurement import Measurement, Sustained
 from ...deploy.measuring.plan import Plan
+from .report_schema import BatchRate, Counts, FramesEntry, Minute, Offline, Rate, Scenarios, SustainedEntry
 from .statistics import mann_kendall, percentile, steady_state, student_mean, theil_sen, wilson
 
 # A last minute that is shorter says little of the rate.
 _PART_OF_A_MINUTE_S = 9.0
 
 
-def scenarios(measurement: Measurement, plan: Plan, confidence: float) -> dict[str, Any]:
+def scenarios(measurement: Measurement, plan: Plan, confidence: float) -> Scenarios:
     """The entries of a model's document: offline, frames, sustained; None for what was not asked for."""
     return {
         "offline": _offline(measurement, confidence) if measurement.throughput else None,
@@ -22,12 +22,12 @@ def scenarios(measurement: Measurement, plan: Plan, confidence: float) -> dict[s
     }
 
 
-def _offline(measurement: Measurement, confidence: float) -> dict[str, Any]:
+def _offline(measurement: Measurement, confidence: float) -> Offline:
     """Images a second by batch size, with the interval that the processes leave, and the best size."""
     rates: dict[int, list[float]] = {}
     for entry in measurement.throughput:
         rates.setdefault(entry.batch, []).append(entry.batch / float(np.median(entry.ns)) * 1e9)
-    sizes = []
+    sizes: list[BatchRate] = []
     for batch, values in rates.items():
         logs = student_mean(np.log(values).tolist(), confidence)
         value, low, high = (float(np.exp(one)) for one in (logs.value, logs.low, logs.high))
@@ -36,7 +36,7 @@ def _offline(measurement: Measurement, confidence: float) -> dict[str, Any]:
     return {"sizes": sizes, "best_batch": best["batch"], "images_per_s": best["images_per_s"]}
 
 
-def _frames(measurement: Measurement, confidence: float) -> dict[str, Any]:
+def _frames(measurement: Measurement, confidence: float) -> FramesEntry:
     """How many offered images were not answered before the next was due, and how long an answer took."""
     fps = measurement.frames[0].fps
     late = np.concatenate([entry.ns for entry in measurement.frames]) / 1e6
@@ -44,19 +44,19 @@ def _frames(measurement: Measurement, confidence: float) -> dict[str, Any]:
     missed = offered - len(late) + int((late > 1e3 / fps).sum())
     share = wilson(missed, offered, confidence)
     whole = len(late) == offered  # percentiles of the answered alone would flatter
-    found = {f"p{which}": percentile(late, which) if whole else None for which in (50, 90, 99)}
+    p50, p90, p99 = (percentile(late, which) if whole else None for which in (50, 90, 99))
     return {
         "fps": fps,
         "offered": offered,
         "answered": len(late),
         "missed": missed,
         "missed_share": {"value": share.value, "low": share.low, "high": share.high},
-        "latency_ms": {name: one and one.value for name, one in found.items()},
-        "latency_upper_ms": {name: one and one.upper for name, one in found.items()},
+        "latency_ms": {"p50": p50 and p50.value, "p90": p90 and p90.value, "p99": p99 and p99.value},
+        "latency_upper_ms": {"p50": p50 and p50.upper, "p90": p90 and p90.upper, "p99": p99 and p99.upper},
     }
 
 
-def _sustained(seconds: Sequence[Sustained], fps: float | None) -> dict[str, Any]:
+def _sustained(seconds: Sequence[Sustained], fps: float | None) -> SustainedEntry:
     """By minute the medians, and what was missed of a fixed rate; the trend, and where it is heading."""
     times = [one.at for one in seconds]
     values = [one.call_ns / 1e6 for one in seconds]
@@ -64,7 +64,7 @@ def _sustained(seconds: Sequence[Sustained], fps: float | None) -> dict[str, Any
     for one in seconds:
         minutes.setdefault(int(one.at // 60), []).append(one)
     return {
-        "minutes": [{"minute": minute + 1, **_minute(found)} for minute, found in sorted(minutes.items())],
+        "minutes": [_minute(minute + 1, found) for minute, found in sorted(minutes.items())],
         "rate": _rate(list(minutes.values()), fps),
         "slope_per_minute": 60 * theil_sen(times, values) / float(np.median(values)),
         "trend_p": mann_kendall(values),
@@ -74,12 +74,14 @@ def _sustained(seconds: Sequence[Sustained], fps: float | None) -> dict[str, Any
     }
 
 
-def _minute(seconds: Sequence[Sustained]) -> dict[str, Any]:
-    entry: dict[str, Any] = {"p50_ms": float(np.median([one.call_ns for one in seconds])) / 1e6}
-    return entry if seconds[0].offered is None else entry | _counts(seconds)
+def _minute(minute: int, seconds: Sequence[Sustained]) -> Minute:
+    p50 = float(np.median([one.call_ns for one in seconds])) / 1e6
+    if seconds[0].offered is None:
+        return {"minute": minute, "p50_ms": p50}
+    return {"minute": minute, "p50_ms": p50, **_counts(seconds)}
 
 
-def _rate(minutes: Sequence[Sequence[Sustained]], fps: float | None) -> dict[str, Any] | None:
+def _rate(minutes: Sequence[Sequence[Sustained]], fps: float | None) -> Rate | None:
     """What was offered, missed and dropped of a fixed rate; the rate that is held is the answers' in the worst minute.
 
     None of a run without a pause.
@@ -91,9 +93,13 @@ def _rate(minutes: Sequence[Sequence[Sustained]], fps: float | None) -> dict[str
     return {"fps": fps, **_counts([one for minute in minutes for one in minute]), "held_fps": fps * min(shares)}
 
 
-def _counts(seconds: Sequence[Sustained]) -> dict[str, int]:
-    return {key: sum(getattr(one, key) or 0 for one in seconds) for key in ("offered", "missed", "dropped")}
+def _counts(seconds: Sequence[Sustained]) -> Counts:
+    return {
+        "offered": sum(one.offered or 0 for one in seconds),
+        "missed": sum(one.missed or 0 for one in seconds),
+        "dropped": sum(one.dropped or 0 for one in seconds),
+    }
 
 
-def _state(state: Mapping[str, Any]) -> dict[str, Any]:
+def _state(state: Mapping[str, object]) -> dict[str, object]:
     return {key: state[key] for key in ("mhz", "temperature_c", "throttled", "cgroup_throttled")}

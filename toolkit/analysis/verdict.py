@@ -1,74 +1,86 @@
 """The verdict: a pure function of a report's models, so that reports of earlier schemas get it too."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from ...deploy.engine.passport import ENGINE_FORMAT
-from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
+from .contract import Contract, Drop, Judgement, SpeedOutcome, call, compare_accuracy, overall, reason
 from .noise import Signal
 from .recommend import recommend
+from .report_schema import (
+    ContractEntry,
+    JudgementEntry,
+    MeasuredModel,
+    MeasuredReport,
+    Model,
+    Ratio,
+    Report,
+)
 from .statistics import BlockTime, Interval, ratio_of_times
-from .wording import mean_text, model_names, speedup_text
+from .wording import mean_text, names_of, speedup_text
 
-Model = dict[str, Any]
+AnyModel = TypeVar("AnyModel", bound=MeasuredModel)
 
 # Threads cost a little, and shorten a call at best by their number. A model that takes more than twice as long with
 # several as with one has threads that wait for one another.
 _COLLAPSE = 2.0
 
 
-def judge_report(report: Mapping[str, Any], candidates: Sequence[str], contract: Contract) -> dict[str, Any]:
+def judge_report(
+    report: MeasuredReport, measured: Sequence[MeasuredModel], candidates: Sequence[str], contract: Contract
+) -> Report:
     """A report with its models compared and its candidates judged.
 
     The drop is judged against the first model, the source. Speed is judged against the fastest model that is neither
     quantized nor built, because that is what the user would run otherwise; torch eager stays a row of the table.
 
     Args:
-        report: models with "blocks", "time_ms" and "predictions"; "targets" and "noise".
+        measured: the models, the source first.
         candidates: ids of the models that the contract is about.
     """
-    models = [_compare(model, report, candidates, contract.confidence) for model in report["models"]]
-    names = model_names({"models": models})
+    models = [_compare(model, measured, candidates, contract.confidence) for model in measured]
+    names = names_of(models)
+    noise = [Signal(one["name"], one["detail"]) for one in report["noise"]]
     judgements: list[Judgement] = []
     for model in models:
-        if model["id"] in candidates and model["speedup"] is not None:
-            drop = drop_of(report["models"][0], model, report["targets"], contract.confidence)
+        if model["id"] in candidates and model["speedup"] is not None and model["speed_baseline"] is not None:
+            drop = drop_of(models[0], model, report["targets"], contract.confidence)
             against = names[model["speed_baseline"]]
             own = contract.judge(drop, interval_of(model["speedup"]), against)
             if "one_thread" in model["speedup"]:
                 own = doubt(own, f"{speedup_text(model['speedup'])} as fast as {against}")
-            own = [admit(judgement, [Signal(**one) for one in report["noise"]]) for judgement in own]
+            own = [admit(judgement, noise) for judgement in own]
             model["judgements"] = [as_json(one) for one in own]
             judgements += own
     judgements = judgements or [_alone(models[0], contract)]
     verdict = overall(judgements)
     return {
         **report,
+        "models": models,
         "headline": headline(models, candidates),
         "verdict": verdict.outcome,
         "reason": reason(judgements),
         "exit_code": verdict.exit_code,
-        "contract": asdict(contract),
+        "contract": as_entry(contract),
         "speed_baseline": _fastest(models, candidates, models[0])["id"],
         "recommendation": recommend(models, candidates),
-        "models": models,
     }
 
 
-def optimised(model: Mapping[str, Any]) -> bool:
+def optimised(model: MeasuredModel) -> bool:
     """Whether a model was quantized, or built into an engine."""
     return model["precision"] != "fp32" or model["format"] == ENGINE_FORMAT
 
 
 def headline(models: Sequence[Model], candidates: Sequence[str]) -> str:
     """How fast each candidate is beside what the user would run otherwise; the first line of any output."""
-    names = model_names({"models": models})
+    names = names_of(models)
     sentences = []
     for model in models:
-        if model["id"] not in candidates or model["speedup"] is None:
+        if model["id"] not in candidates or model["speedup"] is None or model["outcome"] is None:
             continue
         verb = {
             "faster": "is faster than",
@@ -89,17 +101,18 @@ def collapse(time_ms: float, one_thread_ms: float | None) -> float | None:
     return time_ms / one_thread_ms if one_thread_ms and time_ms > _COLLAPSE * one_thread_ms else None
 
 
-def one_thread_ratio(base: Mapping[str, Any], model: Mapping[str, Any]) -> float | None:
+def one_thread_ratio(base: MeasuredModel, model: MeasuredModel) -> float | None:
     """The speed-up with one thread, where that with several contradicts it; None where it does not.
 
     It does where the two differ by more than twice, because the model that looks too slow collapses (see `collapse`).
     """
-    if not (base.get("one_thread_ms") and model.get("one_thread_ms")):
+    before, after = base.get("one_thread_ms"), model.get("one_thread_ms")
+    if not (before and after):
         return None
-    ratio = base["one_thread_ms"] / model["one_thread_ms"]
+    ratio = before / after
     off = base["time_ms"]["value"] / model["time_ms"]["value"] / ratio
     victim = base if off > 1 else model
-    collapsed = collapse(victim["time_ms"]["value"], victim["one_thread_ms"]) is not None
+    collapsed = collapse(victim["time_ms"]["value"], before if victim is base else after) is not None
     return ratio if max(off, 1 / off) > _COLLAPSE and collapsed else None
 
 
@@ -123,35 +136,43 @@ def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
     return replace(judgement, sentence=f"{judgement.sentence}; the run was noisy ({names})")
 
 
-def as_json(judgement: Judgement) -> dict[str, Any]:
+def as_json(judgement: Judgement) -> JudgementEntry:
     """A judgement in the document."""
-    return {**asdict(judgement), "exit_code": judgement.exit_code}
+    return {
+        "rule": judgement.rule, "outcome": judgement.outcome, "sentence": judgement.sentence,
+        "strict": judgement.strict, "exit_code": judgement.exit_code,
+    }  # fmt: skip
 
 
-def outcome_of(speedup: Mapping[str, float]) -> str:
+def as_entry(contract: Contract) -> ContractEntry:
+    """A contract in the document."""
+    return {
+        "max_drop": contract.max_drop, "min_speedup": contract.min_speedup, "confidence": contract.confidence
+    }  # fmt: skip
+
+
+def outcome_of(speedup: Ratio) -> SpeedOutcome:
     """What a ratio of the document is called: see contract.call; one that the ratio with one thread contradicts is
     undecided."""
     return "inconclusive" if "one_thread" in speedup else call(interval_of(speedup))
 
 
-def interval_of(speedup: Mapping[str, float]) -> Interval:
+def interval_of(speedup: Ratio) -> Interval:
     """A ratio read from the document."""
     return Interval(speedup["ratio"], speedup["low"], speedup["high"])
 
 
-def ratio(speedup: Interval) -> dict[str, float]:
+def ratio(speedup: Interval) -> Ratio:
     """A ratio in the document."""
     return {"ratio": speedup.value, "low": speedup.low, "high": speedup.high}
 
 
-def block_times(model: Mapping[str, Any]) -> list[BlockTime]:
+def block_times(model: MeasuredModel) -> list[BlockTime]:
     """A model's blocks as the statistics see them: milliseconds per call."""
     return [BlockTime(block["round"], block["process"], block["ms"]) for block in model["blocks"]]
 
 
-def drop_of(
-    source: Mapping[str, Any], model: Mapping[str, Any], targets: Sequence[int], confidence: float
-) -> Drop | None:
+def drop_of(source: MeasuredModel, model: MeasuredModel, targets: Sequence[int], confidence: float) -> Drop | None:
     """The loss of top-1 accuracy against the source; None without predictions or labels."""
     if source["predictions"] is None or model["predictions"] is None:
         return None
@@ -159,10 +180,11 @@ def drop_of(
     return compare_accuracy(expected, before, after, confidence)
 
 
-def _compare(model: Model, report: Mapping[str, Any], candidates: Sequence[str], confidence: float) -> Model:
+def _compare(
+    model: MeasuredModel, models: Sequence[MeasuredModel], candidates: Sequence[str], confidence: float
+) -> Model:
     """A model's entry with its speed beside each other model and beside the one that it is judged against."""
-    models = report["models"]
-    over: dict[str, dict[str, float]] = {}
+    over: dict[str, Ratio] = {}
     for other in models:
         if other is not model:
             over[other["id"]] = ratio(ratio_of_times(block_times(other), block_times(model), confidence))
@@ -179,7 +201,7 @@ def _compare(model: Model, report: Mapping[str, Any], candidates: Sequence[str],
     }
 
 
-def _fastest(models: Sequence[Model], candidates: Sequence[str], model: Model) -> Model:
+def _fastest(models: Sequence[AnyModel], candidates: Sequence[str], model: MeasuredModel) -> AnyModel:
     """What a model's speed is judged against: the fastest that is neither quantized nor built.
 
     A candidate that is neither itself (an export) is judged against the fastest that is no candidate; where there is
@@ -191,7 +213,7 @@ def _fastest(models: Sequence[Model], candidates: Sequence[str], model: Model) -
     return min(plain, key=lambda other: other["time_ms"]["value"], default=models[0])
 
 
-def _alone(model: Model, contract: Contract) -> Judgement:
+def _alone(model: MeasuredModel, contract: Contract) -> Judgement:
     """The verdict on a model with nothing to compare it with: does it answer as its golden samples say?"""
     if contract.max_drop is not None or contract.min_speedup is not None:
         return Judgement(

@@ -1,11 +1,23 @@
 """Figures as people read them, the same in the terminal and on the page."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...deploy.environment import UNAVAILABLE
 from .host_answers import unexplained
 from .noise import load_text
+from .report_schema import (
+    ComparisonRow,
+    Document,
+    DropEntry,
+    Identity,
+    JoinedReport,
+    MeasuredModel,
+    Model,
+    Noisy,
+    Ratio,
+    Report,
+    SustainedEntry,
+)
 
 # By how much a ratio of figures of three digits may be off.
 _ROUNDING = 0.01
@@ -14,16 +26,16 @@ _ROUNDING = 0.01
 _MINUTES_SHOWN = 10
 
 
-def subject(report: Mapping[str, Any]) -> str:
+def subject(report: Report) -> str:
     """What was measured where, for a title; the models' name only where they share one."""
     names = {model["name"] for model in report["models"]}
     shared = [names.pop()] if len(names) == 1 else []
     device = report["device"]
-    where = [device[key] for key in ("board", "cpu") if device.get(key, UNAVAILABLE) != UNAVAILABLE]
+    where = [name for name in (device.get("board"), device.get("cpu")) if name not in (None, UNAVAILABLE)]
     return ", ".join([*shared, *where, f"{report['images']} test images"])
 
 
-def headline_of(document: Mapping[str, Any]) -> str:
+def headline_of(document: Document) -> str:
     """How fast the candidates are beside what they replace: the first line of any output."""
     if "devices" in document:
         return "; ".join(f"{report['device']['name']}: {report['headline']}" for report in document["devices"])
@@ -39,19 +51,23 @@ def headline_of(document: Mapping[str, Any]) -> str:
     return document["headline"]
 
 
-def model_names(report: Mapping[str, Any]) -> dict[str, str]:
+def model_names(report: Report) -> dict[str, str]:
     """id -> how a model is called beside the others: without the name that they share."""
-    models = report["models"]
+    return names_of(report["models"])
+
+
+def names_of(models: Sequence[Identity]) -> dict[str, str]:
+    """What `model_names` makes of models that are in no report yet."""
     shared = len({model["name"] for model in models}) == 1
     return {model["id"]: f"{model['precision']} {_runtime(model)}" if shared else model_name(model) for model in models}
 
 
-def model_name(model: Mapping[str, Any]) -> str:
+def model_name(model: Identity) -> str:
     """Name, format and precision."""
     return f"{model['name']} {model['precision']} ({_runtime(model)})"
 
 
-def _runtime(model: Mapping[str, Any]) -> str:
+def _runtime(model: Identity) -> str:
     """What ran it."""
     return model["session"].get("runtime", model["format"])
 
@@ -66,12 +82,12 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
-def drop_text(drop: Mapping[str, float] | None) -> str:
+def drop_text(drop: DropEntry | None) -> str:
     """Percentage points lost, with the interval."""
     return "-" if drop is None else f"{drop['points']:+.2f} [{drop['low']:+.2f}, {drop['high']:+.2f}]"
 
 
-def speedup_text(speedup: Mapping[str, float] | None) -> str:
+def speedup_text(speedup: Ratio | None) -> str:
     """A ratio with the interval; and with one thread, where that contradicts it."""
     if speedup is None:
         return "-"
@@ -89,13 +105,13 @@ def share(value: float) -> str:
     return f"{100 * value:.2g} %"
 
 
-def percentile_text(model: Mapping[str, Any], name: str) -> str:
+def percentile_text(model: Model, name: str) -> str:
     """A percentile with its upper bound; a dash where too few samples support it."""
     value, upper = model["latency_ms"][name], model["latency_upper_ms"][name]
     return "-" if value is None else f"{milliseconds(value)} (≤ {milliseconds(upper)})"
 
 
-def against_lines(report: Mapping[str, Any]) -> list[str]:
+def against_lines(report: Report) -> list[str]:
     """What each candidate is against its counterpart of an earlier report."""
     names, lines = model_names(report), []
     for model in report["models"]:
@@ -108,7 +124,7 @@ def against_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def host_lines(report: Mapping[str, Any]) -> list[str]:
+def host_lines(report: Report) -> list[str]:
     """How each model's answers on the device compare with the host's, image by image."""
     names, lines = model_names(report), []
     for model in report["models"]:
@@ -130,28 +146,30 @@ def host_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def thread_lines(report: Mapping[str, Any]) -> list[str]:
+def thread_lines(report: Report) -> list[str]:
     """How many threads were used and why, where a busy machine left fewer than it has cores."""
     device = report["device"]
-    used, allowed, got = (device.get(key) for key in ("threads", "cores_allowed", "cores_got"))
-    busy = isinstance(got, int | float) and got > 0
-    if not (used and allowed and busy) or report["plan"].get("threads") or used >= allowed:
+    used, allowed, got = device.get("threads"), device.get("cores_allowed"), device.get("cores_got")
+    if not (used and allowed and isinstance(got, int | float) and got > 0):
         return []
-    return [f"measured with {used} of {allowed} threads: {load_text(device)} (--threads {allowed} uses all)"]
+    if report["plan"].get("threads") or used >= allowed:
+        return []
+    load = load_text({"cores_allowed": allowed, "cores_got": got})
+    return [f"measured with {used} of {allowed} threads: {load} (--threads {allowed} uses all)"]
 
 
-def noise_summary(document: Mapping[str, Any]) -> list[str]:
+def noise_summary(document: Noisy) -> list[str]:
     """One sentence on a noisy run, none on a quiet one."""
     names = ", ".join(dict.fromkeys(signal["name"] for signal in document["noise"]))
     return [f"noisy run ({names}): the intervals are wider for it; a quieter machine narrows them"] if names else []
 
 
-def noise_details(document: Mapping[str, Any]) -> list[str]:
+def noise_details(document: Noisy) -> list[str]:
     """What was seen of each signal, for who unfolds it."""
     return [f"{signal['name']}: {signal['detail']}" for signal in document["noise"]]
 
 
-def overlap_lines(report: Mapping[str, Any]) -> list[str]:
+def overlap_lines(report: Report) -> list[str]:
     """What is known of test images that the models have seen; reports of earlier versions know nothing."""
     if not (overlap := report.get("overlap")):
         return []
@@ -181,7 +199,7 @@ def _first(entries: Sequence[str], count: int) -> str:
     return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
 
 
-def warning_lines(report: Mapping[str, Any]) -> list[str]:
+def warning_lines(report: Report) -> list[str]:
     """Each warning once, after the models that it is about."""
     names, models = model_names(report), report["models"]
     about: dict[str, list[str]] = {}
@@ -194,7 +212,7 @@ def warning_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def scenario_lines(report: Mapping[str, Any]) -> list[str]:
+def scenario_lines(report: Report) -> list[str]:
     """What the scenarios beside the single stream found, a line a model."""
     names, lines = model_names(report), []
     for model in report["models"]:
@@ -219,7 +237,7 @@ def scenario_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _sustained_text(sustained: Mapping[str, Any]) -> str:
+def _sustained_text(sustained: SustainedEntry) -> str:
     """How a long run went: of one at a fixed rate first what was held of it."""
     trend = f"{sustained['slope_per_minute']:+.1%} a minute" if sustained["trend_p"] < 0.01 else "no trend"
     text = (
@@ -229,7 +247,7 @@ def _sustained_text(sustained: Mapping[str, Any]) -> str:
         return f"sustained: {text}"
     minutes = sustained["minutes"]
     kept = "holds" if rate["missed"] == 0 else f"answers {rate['held_fps']:.3g} images/s in its worst minute of"
-    missed = ", ".join(str(minute["missed"]) for minute in minutes[:_MINUTES_SHOWN])
+    missed = ", ".join(str(minute.get("missed", 0)) for minute in minutes[:_MINUTES_SHOWN])
     more = ", …" if len(minutes) > _MINUTES_SHOWN else ""
     by_minute = f", by minute {missed}{more}" if len(minutes) > 1 else ""
     return (
@@ -238,17 +256,17 @@ def _sustained_text(sustained: Mapping[str, Any]) -> str:
     )
 
 
-def drop_cell(model: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+def drop_cell(model: Model, report: Report) -> str:
     """The drop against the source, or that this is the source."""
     return "source" if model["id"] == report["baseline"] else drop_text(model["drop"])
 
 
-def speedup_cell(model: Mapping[str, Any]) -> str:
+def speedup_cell(model: Model) -> str:
     """The speed-up over the fastest unoptimised model, or that this is that model."""
     return "reference" if model["speedup"] is None else f"{speedup_text(model['speedup'])} {model['outcome']}"
 
 
-def mean_text(model: Mapping[str, Any]) -> str:
+def mean_text(model: MeasuredModel | ComparisonRow) -> str:
     """The latency that speed-ups are ratios of: the mean of whole blocks, not the median of calls."""
     return milliseconds(model["time_ms"]["value"])
 
@@ -256,20 +274,22 @@ def mean_text(model: Mapping[str, Any]) -> str:
 DEVICE_COLUMNS = ("device", "model", "top-1", "drop, points", "mean latency", "speed-up")
 
 
-def device_rows(document: Mapping[str, Any]) -> list[list[str]]:
+def device_rows(document: JoinedReport) -> list[list[str]]:
     """The models on each of several devices, in DEVICE_COLUMNS."""
-    rows = []
-    for report in document["devices"]:
-        names = model_names(report)
-        for model in report["models"]:
-            rows.append(
-                [report["device"]["name"], names[model["id"]], percent(model["top1"]), drop_cell(model, report),
-                 mean_text(model), speedup_cell(model)]
-            )  # fmt: skip
-    return rows
+    return [row for report in document["devices"] for row in report_rows(report)]
 
 
-def noisy_devices(document: Mapping[str, Any]) -> list[str]:
+def report_rows(report: Report) -> list[list[str]]:
+    """The models of one of them."""
+    names = model_names(report)
+    return [
+        [report["device"]["name"], names[model["id"]], percent(model["top1"]), drop_cell(model, report),
+         mean_text(model), speedup_cell(model)]
+        for model in report["models"]
+    ]  # fmt: skip
+
+
+def noisy_devices(document: JoinedReport) -> list[str]:
     """Which of several devices were noisy, and by which signals; their own reports say more."""
     return [
         f"noisy run on {report['device']['name']}: {', '.join(dict.fromkeys(one['name'] for one in report['noise']))}"
@@ -278,7 +298,7 @@ def noisy_devices(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def agreement_lines(document: Mapping[str, Any]) -> list[str]:
+def agreement_lines(document: JoinedReport) -> list[str]:
     """Whether several devices answer each image alike; and the devices that gave no report."""
     lines = [f"{one['device']} gave no report: {one['error']} ({one['fix']})" for one in document["failed"]]
     for entry in document["agreement"]:
@@ -294,7 +314,7 @@ def agreement_lines(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def engine_lines(report: Mapping[str, Any]) -> list[str]:
+def engine_lines(report: Report) -> list[str]:
     """What each engine consists of, how long its run takes on the way to the GPU and on it, where operators run."""
     names, lines = model_names(report), []
     for model in report["models"]:
@@ -311,7 +331,7 @@ def engine_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
+def recommendation_lines(report: Report | JoinedReport) -> list[str]:
     """What to take of several candidates; on each of several devices."""
     if "devices" in report:
         return [f"{one['device']['name']}: {line}" for one in report["devices"] for line in recommendation_lines(one)]
@@ -319,12 +339,12 @@ def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
     return [found["sentence"]] if found else []
 
 
-def ratio_lines(report: Mapping[str, Any]) -> list[str]:
+def ratio_lines(report: Report) -> list[str]:
     """Where the mean latencies that the table shows do not make the speed-up: why."""
     names, models = model_names(report), {model["id"]: model for model in report["models"]}
     lines = []
     for model in report["models"]:
-        if model["speedup"] is None:
+        if model["speedup"] is None or model["speed_baseline"] is None:
             continue
         times = [one["time_ms"]["value"] for one in (models[model["speed_baseline"]], model)]
         ratio, shown = model["speedup"]["ratio"], times[0] / times[1]
@@ -336,7 +356,7 @@ def ratio_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def speedups(report: Mapping[str, Any]) -> list[str]:
+def speedups(report: Report) -> list[str]:
     """How much faster each candidate is than the other models: the source, the steps between."""
     names = model_names(report)
     lines = []

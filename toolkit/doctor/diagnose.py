@@ -46,11 +46,12 @@ def diagnose() -> dict[str, Any]:
     """The machine and its state, the packages, the GPU that torch sees, the quantization target that this machine is,
     and what measuring costs here."""
     target, machine = this_machine(), describe()
-    machine["cores_got"] = round(cores_got(machine["cores_allowed"]), 2)
+    allowed: int = machine["cores_allowed"]
+    machine["cores_got"] = got = round(cores_got(allowed), 2)
     return {
         "machine": machine,
         "state": state(),
-        "threads_advised": threads_advised(machine),
+        "threads_advised": threads_advised({"cores_allowed": allowed, "cores_got": got}),
         "overhead": overhead(),
         "target": {"name": target, "why": TARGETS[target].why},
         "gpu": _gpu(),

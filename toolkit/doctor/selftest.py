@@ -3,7 +3,6 @@
 import io
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ...deploy.session import opener
 from ..analysis.contract import FAIL, INCONCLUSIVE, PASS, call
 from ..analysis.document import measured_times
 from ..analysis.noise import signals
+from ..analysis.report_schema import SelfTest
 from ..analysis.statistics import CONFIDENCE, process_speedups, ratio_of_times, student_critical, student_mean
 from ..analysis.verdict import ratio
 from .planted_models import null_bundle, slowed
@@ -45,7 +45,7 @@ def overhead() -> dict[str, float]:
 
 def run_self_test(
     bundle: Bundle | None, seconds: float = 60.0, seed: int = 0, progress: Progress = silent
-) -> tuple[dict[str, Any], int]:
+) -> tuple[SelfTest, int]:
     """Measure a model against itself, and against itself planted 3 % slower, in about this many seconds.
 
     Args:
@@ -68,21 +68,20 @@ def run_self_test(
     speedups = [ratio_of_times(base, other) for other in (same, slow)]
     outcomes = [call(speedup) for speedup in speedups]
     names = [name for name, _ in _trio()]
-    noise = signals(
-        measured.environment, dict(zip(names, measured.measurements, strict=True)), measured.environment["threads"]
-    )
+    threads = measured.environment.get("threads", 1)
+    noise = signals(measured.environment, dict(zip(names, measured.measurements, strict=True)), threads)
     if outcomes == ["no difference", "slower"]:
         code = PASS
     else:
         code = FAIL if outcomes[0] in ("faster", "slower") or outcomes[1] == "faster" else INCONCLUSIVE
-    found = {
+    found: SelfTest = {
         "model": source.manifest.name,
         "call_ms": _call_ns(measured.measurements[0].blocks) / 1e6,
         "seconds": time.monotonic() - begin,
-        "same": {**ratio(speedups[0]), "outcome": outcomes[0]},
-        "slowed": {**ratio(speedups[1]), "outcome": outcomes[1], "planted": 1 / SLOWER},
+        "same": {**ratio(speedups[0]), "outcome": call(speedups[0])},
+        "slowed": {**ratio(speedups[1]), "outcome": call(speedups[1]), "planted": 1 / SLOWER},
         "resolves": smallest_difference([process_speedups(base, other) for other in (same, slow)]),
-        "noise": [signal._asdict() for signal in noise],
+        "noise": [{"name": one.name, "detail": one.detail} for one in noise],
     }
     return found, code
 

@@ -16,12 +16,13 @@ from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.result import Result
 from ...deploy.visible import visible
 from ..analysis.document import make_report
+from ..analysis.report_schema import Report
 from ..analysis.wording import (
     DEVICE_COLUMNS,
-    device_rows,
     noise_summary,
     ratio_lines,
     recommendation_lines,
+    report_rows,
     scenario_lines,
     speedups,
     subject,
@@ -84,9 +85,9 @@ def _progress() -> agent.Say:
     return say
 
 
-def _print(report: dict[str, Any]) -> None:
+def _print(report: Report) -> None:
     """The report as plain text."""
-    rows = [DEVICE_COLUMNS, *device_rows({"devices": [report]})]
+    rows = [DEVICE_COLUMNS, *report_rows(report)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(DEVICE_COLUMNS))]
     _show(report["headline"], subject(report))
     _show(*("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows))

@@ -16,6 +16,7 @@ from ...deploy.errors import BundleError, EdgeKitError
 from ...deploy.files import new_folder, scratch_folder, write_file
 from ...deploy.images import ImageSet
 from ...deploy.measuring import agent, cargo
+from ...deploy.measuring.measurement import Environment
 from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.result import Result, ids_and_targets
 from ..analysis.contract import Contract
@@ -28,6 +29,10 @@ _STUB = b"import zlib;exec(zlib.decompress(bytes.fromhex('%b')))"
 
 # What makes a report where the file runs: nothing of it needs more than numpy.
 _CODE = ("deploy", "toolkit/__init__.py", "toolkit/analysis", "toolkit/packing")
+
+
+# What a board's own takes the place of.
+_NOT_MEASURED: Environment = {"cores_allowed": 1, "cores_got": 1.0, "before": {}, "after": {}, "isa": []}
 
 
 class Packed(NamedTuple):
@@ -55,7 +60,7 @@ def pack(
     if out.exists():
         raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
     ids, targets = ids_and_targets(images)
-    result = Result("", chain, candidates, plan, asdict(contract), ids, targets, {}, []).to_json()
+    result = Result("", chain, candidates, plan, asdict(contract), ids, targets, _NOT_MEASURED, []).to_json()
     stream = io.BytesIO()
     stream.write(_SHEBANG)
     with scratch_folder() as scratch, zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
@@ -15,7 +15,7 @@ from .elements import paragraph, table
 _GALLERY = 24
 _THUMBNAIL = 96
 
-Report = Mapping[str, Any]
+Report = Any  # see analysis.report_schema
 
 
 def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:

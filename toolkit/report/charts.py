@@ -13,7 +13,7 @@ _WIDTH, _ROW, _LEFT, _RIGHT = 760, 56, 20, 20
 _COLOURS = ("var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)")
 
 
-def latency(report: Mapping[str, Any]) -> Element:
+def latency(report: Any) -> Element:
     """A strip a model: every block's average call as a dot, the typical one with its interval over them."""
     models, names = report["models"], model_names(report)
     values = [np.asarray([block["ms"] for block in model["blocks"]]) for model in models]
@@ -37,7 +37,7 @@ def latency(report: Mapping[str, Any]) -> Element:
     return chart
 
 
-def plane(report: Mapping[str, Any]) -> Element:
+def plane(report: Any) -> Element:
     """Top-1 accuracy against latency (logarithmic), each with its interval; up and to the left is better."""
     models, names, height = report["models"], model_names(report), 260
     times = [model["time_ms"] for model in models]
@@ -65,7 +65,7 @@ def plane(report: Mapping[str, Any]) -> Element:
     return _with_legend(chart, [names[model["id"]] for model in models])
 
 
-def sustained(report: Mapping[str, Any]) -> Element:
+def sustained(report: Any) -> Element:
     """Median latency by minute of each model's long run, and where it is heading as a broken line."""
     models = [model for model in report["models"] if model["sustained"]]
     names, height = model_names(report), 220

@@ -2,15 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
+from ...deploy.errors import EdgeKitError
 from ...deploy.files import write_file
 from ...deploy.images import ImageSet
 from ...deploy.measuring.result import Result
 from ...deploy.visible import visible, visible_json
+from ..analysis.report_schema import ComparisonRow, Document, JoinedReport, Model, Report
 from ..analysis.wording import (
     DEVICE_COLUMNS,
     against_lines,
@@ -51,7 +52,7 @@ _LINK = re.compile(r"[@#](?=\w)|:(?=//)|www(?=\.)", re.IGNORECASE)
 _TOLD = (thread_lines, ratio_lines, speedups, recommendation_lines, against_lines, scenario_lines, host_lines)
 
 
-def write_reports(report: Mapping[str, Any], images: ImageSet | None, folder: Path) -> list[Path]:
+def write_reports(report: Report | JoinedReport, images: ImageSet | None, folder: Path) -> list[Path]:
     """Write the four files into `folder`, over those of an earlier validation of the same model."""
     contents = {
         "report.json": visible_json(report),
@@ -78,22 +79,24 @@ def write_result(result: Result, folder: Path) -> Path:
     return path
 
 
-def write_page(report: Mapping[str, Any], path: Path) -> None:
+def write_page(report: Document, path: Path) -> None:
     """Write a report's page; without the test images at hand it has no pictures of them."""
+    if "rows" in report:
+        raise EdgeKitError("a comparison has no page", fix="leave out --html; --markdown and --junit work")
     write_file(path, render(report, None))
 
 
-def write_junit(document: Mapping[str, Any], path: Path) -> None:
+def write_junit(document: Document, path: Path) -> None:
     """Write the judgements of a report, or of reports compared, as JUnit XML."""
     write_file(path, junit(document))
 
 
-def write_markdown(document: Mapping[str, Any], path: Path) -> None:
+def write_markdown(document: Document, path: Path) -> None:
     """Write the summary of a report, or of reports compared."""
     write_file(path, markdown(document))
 
 
-def junit(document: Mapping[str, Any]) -> str:
+def junit(document: Document) -> str:
     """JUnit XML: the headline, a test case for each judgement of each candidate, and what made the run noisy."""
     suite = ElementTree.Element("testsuite", name="edgekit validate")
     cases = 0
@@ -120,7 +123,7 @@ def junit(document: Mapping[str, Any]) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
-def markdown(document: Mapping[str, Any]) -> str:
+def markdown(document: Document) -> str:
     """A summary for a pull request's comment: the verdict, the models or changes as a table, the warnings."""
     icon = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}[document["verdict"]]
     said = headline_of(document)
@@ -164,7 +167,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _models(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def _models(document: Document) -> Sequence[Model | ComparisonRow]:
     """What was judged; of several devices each with the device before its name."""
     if "devices" in document:
         return [
@@ -172,7 +175,7 @@ def _models(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
             for report in document["devices"]
             for model in report["models"]
         ]
-    return document.get("models") or document["rows"]
+    return document["models"] if "models" in document else document["rows"]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

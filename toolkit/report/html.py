@@ -43,7 +43,7 @@ from . import charts
 from .answers import confusion, gallery, per_class
 from .elements import paragraph, scrolling, table
 
-Report = Mapping[str, Any]
+Report = Any  # see analysis.report_schema
 
 
 def render(report: Report, images: ImageSet | None) -> str:

@@ -5,12 +5,13 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
 from ...deploy.visible import visible
+from ..analysis.report_schema import Comparison, JoinedReport, Report, SelfTest, Verdict
 from ..analysis.wording import (
     DEVICE_COLUMNS,
     against_lines,
@@ -56,7 +57,7 @@ _TOLD = (
 )  # fmt: skip
 
 
-def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
+def validation_table(report: Report) -> Iterator[RenderableType]:
     """What came out in one line, the models side by side, the warnings, and the verdict last, where the eye is."""
     names = model_names(report)
     yield styled(report["headline"], "bold")
@@ -82,7 +83,7 @@ def validation_table(report: Mapping[str, Any]) -> Iterator[Any]:
     yield _verdict(report)
 
 
-def devices_table(document: Mapping[str, Any]) -> Iterator[Any]:
+def devices_table(document: JoinedReport) -> Iterator[RenderableType]:
     """The models on several devices, whether these agree, and the worst verdict last."""
     yield styled(headline_of(document), "bold")
     table = _table(*DEVICE_COLUMNS)
@@ -96,7 +97,7 @@ def devices_table(document: Mapping[str, Any]) -> Iterator[Any]:
     yield _verdict(document)
 
 
-def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """A row an image."""
     table = Table()
     for column in ("image", "true", "predicted"):
@@ -108,7 +109,7 @@ def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
     yield table
 
 
-def build_plan_table(plan: Any) -> Iterator[Any]:
+def build_plan_table(plan: Any) -> Iterator[RenderableType]:
     """What troubles TensorRT in a graph, a line a rule with its first nodes, and the command lines."""
     rules: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for finding in plan.findings:
@@ -127,14 +128,14 @@ def build_plan_table(plan: Any) -> Iterator[Any]:
         yield f"TensorRT {release}: {line}"
 
 
-def facts_table(facts: Mapping[str, Any]) -> Iterator[Any]:
+def facts_table(facts: Mapping[str, object]) -> Iterator[RenderableType]:
     """Two columns, nested entries indented."""
     table = Table(show_header=False, box=None)
     _add_facts(table, facts, "")
     yield table
 
 
-def doctor_table(found: Mapping[str, Any]) -> Iterator[Any]:
+def doctor_table(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The machine, its state, what measuring costs on it, then the packages."""
     overhead = found["overhead"]
     yield from facts_table(
@@ -154,7 +155,7 @@ def doctor_table(found: Mapping[str, Any]) -> Iterator[Any]:
         yield Text.assemble(("other processes keep cores busy", "yellow"), advice)
 
 
-def board_table(found: Mapping[str, Any]) -> Iterator[Any]:
+def board_table(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """A board: the machine and its state as far as it can say, the packages, what is amiss."""
     facts = found["python"]
     own = {
@@ -182,13 +183,15 @@ def _packages(packages: Sequence[Any]) -> Table:
     return table
 
 
-def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
+def self_test_table(found: SelfTest) -> Iterator[RenderableType]:
     """A model against itself and against itself slowed, and what this machine resolves."""
     yield f"{found['model']}, {milliseconds(found['call_ms'])} a call"
     table = _table("against itself", "speed-up", "found", "expected")
     planted = f"slowed to {found['slowed']['planted']:.3f}x"
-    for name, key, expected in (("unchanged", "same", "no difference"), (planted, "slowed", "slower")):
-        one = found[key]
+    for name, one, expected in (
+        ("unchanged", found["same"], "no difference"),
+        (planted, found["slowed"], "slower"),
+    ):
         interval = _stacked(f"{one['ratio']:.4f}x [{one['low']:.4f}, {one['high']:.4f}]")
         colour = "green" if one["outcome"] == expected else "red"
         table.add_row(name, interval, styled(one["outcome"], colour), expected)
@@ -198,7 +201,7 @@ def self_test_table(found: Mapping[str, Any]) -> Iterator[Any]:
     yield f"in {found['seconds']:.0f} s this machine resolves a difference of about {share(found['resolves'])}"
 
 
-def comparison_table(comparison: Mapping[str, Any]) -> Iterator[Any]:
+def comparison_table(comparison: Comparison) -> Iterator[RenderableType]:
     """The last report's candidates against each report before it, and the verdict against the first."""
     yield styled(headline_of(comparison), "bold")
     yield comparison["report"]
@@ -218,7 +221,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> Iterator[Any]:
     yield _verdict(comparison)
 
 
-def _verdict(document: Mapping[str, Any]) -> Text:
+def _verdict(document: Verdict) -> Text:
     verdict = document["verdict"]
     return Text.assemble((verdict, f"bold {_COLOURS[verdict]}"), f": {visible(document['reason'])}")
 
@@ -260,7 +263,7 @@ class _Fitting:
             return
         yield from self._rows()
 
-    def _rows(self) -> Iterator[Any]:
+    def _rows(self) -> Iterator[RenderableType]:
         columns = self._table.columns
         for row in zip(*(column.cells for column in columns), strict=True):
             yield Text()
@@ -274,11 +277,11 @@ def _least_width(column: Column) -> int:
     return max(cell_len(part) for cell in cells for part in (cell.splitlines() if column.no_wrap else cell.split()))
 
 
-def _plain(cell: Any) -> str:
+def _plain(cell: object) -> str:
     return cell.plain if isinstance(cell, Text) else str(cell)
 
 
-def _add_facts(table: Table, facts: Mapping[str, Any], indent: str) -> None:
+def _add_facts(table: Table, facts: Mapping[str, object], indent: str) -> None:
     for key, value in facts.items():
         if isinstance(value, Mapping) and value:
             table.add_row(styled(f"{indent}{key}", "bold"), "")

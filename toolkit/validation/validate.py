@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from ...deploy.bundle import Bundle
 from ...deploy.devices.device import Device, open_device
@@ -22,6 +21,7 @@ from ..analysis.contract import Contract
 from ..analysis.document import make_report
 from ..analysis.host_answers import compare_with_host
 from ..analysis.join import join_reports
+from ..analysis.report_schema import Failed, Report
 from ..datasets import own_images, part_of
 from ..report.files import device_slug, write_result
 from ..signing import verify_bundle
@@ -36,7 +36,7 @@ def validate(
     bundles: Sequence[Bundle],
     *,
     baseline: Bundle | None = None,
-    stored: Mapping[str, Any] | None = None,
+    stored: Report | None = None,
     images: str | None = None,
     limit: int | None = None,
     contract: Contract | None = None,
@@ -90,7 +90,7 @@ def validate(
             own = bundle.manifest
             counterpart(stored, {"id": bundle.id, "name": own.name, "format": own.format, "precision": own.precision})
         if list(devices) == ["local"] and not across_hardware:
-            check_hardware(stored, {"device": describe()})
+            check_hardware(stored["device"], describe())
     test, overlap = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt), None
     if test is not None:
         named = [*bundles, *([baseline] if baseline else [])]
@@ -138,7 +138,7 @@ def _check_session(plan: Plan, chain: Sequence[Bundle]) -> None:
 
 def _side_by_side(
     devices: Sequence[str], shows: Sequence[Progress], on: Callable[[str, Progress], Result]
-) -> tuple[list[Result], list[dict[str, str]]]:
+) -> tuple[list[Result], list[Failed]]:
     """Measure on all devices at once; what failed is told apart.
 
     Raises:
@@ -158,15 +158,17 @@ def _side_by_side(
         thread.start()
     for thread in threads:
         thread.join()
-    results, failed, errors = [], [], []
+    results: list[Result] = []
+    failed: list[Failed] = []
+    errors: list[BaseException] = []
     for device in devices:
         outcome = outcomes[device]
         if isinstance(outcome, Result):
             results.append(outcome)
             continue
-        errors.append(outcome)
         if not isinstance(outcome, EdgeKitError):
             raise outcome
+        errors.append(outcome)
         failed.append({"device": device, "error": str(outcome), "fix": outcome.fix})
     if not results:
         raise errors[0]

@@ -4,12 +4,13 @@ import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...deploy.errors import MissingPackageError
 from ...deploy.images import ImageSet
 from ..analysis.compare import read_document
 from ..analysis.contract import Contract
+from ..analysis.report_schema import JoinedReport, Report
 from ..report.files import write_reports
 from ..report.html import render
 
@@ -29,7 +30,7 @@ class Validation:
         images: the test images, for the report's pictures; None when there are none.
     """
 
-    report: dict[str, Any]
+    report: Report | JoinedReport
     images: ImageSet | None = None
 
     @property
@@ -42,7 +43,8 @@ class Validation:
         from ..console import print_parts
         from ..report.terminal import devices_table, validation_table
 
-        print_parts((devices_table if "devices" in self.report else validation_table)(self.report))
+        report = self.report
+        print_parts(devices_table(report) if "devices" in report else validation_table(report))
 
     def write(self, folder: Path | str) -> list[Path]:
         """Write report.json, report.html, junit.xml and summary.md into `folder`; returns their paths."""
@@ -60,8 +62,8 @@ class Validation:
             raise MissingPackageError("the package pandas is not installed", fix="pip install pandas") from error
         return pandas.DataFrame.from_records([dict(row) for row in self._rows()])
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for report in self.report.get("devices", [self.report]):
+    def _rows(self) -> Iterator[dict[str, object]]:
+        for report in self.report["devices"] if "devices" in self.report else [self.report]:
             for model in report["models"]:
                 yield {"device": report["device"]["name"], **dict(_scalars(model))}
 
@@ -86,7 +88,7 @@ def read_report(path: Path | str, contract: Contract | None = None) -> Validatio
     return Validation(read_document(Path(path), contract))
 
 
-def _scalars(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _scalars(entry: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """The numbers and texts of a document's entry and of the mappings in it; lists are left out."""
     for name, value in entry.items():
         if isinstance(value, Mapping):

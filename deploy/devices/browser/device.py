@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import __version__ as pillow_version
@@ -21,7 +21,7 @@ from ...environment import UNAVAILABLE
 from ...errors import DeviceError, LostDeviceError
 from ...images import ImageSet
 from ...measuring.agent import Measured, follow
-from ...measuring.measurement import Measurement
+from ...measuring.measurement import Environment, Measurement
 from ...measuring.plan import Plan
 from ...measuring.worker import INPUTS
 from ...parity import compare
@@ -205,12 +205,12 @@ def preprocess_settings(preprocess: Preprocess) -> dict[str, Any]:
     return {**preprocess.to_json(), "height_first": int(pillow_version.partition(".")[0]) >= 13}
 
 
-def _environment(said: Mapping[str, Any]) -> dict[str, Any]:
+def _environment(said: Mapping[str, Any]) -> Environment:
     """The keys that a report needs of any machine; a browser says little."""
     agent = str(said["userAgent"])
     system = re.search(r"\(([^)]*)\)", agent)
     program = re.findall(r"(?:Firefox|FxiOS|Edg|OPR|SamsungBrowser|CriOS|Chrome|Version)/\S+", agent)
-    return {
+    facts = {
         "machine": UNAVAILABLE,
         "system": system[1] if system else UNAVAILABLE,
         "board": f"{program[-1] if program else 'a browser'} on {system[1] if system else 'an unknown system'}",
@@ -231,6 +231,7 @@ def _environment(said: Mapping[str, Any]) -> dict[str, Any]:
         "before": {},
         "after": {},
     }
+    return cast("Environment", facts)
 
 
 def _measurement(bundle: Bundle, found: Mapping[str, Any], session: Mapping[str, Any]) -> Measurement:
