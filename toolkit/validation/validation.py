@@ -63,7 +63,8 @@ class Validation:
         return pandas.DataFrame.from_records([dict(row) for row in self._rows()])
 
     def _rows(self) -> Iterator[dict[str, object]]:
-        for report in self.report["devices"] if "devices" in self.report else [self.report]:
+        document = self.report
+        for report in document["devices"] if "devices" in document else [document]:  # noqa: SIM401 # typed
             for model in report["models"]:
                 yield {"device": report["device"]["name"], **dict(_scalars(model))}
 
