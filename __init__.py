@@ -2,12 +2,18 @@
 
 The public functions are resolved on first use, so that `import edgekit` stays light::
 
+    from pathlib import Path
+
     import edgekit
 
-    bundle = edgekit.train(edgekit.Recipe.load("digits"))
-    onnx = edgekit.export_bundle(bundle, "onnx")
-    int8 = edgekit.quantize(onnx).bundle
-    result = edgekit.validate([int8], contract=edgekit.Contract(max_drop=0.5, min_speedup=1.2))
+    trained = edgekit.train(edgekit.Recipe.load("digits"))
+    onnx = edgekit.export_bundle(trained, "onnx", Path("runs/digits-onnx"))
+    int8 = edgekit.quantize(onnx, max_drop=2.0).bundle
+    contract = edgekit.Contract(max_drop=2.0, min_speedup=1.2)
+    validation = edgekit.validate([int8], contract=contract, plan=edgekit.Plan(seconds=4))
+    print(validation.report["headline"], validation.exit_code)
+
+Nothing is printed unasked: messages go to the logger "edgekit", and what takes long calls `progress(stage, share)`.
 """
 
 import logging
@@ -23,13 +29,22 @@ _PUBLIC = {
     "BuildOptions": ".deploy.engine.build:Options",
     "Bundle": ".deploy.bundle:Bundle",
     "Contract": ".toolkit.analysis.contract:Contract",
+    "EdgeKitError": ".deploy.errors:EdgeKitError",
+    "ExportOptions": ".export.export_bundle:Options",
     "Plan": ".deploy.measuring.plan:Plan",
+    "Preprocess": ".deploy.preprocess:Preprocess",
+    "Progress": ".deploy.progress:Progress",
     "Recipe": ".toolkit.training.recipe:Recipe",
+    "SessionOptions": ".deploy.session:SessionOptions",
+    "Validation": ".toolkit.validation.validation:Validation",
     "build": ".toolkit.building.build:build",
     "export_bundle": ".export.export_bundle:export_bundle",
     "import_model": ".toolkit.importing.import_model:import_model",
     "load": ".deploy.session:load",
+    "pack": ".toolkit.packing.pack:pack",
+    "predict": ".toolkit.predict:predict",
     "quantize": ".toolkit.quantize.quantize:quantize",
+    "read_report": ".toolkit.validation.validation:read_report",
     "train": ".toolkit.training.train:train",
     "validate": ".toolkit.validation.validate:validate",
 }
@@ -38,13 +53,22 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] # each is resolved by
     "BuildOptions",
     "Bundle",
     "Contract",
+    "EdgeKitError",
+    "ExportOptions",
     "Plan",
+    "Preprocess",
+    "Progress",
     "Recipe",
+    "SessionOptions",
+    "Validation",
     "build",
     "export_bundle",
     "import_model",
     "load",
+    "pack",
+    "predict",
     "quantize",
+    "read_report",
     "train",
     "validate",
 ]

@@ -22,7 +22,7 @@ ROOMS = {
     "building": {"quantize"},
     "doctor": {"analysis", "quantize"},
     "importing": set(),
-    "packing": {"analysis"},
+    "packing": {"analysis", "validation"},
     "quantize": {"analysis", "validation"},
     "report": {"analysis"},
     "training": set(),

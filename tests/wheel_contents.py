@@ -10,7 +10,7 @@ FOLDERS = ("deploy", "export", "models", "toolkit")
 
 if __name__ == "__main__":
     kept = subprocess.run(
-        ["git", "ls-files", *FOLDERS, "__init__.py", "__main__.py"],
+        ["git", "ls-files", *FOLDERS, "__init__.py", "__main__.py", "py.typed"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -49,8 +49,17 @@ def open_for_prediction(bundle: Bundle, source: str, *, skip_corrupt: bool = Fal
     return open_images(path, bundle.manifest.labels, skip_corrupt=skip_corrupt)
 
 
-def predict(bundle: Bundle, images: ImageSet, top: int = 5) -> list[Prediction]:
-    """The `top` best classes of each image, preprocessed as the bundle's manifest says."""
+def predict(bundle: Bundle, images: ImageSet | Path | str, top: int = 5) -> list[Prediction]:
+    """The `top` best classes of each image, preprocessed as the bundle's manifest says.
+
+    Args:
+        images: a set of images, or what `open_for_prediction` takes.
+
+    Raises:
+        DataError: there are no images, or `top` is less than 1.
+    """
+    if not isinstance(images, ImageSet):
+        images = open_for_prediction(bundle, str(images))
     if top < 1:
         raise DataError(f"--top {top} asks for nothing", fix="pass 1 or more")
     session = open_session(bundle)

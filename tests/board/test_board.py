@@ -26,7 +26,7 @@ from edgekit.deploy.progress import Progress
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.doctor.diagnose import diagnose_board
 from edgekit.toolkit.doctor.provision import remove_all
-from edgekit.toolkit.packing.pack import pack
+from edgekit.toolkit.packing.pack import write_packed
 from edgekit.toolkit.report.files import write_reports
 from edgekit.toolkit.validation.validate import validate
 
@@ -282,7 +282,9 @@ def test_a_packed_model_is_carried_to_the_board(
 ) -> None:
     """As by hand: copied, run with the board's own Python, its result joined with another device's."""
     fp32, int8 = arm
-    pack([fp32, int8], [int8.id], open_images(photos, fp32.manifest.labels), QUICK, Contract(), tmp_path / "lenet.pyz")
+    write_packed(
+        [fp32, int8], [int8.id], open_images(photos, fp32.manifest.labels), QUICK, Contract(), tmp_path / "lenet.pyz"
+    )
     place = board.folder / "root/home/edge"
     shutil.copyfile(tmp_path / "lenet.pyz", place / "lenet.pyz")
     login = ["ssh", "-p", str(board.port), f"edge@{board.address}"]

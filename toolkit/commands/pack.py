@@ -35,10 +35,7 @@ def command(
     from ...deploy.measuring.plan import Plan
     from ..analysis.contract import Contract
     from ..console import say, stdout
-    from ..datasets import own_images, part_of
     from ..packing.pack import pack, unpack, verify_packed
-    from ..validation.ancestors import with_ancestors
-    from ..validation.overlap import unseen
     from ..workspace import newest
 
     if verify:
@@ -52,14 +49,10 @@ def command(
     chosen = [Bundle.open(path) for path in bundles or []] or [
         newest(lambda m: m.format == "onnx" and bool(m.lineage), "ONNX bundle", "edgekit quantize")
     ]
-    chain = with_ancestors(chosen, Bundle.open(baseline) if baseline else None, {"onnx"}, "a packed file")
-    test = part_of(chosen[0], "test", images, skip_corrupt=skip_corrupt)
-    if test is not None:
-        test, _ = unseen(chosen, test, own=own_images(chosen[0], images), limit=limit)
-    path = out or Path(f"{chosen[-1].manifest.name}.pyz")
-    pack(
-        chain, [bundle.id for bundle in chosen], test,
-        Plan(seconds=seconds), Contract(max_drop, min_speedup, confidence), path, sign,
+    path = pack(
+        chosen, out, baseline=Bundle.open(baseline) if baseline else None, images=images, limit=limit,
+        contract=Contract(max_drop, min_speedup, confidence), plan=Plan(seconds=seconds), sign=sign,
+        skip_corrupt=skip_corrupt,
     )  # fmt: skip
     say(f"{path.stat().st_size / 1e6:.2f} MB; on the board: python3 {path.name}, then here: edgekit report result.json")
     stdout.print(str(path))

@@ -20,7 +20,10 @@ from ...deploy.measuring.measurement import Environment
 from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.result import Result, ids_and_targets
 from ..analysis.contract import Contract
+from ..datasets import own_images, part_of
 from ..signing import PACKED_MODEL, sign, verify
+from ..validation.ancestors import with_ancestors
+from ..validation.overlap import unseen
 from .on_device import PACKED
 from .zipapp_main import HASH_DIGITS, SIGNATURE_DIGITS
 
@@ -44,6 +47,42 @@ class Packed(NamedTuple):
 
 
 def pack(
+    bundles: Sequence[Bundle],
+    out: Path | None = None,
+    *,
+    baseline: Bundle | None = None,
+    images: str | None = None,
+    limit: int = 200,
+    contract: Contract | None = None,
+    plan: Plan | None = None,
+    sign: Path | None = None,
+    skip_corrupt: bool = False,
+) -> Path:
+    """Write one file that validates the models on any machine with Python and ONNX Runtime; returns its path.
+
+    Args:
+        bundles: the candidates; the models that they were made from go with them, as far as they are here.
+        out: the file to write; None is NAME.pyz of the last candidate in the current folder.
+        baseline: compared with instead, alone.
+        images: test images from elsewhere than the first bundle's own test part.
+        limit: the number of test images that go with it, drawn by class.
+        sign: an ed25519 private key to sign the file with.
+
+    Raises:
+        BundleError: the bundles do not belong together.
+        DeviceError: one is not ONNX.
+        EdgeKitError: `out` exists or cannot be written, or the key cannot be read.
+    """
+    chain = with_ancestors(bundles, baseline, {"onnx"}, "a packed file")
+    test = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt)
+    if test is not None:
+        test, _ = unseen(bundles, test, own=own_images(bundles[0], images), limit=limit)
+    path = out or Path(f"{bundles[-1].manifest.name}.pyz")
+    write_packed(chain, [bundle.id for bundle in bundles], test, plan or Plan(), contract or Contract(), path, sign)
+    return path
+
+
+def write_packed(
     chain: Sequence[Bundle], candidates: Sequence[str], images: ImageSet | None, plan: Plan, contract: Contract,
     out: Path, key: Path | None = None,
 ) -> None:  # fmt: skip

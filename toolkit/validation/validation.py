@@ -81,7 +81,7 @@ def read_report(path: Path | str, contract: Contract | None = None) -> Validatio
     """Read a report.json, or make the report of a result.json.
 
     Args:
-        contract: judge it by this contract instead of its own.
+        contract: judge a result.json by this contract instead of its own; a report.json contains its verdict.
 
     Raises:
         EdgeKitError: it is neither, or is damaged.

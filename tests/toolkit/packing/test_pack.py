@@ -21,7 +21,7 @@ from edgekit.deploy.manifest import check_name
 from edgekit.deploy.measuring.plan import Plan
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.datasets import part_of
-from edgekit.toolkit.packing.pack import Packed, pack, unpack, verify_packed
+from edgekit.toolkit.packing.pack import Packed, unpack, verify_packed, write_packed
 from edgekit.toolkit.signing import sign_bundle, verify_bundle
 from edgekit.toolkit.workspace import new_path
 
@@ -35,7 +35,7 @@ def packed(fp32: Bundle, int8: Bundle, tmp_path: Path) -> Path:
     test = part_of(fp32, "test")
     assert test is not None
     path = tmp_path / "lenet.pyz"
-    pack([fp32, int8], [int8.id], test.stratified(50, seed=0), QUICK, Contract(max_drop=20.0), path)
+    write_packed([fp32, int8], [int8.id], test.stratified(50, seed=0), QUICK, Contract(max_drop=20.0), path)
     return path
 
 
@@ -155,7 +155,7 @@ def test_a_signature_cannot_be_carried_over(packed: Path, fp32: Bundle, key: Cal
     """To other content, with the hash made right again: that is what a signature is for."""
     mine = key("mine")
     signed = packed.with_name("signed.pyz")
-    pack([fp32], [fp32.id], None, QUICK, Contract(), signed, mine)
+    write_packed([fp32], [fp32.id], None, QUICK, Contract(), signed, mine)
     forged = packed.read_bytes()[:-192] + signed.read_bytes()[-192:-64]
     packed.write_bytes(forged + hashlib.sha256(forged).hexdigest().encode())
     with pytest.raises(EdgeKitError, match="not signed by the owner"):
@@ -167,13 +167,13 @@ def test_what_is_no_key(packed: Path, fp32: Bundle, key: Callable[..., Path], ed
     """One line each: another kind of key, a public one to sign with, a passphrase, nothing there."""
     rsa, locked, mine = key("rsa", "rsa"), key("locked", "ed25519", "secret"), key("mine")
     for wrong, words in (
-        (rsa, "no ed25519 private key"), (f"{mine}.pub", "no ed25519 private key"), (locked, "passphrase"),
+        (rsa, "not an ed25519 private key"), (f"{mine}.pub", "no ed25519 private key"), (locked, "passphrase"),
         ("nothing", "cannot read the key"),
     ):  # fmt: skip
         assert words in edgekit("pack", fp32.path, "--sign", wrong, "-o", "x.pyz", code=1).stderr
     assert not Path("x.pyz").exists()
     edgekit("pack", fp32.path, "--sign", mine, "-o", "signed.pyz", "--limit", 10)
-    assert "no ed25519 public key" in edgekit("pack", "--verify", mine, "signed.pyz", code=1).stderr
+    assert "not an ed25519 public key" in edgekit("pack", "--verify", mine, "signed.pyz", code=1).stderr
 
 
 def test_any_flipped_bit_of_its_first_lines_is_noticed(packed: Path) -> None:
@@ -324,7 +324,7 @@ def test_any_accepted_name_makes_files(name: str, fp32: Bundle, tmp_path: Path, 
     (path / "manifest.json").write_text(json.dumps({**manifest, "name": name}))
     bundle, out = Bundle.open(path), tmp_path / f"{name}.pyz"
     private = key("key")
-    pack([bundle], [bundle.id], None, QUICK, Contract(), out, private)
+    write_packed([bundle], [bundle.id], None, QUICK, Contract(), out, private)
     (got,) = unpack(verify_packed(out, private.with_suffix(".pub")), tmp_path / "got")
     assert Bundle.open(got).manifest.name == name
     new_path(f"{name}-onnx-int8", tmp_path / "runs").mkdir(parents=True)
