@@ -202,7 +202,7 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
     entries, package, folder = {
         "RUNTIMES": ({**session.RUNTIMES, **session.PLANTED}, "edgekit.deploy", ROOT / "deploy/runtimes"),
         "FORMATS": ({k: v.export for k, v in FORMATS.items()}, "edgekit.export", ROOT / "export"),
-        "DEVICES": (DEVICES, "edgekit.deploy.devices", ROOT / "deploy/devices"),
+        "DEVICES": ({k: v.opens for k, v in DEVICES.items()}, "edgekit.deploy.devices", ROOT / "deploy/devices"),
     }[registry]
     for reference in entries.values():
         assert callable(resolve(reference, package))
@@ -213,5 +213,6 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
         "program_archive",
         "export_bundle",
         "device",
+        "transport",
     }
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= modules

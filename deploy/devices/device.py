@@ -1,31 +1,107 @@
-"""Devices: where models are measured. One kind a file."""
+"""What a device is, and the registry of the kinds of devices. One kind per file or folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..bundle import Bundle
-from ..engine.build import Options
 from ..errors import DeviceError
-from ..images import ImageSet
-from ..measuring.agent import Measured
-from ..measuring.plan import Plan
-from ..progress import Progress
 from ..registry import choose, resolve
 
+if TYPE_CHECKING:  # --help shows the registry, and loads nothing heavy
+    from ..bundle import Bundle
+    from ..engine.build import Options
+    from ..images import ImageSet
+    from ..measuring.agent import Measured
+    from ..measuring.plan import Plan
+    from ..progress import Progress
+    from .board.probe import Facts
 
-class Device(Protocol):
-    """A machine that can run the agent; connected to while its `with` block lasts.
+# What a kind of device can do beside measuring: build engines, describe itself, take an installation.
+Ability = Literal["build", "describe", "provision"]
+
+# ability -> what the device does not do, and the fix
+_UNABLE: dict[Ability, tuple[str, str]] = {
+    "build": ("builds no engines", "build on the machine that runs them: {others}"),
+    "describe": ("describes itself only while it measures", "validate on it, or name another device: {others}"),
+    "provision": ("takes no installation", "name another device: {others}"),
+}
+
+
+class Kind(NamedTuple):
+    """A kind of device.
+
+    Attributes:
+        opens: what makes the Device of a name.
+        address: how the names are written, as help texts show it.
+        can: its abilities.
+        settings: the keyword arguments that `opens` takes beside the name.
+    """
+
+    opens: str
+    address: str
+    can: frozenset[Ability] = frozenset()
+    settings: tuple[str, ...] = ()
+
+
+_BOARD: frozenset[Ability] = frozenset(("build", "describe", "provision"))
+
+# what a device's name begins with, up to "://" -> its kind
+DEVICES: dict[str, Kind] = {
+    "local": Kind(".local:LocalDevice", "local", frozenset(("build", "describe")), ("planted",)),
+    "ssh": Kind(".ssh:open_board", "ssh://[user@]host[:port]", _BOARD),
+    "browser": Kind(".browser.device:BrowserDevice", "browser", settings=("ort_web", "invite")),
+    "browser+webgpu": Kind(".browser.device:BrowserDevice", "browser+webgpu", settings=("ort_web", "invite")),
+}
+
+
+class Description(NamedTuple):
+    """What a device is and lacks.
+
+    Attributes:
+        facts: its Python and free space.
+        packages: the packages that it needs for measuring -> the version there, None where it is missing or broken.
+        lacks: what it needs before it can measure, one sentence each.
+        remarks: what else to know, one sentence each.
+        machine: its hardware (see environment.describe), empty where it lacks something.
+        state: its load and temperature (see environment.state), empty where it lacks something.
+    """
+
+    facts: "Facts"
+    packages: Mapping[str, str | None]
+    lacks: Sequence[str]
+    remarks: Sequence[str]
+    machine: Mapping[str, Any]
+    state: Mapping[str, Any]
+
+
+class Device:
+    """A machine that models are measured on; connected while its `with` block lasts.
+
+    A kind implements `formats` and `measure`, and the methods of its abilities.
 
     Attributes:
         name: as the user wrote it.
+        here: whether it is this machine.
     """
 
     name: str
+    here: bool = False
 
-    def __enter__(self) -> "Device": ...
+    def __enter__(self) -> "Device":
+        return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        """Disconnect."""
+
+    def require(self, ability: Ability) -> None:
+        """Refuse a device of a kind without this ability; needs no connection.
+
+        Raises:
+            DeviceError: the kind cannot do it; the fix names those that can.
+        """
+        if ability not in kind_of(self.name).can:
+            lack, fix = _UNABLE[ability]
+            raise DeviceError(f"{self.name} {lack}", fix=fix.format(others=addresses(ability)))
 
     def formats(self) -> set[str]:
         """The bundle formats that can run there.
@@ -33,44 +109,75 @@ class Device(Protocol):
         Raises:
             DeviceError: the device cannot run anything; the message says what it lacks.
         """
-        ...
+        raise NotImplementedError
 
-    def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
+    def measure(
+        self, bundles: "Sequence[Bundle]", plan: "Plan", images: "ImageSet | None", progress: "Progress"
+    ) -> "Measured":
         """Measure the bundles together there.
 
         Raises:
             EdgeKitError: a model cannot be run there, or the device did not answer.
             LostDeviceError: the device went away; the error has what was measured so far.
         """
-        ...
+        raise NotImplementedError
 
-    def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
+    def build(self, bundle: "Bundle", options: "Options", out: Path, progress: "Progress") -> None:
         """Build a TensorRT engine from an ONNX bundle there, and write it here as the new bundle `out`.
 
         Raises:
             EdgeKitError: it cannot be built there (see engine.build.build), or the device did not answer.
         """
-        ...
+        raise NotImplementedError
+
+    def describe(self) -> Description:
+        """What the device is and what it lacks.
+
+        Raises:
+            DeviceError: it has no Python that EdgeKit can use, or did not answer.
+        """
+        raise NotImplementedError
+
+    def provision(self, download: "Callable[[Facts, Path], None] | None", progress: "Progress") -> dict[str, str]:
+        """Install what measuring needs, in EdgeKit's own folder there, and try it: package -> version.
+
+        Args:
+            download: fetches the wheels for that Python into a new folder here, to be sent; None lets the device
+                fetch them itself.
+
+        Raises:
+            DeviceError: the installation failed; then all is as it was before.
+        """
+        raise NotImplementedError
+
+    def clean(self) -> list[str]:
+        """Remove all that EdgeKit put there: the folders that are gone."""
+        raise NotImplementedError
 
 
-# what a device's name begins with, up to "://" -> what opens it, taking the name
-DEVICES: dict[str, str] = {
-    "local": ".local:LocalDevice",
-    "ssh": ".ssh.board:Board",
-    "browser": ".browser.device:BrowserDevice",
-    "browser+webgpu": ".browser.device:BrowserDevice",
-}
+def kind_of(name: str) -> Kind:
+    """The kind of the device called `name`.
+
+    Raises:
+        DeviceError: no such kind.
+    """
+    return choose(DEVICES, name.partition("://")[0], "device", DeviceError)
+
+
+def addresses(ability: Ability | None = None) -> str:
+    """How the names of devices are written, of all kinds or of those with an ability: "local, ssh://…, …"."""
+    return ", ".join(kind.address for kind in DEVICES.values() if ability is None or ability in kind.can)
 
 
 def open_device(name: str, **settings: Any) -> Device:
-    """The device called `name`: "local", "browser", or an address such as "ssh://user@host".
+    """The device called `name`: "local", "browser", or an address such as "ssh://user@host". It is not connected yet.
 
     Args:
-        settings: what this kind of device alone has (see its class).
+        settings: for kinds that take them; each gets those that its entry in DEVICES names. None is the kind's default.
 
     Raises:
         DeviceError: no such kind of device, or not an address of that kind.
     """
-    return resolve(choose(DEVICES, name.partition("://")[0], "device", DeviceError), __package__ or "")(
-        name, **settings
-    )
+    kind = kind_of(name)
+    given = {key: settings[key] for key in kind.settings if settings.get(key) is not None}
+    return resolve(kind.opens, __package__ or "")(name, **given)

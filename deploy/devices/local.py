@@ -11,6 +11,7 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..engine.build import Options
+from ..errors import DeviceError
 from ..files import scratch_folder
 from ..images import ImageSet
 from ..measuring import agent, cargo
@@ -18,26 +19,25 @@ from ..measuring.agent import Measured
 from ..measuring.plan import Plan
 from ..progress import Progress
 from ..session import PACKAGES
+from .device import Device
 
 # An agent that is ended lets its workers end first.
 _PATIENCE_S = 5.0
 
 
-class LocalDevice:
+class LocalDevice(Device):
     """This machine, measured through the same agent as any other.
 
     Args:
         planted: the models are the self-test's own (see session.PLANTED).
     """
 
+    here = True
+
     def __init__(self, name: str = "local", *, planted: bool = False) -> None:
+        if name != "local":
+            raise DeviceError(f"{name} is not this machine", fix="--device local")
         self.name, self._planted = name, planted
-
-    def __enter__(self) -> "LocalDevice":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing is held."""
 
     def formats(self) -> set[str]:
         """The formats whose runtime is installed."""

@@ -317,7 +317,7 @@ def _timing_cache_path(library: Library, targets: tuple[str, ...]) -> Path:
 
 
 def _cache_folder() -> Path:
-    """Where EdgeKit keeps timing caches on this machine (see devices/ssh/bootstrap.caches)."""
+    """Where EdgeKit keeps timing caches on this machine (see devices/board/bootstrap.caches)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
 
 

@@ -93,7 +93,7 @@ class Passport:
         return passport
 
 
-def check_system(bundle: Bundle, device: str = "local") -> Passport:
+def check_system(bundle: Bundle, device: str | None = None) -> Passport:
     """Refuse an engine that this operating system and processor cannot load; nothing of it is read but its header.
 
     Raises:
@@ -119,7 +119,7 @@ def check_system(bundle: Bundle, device: str = "local") -> Passport:
     return passport
 
 
-def check(bundle: Bundle, library: Library, gpu: Gpu | None, device: str = "local") -> Passport:
+def check(bundle: Bundle, library: Library, gpu: Gpu | None, device: str | None = None) -> Passport:
     """Refuse an engine that is not for this library and this GPU.
 
     Raises:
@@ -152,12 +152,12 @@ def check(bundle: Bundle, library: Library, gpu: Gpu | None, device: str = "loca
     return passport
 
 
-def rebuild(bundle: Bundle, device: str = "local") -> str:
-    """The command that builds an engine again, on this device."""
+def rebuild(bundle: Bundle, device: str | None = None) -> str:
+    """The command that builds an engine again: on the device of this name, or on this machine."""
     how = bundle.manifest.details.get("build")
     how = how if isinstance(how, Mapping) else {}
     words = ["edgekit", "build", str(how.get("source", "BUNDLE")), *map(str, how.get("arguments", []))]
-    return shlex.join([*words, *(["--device", device] if device != "local" else [])])
+    return shlex.join([*words, *(["--device", device] if device else [])])
 
 
 def _takes(passport: Passport, library: Library) -> bool:

@@ -126,7 +126,7 @@ def run(job: Path, say: Say) -> Measured:
     )
 
 
-def _check_passport(bundle: Bundle, device: str) -> None:
+def _check_passport(bundle: Bundle, device: str | None) -> None:
     if bundle.manifest.format == ENGINE_FORMAT:
         check(bundle, load(Passport.of(bundle).flavour), look(), device)
 

@@ -78,8 +78,8 @@ def image_files(images: ImageSet, scratch: Path) -> Files:
             yield f"{agent.IMAGES}/{file.name}", file
 
 
-def job(bundles: Sequence[Bundle], plan: Plan, device: str = "local") -> dict[str, Any]:
-    """What job.json says of bundles that travel with it, to the device of this name."""
+def job(bundles: Sequence[Bundle], plan: Plan, device: str | None = None) -> dict[str, Any]:
+    """What job.json says of bundles that travel with it; None is this machine, a name that of another device."""
     return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plan.to_json(), "device": device}
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.device import open_device
-from edgekit.deploy.devices.ssh.board import Board
 from edgekit.deploy.engine.passport import Passport
 from edgekit.deploy.errors import DeviceError, EdgeKitError
 from edgekit.deploy.image_sources import open_images
@@ -24,7 +23,7 @@ from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measuring.plan import Plan
 from edgekit.deploy.progress import Progress
 from edgekit.toolkit.analysis.contract import Contract
-from edgekit.toolkit.doctor.diagnose import diagnose_board
+from edgekit.toolkit.doctor.diagnose import diagnose_device
 from edgekit.toolkit.doctor.provision import remove_all
 from edgekit.toolkit.packing.pack import write_packed
 from edgekit.toolkit.report.files import write_reports
@@ -117,7 +116,7 @@ def test_a_board_without_the_runtime(board: VirtualBoard, arm: tuple[Bundle, Bun
     with pytest.raises(DeviceError, match="it has no onnxruntime") as caught:
         _measure(board, arm[0])
     assert f"edgekit provision --device {board.device}" in caught.value.fix
-    found = diagnose_board(board.device)
+    found = diagnose_device(open_device(board.device))
     assert [package.version is None for package in found["packages"]] == [False, False, True]
     assert found["remarks"] == ["it has no onnxruntime"]
     assert found["python"]["machine"] == "aarch64"
@@ -234,14 +233,14 @@ def test_a_home_with_a_space_and_one_that_is_read_only(board: VirtualBoard, arm:
     rsync.rename(rsync.with_name("rsync-away"))
     try:
         board.profile(BOARD_HOME="/home/edge pi")
-        with Board(board.device) as device:
-            assert device.describe()["machine"]["machine"] == "aarch64"
+        with open_device(board.device) as device:
+            assert device.describe().machine["machine"] == "aarch64"
         assert (home / ".cache/edgekit").is_dir()
     finally:
         rsync.with_name("rsync-away").rename(rsync)
         shutil.rmtree(home)
     board.profile(HOME_READ_ONLY=1)
-    assert diagnose_board(board.device)["python"]["cache"].startswith("/tmp/edgekit-")
+    assert diagnose_device(open_device(board.device))["python"]["cache"].startswith("/tmp/edgekit-")
     assert remove_all(board.device) == ["/tmp/edgekit-0"]
     assert not list((board.folder / "tmp").iterdir())
 
@@ -254,7 +253,7 @@ def test_a_folder_of_somebody_else_is_not_trusted(board: VirtualBoard) -> None:
     trap.chmod(0o755)
     board.profile(HOME_READ_ONLY=1)
     with pytest.raises(DeviceError, match="has no folder that can be written"):
-        diagnose_board(board.device)
+        diagnose_device(open_device(board.device))
     assert not (board.folder / "tmp/trapped").exists()
 
 

@@ -123,7 +123,7 @@ def test_a_foreign_engine_is_refused(
     words: str,
 ) -> None:  # fmt: skip
     """Another product, version, GPU or driver; with the command that builds it again on the device that refused it."""
-    monkeypatch.setattr(passport, "check_system", lambda bundle, device="local": Passport.of(bundle))
+    monkeypatch.setattr(passport, "check_system", lambda bundle, device=None: Passport.of(bundle))
     engine = _orins(rtx_engine, tmp_path / "engine", **changes)
     with pytest.raises(EngineError, match=words) as caught:
         check(engine, Library(None, *library), gpu, "ssh://pi@jetson")
@@ -141,7 +141,7 @@ def test_a_fitting_engine_is_taken(
     rtx_engine: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, version: str, capability: str
 ) -> None:
     """By the support matrix: version-compatible engines of TensorRT 10 load in 10 and 11."""
-    monkeypatch.setattr(passport, "check_system", lambda bundle, device="local": Passport.of(bundle))
+    monkeypatch.setattr(passport, "check_system", lambda bundle, device=None: Passport.of(bundle))
     engine = _orins(rtx_engine, tmp_path / "engine", **changes)
     check(engine, Library(None, "tensorrt", version), dataclasses.replace(ORIN, compute_capability=capability))
 

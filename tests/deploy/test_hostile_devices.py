@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.devices.ssh import connection as ssh
-from edgekit.deploy.devices.ssh.board import Board, Facts, Probe
-from edgekit.deploy.devices.ssh.connection import Address, CommandError, Connection, ended
+from edgekit.deploy.devices import transport
+from edgekit.deploy.devices.board.board import Board
+from edgekit.deploy.devices.board.probe import Facts, Probe, Wanted
+from edgekit.deploy.devices.ssh import Address, Ssh, open_board
+from edgekit.deploy.devices.transport import CommandError, ended
 from edgekit.deploy.engine.build import Options
 from edgekit.deploy.errors import BundleError, DeviceError, EdgeKitError, LostDeviceError
 from edgekit.deploy.measuring import agent, cargo
@@ -29,7 +31,8 @@ from tests.toolkit.conftest import ENVIRONMENT, measurement
 FACTS = Facts((3, 11, 2), "/usr/bin/python3", "/usr/bin/python3", "aarch64", ("glibc", "2.36"), "Linux",
               "/home/pi/.cache/edgekit", True, 1e9, 1 << 30, 0)  # fmt: skip
 
-CONNECTION = Connection(Address("pi", "board", None, None))
+CONNECTION = Ssh(Address("pi", "board", None, None))
+PROBE = Probe(FACTS, "/home/pi/.cache/edgekit", {}, {}, None, None, ["tensorrt"])
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -48,14 +51,13 @@ def test_a_board_cannot_name_a_file_on_the_host(
     name: object, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it built is fetched by a hash, to a name of the host's own, or not at all."""
-    board = Board("ssh://board")
-    probe = Probe(FACTS._asdict(), {}, {}, None, None, ["tensorrt"])
+    board, probe = open_board("ssh://board"), PROBE
     fetched: list[str] = []
     monkeypatch.setattr(Board, "_check", lambda self: None)
-    monkeypatch.setattr(Board, "look", lambda self: probe)
+    monkeypatch.setattr(Board, "inspect", lambda self: probe)
     monkeypatch.setattr(Board, "_run", lambda self, *arguments: (probe, {"parcel": name}))
-    monkeypatch.setattr(Connection, "get", lambda self, remote, path, **rest: fetched.append(remote))
-    with pytest.raises(DeviceError, match="no hash"):
+    monkeypatch.setattr(Ssh, "get", lambda self, remote, path, most: fetched.append(remote))
+    with pytest.raises(DeviceError, match="not a hash"):
         board.build(fp32, Options(), tmp_path / "made", _silent)
     assert fetched == []
 
@@ -71,11 +73,11 @@ def test_what_a_board_built_is_an_engine_of_what_was_sent(
     files = cargo.code("deploy") if damage is None else cargo.bundle_files(fp32, cargo.bundle_folder(fp32))
     parcel = cargo.parcel(files, tmp_path)
     parcel.path.write_bytes(parcel.path.read_bytes() + (damage or b""))
-    board, probe = Board("ssh://board"), Probe(FACTS._asdict(), {}, {}, None, None, ["tensorrt"])
+    board, probe = open_board("ssh://board"), PROBE
     monkeypatch.setattr(Board, "_check", lambda self: None)
-    monkeypatch.setattr(Board, "look", lambda self: probe)
+    monkeypatch.setattr(Board, "inspect", lambda self: probe)
     monkeypatch.setattr(Board, "_run", lambda self, *arguments: (probe, {"parcel": parcel.sha256}))
-    monkeypatch.setattr(Connection, "get", lambda self, remote, path, most: shutil.copy(parcel.path, path))
+    monkeypatch.setattr(Ssh, "get", lambda self, remote, path, most: shutil.copy(parcel.path, path))
     with pytest.raises(EdgeKitError, match=words):
         board.build(fp32, Options(), tmp_path / "made", _silent)
     assert not (tmp_path / "made").exists()
@@ -193,7 +195,7 @@ def test_a_probe_takes_no_path_that_is_none(message: dict, monkeypatch: pytest.M
     """A cache folder with a line break would be a command in sftp's batch language."""
     monkeypatch.setattr(Board, "_ask", lambda self, request: iter([json.loads(json.dumps(message))]))
     with pytest.raises(DeviceError, match="does not understand"):
-        Board("ssh://board").probe()
+        open_board("ssh://board").probe(Wanted())
 
 
 def test_a_probe_takes_a_sound_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +203,7 @@ def test_a_probe_takes_a_sound_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     messages = [{"facts": FACTS._asdict()}, {"files": {"a": "whole", "b": 3}}, {"motd": 1},
                 {"imported": "numpy", "version": "2"}, {"imported": "evil", "version": "1"}]  # fmt: skip
     monkeypatch.setattr(Board, "_ask", lambda self, request: iter(json.loads(json.dumps(messages))))
-    probe = Board("ssh://board").probe(land=["a"], packages=["numpy"])
+    probe = open_board("ssh://board").probe(Wanted(land=["a"], packages=["numpy"]))
     assert probe.files == {"a": "whole"}
     assert probe.packages.keys() == {"numpy"}
 
@@ -223,8 +225,8 @@ def _started(program: str) -> Iterator[subprocess.Popen[bytes]]:
 )  # fmt: skip
 def test_endless_output_ends(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line without end, lines without end, with as much beside them; memory holds one line and what waits."""
-    monkeypatch.setattr(ssh, "_MAX_LINE_BYTES", 1 << 20)
-    monkeypatch.setattr(ssh, "_MAX_LINES", 10_000)
+    monkeypatch.setattr(transport, "_MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(transport, "_MAX_LINES", 10_000)
     tracemalloc.start()
     try:
         with _started(program) as process, pytest.raises(DeviceError, match="does not stop printing"):
@@ -265,16 +267,16 @@ def test_a_file_of_a_board_is_bounded(
     program = f"import sys\nfor at in range(0, {size}, 100_000): sys.stdout.write('x' * min(100_000, {size} - at))"
     path = tmp_path / "fetched"
     with _started(program) as process:
-        monkeypatch.setattr(Connection, "start", lambda self, command: process)
-        monkeypatch.setattr(ssh, "ended", lambda process: contextlib.nullcontext())
+        monkeypatch.setattr(Ssh, "start", lambda self, command: process)
+        monkeypatch.setattr(transport, "ended", lambda process: contextlib.nullcontext())
         with contextlib.nullcontext() if fits else pytest.raises(DeviceError, match="sends more than 3000000 bytes"):
-            CONNECTION.get("/cache/x", path, most=3_000_000)
+            CONNECTION.get("/cache/x", path, 3_000_000)
     assert path.stat().st_size == size if fits else path.stat().st_size <= 3_000_000
 
 
 def test_a_job_of_the_agent_is_answered_by_a_line(fp32: Bundle, tmp_path: Path) -> None:
     """The agent itself keeps to the form: it runs, and its answer is taken."""
-    job = {"bundles": {fp32.id: str(fp32.path)}, "device": "local",
+    job = {"bundles": {fp32.id: str(fp32.path)}, "device": None,
            "plan": {"seconds": 0.1, "rounds": 2, "processes": 3, "threads": 1}}  # fmt: skip
     (tmp_path / agent.JOB).write_text(json.dumps(job))
     said: list[dict] = []

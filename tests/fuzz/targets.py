@@ -18,8 +18,9 @@ from unittest import mock
 
 import numpy as np
 from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices.board.probe import Wanted
 from edgekit.deploy.devices.browser.device import BrowserDevice
-from edgekit.deploy.devices.ssh.board import Board
+from edgekit.deploy.devices.ssh import open_board
 from edgekit.deploy.documents import parse
 from edgekit.deploy.engine.passport import Passport, rebuild
 from edgekit.deploy.errors import EdgeKitError
@@ -258,16 +259,12 @@ def _board_seeds() -> list[bytes]:
 
 def _run_board(case: bytes, folder: Path) -> None:
     """Each line as the bootstrap's and as the agent's."""
-    board = Board("ssh://board")
+    board = open_board("ssh://board")
     lines = case.decode(errors="replace").split("\n")
     refused: EdgeKitError | None = None
-    with mock.patch.object(
-        board, "_ask", lambda request: (board._understood(message) and message for message in map(agent.heard, lines))
-    ):
-        for ask in (
-            partial(board.probe, land=["a" * 64], packages=["numpy", "PIL"], modules=["tensorrt"]),
-            board.clean,
-        ):
+    wanted = Wanted(land=["a" * 64], packages=["numpy", "PIL"], modules=["tensorrt"])
+    with mock.patch.object(board, "_ask", lambda request: map(agent.heard, lines)):
+        for ask in (partial(board.probe, wanted), board.clean):
             try:
                 ask()
             except EdgeKitError as error:

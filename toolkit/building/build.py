@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...deploy.bundle import Bundle
-from ...deploy.devices.device import open_device
+from ...deploy.devices.device import Device, open_device
 from ...deploy.engine.build import Options
 from ...deploy.engine.library import installed, load, version_tuple
 from ...deploy.engine.passport import ENGINE_FORMAT
@@ -78,7 +78,7 @@ def build(
     Args:
         precision: fp32, fp16, int8, or "auto" for all three, from an fp32 bundle: the ONNX files of lower precision are
             taken from `runs`, or made. None builds the bundle as it is.
-        device: "local" or "ssh://…".
+        device: the name of a device that builds engines (see deploy.devices.device.DEVICES).
         sign: an ed25519 private key to sign the engines with.
         out: the new bundle's folder, of a single engine.
 
@@ -102,12 +102,14 @@ def build(
         check_key(sign)
     made = []
     _graph(bundle)
-    with open_device(device) as opened:
+    opened = open_device(device)
+    opened.require("build")
+    with opened:
         for name in wanted:
             source = _of_precision(bundle, name, runs, progress)
             if source is None:
                 continue
-            check(source, options, device)
+            check(source, options, opened)
             path = out or new_path(f"{source.manifest.name}-{ENGINE_FORMAT}-{name}", runs)
             opened.build(source, options, path, titled(progress, f"build {name}"))
             if sign is not None:
@@ -116,14 +118,14 @@ def build(
     return made
 
 
-def check(bundle: Bundle, options: Options, device: str) -> None:
+def check(bundle: Bundle, options: Options, device: Device) -> None:
     """Refuse a graph with errors; say its warnings.
 
     Raises:
         EngineError: the lint found errors.
     """
     model = _graph(bundle)
-    found = lint(model, _version(options) if device == "local" else None, options.batch)
+    found = lint(model, _version(options) if device.here else None, options.batch)
     errors = [finding for finding in found if finding.severity == "error"]
     for finding in [finding for finding in found if finding.severity == "warning"]:
         _log.warning(f"{finding.node}: {finding.message} ({finding.fix})")

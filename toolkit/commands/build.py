@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ...deploy.devices.device import addresses, open_device
 from ...deploy.errors import EdgeKitError
 from .options import Out
 from .output import made, show
@@ -16,9 +17,7 @@ def command(
         str | None,
         typer.Option(help="fp32, fp16, int8, or auto: all three, from an fp32 bundle. Default: the bundle's own."),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="The machine that will run it: local, or ssh://user@host[:port].")
-    ] = "local",
+    device: Annotated[str, typer.Option(help=f"The machine that will run it: {addresses('build')}.")] = "local",
     batch: Annotated[
         str | None,
         typer.Option(help="Smallest, usual and largest number of images at once, of a free batch: 1,8,32."),
@@ -72,5 +71,5 @@ def command(
         engines = build(source, precision=precision, options=options, device=device, sign=sign, out=out, progress=bar)
     for engine in engines:
         made(engine)
-    where = f" --device {device}" if device != "local" else ""
+    where = "" if open_device(device).here else f" --device {device}"
     say(f"next: edgekit validate {' '.join(str(engine.path) for engine in engines)}{where}")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ...deploy.devices.device import addresses, open_device
 from ...deploy.errors import EdgeKitError
 from .options import AsJson
 from .output import show
@@ -16,22 +17,25 @@ def command(
         bool, typer.Option("--self-test", help="Measure a model against itself, and against itself slowed by 3 %.")
     ] = False,
     seconds: Annotated[float, typer.Option(help="With --self-test: how long.", min=1)] = 60.0,
-    device: Annotated[str | None, typer.Option(help="A board instead of this machine: ssh://user@host[:port].")] = None,
+    device: Annotated[str | None, typer.Option(help=f"Which machine: {addresses('describe')}. Default: local.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What is installed, what this machine has and can measure, what is missing and the line that installs it."""
     from ..console import progress_bar
-    from ..doctor.diagnose import diagnose, diagnose_board
+    from ..doctor.diagnose import diagnose, diagnose_device
     from ..doctor.selftest import run_self_test
     from ..report.terminal import board_table, doctor_table, self_test_table
 
-    if device and self_test:
-        raise EdgeKitError("the self-test is of this machine", fix="run edgekit doctor --self-test on the board itself")
+    opened = open_device(device) if device else None
+    if opened is not None and self_test and not opened.here:
+        raise EdgeKitError(
+            "the self-test is of this machine", fix="run edgekit doctor --self-test on the device itself"
+        )
     if not self_test:
         if bundle:
             raise EdgeKitError("a bundle is used by the self-test alone", fix=f"edgekit doctor --self-test {bundle}")
-        if device:
-            show(diagnose_board(device), board_table, as_json)
+        if opened is not None and not opened.here:
+            show(diagnose_device(opened), board_table, as_json)
             return
         show(diagnose(), doctor_table, as_json)
         return

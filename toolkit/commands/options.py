@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ...deploy.devices.device import addresses
+
 Out = Annotated[Path | None, typer.Option(help="Folder of the new bundle; default: the next one in runs/.")]
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded; lists them.")
@@ -28,7 +30,7 @@ MinSpeedup = Annotated[float | None, typer.Option(help="Least allowed speed-up o
 Confidence = Annotated[float, typer.Option(help="Of every interval.", min=0.5, max=0.999)]
 Devices = Annotated[
     list[str] | None,
-    typer.Option(help="Where: local (the default), ssh://user@host[:port], browser or browser+webgpu. Repeatable."),
+    typer.Option(help=f"Where: {addresses()}. Repeatable. Default: local."),
 ]
 Verify = Annotated[
     Path | None, typer.Option(help="Refuse bundles that the owner of this ed25519 public key did not sign.")

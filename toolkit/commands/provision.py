@@ -4,17 +4,18 @@ from typing import Annotated
 
 import typer
 
+from ...deploy.devices.device import addresses
 from ...deploy.errors import EdgeKitError
 
 
 def command(
-    device: Annotated[str, typer.Option(help="The board: ssh://user@host[:port].")],
+    device: Annotated[str, typer.Option(help=f"The device: {addresses('provision')}.")],
     offline: Annotated[
-        bool, typer.Option("--offline", help="Download the board's wheels here and send them: it has no network.")
+        bool, typer.Option("--offline", help="Download the wheels here and send them, for a device without a network.")
     ] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove all that EdgeKit put there.")] = False,
 ) -> None:
-    """Install ONNX Runtime on a board, in a venv of EdgeKit's own; or remove all of EdgeKit from it."""
+    """Install ONNX Runtime on a device, in a venv of EdgeKit's own; or remove all of EdgeKit from it."""
     from ..console import progress_bar, stdout
     from ..doctor.provision import provision, remove_all
 

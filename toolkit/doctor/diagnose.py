@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from ...deploy.devices.ssh.board import NEEDED, Board, clock_remark, lacks
+from ...deploy.devices.device import Device
 from ...deploy.environment import cores_got, describe, state
 from ...deploy.errors import DISTRIBUTION
 from ..analysis.noise import threads_advised
@@ -59,30 +59,28 @@ def diagnose() -> dict[str, Any]:
     }
 
 
-def diagnose_board(name: str) -> dict[str, Any]:
-    """What is on a board and what it lacks; all about the machine where it can run EdgeKit's own code.
+def diagnose_device(device: Device) -> dict[str, Any]:
+    """What is on another device and what it lacks; all about the machine where it can run EdgeKit's own code.
 
     Raises:
-        DeviceError: it cannot be reached, or has no Python that is new enough.
+        DeviceError: it cannot describe itself, be reached, or has no Python that is new enough.
     """
-    with Board(name) as board:
-        probe = board.look()
-        remarks = [*lacks(probe), *([remark] if (remark := clock_remark(probe)) else [])]
-        found: dict[str, Any] = {
-            "device": name,
-            "python": probe.facts,
-            "packages": [
-                Package(
-                    NEEDED[module], package.version, _PACKAGES[NEEDED[module]][2], f"edgekit provision --device {name}"
-                )
-                for module, package in probe.packages.items()
-            ],
-            "remarks": remarks,
-        }
-        if not lacks(probe):
-            found |= board.describe()
-            target = target_for(found["machine"]["machine"], found["machine"]["isa"])
-            found["target"] = {"name": target, "why": TARGETS[target].why}
+    device.require("describe")
+    with device:
+        description = device.describe()
+    install = f"edgekit provision --device {device.name}"
+    found: dict[str, Any] = {
+        "device": device.name,
+        "python": description.facts._asdict(),
+        "packages": [
+            Package(name, version, _PACKAGES[name][2], install) for name, version in description.packages.items()
+        ],
+        "remarks": [*description.lacks, *description.remarks],
+    }
+    if not description.lacks:
+        target = target_for(description.machine["machine"], description.machine["isa"])
+        found |= {"machine": description.machine, "state": description.state}
+        found["target"] = {"name": target, "why": TARGETS[target].why}
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ...deploy.bundle import Bundle
-from ...deploy.devices.device import Device, open_device
+from ...deploy.devices.device import Device, kind_of, open_device
 from ...deploy.engine.passport import ENGINE_FORMAT
 from ...deploy.environment import describe
 from ...deploy.errors import EdgeKitError, LostDeviceError
@@ -75,8 +75,9 @@ def validate(
     contract, plan = contract or Contract(), plan or Plan()
     if len(set(devices)) < len(devices):
         raise EdgeKitError("a device is named twice", fix="name each --device once")
-    if ort_web and not any(device.startswith("browser") for device in devices):
+    if ort_web and not any("ort_web" in kind_of(device).settings for device in devices):
         raise EdgeKitError("--ort-web is for a browser", fix="pass --device browser with it")
+    opened = {name: open_device(name, ort_web=ort_web) for name in devices}
     if verify is not None:
         for bundle in (*bundles, *([baseline] if baseline else [])):
             verify_bundle(bundle, verify)
@@ -89,7 +90,7 @@ def validate(
         for bundle in bundles:  # before minutes are spent on measuring
             own = bundle.manifest
             counterpart(stored, {"id": bundle.id, "name": own.name, "format": own.format, "precision": own.precision})
-        if list(devices) == ["local"] and not across_hardware:
+        if all(device.here for device in opened.values()) and not across_hardware:
             check_hardware(stored["device"], describe())
     test, overlap = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt), None
     if test is not None:
@@ -98,20 +99,22 @@ def validate(
     else:
         _log.info("no test images are known: accuracy is not measured (pass --images)")
 
-    def on(device: str, show: Progress) -> Result:
-        settings = {"ort_web": ort_web} if device.startswith("browser") else {}
-        with open_device(device, **settings) as opened:
-            chain = with_ancestors(bundles, baseline, opened.formats(), device)
+    def on(name: str, show: Progress) -> Result:
+        with opened[name] as device:
+            chain = with_ancestors(bundles, baseline, device.formats(), name)
             _check_session(plan, chain)
-            folder = keep if len(devices) == 1 or keep is None else keep / device_slug(device)
-            return _measure(opened, chain, candidates, plan, contract, test, show, folder)
+            folder = keep if len(devices) == 1 or keep is None else keep / device_slug(name)
+            return _measure(device, chain, candidates, plan, contract, test, show, folder)
 
     shows = [progress[device] if isinstance(progress, Mapping) else progress for device in devices]
     if len(devices) == 1:
         results, failed = [on(devices[0], shows[0])], []
     else:
         results, failed = _side_by_side(devices, shows, on)
-    results = [_with_host(result, test, show) for result, show in zip(results, shows, strict=False)]
+    results = [
+        result if opened[result.device].here else _with_host(result, test, show)
+        for result, show in zip(results, shows, strict=False)
+    ]
     reports = [make_report(replace(result, overlap=overlap)) for result in results]
     if len(devices) > 1:
         return Validation(join_reports(reports, failed), test)
@@ -195,7 +198,7 @@ def _measure(
 
 
 def _with_host(result: Result, test: ImageSet | None, progress: Progress) -> Result:
-    """A result with this machine's own answers, where another one was measured."""
-    if result.device == "local" or test is None:
+    """A result with this machine's own answers beside those of another one."""
+    if test is None:
         return result
     return replace(result, host=compare_with_host(result.bundles, result.measurements, test, progress))

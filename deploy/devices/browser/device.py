@@ -16,7 +16,6 @@ from PIL import __version__ as pillow_version
 
 from ...bundle import Bundle
 from ...documents import read
-from ...engine.build import Options
 from ...environment import UNAVAILABLE
 from ...errors import DeviceError, LostDeviceError
 from ...images import ImageSet
@@ -27,6 +26,7 @@ from ...measuring.worker import INPUTS
 from ...parity import compare
 from ...preprocess import Preprocess
 from ...progress import Progress
+from ..device import Device
 from .server import Pages, Server
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ _TYPES = {
 _NAME = re.compile(r"browser(?P<webgpu>\+webgpu)?(?:://(?P<address>[\w.-]+)(?::(?P<port>\d+))?)?")
 
 
-class BrowserDevice:
+class BrowserDevice(Device):
     """Whatever opens the address: "browser", or "browser+webgpu"; "://ADDRESS:PORT" chooses where it is served.
 
     Args:
@@ -95,9 +95,6 @@ class BrowserDevice:
                 raise DeviceError(f"{path} is not that of ONNX Runtime Web {ORT_WEB}", fix=fix)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """The server lives as long as a measurement."""
-
     def formats(self) -> set[str]:
         """What ONNX Runtime Web runs."""
         return {"onnx"}
@@ -119,11 +116,6 @@ class BrowserDevice:
             progress("waiting for the page to be opened", 0.0)
             found = follow(self._words(server, bundles), progress)
             return Measured.from_json(found, self.name, bundles, len(images or ()))
-
-    def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
-        """There is no TensorRT in a browser."""
-        del bundle, options, out, progress
-        raise DeviceError("a browser builds no engines", fix="build on this machine, or on --device ssh://user@host")
 
     def _pages(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None) -> Pages:
         pages = {"": _file(_HERE / "page.html")}

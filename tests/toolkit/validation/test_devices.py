@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices.board.probe import Facts
 from edgekit.deploy.errors import DeviceError, EdgeKitError
 from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.console import PlainConsole
@@ -119,12 +120,13 @@ def test_a_run_that_was_cut_short(judged: Judge) -> None:
 
 def test_wheels_for_a_board() -> None:
     """Every glibc up to the board's own, and the names from before PEP 600; no musl."""
-    tags = platform_tags({"machine": "aarch64", "libc": ["glibc", "2.31"]})
+    facts = Facts((3, 11, 2), "/p", "/p", "aarch64", ("glibc", "2.31"), "Linux", "/c", True, 1e9)
+    tags = platform_tags(facts)
     assert tags[0] == "manylinux_2_31_aarch64"
     assert {"manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"} <= set(tags)
     assert "manylinux_2_34_aarch64" not in tags
     with pytest.raises(DeviceError, match="no glibc"):
-        platform_tags({"machine": "aarch64", "libc": ["", ""]})
+        platform_tags(facts._replace(libc=("", "")))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The agent on a board: `python -m edgekit.deploy.devices.ssh.remote_agent CACHE`, attended over its pipes.
+"""The agent on a board: `python -m edgekit.deploy.devices.board.remote_agent CACHE`, attended over its pipes.
 
 The first line on standard input is the job; after it lines come every few seconds for as long as the other side is
 there. Once they stop, everything that was started here ends and the job's folder is removed. One job at a time.

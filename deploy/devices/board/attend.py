@@ -1,0 +1,88 @@
+"""Running the agent on a board: it is started, hears every few seconds that this side is there, and is listened to."""
+
+import contextlib
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ...errors import DeviceError, LostDeviceError
+from ...measuring.agent import follow
+from ...progress import Progress
+from ..transport import CommandError, Transport, ended
+from .remote_agent import HEARTBEAT_S, PATIENCE_S, RECEIVED
+
+# An agent that says nothing for this long, though the line is alive, is stuck.
+_SILENCE_S = 60.0
+# After a cut: how long the device is tried.
+RECONNECT_S = 30.0
+
+
+def attend(
+    transport: Transport, name: str, agent: str, request: Mapping[str, Any], progress: Progress,
+    collect: Callable[[], str | None],
+) -> dict[str, Any]:  # fmt: skip
+    """Start the agent and follow it to its result.
+
+    Args:
+        agent: the shell command that starts it.
+        request: the line that it reads first.
+        collect: fetches a result that the board kept when the line was cut; None where it has none.
+
+    Raises:
+        EdgeKitError: what the agent reports.
+        LostDeviceError: the board went away and kept no result.
+    """
+    process = transport.start(agent)
+    with ended(process), _beating(process, request) as say:
+        try:
+            result = follow(_lines(transport, name, process), progress)
+        except LostDeviceError as lost:
+            progress("reconnecting", 0.0)
+            try:
+                transport.reconnect(RECONNECT_S)
+                collected = collect()
+            except DeviceError:
+                raise lost from None
+            if collected is None:
+                raise
+            return follow([collected], progress)
+        say(RECEIVED)
+        return result
+
+
+def _lines(transport: Transport, name: str, process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """What the agent prints. Where it is killed, the measurement is lost."""
+    try:
+        yield from transport.lines(process, _SILENCE_S)
+    except CommandError as error:
+        raise LostDeviceError(
+            f"{name}: the agent was ended there ({error})", fix=f"edgekit doctor --device {name} reports more"
+        ) from error
+
+
+@contextlib.contextmanager
+def _beating(process: subprocess.Popen[bytes], request: Mapping[str, Any]) -> Iterator[Callable[[str], None]]:
+    """Send the request, then an empty line every few seconds; yields a way to send another line."""
+    over, lock = threading.Event(), threading.Lock()
+    assert process.stdin  # noqa: S101 # it is a pipe
+    stream = process.stdin
+
+    def say(line: str) -> None:
+        with lock, contextlib.suppress(OSError, ValueError):  # that the line is dead shows in the other direction
+            stream.write(f"{line}\n".encode())
+            stream.flush()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_S):
+            say("")
+
+    say(json.dumps(request))
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield say
+    finally:
+        over.set()
+        thread.join(PATIENCE_S)

@@ -1,0 +1,289 @@
+"""A board: what it needs is sent once and kept by its hash, the agent measures or builds, its result comes back."""
+
+import contextlib
+import getpass
+import logging
+import re
+import shlex
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...bundle import Bundle
+from ...documents import read
+from ...engine.build import Options
+from ...engine.passport import ENGINE_FORMAT
+from ...errors import DeviceError, LostDeviceError
+from ...files import scratch_folder, sha256
+from ...images import ImageSet
+from ...measuring import cargo
+from ...measuring.agent import Measured, heard
+from ...measuring.cargo import Parcel
+from ...measuring.plan import Plan
+from ...measuring.worker_process import megabytes
+from ...progress import Progress, silent
+from ...session import PACKAGES
+from ..device import Description, Device
+from ..transport import CommandError, Transport
+from .attend import RECONNECT_S, attend
+from .install import install
+from .probe import NEEDED, Facts, Probe, Wanted, clock_remark, lacks, read_answer, read_probe
+from .remote_agent import RESULT
+
+_log = logging.getLogger(__name__)
+
+# A board may take long to import a runtime from a slow card.
+_PROBE_S = 90.0
+_TRIES = 3
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# An engine holds its model's weights, in fp32 at most, and some megabytes of kernels.
+_MOST_GROWTH, _MOST_ENGINE_BYTES = 8, 256 << 20
+
+_BOOTSTRAP = Path(__file__).parent / "bootstrap.py"
+# The Python that provision installed, in either place where it may be (see bootstrap.caches), if the folder belongs to
+# the user: in /tmp anybody may have been first. Else the system's.
+_PYTHON = """\
+for d in "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit" "${TMPDIR:-/tmp}/edgekit-$(id -u)"; do
+[ -O "$d" ] && [ ! -L "$d" ] && [ -x "$d/venv/bin/python3" ] && exec "$d/venv/bin/python3" -
+done
+exec python3 -"""
+
+
+class Board(Device):
+    """A device with a shell and a Python, however it is reached."""
+
+    def __init__(self, name: str, transport: Transport) -> None:
+        self.name, self._transport = name, transport
+        self._probe: Probe | None = None
+
+    def __enter__(self) -> "Board":
+        self._transport.connect()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._transport.close()
+
+    def formats(self) -> set[str]:
+        """Those that ONNX Runtime and, where it is there, TensorRT run: no board is required to have torch.
+
+        Raises:
+            DeviceError: the board lacks Python, a package, or a folder that can be written.
+        """
+        self._check()
+        return {"onnx"} | ({ENGINE_FORMAT} if self.inspect().found else set())
+
+    def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
+        """Send what is not there yet, and run the agent."""
+        with scratch_folder() as folder:
+            parcels = list(_parcels(bundles, images, folder))
+            _, result = self._run(parcels, cargo.job(bundles, plan, self.name), progress)
+            return Measured.from_json(result, self.name, bundles, len(images or ()))
+
+    def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
+        """Send the model, have it built there, and fetch the engine; the board keeps its copy for running it."""
+        self._check()
+        if not self.inspect().found:
+            raise DeviceError(
+                f"{self.name} has no TensorRT that its Python finds",
+                fix="on a Jetson it is the system's: name a Python that sees it, --device ssh://host/usr/bin/python3, "
+                "or that of a venv made with --system-site-packages",
+            )
+        with scratch_folder() as folder:
+            job = cargo.build_job(bundle, options, cargo.bundle_folder(bundle))
+            probe, built = self._run(list(_parcels([bundle], None, folder)), job, progress)
+            progress("fetching", 0.0)
+            digest, parcel, unpacked = built.get("parcel"), folder / "parcel", folder / "unpacked"
+            if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+                raise DeviceError(
+                    f"{self.name} names its engine {str(digest)[:80]!r}, which is not a hash",
+                    fix="do not trust this device",
+                )
+            most = _MOST_GROWTH * bundle.size_bytes + _MOST_ENGINE_BYTES
+            self._transport.get(f"{probe.cache}/{digest}", parcel, most)
+            if sha256(parcel) != digest:
+                raise DeviceError(f"{self.name}: the engine arrived damaged", fix="run the command again")
+            made, *others = cargo.unpack_bundles(parcel, unpacked, most, f"what {self.name} built")
+            if others:
+                raise DeviceError(f"{self.name} sent more than one engine", fix="do not trust this device")
+            cargo.adopt(made, bundle, out)
+
+    def describe(self) -> Description:
+        """Its Python and packages; where it lacks nothing, the machine and its state, by the code that measures."""
+        probe = self.inspect()
+        remark, missing = clock_remark(probe.facts), lacks(probe)
+        packages = {NEEDED[module]: package.version for module, package in probe.packages.items()}
+        about = {"machine": {}, "state": {}} if missing else self._machine()
+        return Description(probe.facts, packages, missing, [remark] if remark else [], **about)
+
+    def provision(self, download: Callable[[Facts, Path], None] | None, progress: Progress) -> dict[str, str]:
+        """Make a venv in EdgeKit's folder there."""
+        probe = self.probe(Wanted())
+        if remark := clock_remark(probe.facts):
+            _log.info(f"{self.name}: {remark}")
+        install(probe, self.run, self.send, download, progress)
+        self._probe = None  # again, by the new Python, as validate will
+        packages = self.inspect().packages
+        broken = [f"{NEEDED[module]}: {package.error}" for module, package in packages.items() if not package.version]
+        if broken:
+            raise DeviceError(
+                f"installed, but it does not work there: {'; '.join(broken)}",
+                fix=f"edgekit doctor --device {self.name}",
+            )
+        return {NEEDED[module]: package.version or "" for module, package in packages.items()}
+
+    def clean(self) -> list[str]:
+        """Remove all that EdgeKit put on the board: the folders that are gone."""
+        answers = (read_answer(message, self.name).cleaned for message in self._ask({"clean": True}))
+        return next((list(cleaned) for cleaned in answers if cleaned is not None), [])
+
+    def inspect(self) -> Probe:
+        """The board's packages; it is asked once.
+
+        Raises:
+            DeviceError: there is no Python, it is too old, or no folder can be written.
+        """
+        if self._probe is None:
+            self._probe = self.probe(Wanted(packages=list(NEEDED), modules=PACKAGES[ENGINE_FORMAT]))
+        return self._probe
+
+    def probe(self, wanted: Wanted) -> Probe:
+        """Ask what is there, and let what has arrived find its place (see bootstrap.main).
+
+        Raises:
+            DeviceError: there is no Python, it is too old, or no folder can be written.
+        """
+        return read_probe(self._ask(wanted.request()), wanted, self.name)
+
+    def run(self, command: str, timeout: float) -> None:
+        """Run a shell command on the board.
+
+        Raises:
+            DeviceError: it failed.
+        """
+        try:
+            for _ in self._transport.run(command, "", timeout):
+                pass
+        except CommandError as error:
+            raise DeviceError(
+                f"{self.name}: {error}", fix=f"edgekit doctor --device {self.name} reports what is there"
+            ) from error
+
+    def send(self, parcels: Sequence[Parcel], progress: Progress, code: str | None = None) -> Probe:
+        """See that every parcel is in the board's cache, undamaged; a cut line is connected again.
+
+        Args:
+            code: the hash of the parcel with EdgeKit's code, which is unpacked there.
+        """
+        hashes = [parcel.sha256 for parcel in parcels]
+        for attempt in range(_TRIES):
+            try:
+                probe = self.probe(Wanted(land=hashes))
+                missing = [parcel for parcel in parcels if probe.files.get(parcel.sha256) != "whole"]
+                if missing:
+                    self._check_room(probe, missing, parcels)
+                    self._put(missing, probe, progress)
+                probe = self.probe(Wanted(land=hashes, code=code))
+                if all(state == "whole" for state in probe.files.values()):
+                    return probe
+            except LostDeviceError:
+                if attempt + 1 == _TRIES:
+                    raise
+                progress("reconnecting", 0.0)
+                self._transport.reconnect(RECONNECT_S)
+        raise DeviceError(
+            f"{self.name}: files arrive damaged, {_TRIES} times over", fix="check the board's memory card"
+        )
+
+    def _run(
+        self, parcels: Sequence[Parcel], job: dict[str, Any], progress: Progress
+    ) -> tuple[Probe, dict[str, Any]]:  # fmt: skip
+        """Send what is not there yet, the code first, and run the agent: its result."""
+        code, *others = parcels
+        probe = self.send(parcels, progress, code.sha256)
+        request = {
+            "host": f"{getpass.getuser()}@{socket.gethostname()}, since {time.strftime('%H:%M')}",
+            "parcels": [parcel.sha256 for parcel in others],
+            "job": job,
+            "result": f"{RESULT}{socket.gethostname()}-{time.time_ns()}",
+        }
+        agent = f"{_python(probe)} -u -m edgekit.deploy.devices.board.remote_agent {shlex.quote(probe.cache)}"
+
+        def collect() -> str | None:
+            return self.probe(Wanted(collect=request["result"])).collected
+
+        return probe, attend(self._transport, self.name, agent, request, progress, collect)
+
+    def _machine(self) -> dict[str, Any]:
+        """The machine and its state."""
+        with scratch_folder() as folder:
+            code = cargo.parcel(cargo.code("deploy"), folder)
+            probe = self.send([code], silent, code.sha256)
+        program = (
+            "import json; from edgekit.deploy.environment import describe, state; "
+            "print(json.dumps({'machine': describe(), 'state': state()}))"
+        )
+        for message in self._messages(f"{_python(probe)} -c {shlex.quote(program)}", ""):
+            if message.keys() == {"machine", "state"} and all(isinstance(part, dict) for part in message.values()):
+                return read(dict[str, Any], message)
+        raise DeviceError(f"{self.name} did not describe itself", fix="run edgekit doctor --device again")
+
+    def _check(self) -> None:
+        """Raise DeviceError where the board cannot measure."""
+        for lack in lacks(self.inspect()):
+            raise DeviceError(
+                f"{self.name}: {lack}",
+                fix=f"edgekit provision --device {self.name} (or there: pip install {' '.join(NEEDED.values())})",
+            )
+
+    def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        program = f"{_BOOTSTRAP.read_text(encoding='utf-8')}\nmain({request!r})\n"
+        python = self._transport.python
+        return self._messages(f"exec {shlex.quote(python)} -" if python else _PYTHON, program)
+
+    def _messages(self, command: str, text: str) -> Iterator[dict[str, Any]]:
+        """The messages of a command. Its exit code does not count: a message that is missing is noticed."""
+        with contextlib.suppress(CommandError):
+            for line in self._transport.run(command, text, _PROBE_S):
+                yield heard(line)
+
+    def _put(self, missing: Sequence[Parcel], probe: Probe, progress: Progress) -> None:
+        total, done = sum(parcel.size for parcel in missing), 0
+        for parcel in missing:
+
+            def part(share: float, done: int = done, size: int = parcel.size) -> None:
+                progress("sending", (done + share * size) / total)
+
+            part(0.0)
+            there, sent = f"{probe.cache}/{parcel.sha256}.part", int(probe.files.get(parcel.sha256, 0))
+            if sent >= parcel.size:  # of the right length and wrong: neither rsync nor sftp would touch it
+                self.run(f"rm {shlex.quote(there)}", _PROBE_S)
+                sent = 0
+            self._transport.put(parcel.path, there, sent, part)
+            done += parcel.size
+
+    def _check_room(self, probe: Probe, missing: Sequence[Parcel], parcels: Sequence[Parcel]) -> None:
+        """What is sent, and all of it unpacked."""
+        needed, free = sum(parcel.size for parcel in (*missing, *parcels)), probe.facts.free_bytes
+        if free < needed:
+            raise DeviceError(
+                f"{self.name}: {megabytes(free)} are free in {probe.cache}, {megabytes(needed)} are needed",
+                fix=f"free some room there, or edgekit provision --device {self.name} --clean, or pass --limit",
+            )
+
+
+def _parcels(bundles: Sequence[Bundle], images: ImageSet | None, folder: Path) -> Iterator[Parcel]:
+    """EdgeKit's code first, the bundles, the images."""
+    yield cargo.parcel(cargo.code("deploy"), folder)
+    for bundle in bundles:
+        yield cargo.parcel(cargo.bundle_files(bundle, cargo.bundle_folder(bundle)), folder)
+    if images is not None:
+        yield cargo.parcel(cargo.image_files(images, folder), folder)
+
+
+def _python(probe: Probe) -> str:
+    """The board's Python with EdgeKit's code, as a shell command."""
+    cache, code = shlex.quote(probe.cache), shlex.quote(probe.code or "")
+    return f"cd {cache} && PYTHONPATH={code} exec {shlex.quote(probe.facts.executable)}"

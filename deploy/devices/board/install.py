@@ -1,0 +1,69 @@
+"""Installing the runtime on a board: a venv in EdgeKit's folder there, nothing else is touched."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from ...errors import DeviceError
+from ...files import scratch_folder
+from ...measuring import cargo
+from ...measuring.cargo import Parcel
+from ...progress import Progress
+from .probe import NEEDED, Facts, Probe
+
+# A slow board unpacks a runtime from a slow card.
+_INSTALL_S, _MOVE_S, _UNPACK_S = 900.0, 60.0, 300.0
+
+
+Run = Callable[[str, float], None]
+Send = Callable[[list[Parcel], Progress], Probe]
+Download = Callable[[Facts, Path], None]
+
+
+def install(probe: Probe, run: Run, send: Send, download: Download | None, progress: Progress) -> None:
+    """Make the venv anew; the old one stays until the new one is complete.
+
+    Args:
+        run: runs a shell command there, for at most so many seconds.
+        send: brings files into the board's cache.
+        download: fetches the wheels for the board's Python into a new folder here; None lets the board fetch them.
+
+    Raises:
+        DeviceError: the installation failed; then all is as it was before.
+    """
+    wheels = shlex.quote(_send_wheels(probe, run, send, download, progress)) if download else None
+    venv, old = (shlex.quote(f"{probe.cache}/{name}") for name in ("venv", "venv.old"))
+    python = shlex.quote(probe.facts.base)
+    pip = f"{venv}/bin/python3 -m pip install --no-input --disable-pip-version-check"
+    wanted = " ".join(NEEDED.values())
+    put_back = f"if [ -d {old} ]; then rm -rf {venv} && mv {old} {venv}; fi"
+    progress("installing", 0.0)
+    # what works stays until there is something better, also where an earlier try was cut off
+    run(f"{put_back}; if [ -d {venv} ]; then mv {venv} {old}; fi", _MOVE_S)
+    try:
+        if wheels:
+            run(f"{python} -m venv --without-pip {venv}", _INSTALL_S)
+            pip = f"PYTHONPATH=$(echo {wheels}/pip-*.whl) {pip} --no-index --find-links {wheels}"
+        else:
+            run(f"{python} -m venv {venv}", _INSTALL_S)
+        run(f"{pip} {wanted}", _INSTALL_S)
+        run(f"rm -rf {old} {wheels or ''}", _MOVE_S)
+    except DeviceError as error:
+        run(f"rm -rf {venv}; {put_back}", _MOVE_S)
+        raise DeviceError(
+            f"{error}", fix="on Debian: apt install python3-venv there; without a network: --offline"
+        ) from error
+
+
+def _send_wheels(probe: Probe, run: Run, send: Send, download: Download, progress: Progress) -> str:
+    """Download wheels here and send them; their folder there."""
+    with scratch_folder() as folder:
+        progress("downloading", 0.0)
+        download(probe.facts, folder / "wheels")
+        parcel = cargo.parcel(((wheel.name, wheel) for wheel in sorted((folder / "wheels").iterdir())), folder)
+        send([parcel], progress)
+    there = shlex.quote(f"{probe.cache}/wheels")
+    archive = shlex.quote(f"{probe.cache}/{parcel.sha256}")
+    unzip = f"{shlex.quote(probe.facts.executable)} -m zipfile -e"
+    run(f"rm -rf {there} && {unzip} {archive} {there} && rm {archive}", _UNPACK_S)
+    return f"{probe.cache}/wheels"

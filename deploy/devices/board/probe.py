@@ -1,0 +1,203 @@
+"""What is on a board: the bootstrap's messages, checked and typed."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ...documents import DocumentError, read
+from ...errors import DeviceError
+
+OLDEST_PYTHON = (3, 10)
+# what the agent and its runtime import -> the package that brings it
+NEEDED = {"numpy": "numpy", "PIL": "pillow", "onnxruntime": "onnxruntime"}
+
+# A clock that is off by more is reported: certificates are refused, file times are wrong.
+_CLOCK_S = 86400.0
+
+
+class Package(NamedTuple):
+    """A package on a board: its version, or why it cannot be imported; both None where it is missing."""
+
+    version: str | None
+    error: str | None
+
+
+class Facts(NamedTuple):
+    """A board's Python and free space (see bootstrap.facts)."""
+
+    python: tuple[int, int, int]
+    executable: str
+    base: str
+    machine: str
+    libc: tuple[str, str]
+    system: str
+    cache: str | None
+    rsync: bool
+    time: float
+    free_bytes: int = 0
+    cache_bytes: int = 0
+
+
+class Answer(NamedTuple):
+    """What bootstrap.main prints: each of its messages has some of these keys."""
+
+    facts: Facts | None = None
+    files: dict[str, int | str] | None = None
+    code: str | None = None
+    collected: str | None = None
+    unwritable: str | None = None
+    found: tuple[str, ...] | None = None
+    importing: str | None = None
+    imported: str | None = None
+    version: str | None = None
+    failed: str | None = None
+    missing: bool | None = None
+    error: str | None = None
+    cleaned: tuple[str, ...] | None = None
+
+
+class Probe(NamedTuple):
+    """What is on a board.
+
+    Attributes:
+        facts: its Python and free space.
+        cache: EdgeKit's folder there, an absolute path.
+        packages: import name -> what is there.
+        files: hash -> "whole", or how many bytes have arrived.
+        code: the folder of EdgeKit's own code, None where it was not asked for.
+        collected: a finished result, None where there is none.
+        found: the modules asked for that are there; they were not imported.
+    """
+
+    facts: Facts
+    cache: str
+    packages: dict[str, Package]
+    files: dict[str, int | str]
+    code: str | None
+    collected: str | None
+    found: list[str]
+
+
+class Wanted(NamedTuple):
+    """What a probe asks for (see bootstrap.main).
+
+    Attributes:
+        land: hashes of files that may have arrived.
+        code: the hash of the code that is to be unpacked.
+        collect: the name of a result.
+        packages: import names that are tried.
+        modules: that are looked for.
+    """
+
+    land: Sequence[str] = ()
+    code: str | None = None
+    collect: str | None = None
+    packages: Sequence[str] = ()
+    modules: Sequence[str] = ()
+
+    def request(self) -> dict[str, Any]:
+        """For bootstrap.main."""
+        return {
+            "land": list(self.land),
+            "code": self.code,
+            "collect": self.collect,
+            "import": list(self.packages),
+            "find": list(self.modules),
+        }
+
+
+def read_answer(message: dict[str, Any], device: str) -> Answer:
+    """A message of the bootstrap; JSON with other keys, as a login script may print, is an empty answer.
+
+    Raises:
+        DeviceError: an entry has another type, or a path is not an absolute, printable one.
+    """
+    if not message.keys() <= {*Answer._fields}:
+        return Answer()
+    collected = message.pop("collected", None)  # a result, larger than any other text
+    try:
+        answer = read(Answer, message)
+        paths = [answer.code, *((answer.facts.cache, answer.facts.executable) if answer.facts else ())]
+        texts = [*paths, *([answer.facts.machine, answer.facts.base, *answer.facts.libc] if answer.facts else [])]
+        if not all(text is None or text.isprintable() for text in texts):
+            raise DocumentError("a path with control characters")
+        if not all(path is None or path.startswith("/") for path in (answer.code, *paths[1:2])):
+            raise DocumentError("a path that is not absolute")
+        if collected is not None and not isinstance(collected, str):
+            raise DocumentError("a result that is not a text")
+    except DocumentError as error:
+        raise DeviceError(
+            f"{device} answers with what EdgeKit does not understand: {error}", fix="do not trust this device"
+        ) from error
+    return answer._replace(collected=collected)
+
+
+def read_probe(messages: Iterable[dict[str, Any]], wanted: Wanted, device: str) -> Probe:
+    """The bootstrap's messages together; of what they name, only what was asked for.
+
+    Raises:
+        DeviceError: there is no Python, it is too old, or no folder can be written.
+    """
+    answer, packages = Answer(), dict[str, Package]()
+    for message in messages:
+        part = read_answer(message, device)
+        if not {part.imported, part.failed, part.importing} <= {None, *wanted.packages}:
+            continue
+        if part.imported is not None:
+            packages[part.imported] = Package(part.version or "unknown", None)
+        elif part.failed is not None:
+            packages[part.failed] = Package(None, None if part.missing else part.error)
+        elif part.importing is not None:  # it stays so where the import kills the interpreter
+            packages[part.importing] = Package(None, "importing it ends the interpreter")
+        else:
+            answer = answer._replace(**{key: value for key, value in part._asdict().items() if value is not None})
+    facts = _usable(answer, device)
+    assert facts.cache is not None  # noqa: S101 # as _usable checks
+    files = {name: state for name, state in (answer.files or {}).items() if name in wanted.land}
+    found = [name for name in answer.found or () if name in wanted.modules]
+    return Probe(facts, facts.cache, packages, files, answer.code, answer.collected, found)
+
+
+def _usable(answer: Answer, device: str) -> Facts:
+    """The facts of a board that EdgeKit can use."""
+    facts, needed = answer.facts, ".".join(map(str, OLDEST_PYTHON))
+    if facts is None:
+        raise DeviceError(
+            f"{device} has no python3 that answers",
+            fix=f"install Python {needed} there, or name another in the address: {_named(device, '/usr/bin/python3')}",
+        )
+    if facts.python < OLDEST_PYTHON:
+        raise DeviceError(
+            f"{device} has Python {'.'.join(map(str, facts.python))}; EdgeKit needs {needed} or newer",
+            fix=f"install one there, and name it in the address: {_named(device, '/usr/bin/python3.11')}",
+        )
+    if facts.cache is None:
+        raise DeviceError(f"{device} has no folder that can be written", fix="make ~/.cache or /tmp writable there")
+    if answer.unwritable is not None:
+        raise DeviceError(f"{device} cannot write: {answer.unwritable}", fix="free some room there")
+    return facts
+
+
+def _named(device: str, python: str) -> str:
+    """The option that names another Python of a device."""
+    scheme, _, rest = device.partition("://")
+    return f"--device {scheme}://{rest.partition('/')[0]}{python}"
+
+
+def lacks(probe: Probe) -> list[str]:
+    """What a board needs before it can measure, one sentence each."""
+    found = []
+    for module, package in probe.packages.items():
+        if package.error is not None:
+            found.append(f"its {NEEDED[module]} does not work on this {probe.facts.machine}: {package.error}")
+        elif package.version is None:
+            found.append(f"it has no {NEEDED[module]}")
+    return found
+
+
+def clock_remark(facts: Facts) -> str | None:
+    """What follows from a clock that is wrong; None where it is right."""
+    off = facts.time - time.time()
+    if abs(off) <= _CLOCK_S:
+        return None
+    return f"its clock is off by {off / 86400:+.0f} days: it refuses certificates, so provision it with --offline"
