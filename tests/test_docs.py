@@ -145,6 +145,27 @@ def test_documents_name_every_entry_of_the_registries() -> None:
             assert f"`{name}`" in text, name
 
 
+def _messages() -> list[str]:
+    """Every text of the program, with … where it puts in a value."""
+    found = []
+    for folder in ("deploy", "export", "models", "toolkit"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+                if all(isinstance(part, ast.Constant | ast.FormattedValue) for part in parts):
+                    found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts))
+    return found
+
+
+def test_symptoms_are_messages_of_the_program() -> None:
+    """A heading in quotes is what an error says: each part between … is in one text of the program."""
+    messages = _messages()
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    for symptom in re.findall(r'^### "(.+?)"', page, re.MULTILINE):
+        parts = [part.strip(" ,;") for part in symptom.split("…")]
+        assert any(all(part in message for part in parts) for message in messages), symptom
+
+
 def test_decisions_have_a_number_each() -> None:
     """From 1 without a gap, each in one place, and the links to them lead there."""
     pages = (ROOT / "docs/decisions").glob("*.md")
