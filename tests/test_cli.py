@@ -296,3 +296,11 @@ def test_paths_with_spaces_and_other_letters(edgekit: Run, tmp_path: Path) -> No
     edgekit("quantize", DATA / "lenet-fp32", "--out", out)
     edgekit("validate", out, "--limit", "10", "--seconds", "0", "--baseline", DATA / "lenet-fp32")
     assert (tmp_path / "runs" / "模型.report" / "report.html").exists()
+
+
+def test_report_schema_is_printed() -> None:
+    """As JSON, without a report; with one it is refused."""
+    schema = json.loads(edgekit("report", "--schema").stdout)
+    assert schema["$schema"].endswith("2020-12/schema")
+    assert "fix:" in edgekit("report", code=1).stderr
+    assert "--schema takes no report" in edgekit("report", "x.json", "--schema", code=1).stderr

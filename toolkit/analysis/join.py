@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ...deploy.errors import EdgeKitError
 from .contract import ExitCode, Outcome
-from .report_schema import SCHEMA, Agreement, Failed, JoinedReport, OtherAnswer, Report, identity_of
+from .report_schema import SCHEMA, Agreement, DeviceAnswers, Failed, JoinedReport, Report, identity_of
 
 _BADNESS = {"pass": 0, "inconclusive": 1, "fail": 2}
 
@@ -60,7 +60,7 @@ def _agreement(reports: Sequence[Report], identity: str) -> Agreement:
         return {**entry, "images": None, "differ": []}
     answers = zip(reports[0]["ids"], *(model["predictions"] or () for model in models), strict=True)
     labels = reports[0]["labels"]
-    differ: list[OtherAnswer] = [
+    differ: list[DeviceAnswers] = [
         {"id": image, "answers": [labels[index] for index in given]} for image, *given in answers if len(set(given)) > 1
     ]
     return {**entry, "images": len(reports[0]["ids"]), "differ": differ}

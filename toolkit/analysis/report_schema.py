@@ -427,13 +427,25 @@ class _Device(EnvironmentFacts, total=False):
 
 
 class DeviceEntry(_Device):
-    """The device that was measured, and its state before and after."""
+    """The device that was measured, and its state before and after.
+
+    Attributes:
+        cores_allowed: by the affinity mask and the cgroup.
+        cores_got: how many cores as many busy threads got at the start.
+        threads: of one inference.
+    """
 
     name: str
 
 
 class ContractEntry(TypedDict, total=False):
-    """Limits that the candidates are judged by."""
+    """Limits that the candidates are judged by.
+
+    Attributes:
+        max_drop: percentage points of top-1; null for the default of 1.
+        min_speedup: a ratio; null for none.
+        confidence: of all intervals.
+    """
 
     max_drop: float | None
     min_speedup: float | None
@@ -545,7 +557,7 @@ class Failed(TypedDict):
     fix: str
 
 
-class OtherAnswer(TypedDict):
+class DeviceAnswers(TypedDict):
     """A test image that devices answer differently: each device's label."""
 
     id: str
@@ -556,7 +568,7 @@ class Agreement(Identity):
     """A model's answers on all devices; images is null where the devices had different ones."""
 
     images: int | None
-    differ: list[OtherAnswer]
+    differ: list[DeviceAnswers]
 
 
 class JoinedReport(Verdict):

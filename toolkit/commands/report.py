@@ -5,15 +5,16 @@ from typing import Annotated
 
 import typer
 
+from ...deploy.errors import EdgeKitError
 from .options import AcrossHardware, AsJson, Confidence, MaxDrop, MinSpeedup
 from .output import show
 
 
 def command(
     reports: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(help="report.json or result.json files; of several, the last is compared with each before it."),
-    ],
+    ] = None,
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     confidence: Confidence = 0.95,
@@ -25,8 +26,19 @@ def command(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here.")] = None,
     as_json: AsJson = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
 ) -> None:
     """Show a report again, or hold one against earlier ones, without measuring."""
+    if schema:
+        from ...deploy.visible import visible_json
+        from ..analysis.json_schema import report_schema
+
+        if reports:
+            raise EdgeKitError("--schema takes no report", fix="leave out the reports, or --schema")
+        print(visible_json(report_schema()))
+        return
+    if not reports:
+        raise EdgeKitError("no report is named", fix="edgekit report runs/….report/report.json")
     from ..analysis.compare import compare_reports, read_document, read_report
     from ..analysis.contract import Contract
     from ..analysis.join import join_reports

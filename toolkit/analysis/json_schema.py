@@ -1,0 +1,142 @@
+"""A JSON Schema (2020-12) of a type that `deploy.documents.read` reads, and the same as a Markdown page."""
+
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Literal, Union
+
+from ...deploy.documents import Bounds, Length, fields_of, is_record
+from .report_schema import Comparison, JoinedReport, Report
+
+Schema = dict[str, object]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean"}
+# An entry of a docstring's "Attributes:" section; its continuation lines are indented further.
+_ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {5,}.*)*)", re.MULTILINE)
+
+
+def report_schema() -> Schema:
+    """The schema of the report of one device or of several, and of a comparison."""
+    definitions: dict[str, Schema] = {}
+    schema = _of(Report | JoinedReport | Comparison, definitions)
+    return {"$schema": DIALECT, "title": "EdgeKit report", **schema, "$defs": dict(sorted(definitions.items()))}
+
+
+def report_page() -> str:
+    """The report's types as Markdown: a table per type."""
+    seen: dict[str, object] = {}
+    for kind in (Report, JoinedReport, Comparison):
+        _collect(kind, seen)
+    lines = [
+        "<!-- Written by: python -m edgekit.toolkit.analysis.json_schema -->",
+        "",
+        "# Report schema",
+        "",
+        "What `edgekit validate --json` prints and `report.json` holds, schema 4. `edgekit report --schema` prints it",
+        "as a JSON Schema (2020-12). Reports of schemas 1 to 3 are read and judged by today's rules.",
+        "",
+        "Entries marked `?` may be missing. Entries that are not listed may be added and are ignored by readers.",
+    ]
+    for name, kind in seen.items():
+        summary, attributes = _described(kind)
+        fields = fields_of(kind)
+        lines += ["", f"## {name}", "", summary, "", "| entry | type | |", "|---|---|---|"]
+        for key, entry in fields.kinds.items():
+            mark = "" if key in fields.required else "?"
+            lines.append(f"| `{key}`{mark} | {_text(entry)} | {attributes.get(key, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _of(kind: Any, definitions: dict[str, Schema]) -> Schema:
+    """The schema of an annotation; records become definitions."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        schema = _of(arguments[0], definitions)
+        for rule in arguments[1:]:
+            schema |= _rule(rule)
+        return schema
+    if is_record(kind):
+        if kind.__name__ not in definitions:
+            definitions[kind.__name__] = {}
+            definitions[kind.__name__] = _record(kind, definitions)
+        return {"$ref": f"#/$defs/{kind.__name__}"}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, UnionType):
+        return {"anyOf": [{"type": "null"} if one is type(None) else _of(one, definitions) for one in arguments]}
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return {"type": "array", "items": _of(arguments[0], definitions)}
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {"type": "object", "additionalProperties": _of(arguments[1], definitions)}
+    return {} if kind in (Any, object) else {"type": _PLAIN[kind]}
+
+
+def _record(kind: Any, definitions: dict[str, Schema]) -> Schema:
+    summary, attributes = _described(kind)
+    fields = fields_of(kind)
+    properties = {}
+    for name, entry in fields.kinds.items():
+        properties[name] = _of(entry, definitions)
+        if name in attributes:
+            properties[name]["description"] = attributes[name]
+    schema: Schema = {"type": "object", "description": summary, "properties": properties}
+    schema["required"] = sorted(fields.required)
+    return schema if fields.is_open else {**schema, "additionalProperties": False}
+
+
+def _rule(rule: object) -> Schema:
+    if isinstance(rule, Bounds):
+        return {"minimum": rule.low, "maximum": rule.high}
+    if isinstance(rule, Length):
+        most: Schema = {} if rule.high is None else {"maxItems": rule.high}
+        return {"minItems": rule.low, **most}
+    return {}
+
+
+def _described(kind: Any) -> tuple[str, dict[str, str]]:
+    """What a class's docstring says of it, and of its attributes."""
+    text = inspect.getdoc(kind) or ""
+    summary, _, section = text.partition("\n\nAttributes:\n")
+    attributes = {}
+    for names, said in _ATTRIBUTE.findall(section):
+        attributes |= dict.fromkeys(names.split(", "), " ".join(said.split()))
+    return " ".join(summary.split()), attributes
+
+
+def _collect(kind: Any, seen: dict[str, object]) -> None:
+    """The records that an annotation uses, each before those inside it."""
+    if is_record(kind):
+        if kind.__name__ in seen:
+            return
+        seen[kind.__name__] = kind
+        parts: Iterator[object] = iter(fields_of(kind).kinds.values())
+    else:
+        parts = iter(typing.get_args(kind)) if typing.get_origin(kind) is not Literal else iter(())
+    for part in parts:
+        _collect(part, seen)
+
+
+def _text(kind: Any) -> str:
+    """An annotation for people."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _text(arguments[0])
+    if is_record(kind):
+        return f"[{kind.__name__}](#{kind.__name__.lower()})"
+    if origin is Literal:
+        return ", ".join(f"`{one}`" for one in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join("null" if one is type(None) else _text(one) for one in arguments)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"list of {_text(arguments[0])}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"object of {_text(arguments[1])}"
+    return "anything" if kind in (Any, object) else _PLAIN[kind]
+
+
+if __name__ == "__main__":
+    print(report_page(), end="")
