@@ -298,7 +298,7 @@ def test_paths_with_spaces_and_other_letters(edgekit: Run, tmp_path: Path) -> No
     assert (tmp_path / "runs" / "模型.report" / "report.html").exists()
 
 
-def test_report_schema_is_printed() -> None:
+def test_report_schema_is_printed(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """As JSON, without a report; with one it is refused."""
     schema = json.loads(edgekit("report", "--schema").stdout)
     assert schema["$schema"].endswith("2020-12/schema")

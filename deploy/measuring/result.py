@@ -35,6 +35,7 @@ class Result:
         measurements: one a bundle, in their order.
         host: bundle id -> what this machine answered on the same images (see toolkit.host), where it was asked.
         overlap: what is known of test images that the models have seen; None where nobody looked.
+        provenance: what makes the validation again; None in results of earlier versions.
     """
 
     device: str
@@ -48,6 +49,7 @@ class Result:
     measurements: Sequence[Measurement]
     host: "Mapping[str, HostAnswers]" = field(default_factory=dict)
     overlap: "Overlap | None" = None
+    provenance: "Provenance | None" = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -64,6 +66,7 @@ class Result:
             "measurements": [measurement.to_json() for measurement in self.measurements],
             "host": dict(self.host),
             "overlap": self.overlap and self.overlap.to_json(),
+            "provenance": self.provenance,
         }
 
     @classmethod
@@ -101,6 +104,7 @@ class Result:
                 measurements=measurements,
                 host=document.host,
                 overlap=document.overlap,
+                provenance=document.provenance,
             )
         except (DocumentError, RecipeError) as error:
             raise EdgeKitError(f"{where} is not an EdgeKit result: {error}", fix="measure again") from error
@@ -147,6 +151,30 @@ class Overlap:
         return {**asdict(self), "pairs": [asdict(pair) for pair in self.pairs]}
 
 
+class Provenance(TypedDict):
+    """What makes a validation again, beside its plan, contract and models.
+
+    Attributes:
+        command: arguments as typed; empty where it was called from Python.
+        edgekit: its version.
+        candidates: ids of the bundles that were named.
+        baseline: id of the baseline that was named; null for the models that the candidates were made from.
+        images: place of the test images as given; null for the bundle's own.
+        images_sha256: of the names and contents of the test images; null without any.
+        limit: test images that were asked for; null for all.
+        skip_corrupt: images that cannot be decoded were left out.
+    """
+
+    command: list[str]
+    edgekit: str
+    candidates: list[str]
+    baseline: str | None
+    images: str | None
+    images_sha256: str | None
+    limit: int | None
+    skip_corrupt: bool
+
+
 class OtherAnswer(TypedDict):
     """An image that device and host answer differently: labels, and by how much the host's logit of its own answer is
     above that of the device's."""
@@ -181,6 +209,7 @@ class _Document(NamedTuple):
     measurements: tuple[Mapping[str, Any], ...]
     host: Mapping[str, HostAnswers] = MappingProxyType({})
     overlap: Overlap | None = None
+    provenance: Provenance | None = None
 
 
 def ids_and_targets(images: ImageSet | None) -> tuple[tuple[str, ...], np.ndarray]:

@@ -87,6 +87,7 @@ def make_report(result: Result) -> Report:
             "targets": targets.tolist(),
             "ids": list(result.ids),
             "overlap": plain(result.overlap),
+            "provenance": result.provenance,
         },
         models,
         result.candidates,

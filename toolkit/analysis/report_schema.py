@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypedDict
 
 from ...deploy.documents import Bounds, Length
 from ...deploy.measuring.measurement import EnvironmentFacts, SessionFacts
-from ...deploy.measuring.result import HostAnswers
+from ...deploy.measuring.result import HostAnswers, Provenance
 from .contract import ExitCode, Outcome, SpeedOutcome
 
 SCHEMA: Literal[4] = 4
@@ -485,6 +485,7 @@ class OverlapEntry(TypedDict):
 
 
 class _MeasuredReport(TypedDict, total=False):
+    provenance: Provenance | None
     overlap: OverlapEntry | None
 
 
@@ -518,6 +519,7 @@ class Report(_Report, MeasuredReport, Verdict):
         baseline: id of the source, which accuracy is compared with.
         speed_baseline: id of the fastest model that is neither quantized nor built.
         plan: how it was measured.
+        provenance: what `validate --reproduce` starts from.
         source: only of a report that was read: its file.
     """
 

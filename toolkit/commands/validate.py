@@ -1,15 +1,21 @@
 """edgekit validate."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from ...deploy.errors import EdgeKitError
 from .options import AcrossHardware, AsJson, Confidence, Devices, Images, MaxDrop, MinSpeedup, SkipCorrupt, Verify
 from .output import show, write_report
 
+# What may be asked for beside --reproduce; the rest is the report's.
+_WITH_REPRODUCE = {"reproduce", "out", "as_json", "ort_web", "verify", "across_hardware"}
+
 
 def command(
+    ctx: typer.Context,
     bundles: Annotated[
         list[Path] | None, typer.Argument(help="Optimised bundles. Default: the newest in runs/.")
     ] = None,
@@ -54,6 +60,10 @@ def command(
     ort_web: Annotated[
         Path | None, typer.Option(help="With --device browser: folder of onnxruntime-web's files.")
     ] = None,
+    reproduce: Annotated[
+        Path | None,
+        typer.Option(help="Measure again what this report.json records, and compare with it."),
+    ] = None,
     as_json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json, .html, junit.xml, summary.md; default: in runs/.")
@@ -69,6 +79,8 @@ def command(
     from ..workspace import RUNS, newest
     from .parsing import plan_of
 
+    if reproduce is not None:
+        _reproduce(ctx, reproduce, out, ort_web, verify, as_json=as_json, across_hardware=across_hardware)
     plan = plan_of(
         seconds, threads, scenario, fps, sustained, provider=provider, allow_fallback=allow_fallback,
         cuda_graph=cuda_graph,
@@ -83,8 +95,42 @@ def command(
             chosen, baseline=Bundle.open(baseline) if baseline and stored is None else None, stored=stored,
             images=images, limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan,
             devices=devices, skip_corrupt=skip_corrupt, across_hardware=across_hardware, keep=folder, ort_web=ort_web,
-            verify=verify, progress=dict(zip(devices, bars, strict=True)),
+            verify=verify, command=sys.argv[1:], progress=dict(zip(devices, bars, strict=True)),
         )  # fmt: skip
     write_report(result, folder)
     show(result.report, validation_table if len(devices) == 1 else devices_table, as_json)
     raise typer.Exit(result.exit_code)
+
+
+def _reproduce(
+    ctx: typer.Context, path: Path, out: Path | None, ort_web: Path | None, verify: Path | None,
+    *, as_json: bool, across_hardware: bool,
+) -> NoReturn:  # fmt: skip
+    """Measure again what a report records, and print today's figures beside the report's."""
+    from ..analysis.compare import compare_reports, read_report
+    from ..analysis.contract import Contract
+    from ..console import progress_bars
+    from ..report.terminal import comparison_table
+    from ..validation.reproduce import recorded, warn_of_versions
+    from ..validation.validate import validate
+
+    typed = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
+    if others := sorted({*typed} - _WITH_REPRODUCE):
+        option = "bundles" if others[0] == "bundles" else f"--{others[0].replace('_', '-')}"
+        raise EdgeKitError(f"{option} is the report's with --reproduce", fix="leave it out")
+    again = recorded(path, across_hardware=across_hardware)
+    device, folder = again.report["device"]["name"], out or path.parent / "reproduced"
+    with progress_bars([f"validate on {device}"]) as bars:
+        result = validate(
+            again.bundles, baseline=again.baseline, images=again.provenance["images"],
+            limit=again.provenance["limit"], skip_corrupt=again.provenance["skip_corrupt"], contract=again.contract,
+            plan=again.plan, devices=[device], ort_web=ort_web, verify=verify, command=sys.argv[1:],
+            reproduces=again.provenance, keep=folder, progress=dict(zip([device], bars, strict=True)),
+        )  # fmt: skip
+    write_report(result, folder)
+    now = read_report(folder / "report.json")
+    warn_of_versions(again.report, now)
+    confidence = Contract(confidence=again.contract.confidence)
+    comparison = compare_reports([again.report, now], confidence, across_hardware=True)
+    show(comparison, comparison_table, as_json)
+    raise typer.Exit(comparison["exit_code"])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ... import __version__
 from ...deploy.bundle import Bundle
 from ...deploy.devices.device import Device, kind_of, open_device
 from ...deploy.engine.passport import ENGINE_FORMAT
@@ -14,7 +15,7 @@ from ...deploy.errors import EdgeKitError, LostDeviceError
 from ...deploy.images import ImageSet
 from ...deploy.measuring.agent import Measured
 from ...deploy.measuring.plan import Plan
-from ...deploy.measuring.result import Result, ids_and_targets
+from ...deploy.measuring.result import Provenance, Result, ids_and_targets
 from ...deploy.progress import Progress, silent
 from ..analysis.compare import check_hardware, counterpart, hold_against
 from ..analysis.contract import Contract
@@ -27,6 +28,7 @@ from ..report.files import device_slug, write_result
 from ..signing import verify_bundle
 from .ancestors import with_ancestors
 from .overlap import unseen
+from .reproduce import check_images
 from .validation import Validation
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ def validate(
     keep: Path | None = None,
     ort_web: Path | None = None,
     verify: Path | None = None,
+    command: Sequence[str] = (),
+    reproduces: Provenance | None = None,
     progress: Progress | Mapping[str, Progress] = silent,
 ) -> Validation:
     """Compare optimised models with their original, measured together on a device, or on each of several.
@@ -65,6 +69,8 @@ def validate(
         verify: an ed25519 public key, whose owner must have signed the candidates and a baseline that is named; the
             models that they were made from are found by ids, which the signature covers.
         keep: folder for what was measured so far, should a device go away.
+        command: arguments as typed, which the report records.
+        reproduces: of an earlier report, whose test images these must be.
         progress: called as the work advances; or a callback per device, by its name.
 
     Raises:
@@ -99,6 +105,19 @@ def validate(
     else:
         _log.info("no test images are known: accuracy is not measured (pass --images)")
 
+    if reproduces is not None:
+        check_images(reproduces, test)
+    provenance: Provenance = {
+        "command": list(command),
+        "edgekit": __version__,
+        "candidates": candidates,
+        "baseline": baseline and baseline.id,
+        "images": images,
+        "images_sha256": None if test is None else test.sha256(),
+        "limit": limit,
+        "skip_corrupt": skip_corrupt,
+    }
+
     def on(name: str, show: Progress) -> Result:
         with opened[name] as device:
             chain = with_ancestors(bundles, baseline, device.formats(), name)
@@ -115,7 +134,7 @@ def validate(
         result if opened[result.device].here else _with_host(result, test, show)
         for result, show in zip(results, shows, strict=False)
     ]
-    reports = [make_report(replace(result, overlap=overlap)) for result in results]
+    reports = [make_report(replace(result, overlap=overlap, provenance=provenance)) for result in results]
     if len(devices) > 1:
         return Validation(join_reports(reports, failed), test)
     report = reports[0]

@@ -1,0 +1,104 @@
+"""A report says what made it, and `validate --reproduce` measures that again or says in one line why it cannot."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgekit import __version__
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.environment import describe
+from edgekit.deploy.errors import EdgeKitError
+from edgekit.toolkit.datasets import part_of
+from edgekit.toolkit.report.files import write_reports
+from edgekit.toolkit.validation.reproduce import check_images, recorded
+from edgekit.toolkit.validation.validate import validate
+
+from tests.toolkit.validation.test_validate import QUICK
+
+Edgekit = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def written(judged: Callable[..., Any], fp32: Bundle, int8: Bundle, tmp_path: Path) -> Callable[..., Path]:
+    """A report.json of this machine, with the entries of its provenance changed; None for a report without."""
+    report = json.loads(json.dumps(judged().report))
+    report["device"] |= {key: describe()[key] for key in ("machine", "cpu", "cores_allowed")}
+    for model, bundle in zip(report["models"], (fp32, int8), strict=True):
+        model["bundle"] = str(bundle.path)
+    test = part_of(fp32, "test")
+    assert test is not None
+
+    def write(change: dict[str, Any] | None = None, **entries: Any) -> Path:
+        provenance = {
+            "command": ["validate"], "edgekit": __version__, "candidates": [int8.id], "baseline": None, "images": None,
+            "images_sha256": test.sha256(), "limit": None, "skip_corrupt": False,
+        } | (change or {})  # fmt: skip
+        path = tmp_path / "report.json"
+        path.write_text(json.dumps({**report, "provenance": provenance, **entries}))
+        return path
+
+    return write
+
+
+def test_a_report_is_found_again(written: Callable[..., Path], fp32: Bundle, int8: Bundle) -> None:
+    """Its bundles by id, its plan and contract."""
+    again = recorded(written({"baseline": fp32.id}))
+    assert [bundle.id for bundle in again.bundles] == [int8.id]
+    assert again.baseline is not None
+    assert again.baseline.id == fp32.id
+    assert (again.plan.processes, again.plan.threads) == (3, 1)
+    check_images(again.provenance, part_of(fp32, "test"))
+
+
+def test_what_is_missing_or_differs_is_named(written: Callable[..., Path], fp32: Bundle, tmp_path: Path) -> None:
+    """Before anything is measured."""
+    with pytest.raises(EdgeKitError, match="does not record what made it"):
+        recorded(written(provenance=None))
+    with pytest.raises(EdgeKitError, match="does not measure: plan: unknown entry 'later'"):
+        recorded(written(plan={"later": 1}))
+    with pytest.raises(EdgeKitError, match="names models that it does not hold"):
+        recorded(written({"candidates": ["0123456789abcdef"]}))
+    with pytest.raises(EdgeKitError, match="different machines"):
+        recorded(written(device={"name": "local", "cpu": "another"}))
+    assert recorded(written(device={"name": "local", "cpu": "another"}), across_hardware=True).bundles
+    again = recorded(written({"images_sha256": "0" * 64, "images": "photos"}))
+    with pytest.raises(EdgeKitError, match="the test images of photos are not those of the report"):
+        check_images(again.provenance, part_of(fp32, "test"))
+    report = json.loads(written().read_text())
+    report["models"][1]["bundle"] = str(tmp_path / "moved")
+    report["models"][1]["id"] = report["provenance"]["candidates"][0] = "0123456789abcdef"
+    report["models"][0]["speedup_over"] = {}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(EdgeKitError, match=r"the bundle 0123456789abcdef \(lenet onnx int8\) is not here"):
+        recorded(tmp_path / "report.json")
+
+
+def test_another_version_is_warned_of(written: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    """It is no reason to refuse."""
+    recorded(written({"edgekit": "0.0.1"}))
+    assert "the report is of EdgeKit 0.0.1" in caplog.text
+
+
+def test_options_beside_it_are_refused(written: Callable[..., Path], edgekit: Edgekit) -> None:
+    """They are the report's."""
+    path = written()
+    assert "--limit is the report's" in edgekit("validate", "--reproduce", str(path), "--limit", "5", code=1).stderr
+    assert "bundles is the report's" in edgekit("validate", "x", "--reproduce", str(path), code=1).stderr
+
+
+@pytest.mark.slow
+def test_a_validation_is_measured_again(int8: Bundle, tmp_path: Path, edgekit: Edgekit) -> None:
+    """On the same images; today's figures beside the report's."""
+    first = validate([int8], limit=20, plan=QUICK, command=["validate", "x"])
+    path = write_reports(first.report, first.images, tmp_path / "first")[0]
+    assert json.loads(path.read_text())["provenance"]["command"] == ["validate", "x"]
+    output = edgekit("validate", "--reproduce", str(path), "--json").stdout
+    (row,) = json.loads(output)["rows"]
+    assert row["against"]["report"] == str(path)
+    assert row["against"]["drop"]["points"] == 0
+    assert "through the same baseline" in row["against"]["how"]
+    again = json.loads((tmp_path / "first/reproduced/report.json").read_text())
+    assert again["provenance"]["images_sha256"] == json.loads(path.read_text())["provenance"]["images_sha256"]
