@@ -39,8 +39,9 @@ from edgekit.toolkit.analysis.document import make_report
 from edgekit.toolkit.importing.import_model import read_labels
 from edgekit.toolkit.inspect import inspect_bundle
 from edgekit.toolkit.packing import pack as packing
-from edgekit.toolkit.report.files import junit, markdown
 from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.junit import junit
+from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import devices_table, facts_table, validation_table
 from edgekit.toolkit.signing import verify_bundle
 from edgekit.toolkit.training.recipe import Recipe

@@ -44,3 +44,20 @@ def _beside(best: Model, other: Model, names: Mapping[str, str], holds: bool) ->
     if ratio["low"] <= 1 <= ratio["high"]:
         remark += ", a difference that is not certain"
     return f"{speedup_text(ratio)} as fast as {names[other['id']]}{remark}"
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The indices of the models that no other model beats, by latency.
+
+    One model beats another if it is at least as fast and at least as accurate, and better in one of the two.
+
+    Args:
+        points: latency and accuracy of each model, the point estimates.
+    """
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
+    front: list[int] = []
+    for index in order:
+        best = points[front[-1]] if front else None
+        if best is None or points[index][1] > best[1] or points[index] == best:
+            front.append(index)
+    return front

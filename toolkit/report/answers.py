@@ -3,62 +3,90 @@
 import base64
 import io
 from collections.abc import Iterator
-from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
+from PIL import Image
 
 from ...deploy.images import ImageSet
+from ..analysis.report_schema import Model, Report
+from ..analysis.sentence import lead_candidate, short_names
 from ..analysis.wording import model_names, percent
-from .elements import paragraph, table
+from .elements import folded, paragraph, table
 
 _GALLERY = 24
 _THUMBNAIL = 96
 
-Report = Any  # see analysis.report_schema
 
 
 def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
-    """Images whose answer changed, those that the optimised model loses first."""
-    base, last, names = report["models"][0], report["models"][-1], model_names(report)
-    if images is None or base is last or not base["predictions"]:
+    """Images whose answer changed, those that the optimised model loses first; without pictures as a table."""
+    base, last, names = report["models"][0], _shown_model(report), short_names(report)
+    if base is last or not base["predictions"] or not last["predictions"]:
         return
     first, second, targets = (np.asarray(v) for v in (base["predictions"], last["predictions"], report["targets"]))
     flips = np.flatnonzero(first != second)
+    count = len(targets)
     if not len(flips):
-        note = Element("p")
-        note.text = f"None of {len(images)}: every image has the same answer."
-        yield note
+        yield paragraph(f"None of {count:,}: every image has the same answer.")
         return
-    order = sorted(flips, key=lambda index: (first[index] != targets[index], index))
-    gallery = Element("div", {"class": "gallery"})
-    for index in order[:_GALLERY]:
-        figure = SubElement(gallery, "figure")
-        SubElement(figure, "img", src=_thumbnail(images, int(index)), alt=images.ids[index])
-        caption = SubElement(figure, "figcaption")
-        labels = [
-            report["labels"][value] if value >= 0 else "?" for value in (targets[index], first[index], second[index])
-        ]
-        caption.text = f"{labels[0]}: {labels[1]} → {labels[2]}"
-    note = Element("p")
-    note.text = f"{len(flips)} of {len(images)}; true label: {names[base['id']]} → {names[last['id']]}" + (
-        f"; the first {_GALLERY} are shown" if len(flips) > _GALLERY else ""
+    order = sorted(flips, key=lambda index: (first[index] != targets[index], index))[:_GALLERY]
+    shown = f"; the first {_GALLERY} are shown" if len(flips) > _GALLERY else ""
+    yield paragraph(
+        f"{len(flips):,} of {count:,}{shown}. Below each, the true label and the answers of {names[base['id']]} → "
+        f"{names[last['id']]}."
     )
-    yield note
-    yield gallery
+
+    def label(index: int) -> str:
+        return report["labels"][index] if index >= 0 else "?"
+
+    answers = [[label(values[index]) for values in (targets, first, second)] for index in order]
+    if images is None:
+        rows = [[report["ids"][index], *given] for index, given in zip(order, answers, strict=True)]
+        yield folded("Which images", [table(["image", "true", names[base["id"]], names[last["id"]]], rows)])
+        return
+    made = Element("div", {"class": "gallery"})
+    for index, (truth, before, after) in zip(order, answers, strict=True):
+        figure = SubElement(made, "figure")
+        figure.append(_thumbnail(images, int(index)))
+        caption = SubElement(figure, "figcaption")
+        SubElement(caption, "span").text = f"true: {truth}"
+        given = SubElement(caption, "span")
+        for answer, arrow in ((before, " → "), (after, "")):
+            right = answer == truth
+            mark = "" if truth == "?" else " ✓" if right else " ✗"
+            kind = {} if truth == "?" else {"class": "right" if right else "wrong"}
+            shown_answer = SubElement(given, "b", kind)
+            shown_answer.text, shown_answer.tail = f"{answer}{mark}", arrow
+    yield made
 
 
-def _thumbnail(images: ImageSet, index: int) -> str:
+def _shown_model(report: Report) -> Model:
+    """The model whose answers are shown: the candidate that the verdict is about, else the last."""
+    return lead_candidate(report) or report["models"][-1]
+
+
+def _thumbnail(images: ImageSet, index: int) -> Element:
+    """The image at most 96 pixels wide and high; a small one is enlarged without smoothing."""
     image = images[index].image.convert("RGB")
+    small = max(image.size) < _THUMBNAIL // 2
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    kind, content = min((_encoded(image, kind) for kind in ("PNG", "JPEG")), key=lambda pair: len(pair[1]))
+    if small:
+        kind, content = _encoded(image, "PNG")
+    source = f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"
+    return Element("img", {"src": source, "alt": images.ids[index], **({"class": "small"} if small else {})})
+
+
+def _encoded(image: Image.Image, kind: str) -> tuple[str, bytes]:
     stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    image.save(stream, kind)
+    return kind, stream.getvalue()
 
 
 def confusion(report: Report) -> Iterator[Element]:
     """The optimised model's confusion matrix: a row a true class."""
-    model, targets = report["models"][-1], report["targets"]
+    model, targets = _shown_model(report), report["targets"]
     if not model["predictions"] or -1 in targets:
         return
     size = len(report["labels"])

@@ -1,169 +1,314 @@
-"""The report's charts, as inline SVG."""
+"""The report's charts, each drawn for a wide page and for a phone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
-from ..analysis.wording import milliseconds, model_names, percent
+from ..analysis.recommend import pareto_front
+from ..analysis.report_schema import Comparison, JoinedReport, Model, Report, SustainedEntry
+from ..analysis.sentence import short_names
+from ..analysis.wording import milliseconds, model_names
+from . import svg
+from .svg import COLOURS, FONT, Axis, Box, Point
 
-_WIDTH, _ROW, _LEFT, _RIGHT = 760, 56, 20, 20
-_COLOURS = ("var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)")
+
+WIDE, NARROW = 880, 350
+
+# Points of a scatter chart, rows of a bar chart; the table lists all models.
+_MOST = 40
+_ROW = 44
+_GRID = {"class": "grid"}
 
 
-def latency(report: Any) -> Element:
-    """A strip a model: every block's average call as a dot, the typical one with its interval over them."""
-    models, names = report["models"], model_names(report)
-    values = [np.asarray([block["ms"] for block in model["blocks"]]) for model in models]
-    edges = [(model["time_ms"]["low"], model["time_ms"]["high"]) for model in models]
-    low = min(min(v.min() for v in values), min(edge for edge, _ in edges))
-    high = max(max(v.max() for v in values), max(edge for _, edge in edges))
-    axis = _Axis(low, high, _LEFT, _WIDTH - _RIGHT)
-    chart = _chart(_ROW * len(models) + 30, "Latency of each block, by model, with the interval of the typical one")
-    _ticks(chart, axis, _ROW * len(models) + 4)
-    for row, (model, blocks) in enumerate(zip(models, values, strict=True)):
-        middle, colour = row * _ROW + 36, _COLOURS[row % len(_COLOURS)]
-        time = model["time_ms"]
-        interval = f"[{milliseconds(time['low'])}, {milliseconds(time['high'])}]"
-        _text(chart, _LEFT, middle - 20, f"{names[model['id']]}, {milliseconds(time['value'])} {interval}")
-        # the dots are spread over the row by their order in time, so that a drift shows as a slope
-        for place, value in enumerate(blocks):
-            up = middle + 18 * (place / max(1, len(blocks) - 1) - 0.5)
-            SubElement(chart, "circle", cx=f"{axis(value):.1f}", cy=f"{up:.1f}", r="3", fill=colour, opacity="0.45")
-        _error_bar(chart, (axis(time["low"]), middle), (axis(time["high"]), middle))
-        _line(chart, (axis(time["value"]), middle - 11), (axis(time["value"]), middle + 11), "var(--text)", 2)
+class Row(NamedTuple):
+    """A value with its interval, to be drawn as a bar or a point."""
+
+    name: str
+    text: str
+    value: float
+    low: float
+    high: float
+
+
+def plane(report: Report) -> Element:
+    """Top-1 accuracy over latency, both with intervals; the Pareto front marked; up and to the left is better."""
+    models = report["models"][:_MOST]
+    points = [(model["time_ms"]["value"], model["top1"]) for model in models]
+    front = set(pareto_front(points))
+    names = [short_names(report)[model["id"]] for model in models]
+    figure = _both(lambda width: _plane(models, names, front, width))
+    caption = SubElement(figure, "figcaption")
+    for kind, content in (
+        ("front", "Pareto front: no other model is as fast and as accurate"),
+        ("beaten", "another model is at least as fast and as accurate"),
+        ("bar", "interval"),
+    ):
+        if kind != "beaten" or len(front) < len(models):
+            SubElement(caption, "span", {"class": f"key {kind}"}).text = content
+    _numbered(figure, names)
+    if len(report["models"]) > _MOST:
+        SubElement(caption, "span").text = f"the first {_MOST} of {len(report['models'])} models"
+    return figure
+
+
+def _plane(models: Sequence[Model], names: Sequence[str], front: set[int], width: float) -> Element:
+    height = 360 if width == WIDE else 340
+    area = Box(64, 12, width - 16, height - 52)
+    times = [model["time_ms"] for model in models]
+    across = svg.latency_axis(min(t["low"] for t in times), max(t["high"] for t in times), area.left, area.right)
+    up = _share_axis([model["top1_interval"] for model in models], area)
+    chart = svg.chart(width, height, "Top-1 accuracy over mean latency of each model, with intervals")
+    _latency_scale(chart, across, area, "mean latency")
+    ticks = [value for value in up.ticks(6) if value <= 100]
+    for value in ticks:
+        svg.line(chart, (area.left, up(value)), (area.right, up(value)), _GRID)
+        svg.text(chart, (area.left - 8, up(value) + 4), f"{value:.{up.decimals(6)}f}", "end")
+    svg.text(chart, (14, (area.top + area.bottom) / 2), "top-1 accuracy, %", "middle", "title", upright=False)
+    points = [(across(time["value"]), up(100 * model["top1"])) for model, time in zip(models, times, strict=True)]
+    bars = _front_line(chart, [points[index] for index in sorted(front, key=lambda index: points[index])], area)
+    for index, (model, time, (x, y)) in enumerate(zip(models, times, points, strict=True)):
+        colour = "var(--c0)" if index in front else "var(--soft)"
+        left, right = across(time["low"]), across(time["high"])
+        bottom, top = (up(100 * share) for share in model["top1_interval"])
+        svg.error_bar(chart, (x, bottom), (x, top), colour)
+        svg.error_bar(chart, (left, y), (right, y), colour)
+        bars += [Box(x - 4, top, x + 4, bottom), Box(left, y - 4, right, y + 4)]
+    for index, (point, name) in enumerate(zip(points, names, strict=True)):
+        fill = "var(--c0)" if index in front else "var(--back)"
+        stroke = "var(--c0)" if index in front else "var(--soft)"
+        svg.circle(chart, point, 6, {"fill": fill, "stroke": stroke, "stroke-width": "2"})
+        SubElement(chart[-1], "title").text = name
+    _label(chart, points, names, bars, area)
     return chart
 
 
-def plane(report: Any) -> Element:
-    """Top-1 accuracy against latency (logarithmic), each with its interval; up and to the left is better."""
-    models, names, height = report["models"], model_names(report), 260
-    times = [model["time_ms"] for model in models]
-    left, right = min(time["low"] for time in times), max(time["high"] for time in times)
-    across = _Axis(left / 1.3, right * 1.3, 70, _WIDTH - _RIGHT)
-    lows, highs = zip(*(model["top1_interval"] for model in models), strict=True)
-    low, high = min(lows), max(highs)
-    margin = max(0.15 * (high - low), 0.005)
-    low, high = max(0.0, low - margin), min(1.0, high + margin)
-
-    def up(share: float) -> float:
-        return height - 40 - (share - low) / (high - low) * (height - 60)
-
-    chart = _chart(height, "Accuracy against latency, with intervals")
-    _ticks(chart, across, height - 30)
-    for share in np.linspace(low, high, 5):
-        _text(chart, 4, up(share) + 4, percent(float(share)))
-        _grid(chart, (70, up(share)), (_WIDTH - _RIGHT, up(share)))
-    for row, (model, time) in enumerate(zip(models, times, strict=True)):
-        x, y, colour = across(time["value"]), up(model["top1"]), _COLOURS[row % len(_COLOURS)]
-        bottom, top = model["top1_interval"]
-        _error_bar(chart, (x, up(bottom)), (x, up(top)), colour)
-        _error_bar(chart, (across(time["low"]), y), (across(time["high"]), y), colour)
-        SubElement(chart, "circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="5", fill=colour)
-    return _with_legend(chart, [names[model["id"]] for model in models])
+def _share_axis(intervals: Sequence[Sequence[float]], area: Box) -> Axis:
+    """An axis of percentages with room around the intervals."""
+    low, high = 100 * min(low for low, _ in intervals), 100 * max(high for _, high in intervals)
+    room = max(0.12 * (high - low), 0.2)
+    return Axis(max(0.0, low - room), min(100.0 + room / 2, high + room), area.bottom, area.top)
 
 
-def sustained(report: Any) -> Element:
+def _front_line(chart: Element, front: Sequence[Point], area: Box) -> list[Box]:
+    """The border of what the front beats, everything slower and less accurate; and the boxes around its lines."""
+    corners = [(front[0][0], area.bottom), front[0]]
+    for before, point in pairwise(front):
+        corners += [(point[0], before[1]), point]
+    corners.append((area.right, front[-1][1]))
+    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+    SubElement(chart, "polygon", {"class": "beaten", "points": f"{places} {area.right:.1f},{area.bottom:.1f}"})
+    SubElement(chart, "polyline", {"class": "front", "points": places})
+    return [Box(min(x, u) - 2, min(y, v) - 2, max(x, u) + 2, max(y, v) + 2) for (x, y), (u, v) in pairwise(corners)]
+
+
+def _label(chart: Element, points: Sequence[Point], names: Sequence[str], bars: Sequence[Box], area: Box) -> None:
+    """Names beside the points; numbers where the names do not fit, and a key below the chart."""
+    boxes = svg.place_labels(points, [svg.text_width(name) for name in names], bars, area)
+    shown = list(names)
+    if None in boxes:
+        chart.set("class", "numbered")
+        shown = [str(number + 1) for number in range(len(names))]
+        boxes = svg.place_labels(points, [svg.text_width(name) for name in shown], bars, area)
+    for (x, y), box, name in zip(points, boxes, shown, strict=True):
+        if box is None:
+            continue
+        nearest = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
+        if np.hypot(nearest[0] - x, nearest[1] - y) > 20:
+            svg.line(chart, (x, y), nearest, {"stroke": "var(--soft)", "stroke-width": "1"})
+        svg.text(chart, ((box.left + box.right) / 2, box.bottom - 5), name, "middle", "label")
+
+
+def _numbered(figure: Element, names: Sequence[str]) -> None:
+    """The key of a chart whose points have numbers, shown where that chart is."""
+    for chart in list(figure):
+        if "numbered" in chart.get("class", ""):
+            key = SubElement(figure, "ol", {"class": f"names {chart.get('class', '').split()[-1]}"})
+            for name in names:
+                SubElement(key, "li").text = name
+
+
+def latencies(report: Report) -> Element:
+    """A bar per model: mean latency with its interval."""
+    names = model_names(report)
+    return intervals([_latency_row(names[model["id"]], model) for model in report["models"]])
+
+
+def device_latencies(document: JoinedReport) -> Element:
+    """A bar per device and model."""
+    return intervals(
+        [
+            _latency_row(f"{report['device']['name']}: {short_names(report)[model['id']]}", model)
+            for report in document["devices"]
+            for model in report["models"]
+        ]
+    )
+
+
+def _latency_row(name: str, model: Model) -> Row:
+    time = model["time_ms"]
+    text = f"{milliseconds(time['value'])} [{time['low']:.3g}, {time['high']:.3g}]"
+    return Row(name, text, time["value"], time["low"], time["high"])
+
+
+def intervals(rows: Sequence[Row]) -> Element:
+    """Bars of mean latencies from zero; points on a logarithmic axis where bars of one would not be seen."""
+    shown = rows[:_MOST]
+    low, high = min(row.low for row in shown), max(row.high for row in shown)
+    log = svg.latency_axis(low, high, 0, 1).log
+
+    def draw(width: float) -> Element:
+        bottom = _ROW * len(shown) + 8
+        area = Box(10, 4, width - 14, bottom)
+        across = (
+            svg.latency_axis(low, high, area.left, area.right) if log else Axis(0, 1.04 * high, area.left, area.right)
+        )
+        chart = svg.chart(width, bottom + 46, "Mean latency, with intervals")
+        _latency_scale(chart, across, area, "mean latency")
+        for number, row in enumerate(shown):
+            middle = _ROW * number + 34
+            if not log:
+                size = {"x": f"{area.left:.1f}", "y": f"{middle - 6}", "width": f"{across(row.value) - area.left:.1f}"}
+                SubElement(chart, "rect", {**size, "height": "12", "fill": COLOURS[0], "opacity": "0.55", "rx": "2"})
+            _row_text(chart, row, middle - 13, area)
+            svg.error_bar(chart, (across(row.low), middle), (across(row.high), middle), "var(--text)")
+            if log:
+                svg.circle(chart, (across(row.value), middle), 5, {"fill": COLOURS[0]})
+        return chart
+
+    return _both(draw)
+
+
+def changes(document: Comparison) -> Element:
+    """How many times as fast as in each earlier report, with intervals, and the line of no change."""
+    rows = []
+    for entry in document["rows"][:_MOST]:
+        ratio = entry["against"]["speedup"]
+        text = f"{ratio['ratio']:.2f}× [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+        name = f"{entry['name']} {entry['precision']}, {entry['against']['report']}"
+        rows.append(Row(name, text, ratio["ratio"], ratio["low"], ratio["high"]))
+    values = [1.0, *(row.value for row in rows)]
+    # an interval may reach to nothing or infinity: it is drawn to the edge
+    low, high = min(values) / 3, max(values) * 3
+    low = max(low, min(1.0, *(row.low for row in rows)) / 1.1)
+    high = min(high, max(1.0, *(row.high for row in rows)) * 1.1)
+
+    def draw(width: float) -> Element:
+        bottom = _ROW * len(rows) + 8
+        area = Box(10, 4, width - 14, bottom)
+        across = Axis(low, high, area.left, area.right, log=bool(high / low > 10))
+        chart = svg.chart(width, bottom + 46, "Speed compared with the earlier report, with intervals")
+        for value in across.ticks(5 if width == NARROW else 8):
+            svg.line(chart, (across(value), area.top), (across(value), area.bottom), _GRID)
+            svg.text(chart, (across(value), area.bottom + 16), f"{value:.3g}×", "middle")
+        svg.text(chart, ((area.left + area.right) / 2, area.bottom + 38),
+                 "times as fast as before (over 1× is faster)", "middle", "title")  # fmt: skip
+        svg.line(chart, (across(1), area.top), (across(1), area.bottom), {"class": "unity"})
+        for number, row in enumerate(rows):
+            middle = _ROW * number + 34
+            _row_text(chart, row, middle - 13, area)
+            svg.error_bar(chart, (across(row.low), middle), (across(row.high), middle), "var(--c0)")
+            svg.circle(chart, (across(row.value), middle), 5, {"fill": COLOURS[0]})
+        return chart
+
+    return _both(draw)
+
+
+def _row_text(chart: Element, row: Row, y: float, area: Box) -> None:
+    """The name and the figures over a bar."""
+    figures = row.text if area.right > NARROW else row.text.partition(" [")[0]  # a phone shows the interval alone
+    room = area.right - area.left - svg.text_width(figures) - 16
+    svg.text(chart, (area.left, y), f"{svg.shortened(row.name, room)}  {figures}", kind="label")
+
+
+def blocks(report: Report) -> Element:
+    """A strip per model: every block's average call as a dot, in their order in time, under the mean's interval."""
+    models, names = report["models"][:_MOST], model_names(report)
+    values = [np.asarray([block["ms"] for block in model["blocks"]]) for model in models]
+    low = min(*(v.min() for v in values), *(model["time_ms"]["low"] for model in models))
+    high = max(*(v.max() for v in values), *(model["time_ms"]["high"] for model in models))
+
+    def draw(width: float) -> Element:
+        height = 56
+        area = Box(14, 4, width - 14, height * len(models) + 8)
+        across = svg.latency_axis(low, high, area.left, area.right)
+        chart = svg.chart(width, area.bottom + 46, "Latency of each block of calls, by model")
+        _latency_scale(chart, across, area, "latency of each block of calls")
+        for row, (model, ms) in enumerate(zip(models, values, strict=True)):
+            middle, colour, time = row * height + 38, COLOURS[row % len(COLOURS)], model["time_ms"]
+            _row_text(chart, _latency_row(names[model["id"]], model), middle - 20, area)
+            # spread over the row by their order in time, so that a drift shows as a slope
+            for number, value in enumerate(ms):
+                y = middle + 20 * (number / max(1, len(ms) - 1) - 0.5)
+                svg.circle(chart, (across(value), y), 3, {"fill": colour, "opacity": "0.45"})
+            svg.error_bar(chart, (across(time["low"]), middle), (across(time["high"]), middle), "var(--text)")
+            svg.line(chart, (across(time["value"]), middle - 11), (across(time["value"]), middle + 11),
+                     {"stroke": "var(--text)", "stroke-width": "2"})  # fmt: skip
+        return chart
+
+    return _both(draw)
+
+
+def sustained(report: Report) -> Element:
     """Median latency by minute of each model's long run, and where it is heading as a broken line."""
-    models = [model for model in report["models"] if model["sustained"]]
-    names, height = model_names(report), 220
-    values = [
-        value
-        for model in models
-        for value in (*(m["p50_ms"] for m in model["sustained"]["minutes"]), model["sustained"]["steady_ms"])
-    ]
-    scale = _Axis(min(values) / 1.05, max(values) * 1.05, height - 40, 10)
-    count = max(len(model["sustained"]["minutes"]) for model in models)
-    chart = _chart(height, "Median latency by minute of a run without a pause")
-    step = (_WIDTH - _RIGHT - 90) / max(1, count)
-    for value in scale.ticks():
-        _text(chart, 4, scale(value) + 4, milliseconds(value))
-        _grid(chart, (70, scale(value)), (_WIDTH - _RIGHT, scale(value)))
-    for minute in range(0, count, -(-count // 10)):
-        _text(chart, 80 + step * minute, height - 14, f"minute {minute + 1}")
-    for row, model in enumerate(models):
-        colour, run = _COLOURS[row % len(_COLOURS)], model["sustained"]
-        points = [(80 + step * (m["minute"] - 1), scale(m["p50_ms"])) for m in run["minutes"]]
-        for first, second in pairwise(points):
-            _line(chart, first, second, colour, 2)
-        for x, y in points:
-            SubElement(chart, "circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="4", fill=colour)
-        end = scale(run["steady_ms"])
-        _line(chart, (points[-1][0], end), (_WIDTH - _RIGHT, end), colour, 2, {"stroke-dasharray": "6 4"})
-    return _with_legend(chart, [names[model["id"]] for model in models])
-
-
-class _Axis:
-    """A logarithmic axis from pixel `start` to `end`."""
-
-    def __init__(self, low: float, high: float, start: float, end: float) -> None:
-        low, high = (low / 1.1, high * 1.1) if high / low < 1.2 else (low, high)
-        self.low, self.high = low, high
-        self._scale = (end - start) / np.log(high / low)
-        self._start = start
-
-    def __call__(self, value: float) -> float:
-        return self._start + float(np.log(value / self.low)) * self._scale
-
-    def ticks(self) -> list[float]:
-        """Round values (1, 2, 5 times a power of ten; finer where that leaves fewer than three)."""
-        for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), tuple(np.arange(1, 10, 0.1).round(1))):
-            powers = range(int(np.floor(np.log10(self.low))), int(np.ceil(np.log10(self.high))) + 1)
-            found = [step * 10.0**power for power in powers for step in steps]
-            inside = [value for value in found if self.low <= value <= self.high]
-            if len(inside) >= 3:
-                break
-        return inside[:: -(-len(inside) // 8)]
-
-
-def _chart(height: float, label: str) -> Element:
-    return Element(
-        "svg", {"viewBox": f"0 0 {_WIDTH} {height}", "role": "img", "aria-label": label,
-                "xmlns": "http://www.w3.org/2000/svg"},
-    )  # fmt: skip
-
-
-def _ticks(chart: Element, axis: _Axis, bottom: float) -> None:
-    for value in axis.ticks():
-        _grid(chart, (axis(value), 8), (axis(value), bottom))
-        _text(chart, axis(value), bottom + 16, milliseconds(value), "middle")
-
-
-def _grid(chart: Element, start: tuple[float, float], end: tuple[float, float]) -> None:
-    ends = {"x1": start[0], "y1": start[1], "x2": end[0], "y2": end[1]}
-    SubElement(chart, "line", {"class": "grid", **{name: f"{value:.1f}" for name, value in ends.items()}})
-
-
-def _line(
-    chart: Element, start: tuple[float, float], end: tuple[float, float], colour: str, width: float,
-    style: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
-    ends = {"x1": start[0], "y1": start[1], "x2": end[0], "y2": end[1]}
-    look = {"stroke": colour, "stroke-width": f"{width:g}", **(style or {})}
-    SubElement(chart, "line", {**{name: f"{value:.1f}" for name, value in ends.items()}, **look})
-
-
-def _error_bar(
-    chart: Element, start: tuple[float, float], end: tuple[float, float], colour: str = "var(--text)"
-) -> None:
-    """An interval: a line with a cap at either end."""
-    _line(chart, start, end, colour, 2)
-    level = start[1] == end[1]
-    for x, y in (start, end):
-        _line(chart, (x, y - 5) if level else (x - 5, y), (x, y + 5) if level else (x + 5, y), colour, 2)
-
-
-def _text(chart: Element, x: float, y: float, content: str, anchor: str = "start") -> None:
-    SubElement(chart, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}).text = content
-
-
-def _with_legend(chart: Element, names: Sequence[str]) -> Element:
-    figure = Element("figure", {"class": "chart"})
-    figure.append(chart)
+    models, names = [model for model in report["models"] if model["sustained"]][:_MOST], model_names(report)
+    figure = _both(lambda width: _sustained(models, width))
     caption = SubElement(figure, "figcaption")
-    for place, name in enumerate(names):
-        item = SubElement(caption, "span", {"class": "key", "style": f"--key: {_COLOURS[place % len(_COLOURS)]}"})
-        item.text = name
+    for place, model in enumerate(models):
+        style = {"class": "key", "style": f"--key: {COLOURS[place % len(COLOURS)]}"}
+        SubElement(caption, "span", style).text = names[model["id"]]
+    SubElement(caption, "span").text = "broken line: the latency that the run is heading for"
+    return figure
+
+
+def _sustained(models: Sequence[Model], width: float) -> Element:
+    runs = [model["sustained"] for model in models]
+    values = [value for run in runs for value in (*(m["p50_ms"] for m in run["minutes"]), run["steady_ms"])]
+    height, count = 260, max(len(run["minutes"]) for run in runs)
+    area = Box(64, 12, width - 14, height - 50)
+    scale = svg.latency_axis(min(values), max(values), area.bottom, area.top)
+    chart = svg.chart(width, height, "Median latency by minute of a run without a pause")
+    for value in scale.ticks(6):
+        svg.text(chart, (area.left - 8, scale(value) + 4), f"{value:.3g}", "end")
+        svg.line(chart, (area.left, scale(value)), (area.right, scale(value)), _GRID)
+    svg.text(chart, (14, (area.top + area.bottom) / 2), f"median latency, ms{_logarithmic(scale)}", "middle", "title",
+             upright=False)  # fmt: skip
+    step = (area.right - area.left - 40) / max(1, count)
+    for minute in range(0, count, -(-count // (5 if width == NARROW else 10))):
+        svg.text(chart, (area.left + 10 + step * minute, area.bottom + 16), f"{minute + 1}", "middle")
+    svg.text(chart, ((area.left + area.right) / 2, area.bottom + 38), "minute of the run", "middle", "title")
+    for row, run in enumerate(runs):
+        style = {"stroke": COLOURS[row % len(COLOURS)], "stroke-width": "2"}
+        points = [(area.left + 10 + step * place, scale(m["p50_ms"])) for place, m in enumerate(run["minutes"])]
+        for first, second in pairwise(points):
+            svg.line(chart, first, second, style)
+        for point in points:
+            svg.circle(chart, point, 4, {"fill": COLOURS[row % len(COLOURS)]})
+        end = scale(run["steady_ms"])
+        svg.line(chart, (points[-1][0], end), (area.right, end), {**style, "stroke-dasharray": "6 4"})
+    return chart
+
+
+def _latency_scale(chart: Element, across: Axis, area: Box, title: str) -> None:
+    """Grid, values and title of a level axis of milliseconds."""
+    for value in across.ticks(int((area.right - area.left) / 65)):
+        svg.line(chart, (across(value), area.top), (across(value), area.bottom), _GRID)
+        svg.text(chart, (across(value), area.bottom + 16), f"{value:.3g}", "middle")
+    title = f"{title}, ms{_logarithmic(across)}"
+    svg.text(chart, ((area.left + area.right) / 2, area.bottom + FONT + 25), title, "middle", "title")
+
+
+def _logarithmic(axis: Axis) -> str:
+    return " (log scale)" if axis.log else ""
+
+
+def _both(draw: Callable[[float], Element]) -> Element:
+    """A figure with the chart drawn for a wide page and for a phone, of which the style sheet shows one."""
+    figure = Element("figure", {"class": "chart"})
+    for width, kind in ((WIDE, "wide"), (NARROW, "narrow")):
+        chart = draw(width)
+        chart.set("class", f"{chart.get('class', '')} {kind}".strip())
+        figure.append(chart)
     return figure

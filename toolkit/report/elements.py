@@ -1,7 +1,10 @@
 """Elements of a page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, SubElement
+
+# A cell of more characters may be broken into lines.
+_UNBROKEN = 26
 
 
 def paragraph(text: str, kind: str = "") -> Element:
@@ -11,21 +14,52 @@ def paragraph(text: str, kind: str = "") -> Element:
     return line
 
 
+def notes(lines: Iterable[str], kind: str = "") -> list[Element]:
+    """A list of sentences; nothing where there are none."""
+    items = Element("ul", {"class": f"notes {kind}".strip()})
+    for line in lines:
+        SubElement(items, "li").text = line
+    return [items] if len(items) else []
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str | Element]]) -> Element:
-    """A table that scrolls sideways where the screen is narrow."""
-    table = Element("table")
-    line = SubElement(SubElement(table, "thead"), "tr")
-    for name in header:
-        SubElement(line, "th").text = name
-    body = SubElement(table, "tbody")
+    """A table that scrolls sideways in its own box where the screen is narrow."""
+    return scrolling(_table(header, rows))
+
+
+def cards(header: Sequence[str], rows: Sequence[Sequence[Element]]) -> Element:
+    """A table that a phone shows as a card per row; each cell knows the title of its column."""
     for row in rows:
-        line = SubElement(body, "tr")
-        for cell in row:
-            if isinstance(cell, str):
-                SubElement(line, "td").text = cell
-            else:
-                line.append(cell)
-    return scrolling(table)
+        for title, cell in zip(header, row, strict=True):
+            cell.set("data-title", title)
+    made = _table(header, rows)
+    made.set("class", "cards")
+    return made
+
+
+def cell(value: str, detail: str = "") -> Element:
+    """A cell with a figure, and its interval or a remark below it."""
+    made = Element("td")
+    SubElement(made, "span", {"class": "value"}).text = value
+    if detail:
+        SubElement(made, "span", {"class": "detail long" if len(detail) > _UNBROKEN else "detail"}).text = detail
+    return made
+
+
+def folded(title: str, content: Iterable[Element], kind: str = "more") -> Element:
+    """Content that the reader unfolds."""
+    made = Element("details", {"class": kind} if kind else {})
+    SubElement(made, "summary").text = title
+    made.extend(content)
+    return made
+
+
+def section(title: str, content: Iterable[Element]) -> Element:
+    """Content under a heading."""
+    made = Element("section")
+    SubElement(made, "h2").text = title
+    made.extend(content)
+    return made
 
 
 def scrolling(content: Element) -> Element:
@@ -33,3 +67,19 @@ def scrolling(content: Element) -> Element:
     frame = Element("div", {"class": "scroll"})
     frame.append(content)
     return frame
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str | Element]]) -> Element:
+    table = Element("table")
+    line = SubElement(SubElement(table, "thead"), "tr")
+    for name in header:
+        SubElement(line, "th").text = name
+    body = SubElement(table, "tbody")
+    for row in rows:
+        line = SubElement(body, "tr")
+        for entry in row:
+            if isinstance(entry, str):
+                SubElement(line, "td", {"class": "long"} if len(entry) > _UNBROKEN else {}).text = entry
+            else:
+                line.append(entry)
+    return table

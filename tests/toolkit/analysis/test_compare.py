@@ -16,8 +16,9 @@ from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.analysis.wording import headline_of
 from edgekit.toolkit.console import PlainConsole, print_parts
-from edgekit.toolkit.report.files import junit, markdown
 from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.junit import junit
+from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import comparison_table
 
 
@@ -165,7 +166,9 @@ def test_a_slower_model_is_called_slower_beside_an_earlier_report_too(written: C
     assert document["exit_code"] == 0
     slower = "int8 made up is slower than fp32 made up here: 0.67x"
     assert headline_of(document).startswith(slower)
-    assert slower in markdown(document).splitlines()[0]
+    first_line = markdown(document).splitlines()[0]
+    assert "it is slower than the unoptimised model" in first_line
+    assert slower in markdown(document)
     assert slower in ElementTree.fromstring(junit(document))[0][0].attrib["value"]
     lines = io.StringIO()
     print_parts(comparison_table(document), PlainConsole(file=lines, width=100, force_terminal=True, color_system=None))

@@ -14,8 +14,9 @@ from edgekit.deploy.measuring.measurement import Frames, Measurement, Sustained,
 from edgekit.toolkit.analysis.noise import busy_cores, load_text, threads_advised
 from edgekit.toolkit.analysis.recommend import recommend
 from edgekit.toolkit.console import PlainConsole
-from edgekit.toolkit.report.files import junit, markdown
 from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.junit import junit
+from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import validation_table
 
 from tests.toolkit.conftest import measurement
@@ -90,13 +91,13 @@ def test_a_slower_model_is_called_slower(judged: Judge) -> None:
     assert report["headline"].startswith("int8 made up is slower than fp32 made up here: 0.67x [")
     assert report["recommendation"]["id"] == report["baseline"]
     assert "keep fp32" in report["recommendation"]["sentence"]
-    assert "is slower than fp32" in markdown(report).splitlines()[0]
+    assert "int8 is 1.49× slower \\[" in markdown(report).splitlines()[0]
     suite = ElementTree.fromstring(junit(report))
     first = suite[0][0]
     assert (first.get("name"), first.get("value")) == ("headline", report["headline"])
     page = render(report, test)
     body = page[page.index("<main>") :]
-    assert body.index("is slower than fp32") < body.index("<h1")
+    assert body.index("<h1>") < body.index("int8 is 1.49× slower") < body.index("</h1>")
     terminal = PlainConsole(file=io.StringIO(), width=100)
     for part in validation_table(report):
         terminal.print(part)

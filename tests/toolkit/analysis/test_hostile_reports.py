@@ -23,8 +23,9 @@ from edgekit.toolkit.analysis.document import make_report
 from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.analysis.migrate import migrate_report
 from edgekit.toolkit.console import PlainConsole
-from edgekit.toolkit.report.files import junit, markdown
 from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.junit import junit
+from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import comparison_table, devices_table, validation_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -107,8 +108,7 @@ def _show(found: dict[str, Any], table: Callable[..., Any]) -> None:
     terminal.file.getvalue().encode()  # type: ignore[attr-defined]
     junit(found).encode()
     markdown(found).encode()
-    if "rows" not in found:
-        render(found, None).encode()
+    render(found, None).encode()
 
 
 def _use(path: Path, original: dict[str, Any]) -> None:

@@ -21,8 +21,9 @@ from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.doctor.diagnose import Package
 from edgekit.toolkit.packing import on_device
 from edgekit.toolkit.predict import Prediction, draw_grid, write_csv
-from edgekit.toolkit.report.files import junit, markdown
 from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.junit import junit
+from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import (
     board_table,
     build_plan_table,

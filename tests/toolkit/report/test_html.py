@@ -1,7 +1,8 @@
 """The page: self-contained, and what a browser makes of it."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,8 +10,20 @@ from typing import Any
 
 import pytest
 from edgekit.deploy.measuring.measurement import Measurement, Sustained, Throughput
-from edgekit.toolkit.analysis.compare import read_report
+from edgekit.toolkit.analysis.compare import compare_reports, read_report
+from edgekit.toolkit.analysis.contract import Contract
+from edgekit.toolkit.analysis.join import join_reports
+from edgekit.toolkit.analysis.verdict import judge_report
+from edgekit.toolkit.report import charts, svg
 from edgekit.toolkit.report.html import render
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import open_browser
+
+LONG = "efficientnet_lite0.ra_in1k-finetuned_on_products-pruned_2024"
+HOSTILE = ("<script>alert(1)</script>", "W" * 90, "模型" * 20, "a\u202eb", LONG, "x y " * 30)
+WIDTHS, SCHEMES = (390, 1280), ("light", "dark")
 
 
 class _Page(HTMLParser):
@@ -56,7 +69,7 @@ def test_page_is_self_contained_and_escapes(page: str) -> None:
     assert "script" not in found.tags
     assert "a <b>CPU</b> & more" in found.text
     assert found.tags.count("img") == 24, "a gallery of the images that changed"
-    assert found.tags.count("svg") == 3
+    assert found.tags.count("svg") == 6, "three charts, each for a wide page and for a phone"
     assert found.text.index("fail") < found.text.index("noisy run (load)") < found.text.index("Models")
 
 
@@ -74,32 +87,192 @@ def test_page_of_a_report_without_images(judged: Callable[..., Any], tmp_path: P
     assert "<svg" in render(read_report(tmp_path / "report.json"), None)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_page_in_a_browser(page: str, browser: Any, tmp_path: Path, scheme: Any, width: int) -> None:
-    """No console line, no request but the page's own, no sideways scrolling, readable in light and dark."""
-    (tmp_path / "report.html").write_text(page, encoding="utf-8")
-    view = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+def _many(report: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The report with a model of each name, their latencies and accuracies spread."""
+    models = []
+    for number, name in enumerate(names):
+        source = report["models"][number % 2]
+        factor = 1.4**number
+        blocks = [{**block, "ms": block["ms"] * factor, "ns": []} for block in source["blocks"][::3]]
+        time = {key: value * factor for key, value in source["time_ms"].items()}
+        top1 = 0.99 - 0.7 * ((7 * number) % len(names)) / len(names) / 10
+        accuracy = {"top1": top1, "top1_interval": [top1 - 0.02, min(1.0, top1 + 0.01)]}
+        changed = {"id": f"id-{number}", "name": name, "blocks": blocks, "time_ms": time, **accuracy}
+        models.append({key: value for key, value in source.items() if key != "judgements"} | changed)
+    candidates = [model["id"] for model in models if model["precision"] == "int8"]
+    return judge_report({**report, "baseline": "id-0", "models": models}, candidates, Contract())
+
+
+def _labels(report: dict[str, Any], count: int) -> dict[str, Any]:
+    """The report with so many classes."""
+    labels = [f"class {number} <b> {'of the thousand' * (number % 3)}" for number in range(count)]
+    models = [{**model, "per_class": dict.fromkeys(labels, 0.5)} for model in report["models"]]
+    return {**report, "labels": labels, "models": models}
+
+
+@pytest.fixture(scope="module")
+def opened(chromium: str) -> Iterator[Any]:
+    """One browser for this module."""
+    with open_browser(chromium) as browser:
+        yield browser
+
+
+@pytest.fixture
+def kinds(judged: Callable[..., Any], page: str) -> dict[str, str]:
+    """A page of each kind of report."""
+    passed, test = judged()
+    noisy, _ = judged(environment={"cores_got": 1.0}, threads=2)
+    unlabelled = {**passed, "models": [{**model, "top1": None, "top1_interval": None} for model in passed["models"]]}
+    named = [{**passed, "device": {**passed["device"], "name": name}} for name in ("local", f"ssh://{LONG}.local")]
+    compared = [{**passed, "source": f"{name}/{LONG}/report.json"} for name in ("a", "b")]
+    first, *_ = passed["models"]
+    ten = _many(passed, [f"network-{number}_v2" for number in range(10)])
+    documents = {
+        "passed": passed, "noisy": noisy, "unlabelled": unlabelled,
+        "alone": judge_report({**passed, "models": [first]}, [first["id"]], Contract()),
+        "ten": ten, "ten unlabelled": {**ten, "models": [{**model, "top1": None, "top1_interval": None, "drop": None}
+                                                         for model in ten["models"]]},
+        "hostile": _many(passed, list(HOSTILE)), "classes": _labels(passed, 1000),
+        "joined": join_reports(named), "compared": compare_reports(compared, Contract()),
+    }  # fmt: skip
+    return {"everything": page, **{kind: render(document, test) for kind, document in documents.items()}}
+
+
+def _show(view: Any, page: str, path: Path) -> None:
+    path.write_text(page, encoding="utf-8")
+    view.goto(path.as_uri())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_page_in_a_browser(page: str, opened: Any, tmp_path: Path, scheme: Any, width: int) -> None:
+    """No console line, no request but the page's own, readable in light and dark."""
+    view = opened.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     console: list[str] = []
     requests: list[str] = []
     view.on("console", lambda message: console.append(message.text))
     view.on("pageerror", lambda error: console.append(str(error)))
     view.on("request", lambda request: requests.append(request.url))
-    address = (tmp_path / "report.html").as_uri()
-    view.goto(address)
+    _show(view, page, tmp_path / "report.html")
     assert console == []
-    assert [url for url in requests if not url.startswith("data:")] == [address]
-    assert view.evaluate("document.documentElement.scrollWidth") <= width
+    assert [url for url in requests if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
     assert view.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-    assert view.inner_text("h1").lower() == "fail"
-    style = view.evaluate(
-        "(() => { const body = getComputedStyle(document.body); return [body.color, body.backgroundColor]; })()"
-    )
-    ink, paper = (sum(map(int, colour.strip("rgb()").split(", "))) for colour in style)
-    assert abs(ink - paper) > 400
-    assert (paper < ink) == (scheme == "dark")
-    for number in range(view.locator("svg").count()):
-        box = view.locator("svg").nth(number).bounding_box()
-        assert box is not None
-        assert box["height"] > 80
+    assert view.inner_text("h1 .verdict").lower() == "fail"
+    assert view.inner_text("h1").lower().startswith("fail int8 is 2.00× faster")
+    for chart in view.locator("svg:visible").all():
+        assert chart.bounding_box()["height"] > 80
     view.close()
+
+
+# of every element with a text of its own: what is wrong with it
+_FAULTS = """() => {
+  document.querySelectorAll('details').forEach(one => one.open = true);
+  const faults = [];
+  const wide = document.documentElement;
+  if (wide.scrollWidth > wide.clientWidth) faults.push(`the page is ${wide.scrollWidth} wide`);
+  for (const table of document.querySelectorAll('table.cards'))
+    if (table.scrollWidth > table.clientWidth + 1 || table.getBoundingClientRect().right > wide.clientWidth)
+      faults.push('the table is cut');
+  const channel = value => (value /= 255) <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const parse = colour => (colour.match(/[\\d.]+/g) || []).map(Number);
+  const behind = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+      if (colour[3] > 0) return null;  // a shaded cell of the confusion matrix
+    }
+  };
+  for (const element of document.body.querySelectorAll('*')) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!own || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element), drawn = element.ownerSVGElement;
+    const scale = drawn ? drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width : 1;
+    const size = parseFloat(style.fontSize) * scale;
+    if (size < 11) faults.push(`${element.textContent.slice(0, 20)}: ${size} px`);
+    const paper = behind(element);
+    if (!paper || element.tagName === 'title') continue;
+    const pair = [light(parse(drawn ? style.fill : style.color)), light(paper)].sort((a, b) => b - a);
+    const contrast = (pair[0] + 0.05) / (pair[1] + 0.05);
+    if (contrast < 4.5) faults.push(`${element.textContent.slice(0, 20)}: contrast ${contrast}`);
+  }
+  return [...new Set(faults)].slice(0, 10);
+}"""
+
+# labels of the points that lie over another label, or out of their chart
+_OVERLAPS = """() => [...document.querySelectorAll('svg')].filter(one => one.checkVisibility()).flatMap(chart => {
+  const all = [...chart.querySelectorAll('.label')].map(one => [one.textContent, one.getBoundingClientRect()]);
+  const edge = chart.getBoundingClientRect();
+  const outside = all.filter(([, box]) => box.left < edge.left || box.right > edge.right);
+  const over = all.filter(([, a], at) => all.slice(at + 1).some(([, b]) =>
+    a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3));
+  return [...outside, ...over].map(([text]) => text);
+})"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_kind_of_page_can_be_read(kinds: dict[str, str], opened: Any, tmp_path: Path, width: int) -> None:
+    """No page scrolls sideways, no table is cut, no text is small or faint, unfolded too; no label covers another."""
+    for scheme in SCHEMES:
+        view = opened.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+        for kind, page in kinds.items():
+            _show(view, page, tmp_path / "report.html")
+            assert view.evaluate(_OVERLAPS) == [], kind
+            assert view.evaluate(_FAULTS) == [], (kind, scheme)
+        view.close()
+
+
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+def test_a_report_prints_on_one_page(kinds: dict[str, str], opened: Any, tmp_path: Path, paper: str) -> None:
+    """Black on white in dark mode too, what is folded left out."""
+    view = opened.new_page(color_scheme="dark")
+    for kind in ("everything", "passed", "noisy", "unlabelled", "alone", "joined", "compared"):
+        _show(view, kinds[kind], tmp_path / "report.html")
+        printed = view.pdf(format=paper)
+        assert len(re.findall(rb"/Type\s*/Page\b(?!s)", printed)) == 1, kind
+    view.emulate_media(media="print")
+    assert view.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    view.close()
+
+
+def test_every_point_is_labelled(judged: Callable[..., Any]) -> None:
+    """By its name, or by a number that is explained below the chart."""
+    report = judged().report
+    few = charts.plane(report)
+    for chart in few.iter("svg"):
+        assert {text.text for text in chart.iter("text")} >= {"fp32", "int8"}
+    assert few.find("ol") is None
+    many = charts.plane(_many(report, [f"{LONG}-{number}" for number in range(12)]))
+    keys = many.findall("ol")
+    assert keys
+    for key, kind in zip(keys, ("wide", "narrow")[-len(keys) :], strict=True):
+        (chart,) = (chart for chart in many.iter("svg") if chart.get("class", "").endswith(kind))
+        assert {text.text for text in chart.iter("text")} >= {str(number + 1) for number in range(12)}
+        assert len(key) == 12
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 800), st.floats(0, 300)), max_size=12),
+    st.lists(st.floats(5, 150), min_size=12, max_size=12),
+)
+def test_labels_cover_nothing(points: list[tuple[float, float]], widths: list[float]) -> None:
+    """No other label, no point, and nothing outside of the chart."""
+    area = svg.Box(0, 0, 800, 300)
+    boxes = svg.place_labels(points, widths[: len(points)], [], area)
+    placed = [box for box in boxes if box is not None]
+    for number, box in enumerate(placed):
+        assert box.inside(area)
+        assert not any(box.overlaps(other) for other in placed[number + 1 :])
+        assert not any(box.left < x < box.right and box.top < y < box.bottom for x, y in points)
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1.0, 1e12))
+def test_latency_axes_have_ticks_in_their_range(low: float, span: float) -> None:
+    """Logarithmic beyond a tenfold span; every value lies between the ends."""
+    high = low * span
+    axis = svg.latency_axis(low, high, 0, 700)
+    assert axis.log == (high / low > 10)
+    ticks = axis.ticks(8)
+    assert ticks
+    assert all(0 <= axis(value) <= 700 for value in (low, high, *ticks))
+    assert ticks == sorted(ticks)

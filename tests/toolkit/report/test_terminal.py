@@ -11,8 +11,8 @@ from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.console import PlainConsole, broken, print_parts
 from edgekit.toolkit.packing.on_device import _print as show_packed
-from edgekit.toolkit.report.files import markdown
 from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import comparison_table, devices_table, self_test_table, validation_table
 from hypothesis import given
 from hypothesis import strategies as st

@@ -14,8 +14,9 @@ from edgekit.deploy.errors import DeviceError, EdgeKitError
 from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.console import PlainConsole
 from edgekit.toolkit.doctor.provision import platform_tags
-from edgekit.toolkit.report.files import junit, markdown
 from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.junit import junit
+from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import devices_table
 
 Judge = Callable[..., Any]

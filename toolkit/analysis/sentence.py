@@ -1,0 +1,228 @@
+"""The verdict as one sentence for people who did not run the measurement."""
+
+from collections.abc import Mapping, Sequence
+
+from ...deploy.environment import UNAVAILABLE
+from .contract import DEFAULT_MAX_DROP
+from .report_schema import Comparison, ComparisonRow, Document, DropEntry, JoinedReport, Model, Noisy, Ratio, Report
+from .wording import milliseconds, model_name, model_names, percent
+
+# Devices or comparisons named in one sentence; the page lists all.
+_MOST_NAMED = 4
+
+
+def verdict_sentence(document: Document) -> str:
+    """How fast and how accurate the optimised model is, compared with what, on which device.
+
+    Args:
+        document: a report, the joined reports of several devices, or a comparison of reports.
+    """
+    if "devices" in document:
+        return _of_devices(document)
+    if "rows" in document:
+        return _of_comparison(document)
+    return f"{_claim(document)} on {_device(document)}{_noisy(document)}"
+
+
+def short_names(report: Report) -> dict[str, str]:
+    """id -> the precision alone where no other model shares it, else the name that the tables use."""
+    names = model_names(report)
+    precisions = [model["precision"] for model in report["models"]]
+    if len({model["name"] for model in report["models"]}) > 1:
+        return names
+    return {
+        model["id"]: model["precision"] if precisions.count(model["precision"]) == 1 else names[model["id"]]
+        for model in report["models"]
+    }
+
+
+def lead_candidate(report: Report) -> Model | None:
+    """The candidate that the sentence is about; None where none was judged.
+
+    The fastest of those that pass and are faster, else of those that pass, else of all.
+    """
+    return min(
+        _candidates(report),
+        key=lambda model: (
+            not (_passes(model) and model["outcome"] == "faster"),
+            not _passes(model),
+            model["time_ms"]["value"],
+        ),
+        default=None,
+    )
+
+
+def _candidates(report: Report) -> list[Model]:
+    return [model for model in report["models"] if model.get("judgements") and model["speedup"] is not None]
+
+
+def _claim(report: Report) -> str:
+    """The sentence without the device."""
+    candidates, lead = _candidates(report), lead_candidate(report)
+    if lead is None:
+        return _alone(report)
+    names = short_names(report)
+    claim = f"is {_comparison(report, lead, names)}"
+    if len(candidates) == 1:
+        return f"{names[lead['id']]} {claim}"
+    return f"{_introduction(candidates, lead, names)} {claim}"
+
+
+def _introduction(candidates: Sequence[Model], lead: Model, names: Mapping[str, str]) -> str:
+    """What the lead is among several candidates."""
+    count, name = len(candidates), names[lead["id"]]
+    if not any(model["outcome"] == "faster" for model in candidates):
+        return f"none of {count} candidates is shown to be faster: {name}"
+    if not _passes(lead):
+        return f"none of {count} candidates is shown to meet the contract: the fastest, {name},"
+    if lead["outcome"] == "faster":
+        return f"{name}, the fastest of {count} candidates that meets the contract,"
+    return f"no candidate that meets the contract is shown to be faster: {name}"
+
+
+def _passes(model: Model) -> bool:
+    return all(judgement["outcome"] == "pass" for judgement in model["judgements"])
+
+
+def _comparison(report: Report, model: Model, names: Mapping[str, str]) -> str:
+    """A candidate's speed and accuracy, compared with an earlier report where it was judged by one."""
+    if (against := model.get("against")) is not None:
+        speed = _speed(model, against["speedup"], against["outcome"], f"in {against['report']}")
+        return speed + _accuracy(model, against["drop"], against["outcome"], report["images"])
+    speed = _speed(model, model["speedup"], model["outcome"], names[model["speed_baseline"]])
+    return speed + _accuracy(model, model["drop"], model["outcome"], report["images"])
+
+
+def _speed(model: Model | ComparisonRow, speedup: Ratio, outcome: str, other: str) -> str:
+    ratio, low, high = (speedup[key] for key in ("ratio", "low", "high"))
+    figures = f"{ratio:.2f}× [{low:.2f}, {high:.2f}]"
+    if outcome == "faster":
+        text = f"{ratio:.2f}× faster [{low:.2f}, {high:.2f}] than {other}"
+    elif outcome == "slower" and low > 0:
+        text = f"{1 / ratio:.2f}× slower [{1 / high:.2f}, {1 / low:.2f}] than {other}"
+    elif outcome == "no difference":
+        text = f"as fast as {other} ({figures})"
+    elif (alone := speedup.get("one_thread")) is not None:
+        text = f"not shown to be faster than {other} ({figures}, but {alone:.2f}× with one thread)"
+    else:
+        text = f"not shown to be faster than {other} ({figures})"
+    remarks = {"fail": " (less than required)", "inconclusive": " (not shown to be as much as required)"}
+    required = next((one["outcome"] for one in model["judgements"] if one["rule"] == "min_speedup"), "pass")
+    return text + remarks.get(required, "")
+
+
+def _accuracy(model: Model | ComparisonRow, drop: DropEntry | None, outcome: str, images: int | None) -> str:
+    """The second half of the sentence, with its conjunction."""
+    if drop is None:
+        return _without_labels(model, images)
+    seen = f"{_points(drop)}, {images:,} images" if images is not None else _points(drop)
+    judged = next((one["outcome"] for one in model["judgements"] if one["rule"] == "max_drop"), "inconclusive")
+    good = outcome in ("faster", "no difference")
+    if judged == "fail":
+        return f"{' but' if good else ' and'} less accurate than allowed ({seen})"
+    if judged == "inconclusive":
+        return f"{' but' if good else ' and'} not shown to be as accurate ({seen})"
+    joint = " and" if good else " but"
+    if drop["high"] < 0:
+        return f"{joint} more accurate ({seen})"
+    if drop["low"] > 0:
+        return f"{' but' if good else ' and'} less accurate, within the limit ({seen})"
+    if drop["high"] <= DEFAULT_MAX_DROP:
+        return f"{joint} as accurate ({seen})"
+    return f"{joint} within the limit on accuracy ({seen})"
+
+
+def _without_labels(model: Model | ComparisonRow, images: int | None) -> str:
+    flips = model.get("flips")
+    if flips is None or not images:
+        return "; its accuracy was not measured"
+    changed = f"{flips:,} of {images:,} answers changed" if flips else f"all {images:,} answers stayed the same"
+    return f"; its accuracy is unknown without labels ({changed})"
+
+
+def _points(drop: DropEntry) -> str:
+    """The change in accuracy, so that a loss is negative: points with their interval."""
+    digits = 1 if drop["high"] - drop["low"] >= 0.5 else 2
+    value, low, high = (_signed(-drop[key], digits) for key in ("points", "high", "low"))
+    return f"{value} points [{low}, {high}]"
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _alone(report: Report) -> str:
+    model = report["models"][0]
+    time = model["time_ms"]
+    interval = f"[{milliseconds(time['low'])}, {milliseconds(time['high'])}]"
+    text = (
+        f"{short_names(report)[model['id']]}, measured alone, takes {milliseconds(time['value'])} {interval} per image"
+    )
+    if model["top1"] is None:
+        return f"{text}; its accuracy was not measured"
+    return f"{text} and is right on {percent(model['top1'])} of {report['images']:,} images"
+
+
+def _device(report: Report, named: bool = False) -> str:
+    """The board or CPU; with the device's address where it is not this machine, or one of several."""
+    device = report["device"]
+    known = [device[key] for key in ("board", "cpu") if device.get(key, UNAVAILABLE) not in (UNAVAILABLE, "")]
+    if not known:
+        return "this machine" if device["name"] == "local" and not named else device["name"]
+    return f"{device['name']} ({known[0]})" if named or device["name"] != "local" else known[0]
+
+
+def _noisy(report: Noisy) -> str:
+    return " (noisy machine)" if report["noise"] else ""
+
+
+def _of_devices(document: JoinedReport) -> str:
+    """One claim for all devices where it holds on each; else each device's own."""
+    if (shared := _on_all(document)) is not None:
+        return shared
+    sentences = [f"{one['device']} gave no report" for one in document["failed"]]
+    sentences += [
+        f"{_claim(report)} on {_device(report, named=True)}{_noisy(report)}" for report in document["devices"]
+    ]
+    return _listed(sentences, "devices")
+
+
+def _on_all(document: JoinedReport) -> str | None:
+    """A claim that holds on every device: the same model is faster there, and as accurate."""
+    leads, names = [], set()
+    for report in document["devices"]:
+        lead, own = lead_candidate(report), short_names(report)
+        if lead is None:
+            return None
+        leads.append(lead)
+        names.add((own[lead["id"]], own[lead["speed_baseline"]]))
+        right = _accuracy(lead, lead["drop"], lead["outcome"], report["images"])
+        if lead["outcome"] != "faster" or not _passes(lead) or not right.startswith(" and as accurate"):
+            return None
+    if len(names) > 1 or document["failed"]:
+        return None
+    ((name, other),) = names
+    ratios = sorted(lead["speedup"]["ratio"] for lead in leads)
+    times = " to ".join(dict.fromkeys(f"{ratio:.2f}×" for ratio in (ratios[0], ratios[-1])))
+    where = "both devices" if len(leads) == 2 else f"all {len(leads)} devices"
+    return f"{name} is {times} faster than {other} and as accurate on {where}{_noisy(document)}"
+
+
+def _of_comparison(document: Comparison) -> str:
+    sentences = []
+    for row in document["rows"]:
+        against = row["against"]
+        speed = _speed(row, against["speedup"], against["outcome"], f"in {against['report']}")
+        sentences.append(f"{model_name(row)} is {speed}{_accuracy(row, against['drop'], against['outcome'], None)}")
+    unproven = [row for row in document["rows"] if row["outcome"] not in (None, "faster")]
+    if unproven:  # no slower than before is not yet faster than the model that it replaces
+        verb = "is slower" if any(row["outcome"] == "slower" for row in unproven) else "is not shown to be faster"
+        sentences = [*sentences[:_MOST_NAMED], f"it {verb} than the unoptimised model"]
+    return _listed(sentences, "comparisons") + _noisy(document)
+
+
+def _listed(sentences: Sequence[str], what: str) -> str:
+    more = len(sentences) - _MOST_NAMED
+    shown = sentences if more <= 1 else [*sentences[:_MOST_NAMED], f"and {more} more {what}"]
+    return "; ".join(shown)

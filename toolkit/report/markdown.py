@@ -1,0 +1,106 @@
+"""A report as Markdown, for a comment on a pull request."""
+
+import re
+from collections.abc import Sequence
+
+from ...deploy.visible import visible
+from ..analysis.report_schema import Comparison, Document, Report
+from ..analysis.sentence import verdict_sentence
+from ..analysis.wording import (
+    DEVICE_COLUMNS,
+    against_lines,
+    agreement_lines,
+    device_rows,
+    drop_cell,
+    drop_text,
+    headline_of,
+    host_lines,
+    mean_text,
+    milliseconds,
+    model_name,
+    model_names,
+    noise_details,
+    noise_summary,
+    percent,
+    ratio_lines,
+    recommendation_lines,
+    scenario_lines,
+    speedup_cell,
+    speedup_text,
+    speedups,
+    subject,
+    thread_lines,
+    warning_lines,
+)
+
+# Inline markup of GitHub's Markdown; what makes a list, a heading or a rule at the start of a line; and what becomes a
+# link or a mention without any markup, if a space of no width does not stand after it.
+_MARKUP = re.compile(r"[\\`*_\[\]<>|!&~$]")
+_BLOCK = re.compile(r"^(\d*)([-+=#.])")
+_LINK = re.compile(r"[@#](?=\w)|:(?=//)|www(?=\.)", re.IGNORECASE)
+
+
+# What a summary says below its table.
+_REMARKS = (thread_lines, ratio_lines, speedups, recommendation_lines, against_lines, scenario_lines, host_lines)
+_ICONS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
+
+
+def markdown(document: Document) -> str:
+    """A summary for a pull request's comment: the verdict, the models or changes as a table, the warnings."""
+    verdict = document["verdict"]
+    lines = [f"### {_ICONS[verdict]} {verdict}: {_escaped(verdict_sentence(document))}", ""]
+    lines += [_line(headline_of(document)), "", _line(document["reason"]), ""]
+    warnings = []
+    if "models" in document:
+        lines += _models(document)
+        warnings = warning_lines(document)
+    elif "devices" in document:
+        lines += _table(DEVICE_COLUMNS, device_rows(document))
+        remarks = (*agreement_lines(document), *recommendation_lines(document))
+        lines += ["", *(f"- {_line(line)}" for line in remarks)]
+    else:
+        lines += _changes(document)
+    lines += ["", *(f"- ⚠️ {_escaped(warning)}" for warning in warnings), *map(_line, noise_summary(document))]
+    if document["noise"]:
+        lines += ["", "<details><summary>noise</summary>", ""]
+        lines += [*(f"- {_line(detail)}" for detail in noise_details(document)), "", "</details>"]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _models(report: Report) -> list[str]:
+    names = model_names(report)
+    rows = [
+        [names[model["id"]], percent(model["top1"]), drop_cell(model, report), mean_text(model), speedup_cell(model)]
+        for model in report["models"]
+    ]
+    remarks = [f"- {_line(line)}" for lines_of in _REMARKS for line in lines_of(report)]
+    header = ("model", "top-1", "drop, points", "mean latency", "speed-up")
+    return [*_table(header, rows), "", *remarks, _line(subject(report))]
+
+
+def _changes(comparison: Comparison) -> list[str]:
+    """What each model is compared with earlier reports."""
+    rows = [
+        [model_name(row), row["against"]["report"], drop_text(row["against"]["drop"]), mean_text(row),
+         milliseconds(row["against"].get("time_ms")),
+         f"{speedup_text(row['against']['speedup'])} {row['against']['outcome']}"]
+        for row in comparison["rows"]
+    ]  # fmt: skip
+    how = dict.fromkeys(row["against"]["how"] for row in comparison["rows"])
+    header = ("model", "against", "drop, points", "mean latency", "before", "speed-up")
+    return [*_table(header, rows), "", *(f"- compared {_line(line)}" for line in how)]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(map(_escaped, row))} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def _line(text: str) -> str:
+    """Text that is no markup at the start of a line either."""
+    return _BLOCK.sub(r"\1\\\2", _escaped(text))
+
+
+def _escaped(text: str) -> str:
+    """Text that is no markup, no link, no mention of a user or an issue: a label or a file name may hold anything."""
+    text = _MARKUP.sub(r"\\\g<0>", " ".join(visible(text).split()))
+    return _LINK.sub("\\g<0>\N{ZERO WIDTH SPACE}", text)

@@ -1,0 +1,179 @@
+"""The page's sections below the models' table, most of them folded."""
+
+from collections.abc import Iterator
+from xml.etree.ElementTree import Element
+
+from ..analysis.host_answers import near_tie
+from ..analysis.report_schema import EngineEntry, Model, Report
+from ..analysis.wording import (
+    host_lines,
+    megabytes,
+    milliseconds,
+    model_names,
+    percent,
+    percentile_text,
+    scenario_lines,
+    share,
+)
+from . import charts
+from .answers import confusion, per_class
+from .elements import folded, notes, paragraph, table
+
+
+
+def details(report: Report) -> Iterator[Element]:
+    """What explains the table, folded; empty parts are omitted."""
+    names = model_names(report)
+    for title, parts in (
+        ("Percentiles, top-5, memory and parity", _figures(report)),
+        ("Latency of each block of calls", [charts.blocks(report)]),
+        ("From the file to the answer", _steps(report)),
+        ("Confusion", confusion(report)),
+        ("Accuracy by class", per_class(report)),
+        *((f"{names[model['id']]}: its {len(engine['layers'])} layers", _layers(engine))
+          for model in report["models"] if (engine := model.get("engine"))),
+        ("Lineage", _lineage(report)),
+        ("Machine", _environment(report)),
+        ("Machine before and after", _state(report)),
+    ):  # fmt: skip
+        if content := list(parts):
+            yield folded(title, content)
+
+
+def _figures(report: Report) -> Iterator[Element]:
+    names, rows = model_names(report), []
+    for model in report["models"]:
+        rows.append(
+            [
+                names[model["id"]],
+                *(percentile_text(model, key) for key in ("p50", "p90", "p95", "p99")),
+                percent(model["top5"]),
+                "-" if model["calibration_error"] is None else share(model["calibration_error"]),
+                "-" if model["flips"] is None else str(model["flips"]),
+                megabytes(model["peak_rss_bytes"]),
+                _parity(model),
+            ]
+        )
+    header = "model|p50|p90|p95|p99|top-5|calibration error|flips|peak memory|parity"
+    yield table(header.split("|"), rows)
+    text = (
+        "(≤ …) bounds the true percentile at 99 % confidence; a dash stands where too few samples support a figure. "
+        "Flips are images whose answer is not the source's. Parity is the largest difference of the golden samples' "
+        "logits."
+    )
+    grouped = dict.fromkeys(
+        f"{model['calls_per_sample']}" for model in report["models"] if model["calls_per_sample"] > 1
+    )
+    if grouped:
+        text += (
+            f" Calls under a millisecond are timed {' and '.join(grouped)} together: percentiles are of those averages."
+        )
+    yield paragraph(text, "note")
+
+
+def _parity(model: Model) -> str:
+    """By how much the logits of the golden samples differ from the source's, and what is the first to differ."""
+    difference, first = model["parity"]["logits_max_abs"], model["first_difference"]
+    text = "not a number" if difference is None else f"{difference:.2g}"
+    return text if first in ("none", "logits") else f"{text} ({first} differs)"
+
+
+def _steps(report: Report) -> Iterator[Element]:
+    """Each step from the file on the disk to the answer, timed apart; and the outliers among the timed calls."""
+    names, rows = model_names(report), []
+    for model in report["models"]:
+        beyond = model["outliers"]
+        rounds = beyond["rounds"]
+        where = f"in {len(rounds)} of {model['blocks'][-1]['round'] + 1} rounds" if rounds else "none"
+        steps = ("file_ms", "load_ms", "first_ms", "warm_up_ms", "preprocess_ms")
+        rows.append(
+            [
+                names[model["id"]],
+                *(milliseconds(model[step]) for step in steps),
+                milliseconds(model["latency_ms"]["p50"]),
+                milliseconds(model["postprocess_ms"]),
+                f"{model['samples']} of {model['calls_per_sample']}",
+                f"{beyond['count']} ({share(beyond['share'])}) {where}" if beyond["count"] else where,
+            ]
+        )
+    header = "model|file|load|first call|warm-up|preprocess|inference|postprocess|samples of calls|outliers"
+    yield table(header.split("|"), rows)
+
+
+def _layers(engine: EngineEntry) -> list[Element]:
+    rows = [[layer["name"], layer["type"], layer["precision"]] for layer in engine["layers"]]
+    return [table(["layer", "type", "precision"], rows)]
+
+
+def scenarios(report: Report) -> Iterator[Element]:
+    """Throughput by batch size, deadlines, the long run."""
+    names = model_names(report)
+    yield from notes(scenario_lines(report))
+    if offline := [model for model in report["models"] if model["offline"]]:
+        batches = sorted({size["batch"] for model in offline for size in model["offline"]["sizes"]})
+        rows = []
+        for model in offline:
+            of = {size["batch"]: size for size in model["offline"]["sizes"]}
+            cells = [
+                f"{of[batch]['images_per_s']:.0f} [{of[batch]['low']:.0f}, {of[batch]['high']:.0f}]"
+                if batch in of
+                else "-"
+                for batch in batches
+            ]
+            rows.append([names[model["id"]], *cells])
+        yield table(["images/s at batch size", *map(str, batches)], rows)
+    if any(model["sustained"] for model in report["models"]):
+        yield charts.sustained(report)
+    held = [model for model in report["models"] if model["sustained"] and model["sustained"].get("rate")]
+    if held:
+        rows = [
+            [names[model["id"]], str(one["minute"]), str(one["offered"]), str(one["missed"]), str(one["dropped"]),
+             milliseconds(one["p50_ms"])]
+            for model in held
+            for one in model["sustained"]["minutes"]
+        ]  # fmt: skip
+        yield table(["model", "minute", "images offered", "missed their deadline", "dropped", "file to answer"], rows)
+
+
+def against_host(report: Report) -> Iterator[Element]:
+    """Whether the device answers each image as the host does, and the images where it does not."""
+    names = model_names(report)
+    yield from notes(host_lines(report))
+    rows = [
+        [names[model["id"]], one["id"], one["truth"] or "?", one["host"], one["device"], f"{one['gap']:.3g}",
+         "near tie" if near_tie(one, model["host"]) else "not explained by the kernels"]
+        for model in report["models"]
+        for one in (model["host"] or {"differ": []})["differ"][:50]
+    ]  # fmt: skip
+    if rows:
+        yield table(["model", "image", "true", "host", "device", "logits apart", "why"], rows)
+
+
+def _lineage(report: Report) -> Iterator[Element]:
+    names, rows = model_names(report), []
+    for model in report["models"]:
+        steps = [f"{step['format']} {step['precision']} {step['id']}" for step in model["lineage"]]
+        rows.append([names[model["id"]], " → ".join([*steps, model["id"]]), model["bundle"]])
+    yield table(["model", "made from", "bundle"], rows)
+
+
+def _environment(report: Report) -> Iterator[Element]:
+    facts = {**report["device"], **{f"plan {key}": value for key, value in report["plan"].items()}}
+    versions = {f"{name} version": value for name, value in facts.pop("versions", {}).items()}
+    shown = {key: value for key, value in (facts | versions).items() if key not in ("before", "after")}
+    yield table(["fact", "value"], [[key, _plain(value)] for key, value in shown.items()])
+
+
+def _state(report: Report) -> Iterator[Element]:
+    """What the machine was like before and after, changes marked."""
+    before, after = (report["device"].get(key, {}) for key in ("before", "after"))
+    rows = []
+    for key in before:
+        changed = before[key] != after.get(key)
+        rows.append([key, _plain(before[key]), _plain(after.get(key)), "changed" if changed else ""])
+    if rows:
+        yield table(["state", "before", "after", ""], rows)
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
