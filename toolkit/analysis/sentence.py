@@ -1,10 +1,22 @@
 """The verdict as one sentence for people who did not run the measurement."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ...deploy.environment import UNAVAILABLE
 from .contract import DEFAULT_MAX_DROP
-from .report_schema import Comparison, ComparisonRow, Document, DropEntry, JoinedReport, Model, Noisy, Ratio, Report
+from .report_schema import (
+    Against,
+    Comparison,
+    ComparisonRow,
+    Document,
+    DropEntry,
+    JoinedReport,
+    Model,
+    Noisy,
+    Ratio,
+    Report,
+)
 from .wording import milliseconds, model_name, model_names, percent
 
 # Devices or comparisons named in one sentence; the page lists all.
@@ -62,7 +74,7 @@ def _claim(report: Report) -> str:
     if lead is None:
         return _alone(report)
     names = short_names(report)
-    claim = f"is {_comparison(report, lead, names)}"
+    claim = f"is {_comparison(_compared(report, lead, names), report['images'])}"
     if len(candidates) == 1:
         return f"{names[lead['id']]} {claim}"
     return f"{_introduction(candidates, lead, names)} {claim}"
@@ -81,59 +93,84 @@ def _introduction(candidates: Sequence[Model], lead: Model, names: Mapping[str, 
 
 
 def _passes(model: Model) -> bool:
-    return all(judgement["outcome"] == "pass" for judgement in model["judgements"])
+    return all(judgement["outcome"] == "pass" for judgement in model.get("judgements", ()))
 
 
-def _comparison(report: Report, model: Model, names: Mapping[str, str]) -> str:
-    """A candidate's speed and accuracy, compared with an earlier report where it was judged by one."""
+class _Compared(NamedTuple):
+    """What a candidate is compared with, and what came out; `flips` are changed answers, None where not counted."""
+
+    other: str
+    speedup: Ratio
+    outcome: str
+    drop: DropEntry | None
+    flips: int | None
+    judged: Mapping[str, str]
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is at least not slower."""
+        return self.outcome in ("faster", "no difference")
+
+
+def _compared(report: Report, model: Model, names: Mapping[str, str]) -> _Compared:
+    """A candidate compared with the model that it was judged by: of an earlier report, or of the same."""
     if (against := model.get("against")) is not None:
-        speed = _speed(model, against["speedup"], against["outcome"], f"in {against['report']}")
-        return speed + _accuracy(model, against["drop"], against["outcome"], report["images"])
-    speed = _speed(model, model["speedup"], model["outcome"], names[model["speed_baseline"]])
-    return speed + _accuracy(model, model["drop"], model["outcome"], report["images"])
+        return _earlier(against, model)
+    judged = {entry["rule"]: entry["outcome"] for entry in model.get("judgements", ())}
+    other = names[model["speed_baseline"] or report["speed_baseline"]]
+    speedup, outcome = model["speedup"] or {"ratio": 1.0, "low": 1.0, "high": 1.0}, model["outcome"] or "inconclusive"
+    return _Compared(other, speedup, outcome, model["drop"], model["flips"], judged)
 
 
-def _speed(model: Model | ComparisonRow, speedup: Ratio, outcome: str, other: str) -> str:
-    ratio, low, high = (speedup[key] for key in ("ratio", "low", "high"))
+def _earlier(against: Against, model: Model | ComparisonRow) -> _Compared:
+    judged = {entry["rule"]: entry["outcome"] for entry in model.get("judgements", ())}
+    other = f"in {against['report']}"
+    return _Compared(other, against["speedup"], against["outcome"], against["drop"], None, judged)
+
+
+def _comparison(compared: _Compared, images: int | None) -> str:
+    return f"{_speed(compared)}{_accuracy(compared, images)}"
+
+
+def _speed(compared: _Compared) -> str:
+    other, speedup = compared.other, compared.speedup
+    ratio, low, high = speedup["ratio"], speedup["low"], speedup["high"]
     figures = f"{ratio:.2f}× [{low:.2f}, {high:.2f}]"
-    if outcome == "faster":
+    if compared.outcome == "faster":
         text = f"{ratio:.2f}× faster [{low:.2f}, {high:.2f}] than {other}"
-    elif outcome == "slower" and low > 0:
+    elif compared.outcome == "slower" and low > 0:
         text = f"{1 / ratio:.2f}× slower [{1 / high:.2f}, {1 / low:.2f}] than {other}"
-    elif outcome == "no difference":
+    elif compared.outcome == "no difference":
         text = f"as fast as {other} ({figures})"
     elif (alone := speedup.get("one_thread")) is not None:
         text = f"not shown to be faster than {other} ({figures}, but {alone:.2f}× with one thread)"
     else:
         text = f"not shown to be faster than {other} ({figures})"
     remarks = {"fail": " (less than required)", "inconclusive": " (not shown to be as much as required)"}
-    required = next((one["outcome"] for one in model["judgements"] if one["rule"] == "min_speedup"), "pass")
-    return text + remarks.get(required, "")
+    return text + remarks.get(compared.judged.get("min_speedup", ""), "")
 
 
-def _accuracy(model: Model | ComparisonRow, drop: DropEntry | None, outcome: str, images: int | None) -> str:
+def _accuracy(compared: _Compared, images: int | None) -> str:
     """The second half of the sentence, with its conjunction."""
+    drop, judged = compared.drop, compared.judged.get("max_drop", "inconclusive")
     if drop is None:
-        return _without_labels(model, images)
-    seen = f"{_points(drop)}, {images:,} images" if images is not None else _points(drop)
-    judged = next((one["outcome"] for one in model["judgements"] if one["rule"] == "max_drop"), "inconclusive")
-    good = outcome in ("faster", "no difference")
+        return _without_labels(compared.flips, images)
+    seen = f"({_points(drop)})" if images is None else f"({_points(drop)}, {images:,} images)"
+    good, bad = (" and", " but") if compared.quick else (" but", " and")
     if judged == "fail":
-        return f"{' but' if good else ' and'} less accurate than allowed ({seen})"
+        return f"{bad} less accurate than allowed {seen}"
     if judged == "inconclusive":
-        return f"{' but' if good else ' and'} not shown to be as accurate ({seen})"
-    joint = " and" if good else " but"
+        return f"{bad} not shown to be as accurate {seen}"
     if drop["high"] < 0:
-        return f"{joint} more accurate ({seen})"
+        return f"{good} more accurate {seen}"
     if drop["low"] > 0:
-        return f"{' but' if good else ' and'} less accurate, within the limit ({seen})"
+        return f"{bad} less accurate, within the limit {seen}"
     if drop["high"] <= DEFAULT_MAX_DROP:
-        return f"{joint} as accurate ({seen})"
-    return f"{joint} within the limit on accuracy ({seen})"
+        return f"{good} as accurate {seen}"
+    return f"{good} within the limit on accuracy {seen}"
 
 
-def _without_labels(model: Model | ComparisonRow, images: int | None) -> str:
-    flips = model.get("flips")
+def _without_labels(flips: int | None, images: int | None) -> str:
     if flips is None or not images:
         return "; its accuracy was not measured"
     changed = f"{flips:,} of {images:,} answers changed" if flips else f"all {images:,} answers stayed the same"
@@ -167,10 +204,10 @@ def _alone(report: Report) -> str:
 def _device(report: Report, named: bool = False) -> str:
     """The board or CPU; with the device's address where it is not this machine, or one of several."""
     device = report["device"]
-    known = [device[key] for key in ("board", "cpu") if device.get(key, UNAVAILABLE) not in (UNAVAILABLE, "")]
+    known = [name for name in (device.get("board"), device.get("cpu")) if name not in (None, "", UNAVAILABLE)]
     if not known:
         return "this machine" if device["name"] == "local" and not named else device["name"]
-    return f"{device['name']} ({known[0]})" if named or device["name"] != "local" else known[0]
+    return f"{device['name']} ({known[0]})" if named or device["name"] != "local" else f"{known[0]}"
 
 
 def _noisy(report: Noisy) -> str:
@@ -190,31 +227,26 @@ def _of_devices(document: JoinedReport) -> str:
 
 def _on_all(document: JoinedReport) -> str | None:
     """A claim that holds on every device: the same model is faster there, and as accurate."""
-    leads, names = [], set()
+    claims, ratios = set(), []
     for report in document["devices"]:
-        lead, own = lead_candidate(report), short_names(report)
-        if lead is None:
+        lead, names = lead_candidate(report), short_names(report)
+        if lead is None or not _passes(lead):
             return None
-        leads.append(lead)
-        names.add((own[lead["id"]], own[lead["speed_baseline"]]))
-        right = _accuracy(lead, lead["drop"], lead["outcome"], report["images"])
-        if lead["outcome"] != "faster" or not _passes(lead) or not right.startswith(" and as accurate"):
+        compared = _compared(report, lead, names)
+        if compared.outcome != "faster" or not _accuracy(compared, report["images"]).startswith(" and as accurate"):
             return None
-    if len(names) > 1 or document["failed"]:
+        claims.add((names[lead["id"]], compared.other))
+        ratios.append(compared.speedup["ratio"])
+    if len(claims) > 1 or document["failed"]:
         return None
-    ((name, other),) = names
-    ratios = sorted(lead["speedup"]["ratio"] for lead in leads)
-    times = " to ".join(dict.fromkeys(f"{ratio:.2f}×" for ratio in (ratios[0], ratios[-1])))
-    where = "both devices" if len(leads) == 2 else f"all {len(leads)} devices"
+    ((name, other),) = claims
+    times = " to ".join(dict.fromkeys(f"{ratio:.2f}×" for ratio in (min(ratios), max(ratios))))
+    where = {1: "the device", 2: "both devices"}.get(len(ratios), f"all {len(ratios)} devices")
     return f"{name} is {times} faster than {other} and as accurate on {where}{_noisy(document)}"
 
 
 def _of_comparison(document: Comparison) -> str:
-    sentences = []
-    for row in document["rows"]:
-        against = row["against"]
-        speed = _speed(row, against["speedup"], against["outcome"], f"in {against['report']}")
-        sentences.append(f"{model_name(row)} is {speed}{_accuracy(row, against['drop'], against['outcome'], None)}")
+    sentences = [f"{model_name(row)} is {_comparison(_earlier(row['against'], row), None)}" for row in document["rows"]]
     unproven = [row for row in document["rows"] if row["outcome"] not in (None, "faster")]
     if unproven:  # no slower than before is not yet faster than the model that it replaces
         verb = "is slower" if any(row["outcome"] == "slower" for row in unproven) else "is not shown to be faster"

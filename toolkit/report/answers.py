@@ -18,7 +18,6 @@ _GALLERY = 24
 _THUMBNAIL = 96
 
 
-
 def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
     """Images whose answer changed, those that the optimised model loses first; without pictures as a table."""
     base, last, names = report["models"][0], _shown_model(report), short_names(report)
@@ -119,21 +118,20 @@ def _shaded(count: int, total: int, right: bool) -> Element:
 def per_class(report: Report) -> Iterator[Element]:
     """Top-1 of each class, and the classes in which answers changed."""
     names = model_names(report)
-    models = [model for model in report["models"] if model["per_class"]]
-    if models:
-        labels = list(models[0]["per_class"])
+    shares = [(names[model["id"]], found) for model in report["models"] if (found := model["per_class"])]
+    if shares:
         yield table(
-            ["class", *(names[model["id"]] for model in models)],
-            [[label, *(percent(model["per_class"][label]) for model in models)] for label in labels[:200]],
+            ["class", *(name for name, _ in shares)],
+            [[label, *(percent(found[label]) for _, found in shares)] for label in list(shares[0][1])[:200]],
         )
-    for model in models:
-        if model["flips_by_class"]:
+    for model in report["models"]:
+        if changed := model["flips_by_class"]:
             rows = [
                 [entry["label"], str(entry["lost"]), str(entry["gained"]), f"{entry['p']:.2g}"]
-                for entry in model["flips_by_class"][:20]
+                for entry in changed[:20]
             ]
             yield paragraph(
                 f"{names[model['id']]} against the baseline, the most certain change first (p of McNemar's test, "
-                f"adjusted for {len(model['per_class'])} classes by Holm's method)"
+                f"adjusted for {len(model['per_class'] or ())} classes by Holm's method)"
             )
             yield table(["class", "lost", "gained", "p"], rows)

@@ -8,12 +8,11 @@ from xml.etree.ElementTree import Element, SubElement
 import numpy as np
 
 from ..analysis.recommend import pareto_front
-from ..analysis.report_schema import Comparison, JoinedReport, Model, Report, SustainedEntry
+from ..analysis.report_schema import Comparison, JoinedReport, Milli, Model, Report, SustainedEntry
 from ..analysis.sentence import short_names
 from ..analysis.wording import milliseconds, model_names
 from . import svg
 from .svg import COLOURS, FONT, Axis, Box, Point
-
 
 WIDE, NARROW = 880, 350
 
@@ -33,61 +32,69 @@ class Row(NamedTuple):
     high: float
 
 
+class Spot(NamedTuple):
+    """A model in the chart of accuracy over latency; accuracies in percent."""
+
+    name: str
+    time: Milli
+    top1: float
+    low: float
+    high: float
+
+
 def plane(report: Report) -> Element:
     """Top-1 accuracy over latency, both with intervals; the Pareto front marked; up and to the left is better."""
-    models = report["models"][:_MOST]
-    points = [(model["time_ms"]["value"], model["top1"]) for model in models]
-    front = set(pareto_front(points))
-    names = [short_names(report)[model["id"]] for model in models]
-    figure = _both(lambda width: _plane(models, names, front, width))
+    names, spots = short_names(report), []
+    for model in report["models"][:_MOST]:
+        if model["top1"] is not None and model["top1_interval"] is not None:
+            low, high = model["top1_interval"]
+            spots.append(Spot(names[model["id"]], model["time_ms"], 100 * model["top1"], 100 * low, 100 * high))
+    front = set(pareto_front([(spot.time["value"], spot.top1) for spot in spots]))
+    figure = _both(lambda width: _plane(spots, front, width))
     caption = SubElement(figure, "figcaption")
     for kind, content in (
         ("front", "Pareto front: no other model is as fast and as accurate"),
         ("beaten", "another model is at least as fast and as accurate"),
         ("bar", "interval"),
     ):
-        if kind != "beaten" or len(front) < len(models):
+        if kind != "beaten" or len(front) < len(spots):
             SubElement(caption, "span", {"class": f"key {kind}"}).text = content
-    _numbered(figure, names)
+    _numbered(figure, [spot.name for spot in spots])
     if len(report["models"]) > _MOST:
         SubElement(caption, "span").text = f"the first {_MOST} of {len(report['models'])} models"
     return figure
 
 
-def _plane(models: Sequence[Model], names: Sequence[str], front: set[int], width: float) -> Element:
+def _plane(spots: Sequence[Spot], front: set[int], width: float) -> Element:
     height = 360 if width == WIDE else 340
     area = Box(64, 12, width - 16, height - 52)
-    times = [model["time_ms"] for model in models]
-    across = svg.latency_axis(min(t["low"] for t in times), max(t["high"] for t in times), area.left, area.right)
-    up = _share_axis([model["top1_interval"] for model in models], area)
+    low, high = min(spot.time["low"] for spot in spots), max(spot.time["high"] for spot in spots)
+    across, up = svg.latency_axis(low, high, area.left, area.right), _share_axis(spots, area)
     chart = svg.chart(width, height, "Top-1 accuracy over mean latency of each model, with intervals")
     _latency_scale(chart, across, area, "mean latency")
-    ticks = [value for value in up.ticks(6) if value <= 100]
-    for value in ticks:
+    for value in (tick for tick in up.ticks(6) if tick <= 100):
         svg.line(chart, (area.left, up(value)), (area.right, up(value)), _GRID)
         svg.text(chart, (area.left - 8, up(value) + 4), f"{value:.{up.decimals(6)}f}", "end")
     svg.text(chart, (14, (area.top + area.bottom) / 2), "top-1 accuracy, %", "middle", "title", upright=False)
-    points = [(across(time["value"]), up(100 * model["top1"])) for model, time in zip(models, times, strict=True)]
+    points = [(across(spot.time["value"]), up(spot.top1)) for spot in spots]
     bars = _front_line(chart, [points[index] for index in sorted(front, key=lambda index: points[index])], area)
-    for index, (model, time, (x, y)) in enumerate(zip(models, times, points, strict=True)):
+    for index, (spot, (x, y)) in enumerate(zip(spots, points, strict=True)):
         colour = "var(--c0)" if index in front else "var(--soft)"
-        left, right = across(time["low"]), across(time["high"])
-        bottom, top = (up(100 * share) for share in model["top1_interval"])
+        left, right, bottom, top = across(spot.time["low"]), across(spot.time["high"]), up(spot.low), up(spot.high)
         svg.error_bar(chart, (x, bottom), (x, top), colour)
         svg.error_bar(chart, (left, y), (right, y), colour)
         bars += [Box(x - 4, top, x + 4, bottom), Box(left, y - 4, right, y + 4)]
-    for index, (point, name) in enumerate(zip(points, names, strict=True)):
-        fill = "var(--c0)" if index in front else "var(--back)"
-        stroke = "var(--c0)" if index in front else "var(--soft)"
+    for index, (point, spot) in enumerate(zip(points, spots, strict=True)):
+        fill, stroke = ("var(--c0)", "var(--c0)") if index in front else ("var(--back)", "var(--soft)")
         svg.circle(chart, point, 6, {"fill": fill, "stroke": stroke, "stroke-width": "2"})
-        SubElement(chart[-1], "title").text = name
-    _label(chart, points, names, bars, area)
+        SubElement(chart[-1], "title").text = spot.name
+    _label(chart, points, [spot.name for spot in spots], bars, area)
     return chart
 
 
-def _share_axis(intervals: Sequence[Sequence[float]], area: Box) -> Axis:
+def _share_axis(spots: Sequence[Spot], area: Box) -> Axis:
     """An axis of percentages with room around the intervals."""
-    low, high = 100 * min(low for low, _ in intervals), 100 * max(high for _, high in intervals)
+    low, high = min(spot.low for spot in spots), max(spot.high for spot in spots)
     room = max(0.12 * (high - low), 0.2)
     return Axis(max(0.0, low - room), min(100.0 + room / 2, high + room), area.bottom, area.top)
 
@@ -253,18 +260,18 @@ def blocks(report: Report) -> Element:
 
 def sustained(report: Report) -> Element:
     """Median latency by minute of each model's long run, and where it is heading as a broken line."""
-    models, names = [model for model in report["models"] if model["sustained"]][:_MOST], model_names(report)
-    figure = _both(lambda width: _sustained(models, width))
+    names = model_names(report)
+    runs = [(names[model["id"]], run) for model in report["models"] if (run := model["sustained"])][:_MOST]
+    figure = _both(lambda width: _sustained([run for _, run in runs], width))
     caption = SubElement(figure, "figcaption")
-    for place, model in enumerate(models):
+    for place, (name, _) in enumerate(runs):
         style = {"class": "key", "style": f"--key: {COLOURS[place % len(COLOURS)]}"}
-        SubElement(caption, "span", style).text = names[model["id"]]
+        SubElement(caption, "span", style).text = name
     SubElement(caption, "span").text = "broken line: the latency that the run is heading for"
     return figure
 
 
-def _sustained(models: Sequence[Model], width: float) -> Element:
-    runs = [model["sustained"] for model in models]
+def _sustained(runs: Sequence[SustainedEntry], width: float) -> Element:
     values = [value for run in runs for value in (*(m["p50_ms"] for m in run["minutes"]), run["steady_ms"])]
     height, count = 260, max(len(run["minutes"]) for run in runs)
     area = Box(64, 12, width - 14, height - 50)

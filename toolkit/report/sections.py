@@ -20,7 +20,6 @@ from .answers import confusion, per_class
 from .elements import folded, notes, paragraph, table
 
 
-
 def details(report: Report) -> Iterator[Element]:
     """What explains the table, folded; empty parts are omitted."""
     names = model_names(report)
@@ -109,29 +108,25 @@ def scenarios(report: Report) -> Iterator[Element]:
     """Throughput by batch size, deadlines, the long run."""
     names = model_names(report)
     yield from notes(scenario_lines(report))
-    if offline := [model for model in report["models"] if model["offline"]]:
-        batches = sorted({size["batch"] for model in offline for size in model["offline"]["sizes"]})
+    offline = [(names[model["id"]], found["sizes"]) for model in report["models"] if (found := model["offline"])]
+    if offline:
+        batches = sorted({size["batch"] for _, sizes in offline for size in sizes})
         rows = []
-        for model in offline:
-            of = {size["batch"]: size for size in model["offline"]["sizes"]}
-            cells = [
-                f"{of[batch]['images_per_s']:.0f} [{of[batch]['low']:.0f}, {of[batch]['high']:.0f}]"
-                if batch in of
-                else "-"
-                for batch in batches
-            ]
-            rows.append([names[model["id"]], *cells])
+        for name, sizes in offline:
+            rates = {
+                size["batch"]: f"{size['images_per_s']:.0f} [{size['low']:.0f}, {size['high']:.0f}]" for size in sizes
+            }
+            rows.append([name, *(rates.get(batch, "-") for batch in batches)])
         yield table(["images/s at batch size", *map(str, batches)], rows)
     if any(model["sustained"] for model in report["models"]):
         yield charts.sustained(report)
-    held = [model for model in report["models"] if model["sustained"] and model["sustained"].get("rate")]
-    if held:
-        rows = [
-            [names[model["id"]], str(one["minute"]), str(one["offered"]), str(one["missed"]), str(one["dropped"]),
-             milliseconds(one["p50_ms"])]
-            for model in held
-            for one in model["sustained"]["minutes"]
-        ]  # fmt: skip
+    rows = [
+        [names[model["id"]], str(one["minute"]), *(str(one.get(key, 0)) for key in ("offered", "missed", "dropped")),
+         milliseconds(one["p50_ms"])]
+        for model in report["models"] if (run := model["sustained"]) and run.get("rate")
+        for one in run["minutes"]
+    ]  # fmt: skip
+    if rows:
         yield table(["model", "minute", "images offered", "missed their deadline", "dropped", "file to answer"], rows)
 
 
@@ -141,9 +136,9 @@ def against_host(report: Report) -> Iterator[Element]:
     yield from notes(host_lines(report))
     rows = [
         [names[model["id"]], one["id"], one["truth"] or "?", one["host"], one["device"], f"{one['gap']:.3g}",
-         "near tie" if near_tie(one, model["host"]) else "not explained by the kernels"]
-        for model in report["models"]
-        for one in (model["host"] or {"differ": []})["differ"][:50]
+         "near tie" if near_tie(one, host) else "not explained by the kernels"]
+        for model in report["models"] if (host := model["host"])
+        for one in host["differ"][:50]
     ]  # fmt: skip
     if rows:
         yield table(["model", "image", "true", "host", "device", "logits apart", "why"], rows)

@@ -82,7 +82,7 @@ def test_a_model_alone(judged: Judge) -> None:
     """Its latency and its accuracy."""
     report = judged(environment=QUIET).report
     first = report["models"][0]
-    alone = judge_report({**report, "models": [first]}, [first["id"]], Contract())
+    alone = judge_report(report, [first], [first["id"]], Contract())
     assert verdict_sentence(alone).startswith("fp32, measured alone, takes 2 ms [")
     assert verdict_sentence(alone).endswith("per image and is right on 100.00 % of 359 images on AMD EPYC")
 
@@ -107,7 +107,7 @@ def _several(judged: Judge, *candidates: tuple[str, float, int]) -> str:
         drop = {"points": points, "low": points, "high": points}
         models.append({**source, "id": name, "precision": name, "predictions": answers, "blocks": blocks,
                        "time_ms": time, "drop": drop, "judgements": []})  # fmt: skip
-    return verdict_sentence(judge_report({**report, "models": models}, [name for name, *_ in candidates], Contract()))
+    return verdict_sentence(judge_report(report, models, [name for name, *_ in candidates], Contract()))
 
 
 def test_of_several_candidates_the_one_to_take_is_named(judged: Judge) -> None:

@@ -100,7 +100,7 @@ def _many(report: dict[str, Any], names: list[str]) -> dict[str, Any]:
         changed = {"id": f"id-{number}", "name": name, "blocks": blocks, "time_ms": time, **accuracy}
         models.append({key: value for key, value in source.items() if key != "judgements"} | changed)
     candidates = [model["id"] for model in models if model["precision"] == "int8"]
-    return judge_report({**report, "baseline": "id-0", "models": models}, candidates, Contract())
+    return judge_report({**report, "baseline": "id-0"}, models, candidates, Contract())
 
 
 def _labels(report: dict[str, Any], count: int) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def kinds(judged: Callable[..., Any], page: str) -> dict[str, str]:
     ten = _many(passed, [f"network-{number}_v2" for number in range(10)])
     documents = {
         "passed": passed, "noisy": noisy, "unlabelled": unlabelled,
-        "alone": judge_report({**passed, "models": [first]}, [first["id"]], Contract()),
+        "alone": judge_report({**passed, "models": [first]}, [first], [first["id"]], Contract()),
         "ten": ten, "ten unlabelled": {**ten, "models": [{**model, "top1": None, "top1_interval": None, "drop": None}
                                                          for model in ten["models"]]},
         "hostile": _many(passed, list(HOSTILE)), "classes": _labels(passed, 1000),
