@@ -1,7 +1,6 @@
 """What the documents say is so: their commands, code, settings, links and figures."""
 
 import ast
-import json
 import os
 import re
 import shlex
@@ -75,7 +74,7 @@ def test_every_command_parses(words: list[str]) -> None:
 def test_blocks_name_their_language() -> None:
     """A block without one would not be checked."""
     languages = {block.place: block.language for block in BLOCKS}
-    checked = {"sh", "python", "toml", "yaml", "json", "text"}
+    checked = {"sh", "python", "toml", "yaml", "text"}
     assert {place: language for place, language in languages.items() if language not in checked} == {}
 
 
@@ -96,12 +95,6 @@ def test_recipes_are_valid(block: _Block) -> None:
     from edgekit.toolkit.training.recipe import Recipe
 
     Recipe.from_dict(tomllib.loads(block.text))
-
-
-@pytest.mark.parametrize("block", _of("json"))
-def test_json_is_json(block: _Block) -> None:
-    """A JSON block can be read."""
-    json.loads(block.text)
 
 
 @pytest.mark.parametrize("block", _of("yaml"))

@@ -282,6 +282,7 @@ class Worker:
             medians.append(float(np.median(ns)))
             settled = (
                 calls >= _WARM_UP_CALLS
+                and len(medians) > 1  # one window may take longer than all of them should, where a call is held up
                 and time.monotonic() - begin >= _WARM_UP_S
                 and abs(medians[-1] / medians[-2] - 1) < _SETTLED
             )
