@@ -54,7 +54,7 @@ def _commands() -> list[Any]:
         if block.language in ("sh", "yaml"):
             text = block.text.replace("\\\n", " ")
             for line in re.findall(r"\bedgekit [a-z].*", text):
-                for part in re.split(r"&&|\|\||;", line):
+                for part in re.split(r"&&|\|\||[;>]", line):
                     words = shlex.split(part, comments=True)
                     if words[:1] == ["edgekit"]:
                         found.setdefault(" ".join(words), pytest.param(words[1:], id=f"{block.place} {words[1]}"))
