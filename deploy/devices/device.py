@@ -49,6 +49,7 @@ _BOARD: frozenset[Ability] = frozenset(("build", "describe", "provision"))
 DEVICES: dict[str, Kind] = {
     "local": Kind(".local:LocalDevice", "local", frozenset(("build", "describe")), ("planted",)),
     "ssh": Kind(".ssh:open_board", "ssh://[user@]host[:port]", _BOARD),
+    "adb": Kind(".adb:open_board", "adb://[serial]", _BOARD),
     "browser": Kind(".browser.device:BrowserDevice", "browser", settings=("ort_web", "invite")),
     "browser+webgpu": Kind(".browser.device:BrowserDevice", "browser+webgpu", settings=("ort_web", "invite")),
 }

@@ -1,0 +1,262 @@
+"""Devices behind the Android Debug Bridge: the real client, with a server of the tests (see bridge.py)."""
+
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.devices.adb import Adb, open_board
+from edgekit.deploy.devices.device import open_device
+from edgekit.deploy.devices.transport import CommandError
+from edgekit.deploy.errors import DeviceError, LostDeviceError
+from edgekit.deploy.measuring import cargo
+from edgekit.deploy.measuring.plan import Plan
+from edgekit.deploy.progress import silent
+from edgekit.toolkit.doctor.diagnose import diagnose_device
+from edgekit.toolkit.doctor.provision import remove_all
+from edgekit.toolkit.validation.validate import validate
+
+from .bridge import Bridge, bridge, need_adb
+
+QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5, threads=1)
+PYTHON = sys.executable
+PHONE = f"adb://PHONE1{PYTHON}"
+
+
+@pytest.fixture
+def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bridge]:
+    """A server with one device, PHONE1, which `adb` of this process finds."""
+    need_adb()
+    with bridge(tmp_path / "phone") as server:
+        monkeypatch.setenv("ADB_SERVER_SOCKET", server.socket_name)
+        yield server
+
+
+@pytest.fixture
+def transport(phone: Bridge) -> Iterator[Adb]:
+    """A connection to PHONE1."""
+    with Adb("PHONE1", None) as connected:
+        yield connected
+
+
+def test_models_are_validated_over_the_bridge(phone: Bridge, fp32: Bundle, int8: Bundle) -> None:
+    """Code, models and images are pushed once, the agent measures, its answers are the host's; doctor reads it too."""
+    result = validate([int8], baseline=fp32, images="digits", limit=20, plan=QUICK, devices=[PHONE])
+    report = result.report
+    assert report["device"]["name"] == PHONE
+    assert report["images"] == 20
+    assert all(model["host"] and model["host"]["differ"] == [] for model in report["models"])
+    cache = phone.folder / ".cache/edgekit"
+    assert not [
+        path.name for path in cache.iterdir() if path.name.startswith(("job", "result-")) or "part" in path.name
+    ]
+    before = phone.pushed
+    assert before >= 3
+    described = diagnose_device(open_device(PHONE))
+    assert described["remarks"] == []
+    assert described["python"]["executable"] == PYTHON
+    assert described["machine"]["machine"] == report["device"]["machine"]
+    assert phone.pushed == before, "nothing is sent twice"
+    assert remove_all(PHONE) == [str(cache)]
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "fix"),
+    [
+        ("unauthorized", "does not trust this machine yet", "unlock it"),
+        ("authorizing", "does not trust this machine yet", "unlock it"),
+        ("offline", "is offline", "plug it in again"),
+        ("no permissions", "may not be used by this account", "udev"),
+        ("recovery", "is in 'recovery'", "adb reboot"),
+    ],
+)
+def test_a_device_that_is_not_ready(phone: Bridge, state: str, message: str, fix: str) -> None:
+    """One line, and what to do."""
+    phone.devices = {"PHONE1": state}
+    with pytest.raises(DeviceError, match=message) as caught:
+        open_board("adb://PHONE1").__enter__()
+    assert fix in caught.value.fix
+    assert "\n" not in f"{caught.value}{caught.value.fix}"
+
+
+@pytest.mark.parametrize(
+    ("devices", "name", "message"),
+    [
+        ([], "adb://", "the Android device is not connected"),
+        (["A", "B"], "adb://", "the Android device is not the only one"),
+        (["A", "B"], "adb://C", "adb://C is not connected"),
+        (["10.0.0.7:5555"], "adb://10.0.0.7:5556", "adb://10.0.0.7:5556 is not connected"),
+    ],
+)
+def test_which_device_is_meant(phone: Bridge, devices: list[str], name: str, message: str) -> None:
+    """None, several, another one."""
+    phone.devices = dict.fromkeys(devices, "device")
+    with pytest.raises(DeviceError, match=message) as caught:
+        open_board(name).__enter__()
+    assert "adb" in caught.value.fix
+
+
+def test_the_only_device_keeps_its_serial(phone: Bridge) -> None:
+    """A second one that is plugged in later is another one; one over TCP is connected first."""
+    with Adb(None, None) as connected:
+        phone.devices["OTHER"] = "device"
+        assert list(connected.run("echo here", "", 10.0)) == ["here"]
+    phone.connectable = ["10.0.0.7:5555"]
+    with Adb("10.0.0.7:5555", None) as connected:
+        assert list(connected.run("echo there", "", 10.0)) == ["there"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adb://-s", "adb://--help", "adb://a b", "adb://a;reboot", "adb://$(reboot)", "adb://a'b", f"adb://{'x' * 200}",
+     "adb:PHONE1", "adb://a\nb", "adb://a@b"],
+)  # fmt: skip
+def test_what_is_not_an_address_of_adb(name: str) -> None:
+    """Refused before adb sees it."""
+    with pytest.raises(DeviceError):
+        open_device(name)
+
+
+def test_a_serial_number_from_the_bridge_is_checked(phone: Bridge) -> None:
+    """It becomes an argument and is shown."""
+    phone.devices = {"-H evil\x1b[31m": "device"}
+    with pytest.raises(DeviceError, match="which is not a serial number") as caught:
+        open_board("adb://").__enter__()
+    assert str(caught.value).isprintable()
+
+
+def test_commands_keep_their_words_and_exit_codes(transport: Adb) -> None:
+    """Quotes, line breaks and input arrive as they are; a failure has its code and its last words."""
+    text = 'it\'s "$HOME" `x`\n\\ two'
+    assert list(transport.run("cat; printf '%s' \"it's\"", f"{text}\n", 10.0)) == [*text.splitlines(), "it's"]
+    with pytest.raises(CommandError, match="exit code 7: no room"):
+        list(transport.run("echo no room >&2; exit 7", "", 10.0))
+    with pytest.raises(CommandError, match="exit code 1$"):
+        list(transport.run("exec false", "", 10.0))
+
+
+def test_files_go_both_ways(transport: Adb, phone: Bridge, tmp_path: Path) -> None:
+    """Every byte, under names with spaces and quotes; no more comes back than was asked for."""
+    content = bytes(range(256)) * 1000
+    (tmp_path / "file").write_bytes(content)
+    there = f"{phone.folder}/it's a file"
+    transport.put(tmp_path / "file", there, 0, lambda share: None)
+    transport.get(there, tmp_path / "back", len(content))
+    assert (tmp_path / "back").read_bytes() == content
+    with pytest.raises(DeviceError, match="sends more than 1000 bytes"):
+        transport.get(there, tmp_path / "bounded", 1000)
+    with pytest.raises(DeviceError, match="cannot be fetched"):
+        transport.get(f"{there}?", tmp_path / "missing", 1000)
+
+
+def test_a_file_that_the_device_does_not_take(transport: Adb, phone: Bridge, tmp_path: Path) -> None:
+    """A full disk and a folder that is not there are the device's answers, not a lost line."""
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    with pytest.raises(DeviceError, match="a file cannot be sent"):
+        transport.put(tmp_path / "file", f"{phone.folder}/no/such/folder", 0, lambda share: None)
+    phone.full = True
+    with pytest.raises(DeviceError, match="the disk is full"):
+        transport.put(tmp_path / "file", f"{phone.folder}/file", 0, lambda share: None)
+
+
+def test_a_cable_that_is_pulled(phone: Bridge, transport: Adb, until: Callable[..., None]) -> None:
+    """The client's exit code says nothing of it: the command is lost, not successful."""
+    lost: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            list(transport.run("echo started; exec sleep 30", "", 60.0))
+        except BaseException as error:
+            lost.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: any("sleep 30" in line for line in phone.shell_lines), 10)
+    phone.devices.clear()
+    phone.cut()
+    thread.join(20)
+    assert isinstance(lost[0], LostDeviceError)
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_cable_that_is_pulled_while_it_measures(
+    phone: Bridge, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    """An error in seconds, whether the device comes back or not; what was measured is kept; the agent ends."""
+    monkeypatch.setattr("edgekit.deploy.devices.board.attend.RECONNECT_S", 1.0)
+    shown: list[str] = []
+    plan = replace(QUICK, processes=3 if back else 30)
+
+    def show(stage: str, share: float) -> None:
+        if stage.startswith("latency") and share > 1.1 / plan.processes and "cut" not in shown:
+            shown.append("cut")
+            if not back:
+                phone.devices.clear()
+            phone.cut()
+        shown.append(stage)
+
+    def measure() -> Any:
+        return validate([fp32], images="digits", limit=5, plan=plan, devices=[PHONE], keep=tmp_path / "kept",
+                        progress=show)  # fmt: skip
+
+    with pytest.raises(LostDeviceError, match="is gone"):
+        measure()
+    assert "reconnecting" in shown
+    assert (tmp_path / "kept/result.json").exists()
+    deadline = time.monotonic() + 20
+    while (phone.folder / ".cache/edgekit/job").exists():  # the agent notices that nobody is there
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_transfer_that_broke_is_made_again(phone: Bridge, tmp_path: Path) -> None:
+    """The board connects again and sends the file from its start."""
+    (tmp_path / "file").write_bytes(os.urandom(2_000_000))
+    parcel = cargo.parcel(iter([("file", tmp_path / "file")]), tmp_path)
+    phone.cut_after = 500_000
+    with open_board(PHONE) as board:
+        assert board.send([parcel], silent).files[parcel.sha256] == "whole"
+    assert phone.cut_after is None
+
+
+def test_a_shell_without_exit_codes(phone: Bridge) -> None:
+    """Android 6 and older."""
+    phone.features = "cmd"
+    with pytest.raises(DeviceError, match="has no shell that reports exit codes") as caught:
+        open_board("adb://PHONE1").__enter__()
+    assert "Android 7" in caught.value.fix
+
+
+def test_where_adb_is(phone: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In PATH, or in the SDK; else what to install."""
+    adb = shutil.which("adb")
+    assert adb
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("ANDROID_HOME", raising=False)
+    monkeypatch.delenv("ANDROID_SDK_ROOT", raising=False)
+    with pytest.raises(DeviceError, match="there is no adb on this machine") as caught:
+        open_board("adb://").__enter__()
+    assert "apt install adb" in caught.value.fix
+    tools = tmp_path / "sdk/platform-tools"
+    tools.mkdir(parents=True)
+    (tools / "adb").symlink_to(adb)
+    monkeypatch.setenv("ANDROID_HOME", str(tmp_path / "sdk"))
+    with open_board("adb://"):
+        pass
+
+
+def test_messages_of_the_bridge_are_one_bounded_line(phone: Bridge) -> None:
+    """Whatever the server says."""
+    phone.answer = "first\n" + "\x1b[31m" + "x" * 60_000 + "\nlast"
+    with pytest.raises(DeviceError, match="cannot be reached: last") as caught:
+        open_board("adb://PHONE1").__enter__()
+    assert re.fullmatch(r"[ -~]{1,300}", str(caught.value))
