@@ -13,8 +13,8 @@ ORT_WEB_FILES := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threa
     ort.webgpu.min.mjs ort-wasm-simd-threaded.asyncify.mjs ort-wasm-simd-threaded.asyncify.wasm
 ORT_WEB_DIR := deploy/devices/browser/ort-web
 
-# What some tests need beside Python: a browser, and an ssh server for the virtual board.
-SYSTEM := chromium openssh-server openssh-sftp-server rsync
+# What some tests need beside Python: a browser, an ssh server for the virtual board, Android's bridge.
+SYSTEM := chromium openssh-server openssh-sftp-server rsync adb
 
 .PHONY: demo test test-slow test-all system docs lint types fuzz wheel-test lowest constraints ort-web clean
 
@@ -33,7 +33,7 @@ test-all: $(INSTALLED) $(DOCS) system
 
 # Where something cannot be installed, the tests that need it are skipped, and the end of the run says so.
 system:
-	@command -v chromium >/dev/null && [ -x /usr/sbin/sshd ] && command -v rsync >/dev/null || \
+	@command -v chromium >/dev/null && [ -x /usr/sbin/sshd ] && command -v rsync >/dev/null && command -v adb >/dev/null || \
 	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(SYSTEM); } >/dev/null || \
 	    echo "not installed, and no way to do so here: $(SYSTEM)" >&2
 	@$(MAKE) --silent ort-web || echo "ONNX Runtime Web cannot be fetched here: that needs npm" >&2

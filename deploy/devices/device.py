@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 
     Attributes:
         opens: what makes the Device of a name.
-        address: how the names are written, as help texts show it.
+        address: how the names are written, as help texts show it (where rich takes [word] for markup).
         can: its abilities.
         settings: the keyword arguments that `opens` takes beside the name.
     """
@@ -48,8 +48,8 @@ _BOARD: frozenset[Ability] = frozenset(("build", "describe", "provision"))
 # what a device's name begins with, up to "://" -> its kind
 DEVICES: dict[str, Kind] = {
     "local": Kind(".local:LocalDevice", "local", frozenset(("build", "describe")), ("planted",)),
-    "ssh": Kind(".ssh:open_board", "ssh://[user@]host[:port]", _BOARD),
-    "adb": Kind(".adb:open_board", "adb://[serial]", _BOARD),
+    "ssh": Kind(".ssh:open_board", "ssh://user@host[:port]", _BOARD),
+    "adb": Kind(".adb:open_board", "adb://SERIAL", _BOARD),
     "browser": Kind(".browser.device:BrowserDevice", "browser", settings=("ort_web", "invite")),
     "browser+webgpu": Kind(".browser.device:BrowserDevice", "browser+webgpu", settings=("ort_web", "invite")),
 }

@@ -1,0 +1,126 @@
+"""The registry of devices: what each kind can do, and that nothing outside of it tests for a name."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from edgekit.deploy.devices.board.board import Board
+from edgekit.deploy.devices.device import DEVICES, addresses, kind_of, open_device
+from edgekit.deploy.errors import DeviceError
+from edgekit.toolkit.doctor.provision import provision
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = {"local": "local", "ssh": "ssh://pi@board", "adb": "adb://PHONE1", "browser": "browser",
+         "browser+webgpu": "browser+webgpu"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_every_kind_opens_and_does_what_it_says(kind: str) -> None:
+    """An example of its name is needed here; its methods are those of its abilities, and no others."""
+    from edgekit.deploy.devices.device import Device
+
+    device = open_device(NAMES[kind])
+    assert device.name == NAMES[kind]
+    assert device.here == (kind == "local")
+    assert NAMES[kind].partition("://")[0] in addresses()
+    methods = {"build": ["build"], "describe": ["describe"], "provision": ["provision", "clean"]}
+    for ability, names in methods.items():
+        if ability in DEVICES[kind].can:
+            device.require(ability)
+            own = [getattr(type(device), name) is not getattr(Device, name) for name in names]
+            assert all(own) or device.here, f"{kind} cannot {ability}"
+        else:
+            with pytest.raises(DeviceError, match=re.escape(NAMES[kind])) as caught:
+                device.require(ability)
+            assert addresses(ability) in caught.value.fix
+
+
+def test_a_board_is_the_same_over_every_transport() -> None:
+    """Nothing above the transport knows which one it is."""
+    assert {kind for kind in DEVICES if isinstance(open_device(NAMES[kind]), Board)} == {"ssh", "adb"}
+    for path in (ROOT / "deploy/devices/board").glob("*.py"):
+        imported = {name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+                    for name in (node.module or "").split(".")}  # fmt: skip
+        assert not imported & DEVICES.keys(), path
+
+
+def test_a_setting_reaches_the_kinds_that_take_it(tmp_path: Path) -> None:
+    """The folder of a browser's files means nothing to a board."""
+    assert "ort_web" in kind_of("browser").settings
+    open_device("ssh://board", ort_web=tmp_path)
+    with pytest.raises(DeviceError, match="ONNX Runtime Web is not here"):
+        open_device("browser", ort_web=tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("name", ["local", "browser"])
+def test_what_takes_no_installation(name: str) -> None:
+    """Refused before anything is connected or downloaded."""
+    with pytest.raises(DeviceError, match="takes no installation") as caught:
+        provision(name, offline=True)
+    assert "ssh://" in caught.value.fix
+    assert "adb://" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["doctor", "--device", "browser"], "browser describes itself only while it measures"),
+        (["doctor", "--device", "serial://x"], "unknown device 'serial'"),
+        (["provision", "--device", "browser", "--clean"], "browser takes no installation"),
+        (["doctor", "--device", "ssh://board", "--self-test"], "the self-test is of this machine"),
+        (["doctor", "--device", "local://x"], "local://x is not this machine"),
+    ],
+)
+def test_commands_refuse_what_a_device_cannot_do(
+    arguments: list[str], message: str, edgekit: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """One line, exit code 1."""
+    assert message in edgekit(*arguments, code=1).stderr
+
+
+def test_doctor_of_this_machine_by_name(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """`--device local` is what doctor shows without it."""
+    assert "torch" in edgekit("doctor", "--device", "local", "--json").stdout
+
+
+@pytest.mark.parametrize("command", ["validate", "build", "doctor", "provision"])
+def test_help_names_the_devices_of_the_registry(command: str) -> None:
+    """Those that can do what the command asks for."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", command, "--help"], capture_output=True, text=True, check=True
+    )
+    shown = re.sub(r"[\s│]+", "", done.stdout)
+    ability = {"build": "build", "doctor": "describe", "provision": "provision"}.get(command)
+    assert re.sub(r"\s+", "", addresses(ability)) in shown  # type: ignore[arg-type]
+
+
+def _device_names(tree: ast.AST) -> list[str]:
+    """The constants that begin like a device's name, in comparisons and in calls of startswith and removeprefix."""
+    places = [
+        [node.left, *node.comparators]
+        if isinstance(node, ast.Compare)
+        else node.args
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("startswith", "removeprefix", "partition")
+        else []
+        for node in ast.walk(tree)
+    ]
+    constants = [
+        inner.value
+        for place in places
+        for part in place
+        for inner in ast.walk(part)
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+    ]
+    return [value for value in constants if value.partition("://")[0].rstrip("+") in DEVICES]
+
+
+def test_no_test_for_a_device_s_name() -> None:
+    """Outside of deploy/devices what matters is what a device can do."""
+    modules = [path for folder in ("deploy", "toolkit", "export", "models") for path in (ROOT / folder).rglob("*.py")]
+    for path in modules:
+        if "devices" not in path.relative_to(ROOT).parts:
+            assert _device_names(ast.parse(path.read_text())) == [], path
