@@ -45,9 +45,12 @@ class Kind(NamedTuple):
 
 _BOARD: frozenset[Ability] = frozenset(("build", "describe", "provision"))
 
+# the name of this machine
+_HERE = "local"
+
 # what a device's name begins with, up to "://" -> its kind
 DEVICES: dict[str, Kind] = {
-    "local": Kind(".local:LocalDevice", "local", frozenset(("build", "describe")), ("planted",)),
+    _HERE: Kind(".local:LocalDevice", "local", frozenset(("build", "describe")), ("planted",)),
     "ssh": Kind(".ssh:open_board", "ssh://user@host[:port]", _BOARD),
     "adb": Kind(".adb:open_board", "adb://SERIAL", _BOARD),
     "browser": Kind(".browser.device:BrowserDevice", "browser", settings=("ort_web", "invite")),
@@ -163,6 +166,11 @@ def kind_of(name: str) -> Kind:
         DeviceError: no such kind.
     """
     return choose(DEVICES, name.partition("://")[0], "device", DeviceError)
+
+
+def is_here(name: str) -> bool:
+    """Whether a device's name, as reports hold it, is that of this machine."""
+    return name == _HERE
 
 
 def addresses(ability: Ability | None = None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ...deploy.devices.device import is_here
 from ...deploy.environment import UNAVAILABLE
 from .contract import DEFAULT_MAX_DROP
 from .report_schema import (
@@ -206,8 +207,8 @@ def _device(report: Report, named: bool = False) -> str:
     device = report["device"]
     known = [name for name in (device.get("board"), device.get("cpu")) if name not in (None, "", UNAVAILABLE)]
     if not known:
-        return "this machine" if device["name"] == "local" and not named else device["name"]
-    return f"{device['name']} ({known[0]})" if named or device["name"] != "local" else f"{known[0]}"
+        return "this machine" if is_here(device["name"]) and not named else device["name"]
+    return f"{device['name']} ({known[0]})" if named or not is_here(device["name"]) else f"{known[0]}"
 
 
 def _noisy(report: Noisy) -> str:
