@@ -11,9 +11,9 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -102,19 +102,6 @@ class Preprocess:
                 raise RecipeError(f"an image size of {pair} is not possible", fix="sizes are in whole pixels, from 1")
             if pair is not None and max(pair) > _MAX_SIDE:
                 raise RecipeError(f"an image size of {pair} is too large", fix=f"at most {_MAX_SIDE} pixels a side")
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Preprocess":
-        """Read what `to_json` wrote."""
-
-        def pair(value: Any) -> Any:
-            return tuple(value) if isinstance(value, list) else value
-
-        return cls(**{key: pair(value) for key, value in data.items()})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
-        return asdict(self)
 
     def pixels(self, image: Image.Image) -> Image.Image:
         """Convert, resize and crop a decoded image; the result is 8 bits a channel, in `mode`.

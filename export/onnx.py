@@ -15,6 +15,7 @@ import onnxslim
 import torch
 from torch import nn
 
+from ..deploy.documents import plain
 from ..deploy.errors import EdgeKitError, ParityError
 from ..deploy.manifest import Manifest
 from ..deploy.parity import FLOAT_TOLERANCE
@@ -62,7 +63,7 @@ def export(network: nn.Module, images: np.ndarray, path: Path, options: Options,
         details["cross_check"] = {"exporter": other, "max_abs": _disagreement(model, other, network, images, options)}
     metadata = {
         "edgekit.labels": json.dumps(manifest.labels, ensure_ascii=False),
-        "edgekit.preprocess": json.dumps(manifest.preprocess.to_json()),
+        "edgekit.preprocess": json.dumps(plain(manifest.preprocess)),
     }
     onnx.helper.set_model_props(model, metadata)
     save(model, path)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..deploy.bundle import Bundle
+from ..deploy.documents import plain
 from ..deploy.errors import BundleError
 
 
@@ -20,7 +21,7 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
         "precision": manifest.precision,
         "input": [manifest.input.batch or "any", *manifest.input.shape],
         "labels": list(manifest.labels),
-        "preprocess": manifest.preprocess.to_json(),
+        "preprocess": plain(manifest.preprocess),
         "parameters": manifest.parameters,
         "size_bytes": bundle.size_bytes,
         "data": dict(manifest.data),

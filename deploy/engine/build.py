@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,6 @@ class Options:
             *(f"--{name.replace('_', '-')}" for name in flags if getattr(self, name)),
             *(["--compute-capability", ",".join(self.compute_capabilities)] if self.compute_capabilities else []),
         ]
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Options":
-        """Read what dataclasses.asdict made, after JSON."""
-        values = dict(data)
-        values["batch"] = tuple(values["batch"]) if values["batch"] else None
-        values["compute_capabilities"] = tuple(values["compute_capabilities"])
-        return cls(**values)
 
 
 def build(source: Bundle, path: Path, options: Options, progress: Progress, named: str | None = None) -> None:

@@ -7,13 +7,13 @@ one line: the result, or what went wrong. It needs Python, numpy, Pillow and the
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ..bundle import Bundle
-from ..documents import DocumentError, check_numbers, read, within
+from ..documents import DocumentError, check_numbers, plain, read, within
 from ..engine.build import Options, build
 from ..engine.gpu import look
 from ..engine.library import load
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"environment": self.environment, "measurements": [one.to_json() for one in self.measurements]}
+        return {"environment": self.environment, "measurements": plain(self.measurements)}
 
     @classmethod
     def from_json(cls, data: Any, device: str, bundles: Sequence[Bundle], images: int) -> "Measured":
@@ -57,7 +57,7 @@ class Measured(NamedTuple):
         try:
             answer = read(_Measured, data)
             check_numbers(answer.environment)
-            measurements = [Measurement.from_json(entry) for entry in answer.measurements]
+            measurements = list(answer.measurements)
             check_measurements(measurements, {one.id: len(one.manifest.labels) for one in bundles}, images)
         except DocumentError as error:
             raise DeviceError(
@@ -71,7 +71,7 @@ class _Measured(NamedTuple):
     """What `Measured.to_json` makes."""
 
     environment: Environment
-    measurements: tuple[Mapping[str, Any], ...]
+    measurements: tuple[Measurement, ...]
 
 
 class _Failure(NamedTuple):
@@ -98,7 +98,7 @@ def run(job: Path, say: Say) -> Measured:
     images = job / IMAGES
     for path in request["bundles"].values():  # before minutes are spent on the models beside it
         _check_passport(Bundle.open(job / path), request["device"])
-    plan, allowed = Plan.from_json(request["plan"]), allowed_cores()
+    plan, allowed = read(Plan, request["plan"]), allowed_cores()
     got = cores_got(allowed)
     threads = plan.threads or free_cores(allowed, got)
     cores = fastest_cores(threads)
@@ -139,7 +139,7 @@ def build_engine(job: Path, say: Say) -> dict[str, Any]:
     """
     request = _read(job)["build"]
     build(
-        Bundle.open(job / request["bundle"]), job / BUILT, Options.from_json(request["options"]),
+        Bundle.open(job / request["bundle"]), job / BUILT, read(Options, request["options"]),
         lambda what, share: say({"progress": what, "share": share}), named=request["named"],
     )  # fmt: skip
     return {BUILT: BUILT}

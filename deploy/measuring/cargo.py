@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..bundle import Bundle
+from ..documents import plain
 from ..engine.build import Options
 from ..engine.passport import ENGINE_FORMAT
 from ..errors import BundleError
@@ -80,7 +81,7 @@ def image_files(images: ImageSet, scratch: Path) -> Files:
 
 def job(bundles: Sequence[Bundle], plan: Plan, device: str | None = None) -> dict[str, Any]:
     """What job.json says of bundles that travel with it; None is this machine, a name that of another device."""
-    return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plan.to_json(), "device": device}
+    return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plain(plan), "device": device}
 
 
 def build_job(bundle: Bundle, options: Options, folder: str) -> dict[str, Any]:

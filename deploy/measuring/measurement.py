@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Literal, TypedDict
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal, TypedDict
 
-from ..documents import Bounds, DocumentError, check_numbers, read, within
+from ..documents import Bounds, DocumentError, check_numbers, within
 from ..parity import Parity
 from ..session import STAGES
 
@@ -192,32 +192,25 @@ class Measurement:
     one_thread: Sequence[Block] = field(default=())
     processes: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Any) -> "Measurement":
-        """Read what `to_json` wrote, from JSON or not.
+    def check(self) -> None:
+        """Refuse what no device measures; `documents.read` asks for it.
 
         Raises:
-            DocumentError: it is not a measurement.
+            DocumentError: a time, a count or the parity cannot be.
         """
-        one = read(cls, data)
-        if not one.blocks or not one.warm_ups or len(one.stages) > len(STAGES):
+        if not self.blocks or not self.warm_ups or len(self.stages) > len(STAGES):
             raise DocumentError("a measurement has no blocks or no warm-ups")
-        for at, block in enumerate((*one.blocks, *one.one_thread)):
+        for at, block in enumerate((*self.blocks, *self.one_thread)):
             if block.calls < 1 or not block.ns or min(block.ns) < 1 or not math.isfinite(block.at):
                 raise DocumentError(f"blocks[{at}] has no time")
-        times = (*one.file_ms, *one.load_ms, *one.first_ms, *(entry.ms for entry in one.warm_ups))
-        for value in (*times, *(entry.at for entry in one.sustained)):
+        times = (*self.file_ms, *self.load_ms, *self.first_ms, *(entry.ms for entry in self.warm_ups))
+        for value in (*times, *(entry.at for entry in self.sustained)):
             within(value, 0, _MAX_MS, "a time")
-        _check_scenarios(one)
-        check_numbers([entry.state for entry in one.sustained], "sustained")
-        if one.parity.keys() != {entry.name for entry in fields(Parity)}:
-            raise DocumentError(f"parity has {', '.join(sorted(one.parity))[:200]}")
-        within(one.parity["top1_agreement"], 0, 1, "parity.top1_agreement")
-        return one
+        _check_scenarios(self)
+        check_numbers([entry.state for entry in self.sustained], "sustained")
+        if self.parity.keys() != {entry.name for entry in fields(Parity)}:
+            raise DocumentError(f"parity has {', '.join(sorted(self.parity))[:200]}")
+        within(self.parity["top1_agreement"], 0, 1, "parity.top1_agreement")
 
 
 def _check_scenarios(one: Measurement) -> None:

@@ -1,9 +1,7 @@
 """What to measure, and how long."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from ..documents import read
 from ..errors import RecipeError
 from ..registry import choose
 from ..session import PROVIDERS, SessionOptions
@@ -68,17 +66,3 @@ class Plan:
     def budget_s(self) -> float:
         """When the latency blocks end, settled or not."""
         return 3 * self.seconds
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Any) -> "Plan":
-        """Read what `to_json` wrote.
-
-        Raises:
-            DocumentError: it is not a plan.
-            RecipeError: it is one that cannot be carried out.
-        """
-        return read(cls, data)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from ..bundle import Bundle
-from ..documents import DocumentError, check_numbers, read
+from ..documents import DocumentError, check_numbers, plain, read
 from ..errors import EdgeKitError, RecipeError
 from ..images import ImageSet
 from ..manifest import Manifest
@@ -58,14 +58,14 @@ class Result:
             "device": self.device,
             "bundles": [describe_bundle(bundle) for bundle in self.bundles],
             "candidates": list(self.candidates),
-            "plan": self.plan.to_json(),
+            "plan": plain(self.plan),
             "contract": dict(self.contract),
             "ids": list(self.ids),
             "targets": self.targets.tolist(),
             "environment": dict(self.environment),
-            "measurements": [measurement.to_json() for measurement in self.measurements],
+            "measurements": plain(self.measurements),
             "host": dict(self.host),
-            "overlap": self.overlap and self.overlap.to_json(),
+            "overlap": plain(self.overlap),
             "provenance": self.provenance,
         }
 
@@ -85,7 +85,7 @@ class Result:
             document = read(_Document, data)
             bundles = [read_bundle(entry, where) for entry in document.bundles]
             labels = {bundle.id: len(bundle.manifest.labels) for bundle in bundles}
-            measurements = [Measurement.from_json(entry) for entry in document.measurements]
+            measurements = document.measurements
             check_measurements(measurements, labels, len(document.ids))
             check_numbers(document.environment)
             if len(document.targets) != len(document.ids) or not bundles:
@@ -146,10 +146,6 @@ class Overlap:
     pairs: tuple[Alike, ...] = ()
     searched: tuple[int, int] = (0, 0)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "pairs": [asdict(pair) for pair in self.pairs]}
-
 
 class Provenance(TypedDict):
     """What makes a validation again, beside its plan, contract and models.
@@ -206,7 +202,7 @@ class _Document(NamedTuple):
     ids: tuple[str, ...]
     targets: tuple[int, ...]
     environment: Environment
-    measurements: tuple[Mapping[str, Any], ...]
+    measurements: tuple[Measurement, ...]
     host: Mapping[str, HostAnswers] = MappingProxyType({})
     overlap: Overlap | None = None
     provenance: Provenance | None = None

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle, Draft
+from edgekit.deploy.documents import read
 from edgekit.deploy.engine import passport
 from edgekit.deploy.engine.build import Options, batch_spread, build
 from edgekit.deploy.engine.gpu import Gpu
@@ -185,7 +186,7 @@ def test_options_out_of_range_are_refused(changes: dict) -> None:
 def test_options_survive_the_way_to_a_device() -> None:
     """As JSON, and as the words of the command that builds the engine again."""
     options = Options((1, 8, 32), 512, 5, strip_weights=True, compute_capabilities=("8.6", "8.9"))
-    assert Options.from_json(json.loads(json.dumps(dataclasses.asdict(options)))) == options
+    assert read(Options, json.loads(json.dumps(dataclasses.asdict(options)))) == options
     words = "--batch 1,8,32 --workspace 512 --opt-level 5 --strip-weights --compute-capability 8.6,8.9"
     assert options.arguments() == words.split()
 

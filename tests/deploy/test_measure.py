@@ -18,6 +18,7 @@ import pytest
 from edgekit.deploy import environment
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.device import open_device
+from edgekit.deploy.documents import plain, read
 from edgekit.deploy.environment import UNAVAILABLE, allowed_cores, cores_got, describe, state
 from edgekit.deploy.errors import DeviceError, EdgeKitError, RecipeError
 from edgekit.deploy.images import ImageSet
@@ -92,7 +93,7 @@ def test_scenarios(images: ImageSet, tmp_path: Path, trained: Bundle) -> None:
         assert {(entry.process, entry.fps) for entry in one.frames} == {(0, 200.0), (1, 200.0), (2, 200.0)}
         assert sum(entry.offered for entry in one.frames) >= SAMPLES_WANTED
         assert all(len(entry.ns) == entry.offered for entry in one.frames)
-        assert Measurement.from_json(json.loads(json.dumps(one.to_json()))) == one
+        assert read(Measurement, json.loads(json.dumps(plain(one)))) == one
 
 
 @pytest.mark.parametrize("fps", [None, 100.0])
@@ -108,7 +109,7 @@ def test_a_long_run(fps: float | None, int8: Bundle) -> None:
         assert second.offered is None if fps is None else 0 <= second.dropped <= second.missed <= second.offered
     if fps is not None:
         assert sum(second.offered for second in one.sustained) == pytest.approx(1000, rel=0.15)
-    assert Measurement.from_json(json.loads(json.dumps(one.to_json()))) == one
+    assert read(Measurement, json.loads(json.dumps(plain(one)))) == one
 
 
 @pytest.mark.slow
@@ -282,7 +283,7 @@ def test_a_measurement_survives_json(fp32: Bundle) -> None:
     measured = open_device("local").measure([fp32], QUICK, None, lambda what, share: None)
     one = measured.measurements[0]
     assert one.predictions is None
-    assert Measurement.from_json(json.loads(json.dumps(one.to_json()))) == one
+    assert read(Measurement, json.loads(json.dumps(plain(one)))) == one
 
 
 def test_a_killed_worker_is_reported_with_its_signal(fp32: Bundle) -> None:

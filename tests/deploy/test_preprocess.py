@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgekit.deploy.documents import plain, read
 from edgekit.deploy.errors import DataError, RecipeError
 from edgekit.deploy.images import ImageSet
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
@@ -158,4 +159,4 @@ def test_senseless_settings_are_refused(settings_: dict) -> None:
 def test_json_round_trip() -> None:
     """The manifest gives back the same settings."""
     preprocess = Preprocess("RGB", (30, 40), (28, 28), "lanczos", MEANS["RGB"], STDS["RGB"])
-    assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
+    assert read(Preprocess, json.loads(json.dumps(plain(preprocess)))) == preprocess

@@ -21,7 +21,7 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.board.probe import Wanted
 from edgekit.deploy.devices.browser.device import BrowserDevice
 from edgekit.deploy.devices.ssh import open_board
-from edgekit.deploy.documents import parse
+from edgekit.deploy.documents import parse, plain
 from edgekit.deploy.engine.passport import Passport, rebuild
 from edgekit.deploy.errors import EdgeKitError
 from edgekit.deploy.image_sources import open_images, read_idx
@@ -163,6 +163,7 @@ class _Device:
     """A device that measured before anybody asked."""
 
     name = "local"
+    here = True
 
     def __enter__(self) -> "_Device":
         return self
@@ -449,7 +450,7 @@ TARGETS: dict[str, Target] = {
         lambda: [_report(), *_data("reports/schema-1.json", "reports/schema-2.json", "reports/schema-3.json")],
         mutate.mutate_json, _run_document, 3,
     ),
-    "plan": Target(lambda: [json.dumps(Plan().to_json()).encode()], mutate.mutate_json, _run_plan, 5),
+    "plan": Target(lambda: [json.dumps(plain(Plan())).encode()], mutate.mutate_json, _run_plan, 5),
     "board": Target(_board_seeds, mutate.mutate_lines, _run_board, 5),
     "browser": Target(_browser_seeds, mutate.mutate_json, _run_browser, 5),
     "parcel": Target(lambda: [_parcel(built=True), _parcel()], mutate.mutate_zip, _run_parcel, 2),

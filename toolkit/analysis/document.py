@@ -80,7 +80,7 @@ def make_report(result: Result) -> Report:
             "schema": SCHEMA,
             "noise": [{"name": signal.name, "detail": signal.detail} for signal in noise],
             "device": {"name": result.device, **result.environment},
-            "plan": plan.to_json(),
+            "plan": plain(plan),
             "baseline": models[0]["id"],
             "images": len(targets),
             "labels": list(labels),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...deploy.documents import plain, read
 from ...deploy.errors import EdgeKitError
 from ...deploy.files import require_writable, sweep_scratch, write_file
 from ...deploy.measuring import agent
@@ -59,11 +60,11 @@ def main(path: Path, folder: Path) -> int:
 def _run(out: Path, changes: dict[str, Any]) -> int:
     packed = json.loads(Path(PACKED).read_text(encoding="utf-8"))
     job = json.loads(Path(agent.JOB).read_text(encoding="utf-8"))
-    plan = replace(Plan.from_json(job["plan"]), **changes)
-    Path(agent.JOB).write_text(json.dumps({**job, "plan": plan.to_json()}), encoding="utf-8")
+    plan = replace(read(Plan, job["plan"]), **changes)
+    Path(agent.JOB).write_text(json.dumps({**job, "plan": plain(plan)}), encoding="utf-8")
     measured = agent.run(Path(), _progress())
     document = {
-        **packed, "device": platform.node() or "board", "plan": plan.to_json(), **measured.to_json(),
+        **packed, "device": platform.node() or "board", "plan": plain(plan), **measured.to_json(),
     }  # fmt: skip
     write_file(out, json.dumps(document))
     report = make_report(Result.from_json(document, out))

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import __version__ as pillow_version
 
 from ...bundle import Bundle
-from ...documents import read
+from ...documents import plain, read
 from ...environment import UNAVAILABLE
 from ...errors import DeviceError, LostDeviceError
 from ...images import ImageSet
@@ -135,7 +135,7 @@ class BrowserDevice(Device):
                  "preprocess": preprocess_settings(own.preprocess)}
             )  # fmt: skip
         job = {
-            "bundles": described, "plan": plan.to_json(), "provider": self._provider, "inputs": INPUTS, "images": 0,
+            "bundles": described, "plan": plain(plan), "provider": self._provider, "inputs": INPUTS, "images": 0,
             "targets": None,
         }  # fmt: skip
         if images is not None:
@@ -194,7 +194,7 @@ class BrowserDevice(Device):
 
 def preprocess_settings(preprocess: Preprocess) -> dict[str, Any]:
     """What the page's preprocessing needs to do as this machine's Pillow does."""
-    return {**preprocess.to_json(), "height_first": int(pillow_version.partition(".")[0]) >= 13}
+    return {**plain(preprocess), "height_first": int(pillow_version.partition(".")[0]) >= 13}
 
 
 def _environment(said: Mapping[str, Any]) -> Environment:
@@ -239,7 +239,8 @@ def _measurement(bundle: Bundle, found: Mapping[str, Any], session: Mapping[str,
         for name in ("preprocess_ns", "postprocess_ns")
     }
     steps = ("file_ms", "load_ms", "first_ms")
-    return Measurement.from_json(
+    return read(
+        Measurement,
         {
             "bundle": bundle.id, "session": session,
             **{name: [float(opened[name]) for opened in found["opened"]] for name in steps},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from edgekit.deploy import fingerprints
 from edgekit.deploy.bundle import Bundle, create
+from edgekit.deploy.documents import plain
 from edgekit.deploy.errors import BundleError, DataError
 from edgekit.deploy.fingerprints import appearance, distances, fingerprint, read_fingerprints, write_fingerprints
 from edgekit.deploy.image_sources import open_images
@@ -162,14 +163,14 @@ def test_an_older_bundle_opens_and_it_is_said(fp32: Bundle, caplog: pytest.LogCa
     assert len(left) == 10
     assert overlap.unchecked == (str(fp32.path),)
     assert "records no fingerprints" in caplog.text
-    assert "is not checked" in overlap_lines({"images": 10, "overlap": overlap.to_json()})[0]
+    assert "is not checked" in overlap_lines({"images": 10, "overlap": plain(overlap)})[0]
     assert overlap_lines({"images": 10}) == [], "a report of an earlier version"
 
 
 def test_lines_of_a_report() -> None:
     """What was left out and what looks alike, the first few by name."""
     pairs = tuple(Alike(f"t{index}", f"o{index}") for index in range(5))
-    overlap = Overlap((), 4, ("a", "b", "c", "d"), 5, pairs, (50_000, 60_000)).to_json()
+    overlap = plain(Overlap((), 4, ("a", "b", "c", "d"), 5, pairs, (50_000, 60_000)))
     first, second = overlap_lines({"images": 100, "overlap": overlap})
     assert "4 test images are left out" in first
     assert first.endswith("a, b, c and 1 more")
