@@ -91,7 +91,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             full.
     """
     if os.path.lexists(path):
-        raise _exists(path)
+        raise exists(path)
     with _explained(path), _draft(path) as draft:
         if _begun_before(draft, path.name):
             raise EdgeKitError(f"{path} is being written by another process", fix="choose another --out, or wait")
@@ -253,7 +253,7 @@ def _rename(folder: Path, path: Path) -> None:
         os.rename(folder, path)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise _exists(path) from error
+            raise exists(path) from error
         raise
 
 
@@ -263,7 +263,7 @@ def _link(file: Path, path: Path) -> None:
         os.link(file, path)
     except OSError as error:
         if os.path.lexists(path):
-            raise _exists(path) from error
+            raise exists(path) from error
         os.replace(file, path)  # a file system without hard links
 
 
@@ -275,7 +275,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _exists(path: Path) -> EdgeKitError:
+def cache_folder() -> Path:
+    """Where EdgeKit keeps data sets and timing caches on this machine (XDG Base Directory Specification).
+
+    A board chooses its own by devices/board/bootstrap.caches, which runs without this package.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+
+
+def exists(path: Path) -> EdgeKitError:
+    """The error for an output that is there already."""
     return EdgeKitError(f"{path} exists already", fix="choose another --out, or remove it first")
 
 

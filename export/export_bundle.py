@@ -12,11 +12,10 @@ from ..deploy.errors import BundleError, ParityError
 from ..deploy.parity import Parity, compare, replay
 from ..deploy.registry import choose, resolve
 from ..deploy.session import open_session
+from .formats import FORMATS, Format
 
 if TYPE_CHECKING:
     from torch import nn
-
-__all__ = ["FORMATS", "Options", "export_bundle"]
 
 
 @dataclass(frozen=True)
@@ -32,34 +31,6 @@ class Options:
     dynamic_batch: bool = False
     opset: int | None = None
     cross_check: bool = False
-
-
-@dataclass(frozen=True)
-class Format:
-    """An export format.
-
-    Attributes:
-        export: "module:function" taking (network, images float32 [n, c, h, w], path, options, manifest) and returning
-            what should be remembered in the manifest. A model file that it writes is not trusted yet.
-        suffix: of the model file.
-        packages: whose versions are recorded.
-        options: the names of the Options that it knows.
-    """
-
-    export: str
-    suffix: str
-    packages: tuple[str, ...]
-    options: tuple[str, ...]
-
-
-FORMATS: dict[str, Format] = {
-    "onnx": Format(
-        ".onnx:export", ".onnx", ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
-        ("dynamic_batch", "opset", "cross_check"),
-    ),
-    "torchscript": Format(".torchscript:export", ".torchscript", ("torch",), ("dynamic_batch",)),
-    "exported-program": Format(".exported_program:export", ".pt2", ("torch",), ("dynamic_batch",)),
-}  # fmt: skip
 
 
 def export_bundle(bundle: Bundle, format: str, out: Path, options: Options | None = None) -> Bundle:

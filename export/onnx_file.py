@@ -42,6 +42,17 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     return model.SerializeToString()
 
 
+def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """Tensor -> the node that computes it."""
+    return {name: node for node in graph.node for name in node.output}
+
+
+def constants(graph: onnx.GraphProto) -> set[str]:
+    """Names of the tensors that do not depend on the input: initializers, and the outputs of Constant nodes."""
+    computed = {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    return {entry.name for entry in graph.initializer} | computed
+
+
 def sort_nodes(graph: onnx.GraphProto) -> None:
     """Put nodes after those that make their inputs, in place; nodes that are in order already keep their places.
 

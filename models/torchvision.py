@@ -1,7 +1,11 @@
 """Classifiers of torchvision, with a stem for small images, another number of input channels, published weights."""
 
+import logging
+
 import torchvision
 from torch import nn
+
+_log = logging.getLogger(__name__)
 
 # Below this many pixels a stem that shrinks the image four-fold leaves too little for the layers after it.
 SMALL = 64
@@ -67,7 +71,9 @@ def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
 
 def _load_published(network: nn.Module, name: str) -> None:
     """Load every published weight whose shape fits; the classifier and a changed stem do not, and start afresh."""
-    published = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=True, check_hash=True)  # type: ignore[attr-defined]
+    weights = torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    # torch draws its own bar on standard error, which the library does only where its messages are wanted
+    published = weights.get_state_dict(progress=_log.isEnabledFor(logging.INFO), check_hash=True)
     own = network.state_dict()
     network.load_state_dict({key: published[key] if _fits(published, key, own) else own[key] for key in own})
 

@@ -126,9 +126,9 @@ def test_documents_name_every_entry_of_the_registries() -> None:
     """Formats, runtimes, devices, networks, targets, named data sets, recipes."""
     from edgekit.deploy.devices.device import DEVICES
     from edgekit.deploy.session import RUNTIMES
-    from edgekit.export.export_bundle import FORMATS
+    from edgekit.export.formats import FORMATS
     from edgekit.models.network import MODELS
-    from edgekit.toolkit.datasets import DATASETS
+    from edgekit.toolkit.dataset_names import DATASETS
     from edgekit.toolkit.quantize.targets import TARGETS
     from edgekit.toolkit.training.recipe import shipped
 

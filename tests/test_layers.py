@@ -197,7 +197,7 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
     from edgekit.deploy import session
     from edgekit.deploy.devices.device import DEVICES
     from edgekit.deploy.registry import resolve
-    from edgekit.export.export_bundle import FORMATS
+    from edgekit.export.formats import FORMATS
 
     entries, package, folder = {
         "RUNTIMES": ({**session.RUNTIMES, **session.PLANTED}, "edgekit.deploy", ROOT / "deploy/runtimes"),
@@ -212,6 +212,7 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
         "onnx_file",
         "program_archive",
         "export_bundle",
+        "formats",
         "device",
         "transport",
     }

@@ -1,7 +1,6 @@
 """Data sets: named ones and a user's own, divided into train, validation and test parts."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,18 @@ import numpy as np
 
 from ..deploy.bundle import Bundle
 from ..deploy.errors import DataError, unknown
+from ..deploy.files import cache_folder
 from ..deploy.fingerprints import fingerprint
 from ..deploy.image_sources import open_images, read_idx
 from ..deploy.images import ImageSet, stratified, without_corrupt
 from ..deploy.manifest import Manifest
+from ..deploy.registry import resolve
+from .dataset_names import DATASETS
 
 _log = logging.getLogger(__name__)
+
+# (root or None, whether to download) -> {part: images}
+_Reader = Callable[[Path | None, bool], dict[str, ImageSet]]
 
 PARTS = ("train", "validation", "test")
 
@@ -88,7 +93,7 @@ def load_dataset(
     """
     if data in DATASETS:
         root = str(Path(root).resolve()) if root else None
-        given = DATASETS[data](Path(root) if root else None, download)
+        given = _reader(data)(Path(root) if root else None, download)
         if skip_corrupt:
             given = {part: _told(without_corrupt(images)) for part, images in given.items()}
     elif not Path(data).exists():
@@ -120,7 +125,7 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
     if not recorded:
         return None
     if recorded["data"] in DATASETS:
-        given = DATASETS[recorded["data"]](Path(recorded["root"]) if recorded["root"] else None, False)
+        given = _reader(recorded["data"])(Path(recorded["root"]) if recorded["root"] else None, False)
     elif not Path(recorded["data"]).exists():
         raise DataError(
             f"the data set of {bundle.path.name} was at {recorded['data']}, which is not on this machine",
@@ -259,21 +264,25 @@ def _drawn(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
     return images.take(left), images.take(drawn)
 
 
-def _digits(root: Path | None, download: bool) -> dict[str, ImageSet]:
+def read_digits(root: Path | None, download: bool) -> dict[str, ImageSet]:
     """UCI handwritten digits, in the package."""
     del root, download  # it is nowhere else
     return {"all": open_images(Path(__file__).parent / "data" / "digits.npz")}
 
 
-def _idx_set(name: str, folder_name: str, labels: Sequence[str], system: Path | None) -> "_Reader":
+def _reader(name: str) -> _Reader:
+    return resolve(DATASETS[name], __package__ or "")
+
+
+def _idx_set(name: str, folder_name: str, labels: Sequence[str], system: Path | None) -> _Reader:
     """A set in MNIST's files: in `system` (a package's folder), or where torchvision's class `folder_name` keeps it."""
 
     def read(root: Path | None, download: bool) -> dict[str, ImageSet]:
-        kept = (root or _cache()) / folder_name / "raw"
+        kept = (root or cache_folder()) / folder_name / "raw"
         places = [root, kept] if root else [system, kept]
         folder = next((place for place in places if place and _idx_file(place, "t10k-labels-idx1-ubyte")), None)
         if folder is None:
-            _torchvision(name, folder_name, root or _cache(), download)
+            _torchvision(name, folder_name, root or cache_folder(), download)
             folder = kept
         parts = {}
         for part, prefix in (("train", "train"), ("test", "t10k")):
@@ -290,13 +299,13 @@ def _idx_file(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _cifar10(root: Path | None, download: bool) -> dict[str, ImageSet]:
+def read_cifar10(root: Path | None, download: bool) -> dict[str, ImageSet]:
     """CIFAR-10: torchvision's download, or a root with train/ and test/ folders of class folders."""
     if root is not None and (root / "train").is_dir():
         return _open_parts(root, None, skip_corrupt=False)
     parts = {}
     for part, source in zip(
-        ("train", "test"), _torchvision("cifar10", "CIFAR10", root or _cache(), download), strict=True
+        ("train", "test"), _torchvision("cifar10", "CIFAR10", root or cache_folder(), download), strict=True
     ):
         ids = tuple(f"{part}/{index}" for index in range(len(source.data)))
         parts[part] = ImageSet(tuple(source.classes), ids, np.asarray(source.targets, np.int64), source.data)
@@ -338,16 +347,5 @@ def _not_here(name: str, keep: Path) -> DataError:
     )
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
-
-
-# (root or None, whether to download) -> {part: images}
-_Reader = Callable[[Path | None, bool], dict[str, ImageSet]]
-
-DATASETS: dict[str, _Reader] = {
-    "digits": _digits,
-    "mnist": _idx_set("mnist", "MNIST", tuple("0123456789"), None),
-    "fashion-mnist": _idx_set("fashion-mnist", "FashionMNIST", _FASHION_LABELS, _DEBIAN_FASHION_MNIST),
-    "cifar10": _cifar10,
-}
+read_mnist = _idx_set("mnist", "MNIST", tuple("0123456789"), None)
+read_fashion_mnist = _idx_set("fashion-mnist", "FashionMNIST", _FASHION_LABELS, _DEBIAN_FASHION_MNIST)

@@ -15,7 +15,8 @@ from ..deploy.images import UNLABELLED, ImageSet
 from ..deploy.postprocess import probabilities, ranked
 from ..deploy.session import open_session
 from ..deploy.visible import visible
-from .datasets import DATASETS, part_of
+from .dataset_names import DATASETS
+from .datasets import part_of
 
 _GRID = 12
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError, EdgeKitError
+from ..deploy.files import exists
 from ..deploy.manifest import MANIFEST, Manifest, manifest_id
 
 _log = logging.getLogger(__name__)
@@ -55,11 +56,6 @@ def make_folder(path: Path) -> None:
             path.mkdir(parents=True)
         except FileExistsError:
             raise exists(path) from None
-
-
-def exists(path: Path) -> EdgeKitError:
-    """The error for an output that is there already."""
-    return EdgeKitError(f"{path} exists already", fix="choose another --out, or remove it first")
 
 
 def release(path: Path) -> None:

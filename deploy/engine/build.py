@@ -1,7 +1,6 @@
 """Building an engine from an ONNX bundle, on the machine whose GPU runs it, or for GPUs that are named."""
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 
 from ..bundle import Bundle, create
 from ..errors import BundleError, DeviceError, EdgeKitError, EngineError, ParityError, RecipeError
-from ..files import sha256, write_file
+from ..files import cache_folder, sha256, write_file
 from ..parity import FLOAT_TOLERANCE, compare, replay
 from ..progress import Progress
 from ..session import SessionOptions, open_session
@@ -305,12 +304,7 @@ def _configure(library: Library, config: Any, options: Options, targets: tuple[s
 
 def _timing_cache_path(library: Library, targets: tuple[str, ...]) -> Path:
     """Timings are of one version on one GPU."""
-    return _cache_folder() / "timings" / f"{library.flavour}-{library.version}-{'-'.join(targets)}.cache"
-
-
-def _cache_folder() -> Path:
-    """Where EdgeKit keeps timing caches on this machine (see devices/board/bootstrap.caches)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+    return cache_folder() / "timings" / f"{library.flavour}-{library.version}-{'-'.join(targets)}.cache"
 
 
 def _reuse_timings(config: Any, path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from edgekit.deploy.engine.gpu import look
 from edgekit.deploy.errors import BundleError, DeviceError, RecipeError
 from edgekit.deploy.parity import compare, replay
 from edgekit.deploy.session import PROVIDERS, RUNTIMES, SessionOptions, in_batches_of, load, open_session
-from edgekit.export.export_bundle import FORMATS, export_bundle
+from edgekit.export.export_bundle import export_bundle
+from edgekit.export.formats import FORMATS
 from edgekit.toolkit.building.build import build
 from hypothesis import given
 from hypothesis import strategies as st

@@ -12,7 +12,8 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import BundleError, EdgeKitError, ParityError
 from edgekit.deploy.session import load
 from edgekit.export import onnx as onnx_export
-from edgekit.export.export_bundle import FORMATS, Options, export_bundle
+from edgekit.export.export_bundle import Options, export_bundle
+from edgekit.export.formats import FORMATS
 from torch import nn
 
 

@@ -12,6 +12,7 @@ from ...deploy.engine.build import Options
 from ...deploy.engine.library import installed, load, version_tuple
 from ...deploy.engine.passport import ENGINE_FORMAT
 from ...deploy.errors import BundleError, EdgeKitError, EngineError
+from ...deploy.files import exists
 from ...deploy.progress import Progress, silent, titled
 from ...deploy.registry import choose
 from ..quantize.quantize import quantize
@@ -95,7 +96,7 @@ def build(
     if out is not None and len(wanted) > 1:
         raise EdgeKitError("--precision auto makes several engines", fix="leave out --out: they go to runs/")
     if out is not None and out.exists():
-        raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
+        raise exists(out)
     for name in wanted:
         choose(dict.fromkeys(PRECISIONS), name, "precision")
     if sign is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from ...export.onnx_file import producers
 from ..quantize.prepare import opset_of
 
 # Release from which on -> the highest opset that its parser is documented for (onnx-tensorrt's docs/operators.md and
@@ -72,7 +73,7 @@ class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.proto = model.graph
         self.nodes = list(model.graph.node)
-        self.makers = {name: node for node in self.nodes for name in node.output}
+        self.makers = producers(self.proto)
         self.readers = Counter(name for node in self.nodes for name in node.input)
         self._constants = {entry.name: entry for entry in model.graph.initializer}
 

@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from ...deploy.errors import BundleError
 from ...deploy.postprocess import probabilities
+from ...export.onnx_file import producers
 from .edit import append, cut, inferred, publish, remove, type_name
 
 # What may stand between a graph's last real operator and its output.
@@ -95,7 +96,7 @@ def end_in_logits(model: onnx.ModelProto, path: Path) -> Ending:
 
 def _tail(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """From the output back to the last operator that does more than pass values on, that one included."""
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = producers(model.graph)
     name, nodes = model.graph.output[0].name, []
     while (node := makers.get(name)) is not None:
         nodes.append(node)

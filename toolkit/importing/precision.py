@@ -7,6 +7,7 @@ import onnx
 from onnx import TensorProto
 
 from ...deploy.errors import BundleError
+from ...export.onnx_file import producers
 from .edit import type_name
 
 # operator -> the place of its weights among its inputs: ONNX's own, and ONNX Runtime's (com.microsoft)
@@ -72,7 +73,7 @@ def parameters_of(model: onnx.ModelProto) -> int:
 def weight_types(model: onnx.ModelProto) -> Counter[int]:
     """TensorProto data type -> how many weight values of Conv, Gemm and MatMul are computed with in it."""
     constants = {entry.name: entry for entry in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = producers(model.graph)
     types: Counter[int] = Counter()
     for node in model.graph.node:
         if node.op_type == "MatMulNBits":  # its weights are packed into bytes

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...deploy.bundle import Bundle
-from ...deploy.errors import BundleError, EdgeKitError
-from ...deploy.files import new_folder, scratch_folder, write_file
+from ...deploy.errors import BundleError
+from ...deploy.files import exists, new_folder, scratch_folder, write_file
 from ...deploy.images import ImageSet
 from ...deploy.measuring import agent, cargo
 from ...deploy.measuring.measurement import Environment
@@ -97,7 +97,7 @@ def write_packed(
         EdgeKitError: `out` exists or cannot be written, or the key is none.
     """
     if out.exists():
-        raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
+        raise exists(out)
     ids, targets = ids_and_targets(images)
     result = Result("", chain, candidates, plan, asdict(contract), ids, targets, _NOT_MEASURED, []).to_json()
     stream = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -11,27 +10,13 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from ...deploy.errors import BundleError
+from ...export.onnx_file import constants, producers
+from .operators import COMPUTE, FUSED_OPS, OPS, Ranges
 from .precise import MOVES, leave_float, read_float
 from .targets import Target
 
-if TYPE_CHECKING:
-    from .observe import Ranges
 
-# Operators that ONNX Runtime, TensorRT and the like run on 8-bit integers, or that only move them.
-COMPUTE = ("Conv", "Gemm", "MatMul")
-OPS = (
-    *COMPUTE, "Add", "Mul", "Relu", "LeakyRelu", "Clip", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool",
-    "Concat", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Pad", "Slice", "Split",
-)  # fmt: skip
-
-
-# The operators whose inputs TensorRT wants rounded: what computes in int8, what does so only if its inputs are, and the
-# sums of residual blocks ("Q/DQ layer-placement recommendations" of its developer guide). Everything between is fused
-# into the layer before it, or moves along with the rounding.
-FUSED_OPS = (*COMPUTE, "Add", "AveragePool", "GlobalAveragePool")
-
-
-def emit_int8(model: onnx.ModelProto, ranges: "Ranges", target: Target, only: Sequence[str] = ()) -> onnx.ModelProto:
+def emit_int8(model: onnx.ModelProto, ranges: Ranges, target: Target, only: Sequence[str] = ()) -> onnx.ModelProto:
     """The model with QuantizeLinear/DequantizeLinear pairs, int8 weights per channel, as the target wants them.
 
     Args:
@@ -88,9 +73,8 @@ def fp16_layers(model: onnx.ModelProto) -> list[str]:
 
 def _not_residual(model: onnx.ModelProto) -> list[str]:
     """Names of the additions that add no two activations, but a constant to one."""
-    constants = {entry.name for entry in model.graph.initializer}
-    constants |= {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
-    return [node.name for node in model.graph.node if node.op_type == "Add" and constants & set(node.input)]
+    fixed = constants(model.graph)
+    return [node.name for node in model.graph.node if node.op_type == "Add" and fixed & set(node.input)]
 
 
 def _fuse_residuals(model: onnx.ModelProto) -> None:
@@ -99,7 +83,7 @@ def _fuse_residuals(model: onnx.ModelProto) -> None:
     Of two layers that are summed the later one computes the sum.
     """
     graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     readers = Counter(name for node in graph.node for name in node.input)
     places = {node.output[0]: place for place, node in enumerate(graph.node)}
     for node in [node for node in graph.node if node.op_type == "Add"]:
@@ -138,7 +122,7 @@ def _float_logits(model: onnx.ModelProto) -> None:
 
     Eight bits for the logits buy nothing, since nothing integer follows, and can change the order of the best classes.
     """
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = producers(model.graph)
     for output in model.graph.output:
         dequantize = makers.get(output.name)
         if dequantize is None or dequantize.op_type != "DequantizeLinear":

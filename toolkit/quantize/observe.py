@@ -10,9 +10,7 @@ from ...deploy.errors import EdgeKitError
 from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
-from .emit import OPS
-
-Ranges = dict[str, tuple[float, float]]
+from .operators import OPS, Ranges
 
 # A batch is a few times as large in memory as one image, and no faster than this one.
 _BATCH = 4

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 
 import onnx
 
+from ...export.onnx_file import constants, producers
+
 # Operators that are computed in float, and lose most of their precision if their neighbours are rounded. Measured on
 # ViT-Tiny (random weights): the logits have 10 dB if its residual sums are rounded before LayerNormalization, else 29.
 _PRECISE = (
@@ -26,9 +28,8 @@ def leave_float(model: onnx.ModelProto) -> list[str]:
     residual sum before a LayerNormalization, the product in a GELU.
     """
     graph = model.graph
-    constants = {entry.name for entry in graph.initializer}
-    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-    makers = {name: node for node in graph.node for name in node.output}
+    fixed = constants(graph)
+    makers = producers(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -44,19 +45,19 @@ def leave_float(model: onnx.ModelProto) -> list[str]:
     for node in graph.node:
         if node.op_type in _PRECISE:
             for beside in (above, below):
-                found |= {one.output[0]: one for one in _way(node, beside, constants)}
+                found |= {one.output[0]: one for one in _way(node, beside, fixed)}
     return [node.name for node in found.values()]
 
 
 def _way(
-    start: onnx.NodeProto, beside: Callable[[onnx.NodeProto], Iterator[onnx.NodeProto]], constants: set[str]
+    start: onnx.NodeProto, beside: Callable[[onnx.NodeProto], Iterator[onnx.NodeProto]], fixed: set[str]
 ) -> Iterator[onnx.NodeProto]:
     """The elementwise nodes on the way from `start` in one direction."""
     waiting, seen = [(start, False)], set()
     while waiting:
         node, combined = waiting.pop()
         for other in beside(node):
-            combines = other.op_type in ("Add", "Mul") and sum(name not in constants for name in other.input) > 1
+            combines = other.op_type in ("Add", "Mul") and sum(name not in fixed for name in other.input) > 1
             if other.output[0] in seen or other.op_type not in _WAY or (combines and combined):
                 continue
             seen.add(other.output[0])
@@ -73,7 +74,7 @@ def read_float(model: onnx.ModelProto) -> None:
     for the attention of hundreds of tokens (ViT-Tiny: 14 dB, in float 29).
     """
     graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     waiting = [node for node in graph.node if node.op_type in _SOFTMAX]
     seen = set()
     while waiting:

@@ -9,17 +9,19 @@ import numpy as np
 
 from ...deploy.bundle import Bundle, create
 from ...deploy.errors import BundleError, DataError, EdgeKitError
-from ...deploy.files import scratch_folder
+from ...deploy.files import exists, scratch_folder
 from ...deploy.images import ImageSet, stratified
 from ...deploy.manifest import Manifest
 from ...deploy.parity import Parity, compare, decibels, powers
 from ...deploy.progress import Progress, silent
-from ...deploy.registry import choose
+from ...deploy.registry import choose, resolve
 from ...deploy.session import Session, SessionOptions, open_session
 from ..analysis.contract import Drop, Judgement, compare_accuracy, judge_drop
 from ..datasets import part_of, place
 from ..validation.overlap import used_elsewhere
 from ..workspace import REJECTED, RUNS, new_path
+from .methods import METHODS
+from .operators import Ranges
 from .targets import TARGETS, this_machine
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def quantize(
     precision: str = "int8",
     target: str | None = None,
     images: str | None = None,
+    calibration: str = "minmax",
     calibration_images: int = 512,
     max_drop: float | None = None,
     allow_few: bool = False,
@@ -82,6 +85,7 @@ def quantize(
     Args:
         target: a key of TARGETS; None is this machine.
         images: another place for calibration and selection images than the bundle's own data set.
+        calibration: a key of METHODS: how the ranges of activations are set.
         max_drop: see contract.judge_drop.
         allow_few: calibrate with fewer than 8 images too.
 
@@ -97,7 +101,7 @@ def quantize(
     from .prepare import prepare
 
     if out is not None and out.exists():
-        raise EdgeKitError(f"{out} exists already", fix="choose another --out, or remove it first")
+        raise exists(out)
     if bundle.manifest.format != "onnx" or bundle.manifest.precision != "fp32":
         raise BundleError(
             f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
@@ -105,7 +109,7 @@ def quantize(
         )
     lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
     path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
-    request = _Request(bundle, target, images, calibration_images, allow_few, skip_corrupt, progress)
+    request = _Request(bundle, target, images, calibration, calibration_images, allow_few, skip_corrupt, progress)
     model = prepare(onnx.load(str(bundle.model_path)))
     lowered = lower(model, request)
     manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
@@ -138,6 +142,7 @@ class _Request(NamedTuple):
     bundle: Bundle
     target: str | None
     images: str | None
+    calibration: str
     calibration_images: int
     allow_few: bool
     skip_corrupt: bool
@@ -166,20 +171,20 @@ class _Lowered(NamedTuple):
 
 def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     from .emit import emit_int8, int8_layers
-    from .observe import observe
     from .verify import verify_int8
 
     name = request.target or this_machine()
     target = choose(TARGETS, name, "target", EdgeKitError)
+    observe = resolve(choose(METHODS, request.calibration, "calibration method", EdgeKitError), __package__ or "")
     images, warnings = _calibration(request)
-    ranges = observe(model, request.bundle.manifest, images, request.progress)
+    ranges: Ranges = observe(model, request.bundle.manifest, images, request.progress)
     quantized = emit_int8(model, ranges, target)
-    calibration = {
+    calibration: dict[str, Any] = {
         "images": place(request.images) if request.images else None,
         "ids": images.ids,
         "sha256": images.sha256(),
         "seed": _SEED,
-        "method": "minmax",
+        "method": request.calibration,
     }
     return _Lowered(
         quantized,

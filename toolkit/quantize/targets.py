@@ -4,10 +4,8 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...deploy.environment import cpu_isa, has_vnni
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """How to quantize for a kind of hardware.
 
@@ -31,30 +29,35 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "x86": Target(
-        False, False, False, True, False, "uint8 activations, which x86 with VNNI multiplies by int8 at full speed"
+        signed=False, symmetric=False, reduce_range=False, quantize_bias=True, fused=False,
+        why="uint8 activations, which x86 with VNNI multiplies by int8 at full speed",
     ),
     "x86-avx2": Target(
-        False, False, True, True, False, "uint8 activations and 7-bit weights: without VNNI 8 bits saturate"
+        signed=False, symmetric=False, reduce_range=True, quantize_bias=True, fused=False,
+        why="uint8 activations and 7-bit weights: without VNNI 8 bits saturate",
     ),
-    "arm": Target(True, False, False, True, False, "int8 activations, which ARM's dot product multiplies by int8"),
+    "arm": Target(
+        signed=True, symmetric=False, reduce_range=False, quantize_bias=True, fused=False,
+        why="int8 activations, which ARM's dot product multiplies by int8",
+    ),
     "tensorrt": Target(
-        True,
-        True,
-        False,
-        False,
-        True,
-        "symmetric int8 activations and float biases, the form its parser takes, and rounding only where it fuses",
+        signed=True, symmetric=True, reduce_range=False, quantize_bias=False, fused=True,
+        why="symmetric int8 activations and float biases, the form its parser takes, and rounding only where it fuses",
     ),
-}
+}  # fmt: skip
 
 
 def this_machine() -> str:
     """The target that this machine is."""
+    from ...deploy.environment import cpu_isa  # imports numpy, and --help lists the targets
+
     return target_for(platform.machine(), cpu_isa())
 
 
 def target_for(machine: str, isa: Sequence[str]) -> str:
     """The target that a machine of this kind, with these extensions, is."""
+    from ...deploy.environment import has_vnni
+
     if machine.lower() in ("aarch64", "arm64"):
         return "arm"
     return "x86" if has_vnni(isa) else "x86-avx2"

@@ -9,7 +9,8 @@ import onnxruntime
 
 from ...deploy.errors import EdgeKitError
 from ...deploy.files import scratch_folder
-from .emit import COMPUTE
+from ...export.onnx_file import producers
+from .operators import COMPUTE
 
 _MIN_SHARE = 0.9
 
@@ -59,7 +60,7 @@ def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
 def _share(model: onnx.ModelProto, wanted: int) -> float:
     """The share of the weight values of Conv, Gemm and MatMul that are of the wanted type."""
     constants = {entry.name: entry for entry in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = producers(model.graph)
     right = total = 0
     for node in model.graph.node:
         if node.op_type not in COMPUTE:

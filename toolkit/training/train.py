@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader
 
 from ...deploy.bundle import Bundle, create, make_golden
 from ...deploy.errors import RecipeError, TrainingError
-from ...deploy.files import new_folder, write_file
+from ...deploy.files import exists, new_folder, write_file
 from ...deploy.manifest import Manifest, TensorSpec
 from ...deploy.preprocess import Header, Preprocess
 from ...deploy.progress import Progress, silent
 from ...models.network import create_network
 from ..datasets import PARTS, Dataset, load_dataset
-from ..workspace import RUNS, claimed, exists, locked, make_folder, new_path, release
+from ..workspace import RUNS, claimed, locked, make_folder, new_path, release
 from . import checkpoint
 from .augment import Examples, batches, collate
 from .choose_preprocess import decide

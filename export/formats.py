@@ -1,0 +1,31 @@
+"""The export formats; --help and completion list them without importing what writes them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """An export format.
+
+    Attributes:
+        export: "module:function" taking (network, images float32 [n, c, h, w], path, options, manifest) and returning
+            what should be remembered in the manifest. A model file that it writes is not trusted yet.
+        suffix: of the model file.
+        packages: whose versions are recorded.
+        options: the names of the Options that it knows.
+    """
+
+    export: str
+    suffix: str
+    packages: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(
+        ".onnx:export", ".onnx", ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
+        ("dynamic_batch", "opset", "cross_check"),
+    ),
+    "torchscript": Format(".torchscript:export", ".torchscript", ("torch",), ("dynamic_batch",)),
+    "exported-program": Format(".exported_program:export", ".pt2", ("torch",), ("dynamic_batch",)),
+}  # fmt: skip
