@@ -79,7 +79,7 @@ def test_default_target_is_this_machine(fp32: Bundle, tmp_path: Path, monkeypatc
 
     for machine, vnni, expected in (("aarch64", False, "arm"), ("x86_64", True, "x86"), ("x86_64", False, "x86-avx2")):
         monkeypatch.setattr(targets.platform, "machine", lambda machine=machine: machine)
-        monkeypatch.setattr(targets, "has_vnni", lambda isa, vnni=vnni: vnni)
+        monkeypatch.setattr("edgekit.deploy.environment.has_vnni", lambda isa, vnni=vnni: vnni)
         assert targets.this_machine() == expected
 
 

@@ -1,0 +1,59 @@
+"""Completion of names on the command line; nothing heavy is imported for a key press."""
+
+from collections.abc import Iterable
+
+from ...deploy.visible import visible
+from ...export.formats import FORMATS
+from ...models.network import MODELS
+from ..dataset_names import DATASETS
+from ..quantize.methods import METHODS
+from ..quantize.targets import TARGETS
+from ..runs import folders, read_run
+
+DEVICES = ("local", "ssh://", "browser", "browser+webgpu")
+
+
+def _starting(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_bundles(incomplete: str) -> list[str]:
+    """Bundles in runs/, by their paths; names that a terminal would not show as they are, are left out."""
+    runs = [run for path in folders() if (run := read_run(path)) is not None and run.kind in ("bundle", "rejected")]
+    return _starting((text for run in runs if visible(text := str(run.path)) == text), incomplete)
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Everything in runs/ that `clean` removes, by name."""
+    names = (path.name for path in folders() if read_run(path) is not None)
+    return _starting((name for name in names if visible(name) == name), incomplete)
+
+
+def complete_datasets(incomplete: str) -> list[str]:
+    """Data sets by name."""
+    return _starting(DATASETS, incomplete)
+
+
+def complete_networks(incomplete: str) -> list[str]:
+    """EdgeKit's networks, and the prefixes of those of other libraries."""
+    return _starting((*MODELS, "torchvision:", "timm:"), incomplete)
+
+
+def complete_targets(incomplete: str) -> list[str]:
+    """Targets of quantize."""
+    return _starting(TARGETS, incomplete)
+
+
+def complete_methods(incomplete: str) -> list[str]:
+    """Calibration methods."""
+    return _starting(METHODS, incomplete)
+
+
+def complete_formats(incomplete: str) -> list[str]:
+    """Formats of export."""
+    return _starting(FORMATS, incomplete)
+
+
+def complete_devices(incomplete: str) -> list[str]:
+    """Devices, and how an address begins."""
+    return _starting(DEVICES, incomplete)

@@ -1,0 +1,13 @@
+"""edgekit runs."""
+
+from .options import AsJson
+from .output import show
+
+
+def command(as_json: AsJson = False) -> None:
+    """List the bundles in runs/: what they were made from, their size, date and last verdict."""
+    from ..report.terminal import runs_table
+    from ..runs import list_runs
+
+    found = [run.to_json() for run in list_runs()]
+    show(found, runs_table, as_json)

@@ -1,0 +1,226 @@
+"""What lies in runs/, read as plain JSON: imports nothing heavy, since completion and `edgekit` alone read it.
+
+Everything in runs/ may come from elsewhere, so names and values are checked here and escaped where they are shown.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..deploy.documents import parse
+from ..deploy.errors import EdgeKitError
+
+RUNS = Path("runs")
+REJECTED, REPORT, TRAINING = ".rejected", ".report", ".train"
+
+_MANIFEST, _REPORT_FILES, _RECIPE = "manifest.json", ("report.json", "result.json"), "recipe.json"
+# As in deploy/manifest.py and analysis/compare.py: larger files are not what they are called.
+_MAX_MANIFEST, _MAX_REPORT = 16 << 20, 512 << 20
+# What a table shows of a value that is text: more does not fit a line.
+_MAX_TEXT = 200
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of runs/.
+
+    Attributes:
+        kind: "bundle", "rejected" (a bundle that missed its contract), "training" (unfinished), "report" or "damaged".
+        id: of the bundle.
+        created: as the bundle records it, ISO 8601.
+        lineage: ids of the models that it was made from, the first one first.
+        size_bytes: of all files in the folder.
+        verdict: of the last report in runs/ that judged the bundle.
+        problem: what is wrong with a damaged one.
+    """
+
+    path: Path
+    kind: str
+    id: str | None = None
+    name: str | None = None
+    format: str | None = None
+    precision: str | None = None
+    created: str | None = None
+    lineage: tuple[str, ...] = ()
+    size_bytes: int = 0
+    verdict: str | None = None
+    problem: str | None = None
+    made_from: str | None = field(default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `edgekit runs --json`."""
+        return {**vars(self), "path": str(self.path), "lineage": list(self.lineage)}
+
+
+def list_runs(runs: Path = RUNS) -> list[Run]:
+    """The bundles and unfinished trainings of `runs`, by name, with sizes and last verdicts."""
+    found = [run for path in folders(runs) if (run := read_run(path)) is not None and run.kind != "report"]
+    verdicts, names = _verdicts(runs), {run.id: run.path.name for run in found if run.id}
+    return [
+        Run(
+            **{
+                **vars(run),
+                "size_bytes": size_of(run.path),
+                "verdict": verdicts.get(run.id or ""),
+                "made_from": names.get(run.lineage[-1], run.lineage[-1]) if run.lineage else None,
+            }
+        )
+        for run in found
+    ]
+
+
+def folders(runs: Path = RUNS) -> list[Path]:
+    """The visible folders of `runs`, links left out."""
+    with suppress(OSError):
+        entries = sorted(os.scandir(runs), key=lambda entry: entry.name)
+        return [runs / e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
+    return []
+
+
+def read_run(path: Path) -> Run | None:
+    """A folder as what it is, without size and verdict; None where it is nothing that EdgeKit writes."""
+    if (path / _MANIFEST).is_file():
+        return _bundle(path)
+    if path.name.endswith(TRAINING) and (path / _RECIPE).is_file():
+        return None if path.with_name(path.name.removesuffix(TRAINING)).exists() else Run(path, "training")
+    if path.name.endswith(REPORT) and any((path / name).is_file() for name in _REPORT_FILES):
+        return Run(path, "report")
+    return None
+
+
+def _bundle(path: Path) -> Run:
+    try:
+        content = _content(path / _MANIFEST, _MAX_MANIFEST)
+        manifest = parse(content, path, "an EdgeKit manifest", limit=_MAX_MANIFEST)
+        if not isinstance(manifest, dict):
+            raise EdgeKitError("its manifest is not an object", fix="")
+    except (EdgeKitError, OSError) as error:
+        return Run(path, "damaged", problem=str(error))
+    texts = {key: manifest.get(key) for key in ("name", "format", "precision", "created")}
+    lineage = manifest.get("lineage", [])
+    steps = [step.get("id") if isinstance(step, dict) else None for step in lineage] if isinstance(lineage, list) else [0]
+    if not all(isinstance(value, str) and len(value) <= _MAX_TEXT for value in (*texts.values(), *steps)):
+        return Run(path, "damaged", problem="its manifest lacks a name, format, precision, date or lineage")
+    return Run(
+        path, "rejected" if path.name.endswith(REJECTED) else "bundle", id=hashlib.sha256(content).hexdigest()[:16],
+        lineage=tuple(map(str, steps)), **texts,
+    )  # fmt: skip
+
+
+def _content(path: Path, limit: int) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(limit + 1)
+
+
+def _verdicts(runs: Path) -> dict[str, str]:
+    """Bundle id -> the verdict of the newest report that judged it."""
+    found: dict[str, str] = {}
+    reports = [path / "report.json" for path in folders(runs) if path.name.endswith(REPORT)]
+    for path in sorted((path for path in reports if path.is_file()), key=lambda path: path.stat().st_mtime):
+        with suppress(EdgeKitError, OSError):
+            document = parse(_content(path, _MAX_REPORT), path, "an EdgeKit report", limit=_MAX_REPORT)
+            for report in _reports(document):
+                for model in report.get("models") or ():
+                    if isinstance(model, dict) and model.get("judgements") and isinstance(model.get("bundle"), str):
+                        found[model["id"]] = str(report.get("verdict"))[:_MAX_TEXT]
+    return found
+
+
+def _reports(document: object) -> Iterator[dict[str, Any]]:
+    """A report, or each of those of several devices."""
+    if isinstance(document, dict):
+        devices = document.get("devices")
+        for report in devices if isinstance(devices, list) else [document]:
+            if isinstance(report, dict) and isinstance(report.get("models"), list):
+                yield report
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the files below a folder; links are not followed."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 # names may be of any bytes
+    return total
+
+
+def named_run(name: str, runs: Path = RUNS) -> Run:
+    """The folder of `runs` that a user names: by its name, or by its path.
+
+    Raises:
+        EdgeKitError: it is outside of `runs`, a link, not there, or nothing that EdgeKit writes.
+    """
+    path = Path(name)
+    if path.parent == Path(".") and path.name:
+        path = runs / path.name
+    if path.name in ("", "..") or Path(os.path.abspath(path.parent)) != Path(os.path.abspath(runs)):  # noqa: PTH100
+        raise EdgeKitError(f"{name} is not in {runs}/", fix="name folders of runs/: edgekit runs lists them")
+    if runs.is_symlink() or path.is_symlink():
+        raise EdgeKitError(f"{path} is a link, or in a folder that is one", fix="remove links by hand")
+    if not path.is_dir():
+        raise EdgeKitError(f"there is no folder {path}", fix="edgekit runs lists those that there are")
+    run = read_run(path)
+    if run is None and path.name.endswith(TRAINING) and (path / _RECIPE).is_file():
+        return Run(path, "training")
+    if run is None:
+        raise EdgeKitError(f"{path} is not a bundle, report or training", fix="remove it by hand")
+    return run
+
+
+def made_from(run: Run, runs: Path = RUNS) -> list[Path]:
+    """The bundles of `runs` that were made from one, directly or not."""
+    others = (other for path in folders(runs) if (other := read_run(path)) is not None)
+    return [other.path for other in others if run.id and run.id in other.lineage]
+
+
+def remove_runs(chosen: Sequence[Run]) -> int:
+    """Remove folders; returns the bytes freed. A folder disappears as a whole before its files do.
+
+    Raises:
+        EdgeKitError: one cannot be removed, or a process is training in it.
+    """
+    from .workspace import locked
+
+    freed = 0
+    for run in chosen:
+        try:
+            if run.path.name.endswith(TRAINING):
+                with locked(run.path) as free:
+                    if not free:
+                        raise EdgeKitError(f"a process is training in {run.path}", fix="wait for it, or stop it")
+            size = size_of(run.path)
+            hidden = Path(tempfile.mkdtemp(prefix=".edgekit-removed-", dir=run.path.parent))
+            os.rename(run.path, hidden / "content")
+            shutil.rmtree(hidden)
+            freed += size
+        except OSError as error:
+            raise EdgeKitError(f"cannot remove {run.path}: {error.strerror}", fix="check who owns it") from error
+    return freed
+
+
+def next_step(runs: Path = RUNS) -> tuple[str, str]:
+    """(what to type next in this folder, why)."""
+    found = [run for path in folders(runs) if (run := read_run(path)) is not None]
+    bundles = [run for run in found if run.kind == "bundle"]
+    trainings = [run for run in found if run.kind == "training"]
+    if not bundles:
+        if trainings:
+            return "edgekit train --resume", f"{trainings[-1].path} is not finished"
+        return "edgekit train", f"there is no bundle in {runs}/ yet"
+    newest = max(bundles, key=lambda run: (run.created or "", run.path.name))
+    if newest.format not in ("onnx", "tensorrt"):
+        return "edgekit export --format onnx", f"{newest.path} is {newest.format}"
+    if (newest.format, newest.precision) == ("onnx", "fp32"):
+        return "edgekit quantize", f"{newest.path} is fp32 ONNX"
+    if not newest.path.with_name(newest.path.name + REPORT).is_dir():
+        return "edgekit validate", f"{newest.path} is not validated"
+    return "edgekit pack, or edgekit predict IMAGES", f"{newest.path} is validated"
