@@ -34,7 +34,7 @@ RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "torch"}, "engine": {"cuda"}}
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "matplotlib", "lightning_fabric", "cuda", "tensorrt",
          "tensorrt_rtx_bindings")  # fmt: skip
 COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
-            "provision", "report", "demo")  # fmt: skip
+            "provision", "report", "runs", "clean", "demo")  # fmt: skip
 
 
 def _modules(folder: str) -> list[Path]:

@@ -15,6 +15,7 @@ from ..deploy.signals import ended_by_signals
 from ..deploy.visible import visible
 from .commands import (
     build,
+    clean,
     demo,
     doctor,
     export,
@@ -25,6 +26,7 @@ from .commands import (
     provision,
     quantize,
     report,
+    runs,
     train,
     validate,
 )  # fmt: skip
@@ -48,7 +50,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Take an image classifier from PyTorch to a device, and prove there that it is faster and still right.",
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,13 +70,26 @@ def _options(
     ] = False,
 ) -> None:
     if ctx.invoked_subcommand is None:
-        print(ctx.get_help())
+        _print_first_steps()
         raise typer.Exit(2)
+
+
+def _print_first_steps() -> None:
+    """What `edgekit` alone prints: the four commands, and which of them this folder waits for."""
+    from .runs import next_step
+
+    print("Take an image classifier from PyTorch to a device, and prove there that it is faster and still right.\n")
+    for module in (train, export, quantize, validate):
+        name, text = module.__name__.rpartition(".")[2], module.command.__doc__ or ""
+        print(f"  edgekit {name:<10}{text.splitlines()[0]}")
+    command, reason = next_step()
+    print(f"\nNext here: {command}  ({visible(reason)})\nAll commands: edgekit --help")
 
 
 # in the order in which they are used, which --help keeps
 for _module in (
-    train, import_, export, quantize, build, validate, predict, inspect, doctor, pack, provision, report, demo,
+    train, import_, export, quantize, build, validate, predict, inspect, doctor, pack, provision, report, runs, clean,
+    demo,
 ):  # fmt: skip
     app.command(_module.__name__.rpartition(".")[2].rstrip("_"))(_module.command)
 

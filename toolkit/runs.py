@@ -4,14 +4,12 @@ Everything in runs/ may come from elsewhere, so names and values are checked her
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ REJECTED, REPORT, TRAINING = ".rejected", ".report", ".train"
 _MANIFEST, _REPORT_FILES, _RECIPE = "manifest.json", ("report.json", "result.json"), "recipe.json"
 # As in deploy/manifest.py and analysis/compare.py: larger files are not what they are called.
 _MAX_MANIFEST, _MAX_REPORT = 16 << 20, 512 << 20
+# Seconds at the end of the year 9999, the last that a date can be of.
+_LATEST = 253_402_300_799
 # What a table shows of a value that is text: more does not fit a line.
 _MAX_TEXT = 200
 
@@ -35,11 +35,12 @@ class Run:
     Attributes:
         kind: "bundle", "rejected" (a bundle that missed its contract), "training" (unfinished), "report" or "damaged".
         id: of the bundle.
-        created: as the bundle records it, ISO 8601.
+        created: seconds since 1970, as the bundle records it.
         lineage: ids of the models that it was made from, the first one first.
         size_bytes: of all files in the folder.
         verdict: of the last report in runs/ that judged the bundle.
         problem: what is wrong with a damaged one.
+        made_from: the folder of the model that it was made from, where it is in runs/, else its id.
     """
 
     path: Path
@@ -48,12 +49,12 @@ class Run:
     name: str | None = None
     format: str | None = None
     precision: str | None = None
-    created: str | None = None
+    created: float = 0.0
     lineage: tuple[str, ...] = ()
     size_bytes: int = 0
     verdict: str | None = None
     problem: str | None = None
-    made_from: str | None = field(default=None)
+    made_from: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `edgekit runs --json`."""
@@ -65,13 +66,11 @@ def list_runs(runs: Path = RUNS) -> list[Run]:
     found = [run for path in folders(runs) if (run := read_run(path)) is not None and run.kind != "report"]
     verdicts, names = _verdicts(runs), {run.id: run.path.name for run in found if run.id}
     return [
-        Run(
-            **{
-                **vars(run),
-                "size_bytes": size_of(run.path),
-                "verdict": verdicts.get(run.id or ""),
-                "made_from": names.get(run.lineage[-1], run.lineage[-1]) if run.lineage else None,
-            }
+        replace(
+            run,
+            size_bytes=size_of(run.path),
+            verdict=verdicts.get(run.id or ""),
+            made_from=names.get(run.lineage[-1], run.lineage[-1]) if run.lineage else None,
         )
         for run in found
     ]
@@ -104,14 +103,17 @@ def _bundle(path: Path) -> Run:
             raise EdgeKitError("its manifest is not an object", fix="")
     except (EdgeKitError, OSError) as error:
         return Run(path, "damaged", problem=str(error))
-    texts = {key: manifest.get(key) for key in ("name", "format", "precision", "created")}
+    texts = [manifest.get(key) for key in ("name", "format", "precision")]
+    created = manifest.get("created", 0.0)
     lineage = manifest.get("lineage", [])
-    steps = [step.get("id") if isinstance(step, dict) else None for step in lineage] if isinstance(lineage, list) else [0]
-    if not all(isinstance(value, str) and len(value) <= _MAX_TEXT for value in (*texts.values(), *steps)):
+    steps = lineage if isinstance(lineage, list) else [None]
+    steps = [step.get("id") if isinstance(step, dict) else None for step in steps]
+    dated = type(created) in (int, float) and 0 <= created < _LATEST
+    if not dated or not all(isinstance(value, str) and len(value) <= _MAX_TEXT for value in (*texts, *steps)):
         return Run(path, "damaged", problem="its manifest lacks a name, format, precision, date or lineage")
     return Run(
-        path, "rejected" if path.name.endswith(REJECTED) else "bundle", id=hashlib.sha256(content).hexdigest()[:16],
-        lineage=tuple(map(str, steps)), **texts,
+        path, "rejected" if path.name.endswith(REJECTED) else "bundle", hashlib.sha256(content).hexdigest()[:16],
+        *map(str, texts), created=float(created), lineage=tuple(map(str, steps)),
     )  # fmt: skip
 
 
@@ -129,7 +131,7 @@ def _verdicts(runs: Path) -> dict[str, str]:
             document = parse(_content(path, _MAX_REPORT), path, "an EdgeKit report", limit=_MAX_REPORT)
             for report in _reports(document):
                 for model in report.get("models") or ():
-                    if isinstance(model, dict) and model.get("judgements") and isinstance(model.get("bundle"), str):
+                    if isinstance(model, dict) and model.get("judgements") and isinstance(model.get("id"), str):
                         found[model["id"]] = str(report.get("verdict"))[:_MAX_TEXT]
     return found
 
@@ -160,7 +162,7 @@ def named_run(name: str, runs: Path = RUNS) -> Run:
         EdgeKitError: it is outside of `runs`, a link, not there, or nothing that EdgeKit writes.
     """
     path = Path(name)
-    if path.parent == Path(".") and path.name:
+    if path.parent == Path() and path.name:
         path = runs / path.name
     if path.name in ("", "..") or Path(os.path.abspath(path.parent)) != Path(os.path.abspath(runs)):  # noqa: PTH100
         raise EdgeKitError(f"{name} is not in {runs}/", fix="name folders of runs/: edgekit runs lists them")
@@ -216,7 +218,7 @@ def next_step(runs: Path = RUNS) -> tuple[str, str]:
         if trainings:
             return "edgekit train --resume", f"{trainings[-1].path} is not finished"
         return "edgekit train", f"there is no bundle in {runs}/ yet"
-    newest = max(bundles, key=lambda run: (run.created or "", run.path.name))
+    newest = max(bundles, key=lambda run: (run.created, run.path.name))
     if newest.format not in ("onnx", "tensorrt"):
         return "edgekit export --format onnx", f"{newest.path} is {newest.format}"
     if (newest.format, newest.precision) == ("onnx", "fp32"):

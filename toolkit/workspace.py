@@ -12,11 +12,10 @@ from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError, EdgeKitError
 from ..deploy.files import exists
 from ..deploy.manifest import MANIFEST, Manifest, manifest_id
+from .runs import REJECTED, RUNS
 
 _log = logging.getLogger(__name__)
 
-RUNS = Path("runs")
-REJECTED = ".rejected"
 # File systems take 255; a suffix, and the marks of a folder that is being written, come to it.
 _MAX_BYTES = 120
 # `deploy.bundle.check_name` takes 100 characters.

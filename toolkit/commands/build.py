@@ -7,43 +7,81 @@ import typer
 
 from ...deploy.devices.device import addresses, open_device
 from ...deploy.errors import EdgeKitError
-from .options import Out
+from .completion import complete_bundles, complete_devices
+from .options import DEVICE, MODEL, OUTPUT, Out
 from .output import made, show
 
 
 def command(
-    bundle: Annotated[Path | None, typer.Argument(help="An ONNX bundle. Default: the newest in runs/.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="An ONNX bundle. Default: the newest in runs/.", autocompletion=complete_bundles),
+    ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, fp16, int8, or auto: all three, from an fp32 bundle. Default: the bundle's own."),
+        typer.Option(
+            help="fp32, fp16, int8, or auto: all three, from an fp32 bundle. Default: the bundle's own.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help=f"The machine that will run it: {addresses('build')}.")] = "local",
+    device: Annotated[
+        str,
+        typer.Option(
+            help=f"The machine that will run it: {addresses('build')}.",
+            rich_help_panel=DEVICE,
+            autocompletion=complete_devices,
+        ),
+    ] = "local",
     batch: Annotated[
         str | None,
-        typer.Option(help="Smallest, usual and largest number of images at once, of a free batch: 1,8,32."),
+        typer.Option(
+            help="Smallest, usual and largest number of images at once, of a free batch: 1,8,32.", rich_help_panel=MODEL
+        ),
     ] = None,
-    workspace: Annotated[int | None, typer.Option(help="Most scratch memory for a layer, in MiB.")] = None,
+    workspace: Annotated[
+        int | None, typer.Option(help="Most scratch memory for a layer, in MiB.", rich_help_panel=MODEL)
+    ] = None,
     opt_level: Annotated[
-        int | None, typer.Option(help="0 (quickly built) to 5 (quickest to run). Default: TensorRT's, 3.")
+        int | None,
+        typer.Option(help="0 (quickly built) to 5 (quickest to run). Default: TensorRT's, 3.", rich_help_panel=MODEL),
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Newer versions of TensorRT load it too.")
+        bool,
+        typer.Option("--version-compatible", help="Newer versions of TensorRT load it too.", rich_help_panel=MODEL),
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Any GPU from Ampere on runs it, not this kind alone.")
+        bool,
+        typer.Option(
+            "--hardware-compatible", help="Any GPU from Ampere on runs it, not this kind alone.", rich_help_panel=MODEL
+        ),
     ] = False,
-    refit: Annotated[bool, typer.Option("--refit", help="Its weights can be exchanged later.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Its weights can be exchanged later.", rich_help_panel=MODEL)
+    ] = False,
     strip_weights: Annotated[
-        bool, typer.Option("--strip-weights", help="Without weights: they come from the ONNX file at loading.")
+        bool,
+        typer.Option(
+            "--strip-weights", help="Without weights: they come from the ONNX file at loading.", rich_help_panel=MODEL
+        ),
     ] = False,
     compute_capability: Annotated[
-        str | None, typer.Option(help="GPUs that are not here, e.g. 8.6,8.9 (TensorRT for RTX).")
+        str | None,
+        typer.Option(help="GPUs that are not here, e.g. 8.6,8.9 (TensorRT for RTX).", rich_help_panel=DEVICE),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only say what is wrong with the graph, and how trtexec would build it.")
+        bool,
+        typer.Option(
+            "--plan",
+            help="Only say what is wrong with the graph, and how trtexec would build it.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
-    sign: Annotated[Path | None, typer.Option(help="Sign the engines with this ed25519 private key.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign the engines with this ed25519 private key.", rich_help_panel=OUTPUT)
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --plan: print it as JSON.", rich_help_panel=OUTPUT)
+    ] = False,
     out: Out = None,
 ) -> None:
     """Build a TensorRT engine, on the device that runs it."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from ...deploy.devices.device import DEVICES
 from ...deploy.visible import visible
 from ...export.formats import FORMATS
 from ...models.network import MODELS
@@ -9,8 +10,6 @@ from ..dataset_names import DATASETS
 from ..quantize.methods import METHODS
 from ..quantize.targets import TARGETS
 from ..runs import folders, read_run
-
-DEVICES = ("local", "ssh://", "browser", "browser+webgpu")
 
 
 def _starting(names: Iterable[str], incomplete: str) -> list[str]:
@@ -55,5 +54,6 @@ def complete_formats(incomplete: str) -> list[str]:
 
 
 def complete_devices(incomplete: str) -> list[str]:
-    """Devices, and how an address begins."""
-    return _starting(DEVICES, incomplete)
+    """Devices, and how an address begins: "ssh://"."""
+    kinds = ((name, kind.address) for name, kind in DEVICES.items())
+    return _starting((f"{name}://" if "://" in address else name for name, address in kinds), incomplete)

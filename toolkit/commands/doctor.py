@@ -7,17 +7,34 @@ import typer
 
 from ...deploy.devices.device import addresses, open_device
 from ...deploy.errors import EdgeKitError
-from .options import AsJson
+from .completion import complete_bundles, complete_devices
+from .options import DEVICE, MEASURING, AsJson
 from .output import show
 
 
 def command(
-    bundle: Annotated[Path | None, typer.Argument(help="With --self-test: a model to do it with.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="With --self-test: a model to do it with.", autocompletion=complete_bundles)
+    ] = None,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Measure a model against itself, and against itself slowed by 3 %.")
+        bool,
+        typer.Option(
+            "--self-test",
+            help="Measure a model against itself, and against itself slowed by 3 %.",
+            rich_help_panel=MEASURING,
+        ),
     ] = False,
-    seconds: Annotated[float, typer.Option(help="With --self-test: how long.", min=1)] = 60.0,
-    device: Annotated[str | None, typer.Option(help=f"Which machine: {addresses('describe')}. Default: local.")] = None,
+    seconds: Annotated[
+        float, typer.Option(help="With --self-test: how long.", min=1, rich_help_panel=MEASURING)
+    ] = 60.0,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Which machine: {addresses('describe')}. Default: local.",
+            rich_help_panel=DEVICE,
+            autocompletion=complete_devices,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What is installed, what this machine has and can measure, what is missing and the line that installs it."""

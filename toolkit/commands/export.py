@@ -5,19 +5,34 @@ from typing import Annotated
 
 import typer
 
-from .options import Out
+from ...export.formats import FORMATS
+from .completion import complete_bundles, complete_formats
+from .options import MODEL, Out
 from .output import made
 
 
 def command(
-    bundle: Annotated[Path | None, typer.Argument(help="A torch bundle. Default: the newest in runs/.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="A torch bundle. Default: the newest in runs/.", autocompletion=complete_bundles),
+    ] = None,
     format: Annotated[
-        str, typer.Option(help="onnx, torchscript (deprecated by PyTorch) or exported-program.")
+        str,
+        typer.Option(
+            help=f"{', '.join(FORMATS)}; torchscript is deprecated by PyTorch.",
+            rich_help_panel=MODEL,
+            autocompletion=complete_formats,
+        ),
     ] = "onnx",
-    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Take any number of images at once.")] = False,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set. Default: the lowest that suffices.")] = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Take any number of images at once.", rich_help_panel=MODEL)
+    ] = False,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX operator set. Default: the lowest that suffices.", rich_help_panel=MODEL)
+    ] = None,
     cross_check: Annotated[
-        bool, typer.Option("--cross-check", help="Export with both of torch's exporters, compare.")
+        bool,
+        typer.Option("--cross-check", help="Export with both of torch's exporters, compare.", rich_help_panel=MODEL),
     ] = False,
     out: Out = None,
 ) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .options import Out, SkipCorrupt
+from .completion import complete_datasets
+from .options import IMAGES, MODEL, PREPROCESSING, Out, SkipCorrupt
 from .output import made
 
 
@@ -14,29 +15,49 @@ def command(
         str,
         typer.Argument(help=".onnx, TorchScript or .pt2 file, package.module:factory, net.py:Net, timm:NAME, ..."),
     ],
-    name: Annotated[str, typer.Option(help="What to call it.")],
-    input: Annotated[str, typer.Option(help="Channels x height x width, e.g. 3x224x224.")],
+    name: Annotated[str, typer.Option(help="What to call it.", rich_help_panel=MODEL)],
+    input: Annotated[str, typer.Option(help="Channels x height x width, e.g. 3x224x224.", rich_help_panel=MODEL)],
     images: Annotated[
-        str, typer.Option(help="Images for golden samples, calibration and tests: a folder or named set.")
+        str,
+        typer.Option(
+            help="Images for golden samples, calibration and tests: a folder or named set.",
+            rich_help_panel=IMAGES,
+            autocompletion=complete_datasets,
+        ),
     ],
-    labels: Annotated[Path | None, typer.Option(help="Text file: a class name a line, in the logits' order.")] = None,
-    resize: Annotated[
-        str | None, typer.Option(help="Shorter side in pixels, or HEIGHTxWIDTH. Default: the input's.")
+    labels: Annotated[
+        Path | None, typer.Option(help="Text file: a class name a line, in the logits' order.", rich_help_panel=MODEL)
     ] = None,
-    crop: Annotated[int | None, typer.Option(help="Centre crop in pixels. Default: the input's size.")] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="Shorter side in pixels, or HEIGHTxWIDTH. Default: the input's.", rich_help_panel=PREPROCESSING
+        ),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(help="Centre crop in pixels. Default: the input's size.", rich_help_panel=PREPROCESSING),
+    ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="A value a channel on the scale 0 to 1, e.g. 0.485,0.456,0.406.")
+        str | None,
+        typer.Option(
+            help="A value a channel on the scale 0 to 1, e.g. 0.485,0.456,0.406.", rich_help_panel=PREPROCESSING
+        ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(help="A value a channel on the scale 0 to 1, e.g. 0.229,0.224,0.225.")
+        str | None,
+        typer.Option(
+            help="A value a channel on the scale 0 to 1, e.g. 0.229,0.224,0.225.", rich_help_panel=PREPROCESSING
+        ),
     ] = None,
     interpolation: Annotated[
-        str, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")
+        str, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.", rich_help_panel=PREPROCESSING)
     ] = "bilinear",
     weights: Annotated[
-        Path | None, typer.Option(help="For a factory or NAME: safetensors, or a plain state dict.")
+        Path | None,
+        typer.Option(help="For a factory or NAME: safetensors, or a plain state dict.", rich_help_panel=MODEL),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the division of the images into parts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the division of the images into parts.", rich_help_panel=IMAGES)] = 0,
     skip_corrupt: SkipCorrupt = False,
     out: Out = None,
 ) -> None:

@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
+from .completion import complete_bundles
 from .options import AsJson
 from .output import show
 
 
 def command(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle's folder. Default: the newest in runs/.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="A bundle's folder. Default: the newest in runs/.", autocompletion=complete_bundles),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What is in a bundle."""

@@ -6,33 +6,57 @@ from typing import Annotated
 import typer
 
 from ...deploy.devices.device import addresses
+from .completion import complete_datasets, complete_devices
 
-Out = Annotated[Path | None, typer.Option(help="Folder of the new bundle; default: the next one in runs/.")]
-SkipCorrupt = Annotated[
-    bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded; lists them.")
+# The panels of --help.
+MODEL, IMAGES, CONTRACT, MEASURING, DEVICE, OUTPUT = "Model", "Images", "Contract", "Measuring", "Device", "Output"
+TRAINING, PREPROCESSING = "Training", "Preprocessing"
+
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the new bundle; default: the next one in runs/.", rich_help_panel=OUTPUT)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SkipCorrupt = Annotated[
+    bool,
+    typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded; lists them.", rich_help_panel=IMAGES),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 Images = Annotated[
     str | None,
     typer.Option(
-        "--images", "--data", help="Images from elsewhere than the bundle's own data set: a folder, .npz or named set."
+        "--images",
+        "--data",
+        help="Images from elsewhere than the bundle's own data set: a folder, .npz or named set.",
+        rich_help_panel=IMAGES,
+        autocompletion=complete_datasets,
     ),
 ]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
         help="Largest allowed loss of top-1 accuracy in percentage points, judged on the interval's bound: exit 3 when "
-        "missed, 4 when not proved. Without it 1.0 is held, and not proved is said and exits 0."
+        "missed, 4 when not proved. Default 1.0; with the default, an undecided result is reported but exits 0.",
+        rich_help_panel=CONTRACT,
     ),
 ]
 
-MinSpeedup = Annotated[float | None, typer.Option(help="Least allowed speed-up over the baseline (a ratio).")]
-Confidence = Annotated[float, typer.Option(help="Of every interval.", min=0.5, max=0.999)]
+MinSpeedup = Annotated[
+    float | None, typer.Option(help="Least allowed speed-up over the baseline (a ratio).", rich_help_panel=CONTRACT)
+]
+Confidence = Annotated[
+    float, typer.Option(help="Confidence level of all intervals.", min=0.5, max=0.999, rich_help_panel=CONTRACT)
+]
 Devices = Annotated[
     list[str] | None,
-    typer.Option(help=f"Where: {addresses()}. Repeatable. Default: local."),
+    typer.Option(
+        help=f"Where: {addresses()}. Repeatable. Default: local.",
+        rich_help_panel=DEVICE,
+        autocompletion=complete_devices,
+    ),
 ]
 Verify = Annotated[
-    Path | None, typer.Option(help="Refuse bundles that the owner of this ed25519 public key did not sign.")
+    Path | None,
+    typer.Option(help="Refuse bundles that the owner of this ed25519 public key did not sign.", rich_help_panel=MODEL),
 ]
-AcrossHardware = Annotated[bool, typer.Option("--across-hardware", help="Compare reports of different machines.")]
+AcrossHardware = Annotated[
+    bool, typer.Option("--across-hardware", help="Compare reports of different machines.", rich_help_panel=CONTRACT)
+]

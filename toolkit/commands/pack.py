@@ -6,27 +6,48 @@ from typing import Annotated
 import typer
 
 from ...deploy.errors import EdgeKitError
-from .options import Confidence, Images, MaxDrop, MinSpeedup, SkipCorrupt
+from .completion import complete_bundles
+from .options import IMAGES, MEASURING, MODEL, OUTPUT, Confidence, Images, MaxDrop, MinSpeedup, SkipCorrupt
 
 
 def command(
     bundles: Annotated[
         list[Path] | None,
-        typer.Argument(help="Optimised bundles (default: the newest in runs/); with --verify, a packed file."),
+        typer.Argument(
+            help="Optimised bundles (default: the newest in runs/); with --verify, a packed file.",
+            autocompletion=complete_bundles,
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file to write; with --verify, a folder for its bundles.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The file to write; with --verify, a folder for its bundles.", rich_help_panel=OUTPUT
+        ),
     ] = None,
-    baseline: Annotated[Path | None, typer.Option(help="Compare with this bundle. Default: the fp32 ONNX.")] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with this bundle. Default: the fp32 ONNX.",
+            rich_help_panel=MODEL,
+            autocompletion=complete_bundles,
+        ),
+    ] = None,
     images: Images = None,
-    limit: Annotated[int, typer.Option(help="How many test images go with it, drawn by class.", min=1)] = 200,
+    limit: Annotated[
+        int, typer.Option(help="How many test images go with it, drawn by class.", min=1, rich_help_panel=IMAGES)
+    ] = 200,
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     confidence: Confidence = 0.95,
-    seconds: Annotated[float, typer.Option(help="Least time for the latency blocks.", min=0)] = 8.0,
-    sign: Annotated[Path | None, typer.Option(help="Sign it with this ed25519 private key.")] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Least time for the latency blocks.", min=0, rich_help_panel=MEASURING)
+    ] = 8.0,
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign it with this ed25519 private key.", rich_help_panel=OUTPUT)
+    ] = None,
     verify: Annotated[
-        Path | None, typer.Option(help="Check that a packed file is signed by the owner of this public key.")
+        Path | None,
+        typer.Option(help="Check that a packed file is signed by the owner of this public key.", rich_help_panel=MODEL),
     ] = None,
     skip_corrupt: SkipCorrupt = False,
 ) -> None:

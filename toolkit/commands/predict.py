@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ...deploy.errors import EdgeKitError
-from .options import AsJson, SkipCorrupt, Verify
+from .completion import complete_bundles
+from .options import OUTPUT, AsJson, SkipCorrupt, Verify
 from .output import show
 
 
@@ -17,12 +18,14 @@ def command(
             metavar="[BUNDLE] IMAGES",
             help="A bundle's folder (default: the newest in runs/), and an image, a folder, a .npz or a named set (its "
             "test part).",
+            autocompletion=complete_bundles,
         ),
     ],
-    top: Annotated[int, typer.Option(help="How many classes an image.", min=1)] = 3,
-    csv: Annotated[Path | None, typer.Option(help="Write Image,Category here.")] = None,
+    top: Annotated[int, typer.Option(help="How many classes an image.", min=1, rich_help_panel=OUTPUT)] = 3,
+    csv: Annotated[Path | None, typer.Option(help="Write Image,Category here.", rich_help_panel=OUTPUT)] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="Draw 12 random images with true and predicted labels here.")
+        Path | None,
+        typer.Option(help="Draw 12 random images with true and predicted labels here.", rich_help_panel=OUTPUT),
     ] = None,
     skip_corrupt: SkipCorrupt = False,
     verify: Verify = None,

@@ -6,14 +6,28 @@ import typer
 
 from ...deploy.devices.device import addresses
 from ...deploy.errors import EdgeKitError
+from .completion import complete_devices
+from .options import DEVICE
 
 
 def command(
-    device: Annotated[str, typer.Option(help=f"The device: {addresses('provision')}.")],
+    device: Annotated[
+        str,
+        typer.Option(
+            help=f"The device: {addresses('provision')}.", rich_help_panel=DEVICE, autocompletion=complete_devices
+        ),
+    ],
     offline: Annotated[
-        bool, typer.Option("--offline", help="Download the wheels here and send them, for a device without a network.")
+        bool,
+        typer.Option(
+            "--offline",
+            help="Download the wheels here and send them, for a device without a network.",
+            rich_help_panel=DEVICE,
+        ),
     ] = False,
-    clean: Annotated[bool, typer.Option("--clean", help="Remove all that EdgeKit put there.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove all that EdgeKit put there.", rich_help_panel=DEVICE)
+    ] = False,
 ) -> None:
     """Install ONNX Runtime on a device, in a venv of EdgeKit's own; or remove all of EdgeKit from it."""
     from ..console import progress_bar, stdout

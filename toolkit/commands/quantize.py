@@ -6,18 +6,43 @@ from typing import Annotated
 import typer
 
 from ...deploy.errors import EdgeKitError
-from .options import Images, MaxDrop, Out, SkipCorrupt
+from ..quantize.methods import METHODS
+from ..quantize.targets import TARGETS
+from .completion import complete_bundles, complete_methods, complete_targets
+from .options import IMAGES, MODEL, Images, MaxDrop, Out, SkipCorrupt
 from .output import made
 
 
 def command(
-    bundle: Annotated[Path | None, typer.Argument(help="An fp32 ONNX bundle. Default: the newest in runs/.")] = None,
-    precision: Annotated[str, typer.Option(help="int8 or fp16.")] = "int8",
-    target: Annotated[str | None, typer.Option(help="x86, x86-avx2, arm or tensorrt. Default: this machine.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="An fp32 ONNX bundle. Default: the newest in runs/.", autocompletion=complete_bundles),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="int8 or fp16.", rich_help_panel=MODEL)] = "int8",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(TARGETS)}. Default: this machine.",
+            rich_help_panel=MODEL,
+            autocompletion=complete_targets,
+        ),
+    ] = None,
     images: Images = None,
-    calibration_images: Annotated[int, typer.Option(help="Drawn by class from the training part.")] = 512,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            help=f"How ranges of activations are set: {', '.join(METHODS)}.",
+            rich_help_panel=IMAGES,
+            autocompletion=complete_methods,
+        ),
+    ] = "minmax",
+    calibration_images: Annotated[
+        int, typer.Option(help="Drawn by class from the training part.", rich_help_panel=IMAGES)
+    ] = 512,
     max_drop: MaxDrop = None,
-    allow_few: Annotated[bool, typer.Option("--allow-few", help="Calibrate with fewer than 8 images too.")] = False,
+    allow_few: Annotated[
+        bool, typer.Option("--allow-few", help="Calibrate with fewer than 8 images too.", rich_help_panel=IMAGES)
+    ] = False,
     dynamic: Annotated[bool, typer.Option("--dynamic", hidden=True)] = False,
     skip_corrupt: SkipCorrupt = False,
     out: Out = None,
@@ -40,7 +65,8 @@ def command(
     )
     with progress_bar("quantize") as show:
         result = quantize(
-            source, precision=precision, target=target, images=images, calibration_images=calibration_images,
+            source, precision=precision, target=target, images=images, calibration=calibration,
+            calibration_images=calibration_images,
             max_drop=max_drop, allow_few=allow_few, skip_corrupt=skip_corrupt, out=out, progress=show,
         )  # fmt: skip
     for sentence in result.sentences:

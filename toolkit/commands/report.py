@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ...deploy.errors import EdgeKitError
-from .options import AcrossHardware, AsJson, Confidence, MaxDrop, MinSpeedup
+from .options import OUTPUT, AcrossHardware, AsJson, Confidence, MaxDrop, MinSpeedup
 from .output import show
 
 
@@ -19,14 +19,21 @@ def command(
     min_speedup: MinSpeedup = None,
     confidence: Confidence = 0.95,
     across_hardware: AcrossHardware = False,
-    join: Annotated[bool, typer.Option("--join", help="Show reports of several devices side by side.")] = False,
+    join: Annotated[
+        bool, typer.Option("--join", help="Show reports of several devices side by side.", rich_help_panel=OUTPUT)
+    ] = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write the page of a single report, or of joined ones, here.")
+        Path | None,
+        typer.Option(help="Write the page of a single report, or of joined ones, here.", rich_help_panel=OUTPUT),
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.", rich_help_panel=OUTPUT)] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a summary for a pull request here.", rich_help_panel=OUTPUT)
+    ] = None,
     as_json: AsJson = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of report.json.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Show a report again, or hold one against earlier ones, without measuring."""
     if schema:

@@ -8,33 +8,54 @@ from typing import Annotated, Any
 import typer
 
 from ...deploy.errors import EdgeKitError
-from .options import Out, SkipCorrupt
+from ..dataset_names import DATASETS
+from .completion import complete_datasets, complete_networks
+from .options import IMAGES, MODEL, TRAINING, Out, SkipCorrupt
 from .output import made
 
 
 def command(
     data: Annotated[
-        str | None, typer.Option(help="Named data set (digits, mnist, fashion-mnist, cifar10) or a path.")
+        str | None,
+        typer.Option(
+            help=f"Named data set ({', '.join(DATASETS)}) or a path.",
+            rich_help_panel=IMAGES,
+            autocompletion=complete_datasets,
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Network; its shipped recipe is taken when there is one.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Shipped recipe, or a .toml file. Default: digits.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="How often to go through the training images.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Network; its shipped recipe is taken when there is one.",
+            rich_help_panel=MODEL,
+            autocompletion=complete_networks,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Shipped recipe, or a .toml file. Default: digits.", rich_help_panel=TRAINING)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="How often to go through the training images.", rich_help_panel=TRAINING)
+    ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Start from the library's published weights.")
+        bool, typer.Option("--pretrained", help="Start from the library's published weights.", rich_help_panel=MODEL)
     ] = False,
-    root: Annotated[str | None, typer.Option(help="Where a named data set is kept.")] = None,
+    root: Annotated[str | None, typer.Option(help="Where a named data set is kept.", rich_help_panel=IMAGES)] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch a named data set that is not on this machine.")
+        bool,
+        typer.Option("--download", help="Fetch a named data set that is not on this machine.", rich_help_panel=IMAGES),
     ] = False,
     skip_corrupt: SkipCorrupt = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A recipe setting: train.lr=0.01. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="A recipe setting: train.lr=0.01. Repeatable.", rich_help_panel=TRAINING),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
             help="Continue the newest interrupted training in runs/; with --epochs N, extend the newest to N.",
+            rich_help_panel=TRAINING,
         ),
     ] = False,
     out: Out = None,

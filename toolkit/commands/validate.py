@@ -7,7 +7,23 @@ from typing import Annotated, NoReturn
 import typer
 
 from ...deploy.errors import EdgeKitError
-from .options import AcrossHardware, AsJson, Confidence, Devices, Images, MaxDrop, MinSpeedup, SkipCorrupt, Verify
+from .completion import complete_bundles
+from .options import (
+    DEVICE,
+    IMAGES,
+    MEASURING,
+    MODEL,
+    OUTPUT,
+    AcrossHardware,
+    AsJson,
+    Confidence,
+    Devices,
+    Images,
+    MaxDrop,
+    MinSpeedup,
+    SkipCorrupt,
+    Verify,
+)
 from .output import show, write_report
 
 # What may be asked for beside --reproduce; the rest is the report's.
@@ -17,56 +33,85 @@ _WITH_REPRODUCE = {"reproduce", "out", "as_json", "ort_web", "verify", "across_h
 def command(
     ctx: typer.Context,
     bundles: Annotated[
-        list[Path] | None, typer.Argument(help="Optimised bundles. Default: the newest in runs/.")
+        list[Path] | None,
+        typer.Argument(help="Optimised bundles. Default: the newest in runs/.", autocompletion=complete_bundles),
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option(help="Compare with this bundle, or with an earlier report.json. Default: the source model."),
+        typer.Option(
+            help="Compare with this bundle, or with an earlier report.json. Default: the source model.",
+            rich_help_panel=MODEL,
+            autocompletion=complete_bundles,
+        ),
     ] = None,
     images: Images = None,
-    limit: Annotated[int | None, typer.Option(help="Take this many test images, drawn by class.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Take this many test images, drawn by class.", min=1, rich_help_panel=IMAGES)
+    ] = None,
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     confidence: Confidence = 0.95,
     seconds: Annotated[
-        float, typer.Option(help="Least time for the latency blocks; three times this at most.", min=0)
+        float,
+        typer.Option(
+            help="Least time for the latency blocks; three times this at most.", min=0, rich_help_panel=MEASURING
+        ),
     ] = 8.0,
     threads: Annotated[
-        int | None, typer.Option(help="Threads for one inference. Default: the cores allowed.", min=1)
+        int | None,
+        typer.Option(help="Threads for one inference. Default: the cores allowed.", min=1, rich_help_panel=MEASURING),
     ] = None,
     scenario: Annotated[
-        str, typer.Option(help="single_stream, or offline: that and throughput by batch size.")
+        str,
+        typer.Option(help="single_stream, or offline: that and throughput by batch size.", rich_help_panel=MEASURING),
     ] = "single_stream",
     fps: Annotated[
-        float | None, typer.Option(help="Also offer this many images a second; counts the deadlines missed.")
+        float | None,
+        typer.Option(
+            help="Also offer this many images a second; counts the deadlines missed.", rich_help_panel=MEASURING
+        ),
     ] = None,
     sustained: Annotated[
-        str | None, typer.Option(help="Also run each model this long without a pause: 90s, 10m, 1h.")
+        str | None,
+        typer.Option(help="Also run each model this long without a pause: 90s, 10m, 1h.", rich_help_panel=MEASURING),
     ] = None,
     provider: Annotated[
         str,
-        typer.Option(help="ONNX Runtime's: cpu, cuda, tensorrt, tensorrt-rtx. It must leave nothing to the CPU."),
+        typer.Option(
+            help="ONNX Runtime's: cpu, cuda, tensorrt, tensorrt-rtx. It must leave nothing to the CPU.",
+            rich_help_panel=MEASURING,
+        ),
     ] = "cpu",
     allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Operators that the provider leaves may run on the CPU.")
+        bool,
+        typer.Option(
+            "--allow-fallback", help="Operators that the provider leaves may run on the CPU.", rich_help_panel=MEASURING
+        ),
     ] = False,
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="Launch an engine's whole run as one CUDA graph.")
+        bool,
+        typer.Option("--cuda-graph", help="Launch an engine's whole run as one CUDA graph.", rich_help_panel=MEASURING),
     ] = False,
     across_hardware: AcrossHardware = False,
     skip_corrupt: SkipCorrupt = False,
     verify: Verify = None,
     device: Devices = None,
     ort_web: Annotated[
-        Path | None, typer.Option(help="With --device browser: folder of onnxruntime-web's files.")
+        Path | None,
+        typer.Option(help="With --device browser: folder of onnxruntime-web's files.", rich_help_panel=DEVICE),
     ] = None,
     reproduce: Annotated[
         Path | None,
-        typer.Option(help="Measure again what this report.json records, and compare with it."),
+        typer.Option(
+            help="Measure again what this report.json records, and compare with it.", rich_help_panel=MEASURING
+        ),
     ] = None,
     as_json: AsJson = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for report.json, .html, junit.xml, summary.md; default: in runs/.")
+        Path | None,
+        typer.Option(
+            help="Folder for report.json, .html, junit.xml, summary.md; default: in runs/.", rich_help_panel=OUTPUT
+        ),
     ] = None,
 ) -> None:
     """Compare original and optimised models on this machine or another: accuracy, latency, a verdict."""

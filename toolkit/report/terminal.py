@@ -1,6 +1,8 @@
 """Results as tables that people read in a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -45,7 +47,7 @@ from ..console import Line, styled
 
 _NODES_SHOWN = 3
 # Columns that hold words; the others hold figures.
-_NAMES = ("model", "device", "against", "against itself", "found", "expected")
+_NAMES = ("model", "run", "made from", "device", "against", "against itself", "found", "expected")
 # Columns that no table needs.
 _UNLIMITED = 10_000
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -126,6 +128,23 @@ def build_plan_table(plan: Any) -> Iterator[RenderableType]:
             yield f"    … and {len(found) - _NODES_SHOWN} more (--json)"
     for release, line in plan.commands.items():
         yield f"TensorRT {release}: {line}"
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """A row per bundle and unfinished training, what is damaged below."""
+    table = _table("run", "model", "size", "created", "verdict", "made from")
+    for run in runs:
+        if run["kind"] == "damaged":
+            continue
+        created = f"{datetime.fromtimestamp(run['created']):%Y-%m-%d %H:%M}" if run["created"] else ""
+        model = f"{run['format']} {run['precision']}" if run["format"] else "unfinished training"
+        table.add_row(
+            Path(run["path"]).name, model + (", rejected" if run["kind"] == "rejected" else ""),
+            megabytes(run["size_bytes"]), created, run["verdict"] or "",
+            run["made_from"] or "",
+        )  # fmt: skip
+    yield _Fitting(table) if table.row_count else "runs/ holds no bundle yet: edgekit train"
+    yield from (styled(f"damaged: {run['path']}: {run['problem']}", "yellow") for run in runs if run["problem"])
 
 
 def facts_table(facts: Mapping[str, object]) -> Iterator[RenderableType]:

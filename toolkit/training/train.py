@@ -28,7 +28,9 @@ from ...deploy.preprocess import Header, Preprocess
 from ...deploy.progress import Progress, silent
 from ...models.network import create_network
 from ..datasets import PARTS, Dataset, load_dataset
-from ..workspace import RUNS, claimed, locked, make_folder, new_path, release
+from ..runs import RUNS
+from ..runs import TRAINING as WORK
+from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
 from .augment import Examples, batches, collate
 from .choose_preprocess import decide
@@ -39,7 +41,6 @@ from .screening import processes, screen
 
 _log = logging.getLogger(__name__)
 
-WORK = ".train"
 _RECIPE = "recipe.json"
 _SPOKEN = {"train": "training", "validation": "validation", "test": "test"}
 

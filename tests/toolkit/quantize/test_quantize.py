@@ -89,7 +89,7 @@ def test_ranges_are_those_of_all_images_at_once(fp32: Bundle) -> None:
     assert train is not None
     images = train.take(range(37))
     model = prepare(onnx.load(str(fp32.model_path)))
-    ranges = observe(model, fp32.manifest, images, lambda share: None)
+    ranges = observe(model, fp32.manifest, images, lambda stage, share: None)
     tensors = fp32.manifest.preprocess.batch([sample.image for sample in images])
     assert ranges["image"] == (float(tensors.min()), float(tensors.max()))
     logits = load(fp32.path).run(tensors)
@@ -104,7 +104,7 @@ def test_memory_does_not_grow_with_the_images(fp32: Bundle) -> None:
 
     def peak(images: ImageSet) -> int:
         tracemalloc.start()
-        observe(model, fp32.manifest, images, lambda share: None)
+        observe(model, fp32.manifest, images, lambda stage, share: None)
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used
@@ -214,7 +214,7 @@ def test_an_activation_that_is_no_number_is_named(fp32: Bundle) -> None:
         if len(entry.dims) == 4:
             entry.CopyFrom(numpy_helper.from_array(np.full(entry.dims, np.inf, np.float32), entry.name))
     with pytest.raises(EdgeKitError, match="not a finite number"):
-        observe(model, fp32.manifest, train.take(range(3)), lambda share: None)
+        observe(model, fp32.manifest, train.take(range(3)), lambda stage, share: None)
 
 
 def test_judgement_is_in_the_manifest(int8: Bundle) -> None:

@@ -335,7 +335,7 @@ from edgekit.toolkit.quantize.observe import observe
 model, bundle = onnx.load(sys.argv[1]), Bundle.open(sys.argv[2])
 images = part_of(bundle, "train").take(range(32))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-observe(model, bundle.manifest, images, lambda share: None)
+observe(model, bundle.manifest, images, lambda stage, share: None)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
@@ -379,7 +379,7 @@ def test_ranges_do_not_depend_on_the_batch(fp32: Bundle, monkeypatch: pytest.Mon
     found = []
     for size in (1, 4, 16):
         monkeypatch.setattr(observe, "_BATCH", size)
-        found.append(observe.observe(model, fp32.manifest, train.take(range(19)), lambda share: None))
+        found.append(observe.observe(model, fp32.manifest, train.take(range(19)), lambda stage, share: None))
     for other in found[1:]:
         assert other.keys() == found[0].keys()
         for name, values in other.items():
