@@ -1,6 +1,7 @@
 """What the documents say is so: their commands, code, settings, links and figures."""
 
 import ast
+import importlib
 import os
 import re
 import shlex
@@ -86,6 +87,9 @@ def test_python_names_what_is_there(block: _Block) -> None:
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgekit":
             assert hasattr(edgekit, node.attr), f"{block.place}: edgekit.{node.attr}"
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgekit"):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names), f"{block.place}: {node.module}"
 
 
 @pytest.mark.parametrize("block", _of("toml"))
