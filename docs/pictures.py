@@ -31,7 +31,7 @@ COMMANDS = {
 }
 # Rich's SVG loads its font from another host; a picture in a page may not.
 _FONT_FACES = re.compile(r"@font-face \{.*?\}", re.DOTALL)
-_WIDTH, _HEIGHT = 1280, 1000
+_WIDTH, _HEIGHT = 1280, 1080
 
 
 def run(arguments: list[str], folder: Path) -> tuple[str, str]:
