@@ -21,7 +21,7 @@ from edgekit.deploy.measuring import cargo
 from edgekit.deploy.measuring.plan import Plan
 from edgekit.deploy.progress import silent
 from edgekit.toolkit.doctor.diagnose import diagnose_device
-from edgekit.toolkit.doctor.provision import remove_all
+from edgekit.toolkit.doctor.provision import provision, remove_all
 from edgekit.toolkit.validation.validate import validate
 
 from .bridge import Bridge, bridge, need_adb
@@ -67,6 +67,28 @@ def test_models_are_validated_over_the_bridge(phone: Bridge, fp32: Bundle, int8:
     assert phone.pushed == before, "nothing is sent twice"
     assert remove_all(PHONE) == [str(cache)]
     assert not cache.exists()
+
+
+def test_what_provision_installs_is_found_without_a_python_in_the_address(
+    phone: Bridge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A phone's Python is in no PATH: provision needs its name, and what comes after does not."""
+    bare, installed = phone.folder / "bare", phone.folder / ".cache/edgekit/venv/bin/python3"
+
+    def install(*arguments: object) -> None:
+        installed.parent.mkdir(parents=True)
+        installed.write_text(f'#!/bin/sh\nexec {PYTHON} "$@"\n')
+        installed.chmod(0o755)
+
+    bare.write_text(f'#!/bin/sh\nexec {PYTHON} -S "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr("edgekit.deploy.devices.board.board.install", install)
+    assert diagnose_device(open_device(f"adb://PHONE1{bare}"))["remarks"][0] == "it has no numpy"
+    with caplog.at_level("INFO", "edgekit"):
+        assert provision(f"adb://PHONE1{bare}", offline=False).keys() == {"numpy", "pillow", "onnxruntime"}
+    assert "installed for --device adb://PHONE1," in caplog.text
+    with open_device("adb://PHONE1") as device:
+        assert "onnx" in device.formats()
 
 
 @pytest.mark.parametrize(

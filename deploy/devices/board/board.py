@@ -124,7 +124,10 @@ class Board(Device):
         if remark := clock_remark(probe.facts):
             _log.info(f"{self.name}: {remark}")
         install(probe, self.run, self.send, download, progress)
-        self._probe = None  # again, by the new Python, as validate will
+        if self._transport.python:
+            scheme, _, rest = self.name.partition("://")
+            _log.info(f"installed for --device {scheme}://{rest.partition('/')[0]}, without a Python in the address")
+        self._transport.python, self._probe = None, None  # asks the new Python, as validate will
         packages = self.inspect().packages
         broken = [f"{NEEDED[module]}: {package.error}" for module, package in packages.items() if not package.version]
         if broken:
