@@ -15,7 +15,7 @@ from edgekit.export.export_bundle import Options as ExportOptions
 from edgekit.export.export_bundle import export_bundle
 from edgekit.models.network import MODELS
 from edgekit.toolkit.building.build import build, plan_build
-from edgekit.toolkit.quantize.quantize import quantize
+from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 
 # one at once, one by CI, the rest by make test-all
 MARKS: dict[str, Any] = {"cnn23": (), "mobilenet_v3_small": pytest.mark.slow}
@@ -29,7 +29,7 @@ def test_network_goes_the_whole_way(name: str, untrained: Callable[..., Bundle],
     export_bundle(source, "onnx", tmp_path / "dynamic", ExportOptions(dynamic_batch=True))
     golden = exported.golden()
     for target in ("x86", "x86-avx2", "arm", "tensorrt"):
-        result = quantize(exported, target=target, calibration_images=64, out=tmp_path / target)
+        result = quantize(exported, QuantizeOptions(target=target, calibration_images=64), out=tmp_path / target)
         # whether an untrained network's near-ties keep their class is not the point: the logits are
         logits = load(result.bundle.path).run(golden.tensors)
         spread = golden.logits - golden.logits.mean(axis=1, keepdims=True)
@@ -42,9 +42,9 @@ def test_network_compiles_for_gpus(name: str, untrained: Callable[..., Bundle], 
     """fp32, fp16 and int8 become engines for compute capability 8.6 and 8.9, and the lint finds nothing to say."""
     pytest.importorskip("tensorrt_rtx_bindings")
     exported = export_bundle(untrained(name, tmp_path / "source"), "onnx", tmp_path / "onnx")
-    fp16 = quantize(exported, precision="fp16", out=tmp_path / "fp16").bundle
+    fp16 = quantize(exported, QuantizeOptions(precision="fp16"), out=tmp_path / "fp16").bundle
     # an untrained network's answers are near ties, which may cost it the contract: not the point
-    int8 = quantize(exported, target="tensorrt", calibration_images=64, out=tmp_path / "int8").bundle
+    int8 = quantize(exported, QuantizeOptions(target="tensorrt", calibration_images=64), out=tmp_path / "int8").bundle
     for precision, bundle in (("fp32", exported), ("fp16", fp16), ("int8", int8)):
         assert plan_build(bundle).findings == []
         (engine,) = build(

@@ -20,7 +20,7 @@ from edgekit.toolkit.analysis.contract import call
 from edgekit.toolkit.analysis.document import measured_times
 from edgekit.toolkit.analysis.statistics import Interval, ratio_of_times
 from edgekit.toolkit.doctor.planted_models import null_bundle, slowed
-from edgekit.toolkit.quantize.quantize import quantize
+from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 
 pytestmark = pytest.mark.long
 
@@ -87,7 +87,7 @@ def test_a_linear_drift_does_not_bias_the_ratio(tmp_path: Path) -> None:
 def test_a_busy_neighbour_does_not_change_the_ratio(untrained: Callable[..., Bundle], tmp_path: Path) -> None:
     """One thread, another process on one of the cores: the interval still holds the quiet machine's ratio."""
     fp32 = export_bundle(untrained("resnet18", tmp_path / "torch"), "onnx", tmp_path / "fp32")
-    int8 = quantize(fp32, calibration_images=64, out=tmp_path / "int8").bundle
+    int8 = quantize(fp32, QuantizeOptions(calibration_images=64), out=tmp_path / "int8").bundle
     plan = Plan(seconds=10, threads=1)
     (quiet,) = _speedups([fp32, int8], plan)
     with _burner():

@@ -15,5 +15,5 @@ if __name__ == "__main__":
     trained = edgekit.train(recipe, out=work / "trained")
     exported = edgekit.export_bundle(trained, "onnx", HERE / "lenet-fp32")
     # 7-bit weights, so that every machine that runs the tests gets the same answers
-    edgekit.quantize(exported, target="x86-avx2", out=HERE / "lenet-int8")
+    edgekit.quantize(exported, edgekit.QuantizeOptions(target="x86-avx2"), out=HERE / "lenet-int8")
     shutil.rmtree(work)

@@ -15,7 +15,7 @@ from ...deploy.errors import BundleError, EdgeKitError, EngineError
 from ...deploy.files import exists
 from ...deploy.progress import Progress, silent, titled
 from ...deploy.registry import choose
-from ..quantize.quantize import quantize
+from ..quantize.quantize import QuantizeOptions, quantize
 from ..signing import check_key, sign_bundle
 from ..workspace import REJECTED, RUNS, derived, new_path
 from .lint import Finding, lint
@@ -172,7 +172,9 @@ def _of_precision(bundle: Bundle, precision: str, runs: Path, progress: Progress
         if found.manifest.precision == precision and found.manifest.format == "onnx" and target in (None, _TARGET):
             return found
     target = _TARGET if precision == "int8" else None
-    result = quantize(bundle, precision=precision, target=target, runs=runs, progress=titled(progress, "quantize"))
+    result = quantize(
+        bundle, QuantizeOptions(precision=precision, target=target), runs=runs, progress=titled(progress, "quantize")
+    )
     if result.bundle.path.name.endswith(REJECTED):
         _log.info(f"no {precision} engine: {result.judgement.sentence}")
         return None

@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Quantize an ONNX model after training, and hold it to the accuracy contract."""
     from ..console import progress_bar, say
-    from ..quantize.quantize import quantize
+    from ..quantize.quantize import QuantizeOptions, quantize
     from ..workspace import given_or_newest
 
     if dynamic:
@@ -64,11 +64,13 @@ def command(
         "edgekit export --format onnx",
     )
     with progress_bar("quantize") as show:
-        result = quantize(
-            source, precision=precision, target=target, images=images, calibration=calibration,
-            calibration_images=calibration_images,
-            max_drop=max_drop, allow_few=allow_few, skip_corrupt=skip_corrupt, out=out, progress=show,
+        options = QuantizeOptions(
+            precision=precision, target=target, calibration=calibration, calibration_images=calibration_images,
+            allow_few=allow_few,
         )  # fmt: skip
+        result = quantize(
+            source, options, images=images, max_drop=max_drop, skip_corrupt=skip_corrupt, out=out, progress=show
+        )
     for sentence in result.sentences:
         say(sentence)
     made(result.bundle)

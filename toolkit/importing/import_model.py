@@ -106,22 +106,14 @@ def import_model(
             )
         for change in written.changes:
             _log.info(f"{model}: {change}")
+        details = {
+            "imported": model, "weights": str(weights) if weights else None, "changes": list(written.changes),
+        }  # fmt: skip
         manifest = Manifest(
-            name=name,
-            format=source.format,
-            precision=written.precision,
-            model=f"model{source.suffix}",
-            labels=labels,
-            input=replace(spec, batch=written.batch),
-            preprocess=preprocess,
-            parameters=written.parameters,
-            data=dataset.reference(),
-            details={
-                "imported": model,
-                "weights": str(weights) if weights else None,
-                "changes": list(written.changes),
-            },
-        )
+            name=name, format=source.format, precision=written.precision, model=f"model{source.suffix}", labels=labels,
+            input=replace(spec, batch=written.batch), preprocess=preprocess, parameters=written.parameters,
+            data=dataset.reference(), details=details,
+        )  # fmt: skip
         _fill(draft, manifest, dataset, source.packages, written)
     return Bundle.open(path)
 

@@ -1,6 +1,6 @@
 """Post-training quantization: prepare, observe, emit, verify, judge: a stage a file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,16 +62,31 @@ class Quantized:
         return (*judged, *self.remarks) if self.judgement.outcome == "fail" else (*self.remarks, *judged)
 
 
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How to quantize.
+
+    Attributes:
+        precision: int8 or fp16.
+        target: a key of TARGETS; None is this machine.
+        calibration: a key of METHODS: how the ranges of activations are set.
+        calibration_images: how many images set them, drawn by class from the training part.
+        allow_few: calibrate with fewer than 8 images too.
+    """
+
+    precision: str = "int8"
+    target: str | None = None
+    calibration: str = "minmax"
+    calibration_images: int = 512
+    allow_few: bool = False
+
+
 def quantize(
     bundle: Bundle,
+    options: QuantizeOptions | None = None,
     *,
-    precision: str = "int8",
-    target: str | None = None,
     images: str | None = None,
-    calibration: str = "minmax",
-    calibration_images: int = 512,
     max_drop: float | None = None,
-    allow_few: bool = False,
     skip_corrupt: bool = False,
     out: Path | None = None,
     runs: Path = RUNS,
@@ -83,11 +98,8 @@ def quantize(
     fp16: weights and arithmetic by casts; input and output stay float32.
 
     Args:
-        target: a key of TARGETS; None is this machine.
         images: another place for calibration and selection images than the bundle's own data set.
-        calibration: a key of METHODS: how the ranges of activations are set.
         max_drop: see contract.judge_drop.
-        allow_few: calibrate with fewer than 8 images too.
 
     Raises:
         BundleError: not an fp32 ONNX bundle.
@@ -107,9 +119,11 @@ def quantize(
             f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
             fix="run: edgekit export --format onnx",
         )
+    options = options or QuantizeOptions()
+    precision = options.precision
     lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
     path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
-    request = _Request(bundle, target, images, calibration, calibration_images, allow_few, skip_corrupt, progress)
+    request = _Request(bundle, options, images, skip_corrupt, progress)
     model = prepare(onnx.load(str(bundle.model_path)))
     lowered = lower(model, request)
     manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
@@ -126,25 +140,31 @@ def quantize(
     }
     if judgement.outcome == "fail":
         path = path.with_name(path.name + REJECTED)
+    seen = bundle.fingerprints() | used_elsewhere(bundle, images, details, skip_corrupt)
+    quantized = _write(bundle, path, replace(manifest, details=details), content, seen)
+    warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
+    return Quantized(quantized, compared.drop, judgement, (*(one for one in warnings if one), *lowered.remarks))
+
+
+def _write(
+    source: Bundle, path: Path, manifest: Manifest, content: bytes, seen: Mapping[str, np.ndarray]
+) -> Bundle:  # fmt: skip
+    """The quantized bundle: its model file, and what it has of its source."""
     with create(path) as draft:
         (draft.folder / manifest.model).write_bytes(content)
-        draft.add_golden(bundle.golden())
-        draft.add_splits(bundle.splits())
-        draft.add_fingerprints(bundle.fingerprints() | used_elsewhere(bundle, images, details, skip_corrupt))
-        draft.finish(replace(manifest, details=details), ("onnx", "onnxruntime"))
-    warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
-    return Quantized(Bundle.open(path), compared.drop, judgement, (*(one for one in warnings if one), *lowered.remarks))
+        draft.add_golden(source.golden())
+        draft.add_splits(source.splits())
+        draft.add_fingerprints(seen)
+        draft.finish(manifest, ("onnx", "onnxruntime"))
+    return Bundle.open(path)
 
 
 class _Request(NamedTuple):
     """What lowering the precision may need to know."""
 
     bundle: Bundle
-    target: str | None
+    options: QuantizeOptions
     images: str | None
-    calibration: str
-    calibration_images: int
-    allow_few: bool
     skip_corrupt: bool
     progress: Progress
 
@@ -173,9 +193,11 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     from .emit import emit_int8, int8_layers
     from .verify import verify_int8
 
-    name = request.target or this_machine()
+    name = request.options.target or this_machine()
     target = choose(TARGETS, name, "target", EdgeKitError)
-    observe = resolve(choose(METHODS, request.calibration, "calibration method", EdgeKitError), __package__ or "")
+    observe = resolve(
+        choose(METHODS, request.options.calibration, "calibration method", EdgeKitError), __package__ or ""
+    )
     images, warnings = _calibration(request)
     ranges: Ranges = observe(model, request.bundle.manifest, images, request.progress)
     quantized = emit_int8(model, ranges, target)
@@ -184,7 +206,7 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         "ids": images.ids,
         "sha256": images.sha256(),
         "seed": _SEED,
-        "method": request.calibration,
+        "method": request.options.calibration,
     }
     return _Lowered(
         quantized,
@@ -201,7 +223,7 @@ def _fp16(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     from .emit import emit_fp16, fp16_layers
     from .verify import verify_fp16
 
-    if request.target is not None:
+    if request.options.target is not None:
         raise EdgeKitError("fp16 is the same for every target", fix="leave out --target, or --precision int8")
     halved = emit_fp16(model)
     return _Lowered(
@@ -219,17 +241,17 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
     Raises:
         DataError: there are none, or too few.
     """
-    if request.calibration_images < 1:
+    if request.options.calibration_images < 1:
         raise DataError(
-            f"{request.calibration_images} calibration images are not enough", fix="--calibration-images 512"
+            f"{request.options.calibration_images} calibration images are not enough", fix="--calibration-images 512"
         )
     train = part_of(request.bundle, _CALIBRATION, request.images, skip_corrupt=request.skip_corrupt)
     if train is None or len(train) == 0:
         raise DataError(
             f"{request.bundle.path} knows of no images to calibrate with", fix="pass --images with a folder"
         )
-    images = train.stratified(request.calibration_images, _SEED)
-    if len(images) < _FEWEST and not request.allow_few:
+    images = train.stratified(request.options.calibration_images, _SEED)
+    if len(images) < _FEWEST and not request.options.allow_few:
         raise DataError(
             f"{len(images)} calibration images are too few to set the ranges of the activations",
             fix=f"--calibration-images 512, --images with at least {_FEWEST} training images, or --allow-few",

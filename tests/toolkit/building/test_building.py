@@ -20,7 +20,7 @@ from edgekit.toolkit.building.lint import documented_opset, lint
 from edgekit.toolkit.building.trtexec import command_lines
 from edgekit.toolkit.quantize.emit import emit_int8
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import quantize
+from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 from edgekit.toolkit.quantize.targets import TARGETS
 from onnx import TensorProto, helper, numpy_helper
 
@@ -171,7 +171,7 @@ def test_roundings_that_block_fusion() -> None:
 @pytest.mark.parametrize("target", sorted(set(TARGETS) - {"tensorrt"}))
 def test_what_is_quantized_for_other_hardware_is_refused(fp32: Bundle, tmp_path: Path, target: str) -> None:
     """With the node and the command that makes the right graph; nothing is left behind."""
-    made = quantize(fp32, target=target, calibration_images=16, out=tmp_path / target).bundle
+    made = quantize(fp32, QuantizeOptions(target=target, calibration_images=16), out=tmp_path / target).bundle
     with pytest.raises(EngineError, match=r"_(De)?[qQ]uantizeLinear: .*and \d+ more") as caught:
         build(made, options=Options(compute_capabilities=("8.6",)), out=tmp_path / "engine")
     assert caught.value.fix == "edgekit quantize --target tensorrt"

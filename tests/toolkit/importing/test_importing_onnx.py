@@ -24,7 +24,7 @@ from edgekit.toolkit.importing.graph import copy_onnx
 from edgekit.toolkit.importing.import_model import check_scale, import_model, input_dtype
 from edgekit.toolkit.inspect import inspect_bundle
 from edgekit.toolkit.predict import predict
-from edgekit.toolkit.quantize.quantize import quantize
+from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 from edgekit.toolkit.validation.validate import validate
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
@@ -307,7 +307,7 @@ def test_uint8_pixels_with_the_preprocessing_inside(
 def test_uint8_goes_all_the_way(model: onnx.ModelProto, bring: Callable[..., Bundle], tmp_path: Path) -> None:
     """Quantized, measured on this machine by the agent, its preprocessing compared exactly."""
     bundle = bring(_uint8(model))
-    lower = quantize(bundle, target="x86-avx2", calibration_images=16, out=tmp_path / "int8").bundle
+    lower = quantize(bundle, QuantizeOptions(target="x86-avx2", calibration_images=16), out=tmp_path / "int8").bundle
     plan = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5)
     report = validate([lower], baseline=bundle, images="digits", limit=16, plan=plan).report
     assert [one["precision"] for one in report["models"]] == ["fp32", "int8"]

@@ -17,7 +17,7 @@ from edgekit.toolkit.datasets import load_dataset, part_of
 from edgekit.toolkit.quantize import quantize as package
 from edgekit.toolkit.quantize.observe import observe
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import quantize
+from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 from edgekit.toolkit.quantize.targets import TARGETS
 from edgekit.toolkit.quantize.verify import verify_int8
 from onnx import TensorProto, numpy_helper
@@ -30,7 +30,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_graph_is_what_the_target_needs(fp32: Bundle, tmp_path: Path, target: str) -> None:
     """Activation type and zero points, weights per channel, biases int32 or float."""
-    model = onnx.load(str(quantize(fp32, target=target, out=tmp_path / "made").bundle.model_path))
+    model = onnx.load(str(quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").bundle.model_path))
     wanted, constants = TARGETS[target], _constants(model)
     makers = {name: node for node in model.graph.node for name in node.output}
     activations = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
@@ -62,9 +62,9 @@ def test_written_files_can_be_read_by_others(fp32: Bundle, tmp_path: Path, kind:
     if kind == "fp32":
         made = fp32
     elif kind == "fp16":
-        made = quantize(fp32, precision="fp16", out=tmp_path / "made").bundle
+        made = quantize(fp32, QuantizeOptions(precision="fp16"), out=tmp_path / "made").bundle
     else:
-        made = quantize(fp32, target=kind, out=tmp_path / "made").bundle
+        made = quantize(fp32, QuantizeOptions(target=kind), out=tmp_path / "made").bundle
     onnx.checker.check_model(str(made.model_path), full_check=True)
     tensors = made.golden().tensors[:1]
     expected = load(made.path).run(tensors)
@@ -115,7 +115,7 @@ def test_memory_does_not_grow_with_the_images(fp32: Bundle) -> None:
 
 def test_calibration_comes_from_the_training_part(fp32: Bundle, tmp_path: Path) -> None:
     """Drawn by class; ids and seed are in the manifest; neither validation nor test images are among them."""
-    made = quantize(fp32, calibration_images=100, out=tmp_path / "made").bundle
+    made = quantize(fp32, QuantizeOptions(calibration_images=100), out=tmp_path / "made").bundle
     ids = made.manifest.details["calibration"]["ids"]
     train = part_of(fp32, "train")
     assert train is not None
@@ -129,7 +129,7 @@ def test_calibration_comes_from_the_training_part(fp32: Bundle, tmp_path: Path) 
 
 def test_the_result_is_int8(fp32: Bundle, tmp_path: Path) -> None:
     """All weights, and the optimised graph has no float layer and one QuantizeLinear, at its input."""
-    made = quantize(fp32, target="x86-avx2", out=tmp_path / "made").bundle
+    made = quantize(fp32, QuantizeOptions(target="x86-avx2"), out=tmp_path / "made").bundle
     verified = made.manifest.details["verified"]
     assert verified["int8_share"] == 1.0
     assert verified["float_left"] == 0
@@ -145,7 +145,7 @@ def test_a_graph_that_stayed_float_is_refused(fp32: Bundle) -> None:
 
 def test_fp16(fp32: Bundle, tmp_path: Path) -> None:
     """Half the size, float32 at its ends, the same answers."""
-    result = quantize(fp32, precision="fp16", out=tmp_path / "made")
+    result = quantize(fp32, QuantizeOptions(precision="fp16"), out=tmp_path / "made")
     model = onnx.load(str(result.bundle.model_path))
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
     assert result.bundle.manifest.details["verified"]["fp16_share"] == 1.0
@@ -192,7 +192,8 @@ def test_wrong_requests_are_refused(
 ) -> None:
     """With the nearest name where there is one; nothing is left behind."""
     with pytest.raises(error, match=words):
-        quantize(fp32, **{"out": tmp_path / "made", **changes})
+        options = QuantizeOptions(**{name: value for name, value in changes.items() if name != "images"})
+        quantize(fp32, options, images=changes.get("images"), out=tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
 
 

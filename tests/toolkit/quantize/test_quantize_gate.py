@@ -20,7 +20,7 @@ from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.quantize import emit, gate, observe, precise, trial
 from edgekit.toolkit.quantize import quantize as package
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import quantize
+from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 from onnx import TensorProto, helper, numpy_helper
 
 Make = Callable[[onnx.ModelProto], Bundle]
@@ -153,7 +153,9 @@ NETWORKS = {
 @pytest.mark.parametrize("network", NETWORKS)
 def test_softmax_and_its_like_stay_float(bundle_of: Make, tmp_path: Path, network: str, target: str) -> None:
     """Attention, LayerNorm, GELU and a loud class token: the logits follow, and optimising changes nothing."""
-    made = quantize(bundle_of(NETWORKS[network]()), target=target, calibration_images=32, out=tmp_path / "made")
+    made = quantize(
+        bundle_of(NETWORKS[network]()), QuantizeOptions(target=target, calibration_images=32), out=tmp_path / "made"
+    )
     found = made.bundle.manifest.details["signal_to_noise_db"]
     assert min(found.values()) > 20, found
     assert "QLinearSoftmax" not in made.bundle.manifest.details["verified"]["operators_as_run"]
@@ -191,7 +193,7 @@ def test_noise_is_refused_with_the_layers_that_cost_most(
         return _broken(made) if not only or first in only else made
 
     monkeypatch.setattr(emit, "emit_int8", damage)
-    result = quantize(fp32, target="x86", max_drop=100.0, out=tmp_path / "made")
+    result = quantize(fp32, QuantizeOptions(target="x86"), max_drop=100.0, out=tmp_path / "made")
     first = next(node.name for node in prepare(onnx.load(str(fp32.model_path))).graph.node if node.op_type == "Conv")
     assert (result.judgement.rule, result.judgement.exit_code) == ("signal_to_noise", 3)
     assert result.bundle.path.name == "made.rejected"
@@ -216,7 +218,9 @@ def test_a_fusion_that_changes_answers_is_found(
         return {**ranges, "c": (0.0, 0.75)}
 
     monkeypatch.setattr(observe, "observe", narrow)
-    result = quantize(bundle_of(_selector()), target="x86", calibration_images=16, out=tmp_path / "made")
+    result = quantize(
+        bundle_of(_selector()), QuantizeOptions(target="x86", calibration_images=16), out=tmp_path / "made"
+    )
     found = result.bundle.manifest.details
     assert found["verified"]["operators_as_run"]["QLinearSoftmax"] == 1
     assert result.judgement.outcome == "fail"
@@ -229,7 +233,7 @@ def test_fp16_has_the_gate_too(bundle_of: Make, tmp_path: Path) -> None:
     for entry in model.graph.initializer:
         if entry.name == "first":
             entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(1e6), "first"))
-    result = quantize(bundle_of(model), precision="fp16", out=tmp_path / "made")
+    result = quantize(bundle_of(model), QuantizeOptions(precision="fp16"), out=tmp_path / "made")
     assert result.judgement.rule == "signal_to_noise"
     assert "first_conv" in result.sentences[0]
 
@@ -283,7 +287,7 @@ def test_slower_here_is_said_at_once(
     """Only where the model was made for this machine."""
     monkeypatch.setattr(package, "this_machine", lambda: "x86-avx2")
     monkeypatch.setattr(trial, "speedup", lambda *arguments: (0.64, 0.7))
-    sentences = quantize(fp32, target=target, out=tmp_path / "made").sentences
+    sentences = quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").sentences
     slower = [sentence for sentence in sentences if "int8 is slower than fp32 here: 0.64x" in sentence]
     assert len(slower) == (target is None)
     if slower:
@@ -294,15 +298,18 @@ def test_few_calibration_images(fp32: Bundle, tmp_path: Path) -> None:
     """Under 8 are refused, unless they are allowed; under 100, and classes that are missing, are said."""
     for count in (1, 7):
         with pytest.raises(DataError, match=f"{count} calibration images are too few") as caught:
-            quantize(fp32, calibration_images=count, out=tmp_path / "none")
+            quantize(fp32, QuantizeOptions(calibration_images=count), out=tmp_path / "none")
         assert "--allow-few" in caught.value.fix
-    allowed = quantize(fp32, calibration_images=7, allow_few=True, out=tmp_path / "allowed").sentences
+    allowed = quantize(fp32, QuantizeOptions(calibration_images=7, allow_few=True), out=tmp_path / "allowed").sentences
     assert any("only 7 calibration images" in sentence for sentence in allowed)
     assert any("7 of 10 classes" in sentence for sentence in allowed)
-    ten = quantize(fp32, calibration_images=99, out=tmp_path / "99").sentences
+    ten = quantize(fp32, QuantizeOptions(calibration_images=99), out=tmp_path / "99").sentences
     assert any("only 99 calibration images" in sentence for sentence in ten)
     assert not any("classes" in sentence for sentence in ten)
-    assert not any("calibration" in one for one in quantize(fp32, calibration_images=100, out=tmp_path / "100").remarks)
+    assert not any(
+        "calibration" in one
+        for one in quantize(fp32, QuantizeOptions(calibration_images=100), out=tmp_path / "100").remarks
+    )
 
 
 def test_the_command_prints_the_verdict_first(
@@ -388,7 +395,7 @@ def test_ranges_do_not_depend_on_the_batch(fp32: Bundle, monkeypatch: pytest.Mon
 
 def test_the_gate_is_recorded(fp32: Bundle, tmp_path: Path) -> None:
     """Whoever gets the bundle reads how far its logits are from the source's."""
-    path = quantize(fp32, target="x86-avx2", out=tmp_path / "made").bundle.path
+    path = quantize(fp32, QuantizeOptions(target="x86-avx2"), out=tmp_path / "made").bundle.path
     recorded = json.loads((path / "manifest.json").read_text())["details"]["signal_to_noise_db"]
     golden = fp32.golden()
     expected = decibels(powers(golden.logits, load(path).run(golden.tensors)))

@@ -64,10 +64,10 @@ def test_what_calibrated_is_left_out_under_another_path(
     fp32: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """100 images of which 30 calibrated and 13 judged, copied under other names: 57 are left."""
-    from edgekit.toolkit.quantize.quantize import quantize
+    from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 
     source = _folder(tmp_path / "own", load_dataset("digits").train.take(range(100)))
-    made = quantize(fp32, images=str(source), calibration_images=30, out=tmp_path / "made").bundle
+    made = quantize(fp32, QuantizeOptions(calibration_images=30), images=str(source), out=tmp_path / "made").bundle
     assert {part: len(rows) for part, rows in made.fingerprints().items()} == {"calibration": 30, "selection": 13}
     for file in source.rglob("*.png"):
         copy = tmp_path / "copy" / file.parent.name / f"IMG_{file.stem}.png"
