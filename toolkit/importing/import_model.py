@@ -81,22 +81,13 @@ def import_model(
         ParityError: the model's answers are not numbers, or depend on what else is in the batch.
         RecipeError: mean or std are not on the scale 0 to 1.
     """
-    try:
-        check_name(name)
-    except DocumentError as error:
-        raise EdgeKitError(str(error), fix=f"--name {safe_name(name)}") from error
+    _check_name(name)
     source = _source(model, weights)
-    channels, height, width = input
-    check_scale(preprocess)
-    if preprocess.crop != (height, width) or len(preprocess.mean) != channels:
-        raise BundleError(
-            f"preprocessing makes {len(preprocess.mean)} x {preprocess.crop} images, --input says {input}",
-            fix="let --crop, --mean and --std agree with --input",
-        )
+    _check_preprocess(preprocess, input)
     dataset = load_dataset(images, seed=seed, labels=tuple(labels) or None, skip_corrupt=skip_corrupt)
     labels = tuple(labels) or dataset.test.labels
     path = out or new_path(name, runs)
-    spec = TensorSpec(channels, height, width)
+    spec = TensorSpec(*input)
     with create(path) as draft:
         written = source.write(draft.folder / f"model{source.suffix}", spec, len(labels))
         if written.dtype != preprocess.dtype:
@@ -116,6 +107,24 @@ def import_model(
         )  # fmt: skip
         _fill(draft, manifest, dataset, source.packages, written)
     return Bundle.open(path)
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_name(name)
+    except DocumentError as error:
+        raise EdgeKitError(str(error), fix=f"--name {safe_name(name)}") from error
+
+
+def _check_preprocess(preprocess: Preprocess, input: tuple[int, int, int]) -> None:
+    """Refuse preprocessing on another scale, or that makes other images than the model takes."""
+    check_scale(preprocess)
+    channels, height, width = input
+    if preprocess.crop != (height, width) or len(preprocess.mean) != channels:
+        raise BundleError(
+            f"preprocessing makes {len(preprocess.mean)} x {preprocess.crop} images, --input says {input}",
+            fix="let --crop, --mean and --std agree with --input",
+        )
 
 
 def input_dtype(model: str) -> Literal["float32", "uint8"]:

@@ -112,13 +112,7 @@ def quantize(
     from .gate import warning
     from .prepare import prepare
 
-    if out is not None and out.exists():
-        raise exists(out)
-    if bundle.manifest.format != "onnx" or bundle.manifest.precision != "fp32":
-        raise BundleError(
-            f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
-            fix="run: edgekit export --format onnx",
-        )
+    _check_request(bundle, out)
     options = options or QuantizeOptions()
     precision = options.precision
     lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
@@ -144,6 +138,17 @@ def quantize(
     quantized = _write(bundle, path, replace(manifest, details=details), content, seen)
     warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
     return Quantized(quantized, compared.drop, judgement, (*(one for one in warnings if one), *lowered.remarks))
+
+
+def _check_request(bundle: Bundle, out: Path | None) -> None:
+    """Refuse before minutes are spent on quantizing."""
+    if out is not None and out.exists():
+        raise exists(out)
+    if bundle.manifest.format != "onnx" or bundle.manifest.precision != "fp32":
+        raise BundleError(
+            f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
+            fix="run: edgekit export --format onnx",
+        )
 
 
 def _write(
