@@ -69,13 +69,15 @@ def _candidates(report: Report) -> list[Model]:
     return [model for model in report["models"] if model.get("judgements") and model["speedup"] is not None]
 
 
-def _claim(report: Report) -> str:
-    """The sentence without the device."""
+def _claim(report: Report, *, brief: bool = False) -> str:
+    """The sentence without the device; a brief one has no figures of accuracy."""
     candidates, lead = _candidates(report), lead_candidate(report)
     if lead is None:
         return _alone(report)
     names = short_names(report)
-    claim = f"is {_comparison(_compared(report, lead, names), report['images'])}"
+    compared = _compared(report, lead, names)
+    accuracy = _accuracy(compared, report["images"])
+    claim = f"is {_speed(compared)}{accuracy.partition(' (')[0] if brief else accuracy}"
     if len(candidates) == 1:
         return f"{names[lead['id']]} {claim}"
     return f"{_introduction(candidates, lead, names)} {claim}"
@@ -127,10 +129,6 @@ def _earlier(against: Against, model: Model | ComparisonRow) -> _Compared:
     judged = {entry["rule"]: entry["outcome"] for entry in model.get("judgements", ())}
     other = f"in {against['report']}"
     return _Compared(other, against["speedup"], against["outcome"], against["drop"], None, judged)
-
-
-def _comparison(compared: _Compared, images: int | None) -> str:
-    return f"{_speed(compared)}{_accuracy(compared, images)}"
 
 
 def _speed(compared: _Compared) -> str:
@@ -202,13 +200,13 @@ def _alone(report: Report) -> str:
     return f"{text} and is right on {percent(model['top1'])} of {report['images']:,} images"
 
 
-def _device(report: Report, named: bool = False) -> str:
-    """The board or CPU; with the device's address where it is not this machine, or one of several."""
+def _device(report: Report) -> str:
+    """The board or CPU; with the device's address where it is not this machine."""
     device = report["device"]
     known = [name for name in (device.get("board"), device.get("cpu")) if name not in (None, "", UNAVAILABLE)]
     if not known:
-        return "this machine" if is_here(device["name"]) and not named else device["name"]
-    return f"{device['name']} ({known[0]})" if named or not is_here(device["name"]) else f"{known[0]}"
+        return "this machine" if is_here(device["name"]) else device["name"]
+    return f"{known[0]}" if is_here(device["name"]) else f"{device['name']} ({known[0]})"
 
 
 def _noisy(report: Noisy) -> str:
@@ -219,11 +217,9 @@ def _of_devices(document: JoinedReport) -> str:
     """One claim for all devices where it holds on each; else each device's own."""
     if (shared := _on_all(document)) is not None:
         return shared
-    sentences = [f"{one['device']} gave no report" for one in document["failed"]]
-    sentences += [
-        f"{_claim(report)} on {_device(report, named=True)}{_noisy(report)}" for report in document["devices"]
-    ]
-    return _listed(sentences, "devices")
+    failed = [f"{one['device']} gave no report" for one in document["failed"]]
+    claims = [f"{_claim(one, brief=True)} on {one['device']['name']}{_noisy(one)}" for one in document["devices"]]
+    return _listed([*failed, *claims], "devices")
 
 
 def _on_all(document: JoinedReport) -> str | None:
@@ -247,7 +243,10 @@ def _on_all(document: JoinedReport) -> str | None:
 
 
 def _of_comparison(document: Comparison) -> str:
-    sentences = [f"{model_name(row)} is {_comparison(_earlier(row['against'], row), None)}" for row in document["rows"]]
+    sentences = []
+    for row in document["rows"]:
+        compared = _earlier(row["against"], row)
+        sentences.append(f"{model_name(row)} is {_speed(compared)}{_accuracy(compared, None)}")
     unproven = [row for row in document["rows"] if row["outcome"] not in (None, "faster")]
     if unproven:  # no slower than before is not yet faster than the model that it replaces
         verb = "is slower" if any(row["outcome"] == "slower" for row in unproven) else "is not shown to be faster"

@@ -22,10 +22,7 @@ def command(
     join: Annotated[
         bool, typer.Option("--join", help="Show reports of several devices side by side.", rich_help_panel=OUTPUT)
     ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Write the page of a single report, or of joined ones, here.", rich_help_panel=OUTPUT),
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the page here.", rich_help_panel=OUTPUT)] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.", rich_help_panel=OUTPUT)] = None,
     markdown: Annotated[
         Path | None, typer.Option(help="Write a summary for a pull request here.", rich_help_panel=OUTPUT)

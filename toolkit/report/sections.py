@@ -17,7 +17,7 @@ from ..analysis.wording import (
 )
 from . import charts
 from .answers import confusion, per_class
-from .elements import folded, notes, paragraph, table
+from .elements import cell, folded, notes, paragraph, table
 
 
 def details(report: Report) -> Iterator[Element]:
@@ -45,7 +45,7 @@ def _figures(report: Report) -> Iterator[Element]:
         rows.append(
             [
                 names[model["id"]],
-                *(percentile_text(model, key) for key in ("p50", "p90", "p95", "p99")),
+                *(_percentile(model, key) for key in ("p50", "p90", "p95", "p99")),
                 percent(model["top5"]),
                 "-" if model["calibration_error"] is None else share(model["calibration_error"]),
                 "-" if model["flips"] is None else str(model["flips"]),
@@ -68,6 +68,11 @@ def _figures(report: Report) -> Iterator[Element]:
             f" Calls under a millisecond are timed {' and '.join(grouped)} together: percentiles are of those averages."
         )
     yield paragraph(text, "note")
+
+
+def _percentile(model: Model, name: str) -> Element:
+    value, bracket, bound = percentile_text(model, name).partition(" (")
+    return cell(value, f"({bound}" if bracket else "")
 
 
 def _parity(model: Model) -> str:

@@ -134,9 +134,10 @@ def test_several_devices(judged: Judge) -> None:
     both = join_reports([_on(fast, "local"), _on(faster, "ssh://pi")])
     assert verdict_sentence(both) == "int8 is 2.00× to 4.01× faster than fp32 and as accurate on both devices"
     mixed = verdict_sentence(join_reports([_on(fast, "local"), _on(slow, "ssh://pi")]))
-    assert "faster [1.98, 2.02] than fp32 and as accurate (0.0 points [−0.8, +0.8], 359 images) on local (" in mixed
-    assert "; int8 is 1.49× slower [" in mixed
-    assert mixed.endswith("on ssh://pi (Raspberry Pi 5)")
+    assert mixed.startswith(
+        "int8 is 2.00× faster [1.98, 2.02] than fp32 and as accurate on local; int8 is 1.49× slower"
+    )
+    assert mixed.endswith("than fp32 but as accurate on ssh://pi")
     failed = [{"device": "ssh://x", "error": "does not answer", "fix": "switch it on"}]
     assert verdict_sentence(join_reports([_on(fast, "local")], failed)).startswith("ssh://x gave no report; int8 is 2.")
     assert verdict_sentence(_on(fast, "ssh://pi")).endswith("on ssh://pi (Raspberry Pi 5)")
