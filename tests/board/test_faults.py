@@ -138,6 +138,7 @@ def test_the_line_is_cut_while_it_measures(
 ) -> None:
     """An error after seconds; what was measured is kept and can be shown; the board stops by itself."""
     shown: list[tuple[str, float]] = []
+    first = 1.2 / 3  # one of the three processes that a model which is slow to start gets at least
 
     measuring = wired.run(
         lambda: validate(
@@ -150,7 +151,7 @@ def test_the_line_is_cut_while_it_measures(
             progress=lambda stage, share: shown.append((stage, share)),
         )
     )
-    until(lambda: any(stage.startswith("latency") and share > 2.1 / LONG.processes for stage, share in shown), 120)
+    until(lambda: any(stage.startswith("latency") and share > first for stage, share in shown), 120)
     wired.set(cut=True)
     cut = time.monotonic()
     with pytest.raises(LostDeviceError, match="is gone"):
