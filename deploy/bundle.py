@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -319,7 +319,7 @@ def _check_promised(name: str, dtype: np.dtype, shape: tuple[int, ...], promised
         raise ValueError(f"{name} is {dtype} {list(shape)}, not {np.dtype(promised[0])} {list(promised[1])}")
 
 
-def _check_file(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
+def _check_file(folder: Path, name: str, facts: Mapping[str, object]) -> None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or not pure.parts or any(part in ("..", ".") for part in pure.parts) or "\\" in name:
         raise BundleError(f"{folder} lists a file outside itself: {name}", fix="do not use this bundle")

@@ -16,7 +16,6 @@ Anything else that is raised is a bug in EdgeKit and shows its trace.
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
 
 DISTRIBUTION = "edgekit-vision"
 
@@ -74,7 +73,7 @@ class DeviceError(EdgeKitError):
 class LostDeviceError(DeviceError):
     """A device went away while it measured; `measured` is what it had said until then, None for nothing."""
 
-    def __init__(self, message: str, *, fix: str, measured: dict[str, Any] | None = None) -> None:
+    def __init__(self, message: str, *, fix: str, measured: dict[str, object] | None = None) -> None:
         super().__init__(message, fix=fix)
         self.measured = measured
 

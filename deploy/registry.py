@@ -20,7 +20,7 @@ def resolve(reference: str, package: str) -> Any:
         raise missing_package(error) or error from error
 
 
-def choose(registry: Mapping[str, Any], name: str, kind: str, error: type[EdgeKitError] = RecipeError) -> Any:
+def choose(registry: Mapping[str, object], name: str, kind: str, error: type[EdgeKitError] = RecipeError) -> Any:
     """The entry called `name`.
 
     Raises:

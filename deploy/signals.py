@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 # Ctrl-C, kill and a closed terminal; Windows has no SIGHUP.
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -22,7 +21,7 @@ def ended_by_signals() -> Iterator[None]:
     """
     received: dict[int, float] = {}
 
-    def end(number: int, _: Any) -> None:
+    def end(number: int, _: object) -> None:
         now = time.monotonic()
         if now - received.get(number, -_REPEATED_S) >= _REPEATED_S:
             received[number] = now

@@ -2,7 +2,6 @@
 
 import json
 import re
-from typing import Any
 
 # What acts on a terminal, or on the order or presence of other characters, instead of being shown: control characters
 # (Unicode's Cc), line and paragraph separators, bidirectional controls, invisible characters, halves of surrogate
@@ -18,7 +17,7 @@ def visible(text: str) -> str:
     return _ACTING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def visible_json(value: Any) -> str:
+def visible_json(value: object) -> str:
     """A JSON document for programs that is also safe to show: it reads as the same values."""
     text = json.dumps(value, default=vars, ensure_ascii=False)
     return _ACTING.sub(lambda match: json.dumps(match[0])[1:-1], text)

@@ -64,7 +64,7 @@ stdout = PlainConsole(highlight=False, soft_wrap=True)
 stderr = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
-def print_parts(parts: Iterable[Any], console: Console = stdout) -> None:
+def print_parts(parts: Iterable[object], console: Console = stdout) -> None:
     """Print lines and tables, as narrow as a terminal is; a file or a pipe has no width, unless COLUMNS says so."""
     wide = not console.is_terminal and "COLUMNS" not in os.environ
     for part in parts:

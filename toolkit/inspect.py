@@ -44,7 +44,7 @@ def engine_facts(engine: Mapping[str, Any]) -> dict[str, Any]:
     return {**engine, "layers": layers}
 
 
-def _without_ids(details: Mapping[str, Any]) -> dict[str, Any]:
+def _without_ids(details: Mapping[str, object]) -> dict[str, Any]:
     """The manifest's details with long lists of ids counted instead of shown."""
     shown = {}
     for key, value in details.items():

@@ -137,7 +137,7 @@ class Stream:
         self._graphs.append(executable)
         return executable
 
-    def launch(self, graph: Any) -> None:
+    def launch(self, graph: object) -> None:
         """Run a recorded graph, some time."""
         _call(self._driver.cuGraphLaunch, graph, self._stream)
 

@@ -79,7 +79,7 @@ def parse_text(text: str) -> list[Layer]:
     return found
 
 
-def _layer(entry: Any) -> Layer:
+def _layer(entry: object) -> Layer:
     if not isinstance(entry, Mapping):  # an engine that was built to tell names alone
         return Layer(str(entry), _REFORMAT if str(entry).startswith("Reformatting") else _UNKNOWN, _UNKNOWN)
     types = {_type(tensor) for tensor in entry.get("Inputs", [])}
@@ -89,7 +89,7 @@ def _layer(entry: Any) -> Layer:
     return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", _UNKNOWN)), _narrowest(types))
 
 
-def _type(tensor: Any) -> str:
+def _type(tensor: object) -> str:
     """The type of a tensor: in "Format/Datatype" up to TensorRT 10, in "Datatype" from 11 on."""
     if isinstance(tensor, Mapping):
         for key in ("Datatype", "DataType", "Format/Datatype"):

@@ -98,7 +98,7 @@ def listening_logger(trt: Any, heard: list[Message]) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: object, message: str) -> None:
             kind = kinds.get(severity) or ("layers" if message.startswith(LAYERS_BEGIN) else None)
             if kind:
                 heard.append(Message(kind, message))

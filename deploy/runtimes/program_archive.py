@@ -109,7 +109,7 @@ def _record(reader: Any, name: str, path: Path) -> bytes:
         raise BundleError(f"{path} is damaged: {_first_line(error)}", fix="get it again, or export it again") from error
 
 
-def _parsed(reader: Any, name: str, path: Path) -> dict[str, Any]:
+def _parsed(reader: object, name: str, path: Path) -> dict[str, Any]:
     try:
         document = json.loads(_record(reader, name, path))
         return {**document}
@@ -127,7 +127,7 @@ def _check_samples(content: bytes, path: Path) -> None:
         raise _refused(path, "its sample inputs are a pickle of more than tensors") from error
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
     """(key, text) for each text below a JSON value, and ("key", name) for each key."""
     if isinstance(value, str):
         yield key, value

@@ -75,7 +75,7 @@ def _of(kind: Any, definitions: dict[str, Schema]) -> Schema:
     return {} if kind in (Any, object) else {"type": _PLAIN[kind]}
 
 
-def _record(kind: Any, definitions: dict[str, Schema]) -> Schema:
+def _record(kind: object, definitions: dict[str, Schema]) -> Schema:
     summary, attributes = _described(kind)
     fields = fields_of(kind)
     properties = {}
@@ -97,7 +97,7 @@ def _rule(rule: object) -> Schema:
     return {}
 
 
-def _described(kind: Any) -> tuple[str, dict[str, str]]:
+def _described(kind: object) -> tuple[str, dict[str, str]]:
     """What a class's docstring says of it, and of its attributes."""
     text = inspect.getdoc(kind) or ""
     summary, _, section = text.partition("\n\nAttributes:\n")

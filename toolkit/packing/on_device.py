@@ -57,7 +57,7 @@ def main(path: Path, folder: Path) -> int:
         return 130
 
 
-def _run(out: Path, changes: dict[str, Any]) -> int:
+def _run(out: Path, changes: dict[str, object]) -> int:
     packed = json.loads(Path(PACKED).read_text(encoding="utf-8"))
     job = json.loads(Path(agent.JOB).read_text(encoding="utf-8"))
     plan = replace(read(Plan, job["plan"]), **changes)

@@ -137,7 +137,7 @@ class Recipe:
         return cls.from_dict({"name": safe_name(path.stem), **_parse(text, name)}).changed(settings)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
+    def from_dict(cls, data: Mapping[str, object]) -> "Recipe":
         """Build a recipe from nested plain values.
 
         Raises:
@@ -202,7 +202,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _build(kind: type, data: Mapping[str, Any], where: str) -> Any:
+def _build(kind: type, data: Mapping[str, object], where: str) -> Any:
     hints = get_type_hints(kind)
     values = {}
     for key, value in data.items():
@@ -218,7 +218,7 @@ def _build(kind: type, data: Mapping[str, Any], where: str) -> Any:
     return kind(**values)
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
+def _typed(hint: object, value: object, where: str) -> Any:
     """The value as its field's type; ints pass for floats, lists for tuples; nothing else is converted."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):

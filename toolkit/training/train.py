@@ -383,11 +383,11 @@ def _loaders(
 
 def _write(
     path: Path, recipe: Recipe, dataset: Dataset, preprocess: Preprocess, network: nn.Module,
-    architecture: dict[str, Any], results: dict[str, Any], work: Path,
+    architecture: dict[str, object], results: dict[str, object], work: Path,
 ) -> None:  # fmt: skip
     """Write the bundle of a trained network, with its metrics and curves."""
 
-    def run(tensors: Any) -> Any:
+    def run(tensors: object) -> Any:
         with torch.inference_mode():
             return network(torch.from_numpy(tensors)).float().numpy()
 

@@ -63,7 +63,7 @@ def _lines(transport: Transport, name: str, process: subprocess.Popen[bytes]) ->
 
 
 @contextlib.contextmanager
-def _beating(process: subprocess.Popen[bytes], request: Mapping[str, Any]) -> Iterator[Callable[[str], None]]:
+def _beating(process: subprocess.Popen[bytes], request: Mapping[str, object]) -> Iterator[Callable[[str], None]]:
     """Send the request, then an empty line every few seconds; yields a way to send another line."""
     over, lock = threading.Event(), threading.Lock()
     assert process.stdin  # noqa: S101 # it is a pipe

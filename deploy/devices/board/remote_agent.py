@@ -37,7 +37,7 @@ class _Voice:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def say(self, message: dict[str, Any]) -> None:
+    def say(self, message: dict[str, object]) -> None:
         with self._lock:
             print(json.dumps(message), flush=True)
 

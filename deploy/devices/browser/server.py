@@ -58,7 +58,7 @@ class _BoundedServer(ThreadingHTTPServer):
         finally:
             self._free.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """A connection that breaks is no news; the standard library prints its traceback."""
 
 
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._deliver(message)
 
-    def _deliver(self, message: dict[str, Any]) -> None:
+    def _deliver(self, message: dict[str, object]) -> None:
         """Hand a message on, once there is room for it."""
         try:
             self.server.page.messages.put(message, timeout=_BODY_S)
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Requests are not logged; the terminal has a progress bar."""
 
 
