@@ -2,6 +2,8 @@
 
 import csv
 import json
+import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edgekit import __version__ as edgekit_version
@@ -304,3 +307,31 @@ def test_report_schema_is_printed(edgekit: Callable[..., subprocess.CompletedPro
     assert schema["$schema"].endswith("2020-12/schema")
     assert "fix:" in edgekit("report", code=1).stderr
     assert "--schema takes no report" in edgekit("report", "x.json", "--schema", code=1).stderr
+
+
+def test_help_names_what_the_registries_hold() -> None:
+    """Where the registry itself imports numpy, which --help does not, the names are written again and agree with it."""
+    import typer
+    from edgekit.deploy.preprocess import INTERPOLATIONS
+    from edgekit.deploy.session import PROVIDERS
+    from edgekit.toolkit.cli import app
+
+    commands: Any = typer.main.get_command(app)
+    for command, option, names in (("import", "interpolation", INTERPOLATIONS), ("validate", "provider", PROVIDERS)):
+        (text,) = (entry.help for entry in commands.commands[command].params if entry.name == option)
+        listed = text.partition(": ")[2].partition(". ")[0] or text.rstrip(".")
+        assert set(re.split(", | or ", listed.rstrip("."))) == set(names)
+
+
+def test_an_address_for_the_phone_is_shown_with_its_qr_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """The library logs it; the command line draws it."""
+    from edgekit.toolkit.cli import _logged_to_stderr
+
+    with _logged_to_stderr():
+        logging.getLogger("edgekit.x").info("open this: http://h/", extra={"address": "http://h/"})
+        logging.getLogger("edgekit.x").warning("%s", "\x1b[31m")
+        logging.getLogger("edgekit.x").debug("not shown")
+    logging.getLogger("edgekit.x").info("after the command")
+    first, *code, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == ("open this: http://h/", "warning: \\x1b[31m")
+    assert code

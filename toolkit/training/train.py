@@ -28,8 +28,7 @@ from ...deploy.preprocess import Header, Preprocess
 from ...deploy.progress import Progress, silent
 from ...models.network import create_network
 from ..datasets import PARTS, Dataset, load_dataset
-from ..runs import RUNS
-from ..runs import TRAINING as WORK
+from ..runs import RUNS, TRAINING
 from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
 from .augment import Examples, batches, collate
@@ -81,7 +80,7 @@ def train(
     # of several processes one takes the number
     own = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
     bundle_path = fabric.broadcast(own)
-    work = bundle_path.with_name(bundle_path.name + WORK)
+    work = bundle_path.with_name(bundle_path.name + TRAINING)
     for path in (bundle_path, work):
         if path.exists() and fabric.is_global_zero:
             raise exists(path)
@@ -123,11 +122,13 @@ def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bun
         copied = Path()
         if fabric.is_global_zero:
             copied = new_path(recipe.name, work.parent)
-            with new_folder(copied.with_name(copied.name + WORK)) as folder:
+            with new_folder(copied.with_name(copied.name + TRAINING)) as folder:
                 shutil.copytree(work, folder, dirs_exist_ok=True)
             release(copied)
         bundle_path = fabric.broadcast(copied)
-    return _train(fabric, recipe, bundle_path.with_name(bundle_path.name + WORK), bundle_path, progress, resumed=True)
+    return _train(
+        fabric, recipe, bundle_path.with_name(bundle_path.name + TRAINING), bundle_path, progress, resumed=True
+    )
 
 
 def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
@@ -139,7 +140,7 @@ def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
     Raises:
         TrainingError: there is none.
     """
-    folders = [entry for entry in runs.glob(f"*{WORK}") if finished or not _bundle_of(entry).exists()]
+    folders = [entry for entry in runs.glob(f"*{TRAINING}") if finished or not _bundle_of(entry).exists()]
     folders = [entry for entry in folders if (entry / _RECIPE).is_file() and not _busy(entry)]
     if not folders:
         raise TrainingError(f"no {'' if finished else 'unfinished '}training in {runs}/", fix="run: edgekit train")
@@ -147,7 +148,7 @@ def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
 
 
 def _bundle_of(work: Path) -> Path:
-    return work.with_name(work.name.removesuffix(WORK))
+    return work.with_name(work.name.removesuffix(TRAINING))
 
 
 def _read_recipe(work: Path) -> Recipe:

@@ -167,7 +167,7 @@ def test_what_is_no_key(packed: Path, fp32: Bundle, key: Callable[..., Path], ed
     """One line each: another kind of key, a public one to sign with, a passphrase, nothing there."""
     rsa, locked, mine = key("rsa", "rsa"), key("locked", "ed25519", "secret"), key("mine")
     for wrong, words in (
-        (rsa, "not an ed25519 private key"), (f"{mine}.pub", "no ed25519 private key"), (locked, "passphrase"),
+        (rsa, "not an ed25519 private key"), (f"{mine}.pub", "not an ed25519 private key"), (locked, "passphrase"),
         ("nothing", "cannot read the key"),
     ):  # fmt: skip
         assert words in edgekit("pack", fp32.path, "--sign", wrong, "-o", "x.pyz", code=1).stderr
