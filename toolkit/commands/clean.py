@@ -13,11 +13,11 @@ def command(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME...", help="Bundles, reports or trainings: folders of runs/.", autocompletion=complete_runs
+            metavar="NAME", help="Bundles, reports or trainings: folders of runs/.", autocompletion=complete_runs
         ),
     ],
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Remove a bundle without asking that others were made from.")
+        bool, typer.Option("--yes", "-y", help="Remove without asking, also what others were made from.")
     ] = False,
 ) -> None:
     """Remove folders from runs/."""
