@@ -271,7 +271,9 @@ def mean_text(model: MeasuredModel | ComparisonRow) -> str:
     return milliseconds(model["time_ms"]["value"])
 
 
-DEVICE_COLUMNS = ("device", "model", "top-1", "drop, points", "mean latency", "speed-up")
+# A model's row, in every table of models.
+MODEL_COLUMNS = ("model", "top-1", "drop, points", "mean latency", "speed-up")
+DEVICE_COLUMNS = ("device", *MODEL_COLUMNS)
 
 
 def device_rows(document: JoinedReport) -> list[list[str]]:
@@ -281,12 +283,16 @@ def device_rows(document: JoinedReport) -> list[list[str]]:
 
 def report_rows(report: Report) -> list[list[str]]:
     """The models of one of them."""
+    return [[report["device"]["name"], *row] for row in model_rows(report)]
+
+
+def model_rows(report: Report) -> list[list[str]]:
+    """The models of a report, in MODEL_COLUMNS."""
     names = model_names(report)
     return [
-        [report["device"]["name"], names[model["id"]], percent(model["top1"]), drop_cell(model, report),
-         mean_text(model), speedup_cell(model)]
+        [names[model["id"]], percent(model["top1"]), drop_cell(model, report), mean_text(model), speedup_cell(model)]
         for model in report["models"]
-    ]  # fmt: skip
+    ]
 
 
 def noisy_devices(document: JoinedReport) -> list[str]:

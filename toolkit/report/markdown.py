@@ -8,24 +8,22 @@ from ..analysis.report_schema import Comparison, Document, Report
 from ..analysis.sentence import verdict_sentence
 from ..analysis.wording import (
     DEVICE_COLUMNS,
+    MODEL_COLUMNS,
     against_lines,
     agreement_lines,
     device_rows,
-    drop_cell,
     drop_text,
     headline_of,
     host_lines,
     mean_text,
     milliseconds,
     model_name,
-    model_names,
+    model_rows,
     noise_details,
     noise_summary,
-    percent,
     ratio_lines,
     recommendation_lines,
     scenario_lines,
-    speedup_cell,
     speedup_text,
     speedups,
     subject,
@@ -68,14 +66,8 @@ def markdown(document: Document) -> str:
 
 
 def _models(report: Report) -> list[str]:
-    names = model_names(report)
-    rows = [
-        [names[model["id"]], percent(model["top1"]), drop_cell(model, report), mean_text(model), speedup_cell(model)]
-        for model in report["models"]
-    ]
     remarks = [f"- {_line(line)}" for lines_of in _REMARKS for line in lines_of(report)]
-    header = ("model", "top-1", "drop, points", "mean latency", "speed-up")
-    return [*_table(header, rows), "", *remarks, _line(subject(report))]
+    return [*_table(MODEL_COLUMNS, model_rows(report)), "", *remarks, _line(subject(report))]
 
 
 def _changes(comparison: Comparison) -> list[str]:

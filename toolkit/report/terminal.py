@@ -19,7 +19,6 @@ from ..analysis.wording import (
     against_lines,
     agreement_lines,
     device_rows,
-    drop_cell,
     drop_text,
     engine_lines,
     headline_of,
@@ -28,15 +27,13 @@ from ..analysis.wording import (
     megabytes,
     milliseconds,
     model_name,
-    model_names,
+    model_rows,
     noise_summary,
     noisy_devices,
-    percent,
     ratio_lines,
     recommendation_lines,
     scenario_lines,
     share,
-    speedup_cell,
     speedup_text,
     speedups,
     subject,
@@ -61,20 +58,12 @@ _TOLD = (
 
 def validation_table(report: Report) -> Iterator[RenderableType]:
     """What came out in one line, the models side by side, the warnings, and the verdict last, where the eye is."""
-    names = model_names(report)
     yield styled(report["headline"], "bold")
     yield subject(report)
     table = _table("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up")
-    for model in report["models"]:
-        table.add_row(
-            names[model["id"]],
-            megabytes(model["size_bytes"]),
-            percent(model["top1"]),
-            _stacked(drop_cell(model, report)),
-            mean_text(model),
-            milliseconds(model["latency_ms"]["p50"]),
-            _stacked(speedup_cell(model)),
-        )
+    for model, (name, top1, drop, mean, speedup) in zip(report["models"], model_rows(report), strict=True):
+        size, median = megabytes(model["size_bytes"]), milliseconds(model["latency_ms"]["p50"])
+        table.add_row(name, size, top1, _stacked(drop), mean, median, _stacked(speedup))
     yield _Fitting(table)
     for line in (line for tell in _TOLD for line in tell(report)):
         yield line
