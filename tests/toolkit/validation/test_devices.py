@@ -68,7 +68,7 @@ def test_a_joined_report_is_shown_again(
     Path("joined.json").write_text(json.dumps({**document, "schema": 5}))
     assert "has schema 5; this EdgeKit reads 4" in edgekit("report", "joined.json", code=1).stderr
     Path("joined.json").write_text(json.dumps({**document, "agreement": None}))
-    assert "agreement is not a list" in edgekit("report", "joined.json", code=1).stderr
+    assert "agreement: None where a list belongs" in edgekit("report", "joined.json", code=1).stderr
 
 
 def test_a_device_that_failed_fails_the_command(judged: Judge) -> None:
