@@ -44,7 +44,7 @@ def test_a_null_or_slowed_model_that_is_none_is_refused(tmp_path: Path) -> None:
     """As every runtime's."""
     made = null_bundle(tmp_path / "null")
     (made.path / "model.json").write_text('{"ns": "fast"}')
-    with pytest.raises(BundleError, match="no null model"):
+    with pytest.raises(BundleError, match="not a null model"):
         open_session(made, planted=True)
 
 
