@@ -421,9 +421,8 @@ def test_signed_engines(gpu: pytest.MonkeyPatch, edgekit: Run, tmp_path: Path, f
     """Only what the key's owner signed is loaded, where that is asked for."""
     for key in ("mine", "other"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / key)], check=True)
-    assert (
-        "not an ed25519 private key" in edgekit("build", fp32.path, "--sign", "mine.pub", "--out", "engine", code=1).stderr
-    )
+    done = edgekit("build", fp32.path, "--sign", "mine.pub", "--out", "engine", code=1)
+    assert "not an ed25519 private key" in done.stderr
     assert "cannot read the key" in edgekit("build", fp32.path, "--sign", "none", "--out", "engine", code=1).stderr
     assert not (tmp_path / "engine").exists()
     edgekit("build", fp32.path, "--sign", "mine", "--out", "engine")
