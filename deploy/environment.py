@@ -14,6 +14,7 @@ from typing import Any
 
 from .bundle import tool_versions
 from .engine.gpu import look
+from .runtimes.runtime import all_runtimes
 
 UNAVAILABLE = "unavailable"
 
@@ -60,13 +61,13 @@ def describe() -> dict[str, Any]:
         "gpu": asdict(gpu) if (gpu := look()) else UNAVAILABLE,
         "versions": tool_versions(
             (
-                "onnxruntime",
-                "onnxruntime-gpu",
-                "torch",
+                *(
+                    name
+                    for runtime in all_runtimes()
+                    for package in (*runtime.packages, *runtime.also)
+                    for name in package.distributions
+                ),
                 "onnx",
-                "tensorrt",
-                "tensorrt-rtx-cu13-bindings",
-                "cuda-bindings",
             )
         ),
     }

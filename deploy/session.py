@@ -1,124 +1,47 @@
 """Sessions: a loaded model that turns tensors into logits, whatever its runtime."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from .bundle import Bundle
-from .errors import BundleError
-from .registry import choose, resolve
-
-# How a model is called on -> ONNX Runtime's own name of it.
-PROVIDERS: dict[str, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
-}
-
-# The parts of a run on a GPU that it times by itself.
-STAGES = ("host_to_device", "inference", "device_to_host")
+from .runtimes.runtime import OptionValue, Runtime, Session, default_runtime, runtime_named
 
 
-@dataclass(frozen=True)
-class SessionOptions:
-    """How a model is loaded; what does not concern a runtime is none of its business.
-
-    Attributes:
-        threads: for one inference on the CPU; None leaves the runtime's own choice.
-        provider: a key of PROVIDERS, for ONNX models.
-        allow_fallback: with another provider than the CPU's, operators that it does not take may run on the CPU.
-        cuda_graph: an engine's run is recorded once and launched as a whole.
-    """
-
-    threads: int | None = None
-    provider: str = "cpu"
-    allow_fallback: bool = False
-    cuda_graph: bool = False
-
-
-class Session(Protocol):
-    """A loaded model.
-
-    Attributes:
-        facts: what was really set up (runtime, version, provider, threads), for the record.
-    """
-
-    facts: Mapping[str, Any]
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """[n, c, h, w] in the manifest's Preprocess.dtype -> float32 logits [n, k], for any n from 1."""
-        ...
-
-    def close(self) -> None:
-        """Free the model."""
-        ...
-
-
-@runtime_checkable
-class StagedSession(Protocol):
-    """A session whose device times the stages of a run apart."""
-
-    def staged(self, batch: np.ndarray) -> dict[str, int]:
-        """Nanoseconds of each of STAGES, for one run of float32 [n, c, h, w]."""
-        ...
-
-
-# format -> what opens a session, taking (bundle, options). torch's needs the network's code, so it lives above.
-RUNTIMES: dict[str, str] = {
-    "onnx": ".runtimes.ort:OrtSession",
-    "torchscript": ".runtimes.torchscript:open_session",
-    "exported-program": ".runtimes.exported_program:open_session",
-    "torch": "..export.eager:open_session",
-    "tensorrt": ".runtimes.trt:TrtSession",
-}
-
-# What measuring itself is tested with: opened only where the caller says that it planted these models.
-PLANTED: dict[str, str] = {
-    "null": ".runtimes.null:NullSession",
-    "slowed": ".runtimes.slowed:SlowedSession",
-}
-
-# format -> the packages that its runtime may be, any of them
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "onnx": ("onnxruntime",),
-    "torchscript": ("torch",),
-    "exported-program": ("torch",),
-    "torch": ("torch",),
-    "tensorrt": ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
-}
-
-
-def open_session(bundle: Bundle, options: SessionOptions | None = None, *, planted: bool = False) -> Session:
+def open_session(
+    bundle: Bundle, runtime: str | None = None, *, planted: bool = False, **options: OptionValue
+) -> Session:  # fmt: skip
     """Load a bundle's model.
 
     Args:
-        planted: the formats of PLANTED open too.
+        runtime: a key of RUNTIMES; None is the default of the bundle's format.
+        planted: the runtimes of PLANTED open too.
+        options: of the runtime.
 
     Raises:
-        BundleError: the bundle's format has no runtime here, or its model file cannot be loaded.
+        BundleError: the runtime does not open the bundle's format, or its model file cannot be loaded.
         MissingPackageError: the runtime is not installed.
+        RecipeError: an unknown runtime or option, or a value out of range.
     """
-    return opener(bundle, planted=planted)(bundle, options or SessionOptions())
+    chosen = runtime_for(bundle, runtime, planted=planted)
+    settings = chosen.read_options(options)
+    return chosen.opener(bundle.manifest.format)(bundle, settings)
 
 
-def opener(bundle: Bundle, *, planted: bool = False) -> Callable[[Bundle, SessionOptions], Session]:
-    """What opens a session of a bundle; asking for it imports the runtime.
+def runtime_for(bundle: Bundle, name: str | None = None, *, planted: bool = False) -> Runtime:
+    """The runtime of this name, or the default of the bundle's format.
 
     Raises:
-        BundleError: the bundle's format has no runtime.
-        MissingPackageError: the runtime is not installed.
+        BundleError: no runtime opens the bundle's format.
+        RecipeError: there is no runtime of this name.
     """
-    runtimes = {**RUNTIMES, **PLANTED} if planted else RUNTIMES
-    return resolve(choose(runtimes, bundle.manifest.format, "bundle format", BundleError), __package__ or "")
+    return default_runtime(bundle.manifest.format, planted=planted) if name is None else runtime_named(name)
 
 
-def load(path: Path | str, options: SessionOptions | None = None) -> Session:
-    """Open the bundle at `path`, hashes checked, and load its model."""
-    return open_session(Bundle.open(path), options)
+def load(path: Path | str, runtime: str | None = None, **options: OptionValue) -> Session:
+    """Open the bundle at `path`, hashes checked, and load its model (see `open_session`)."""
+    return open_session(Bundle.open(path), runtime, planted=False, **options)
 
 
 def in_batches_of(size: int | None, batch: np.ndarray, run: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -7,9 +7,9 @@ from torch import nn
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError
 from ..deploy.runtimes.exported_program import load_program
+from ..deploy.runtimes.runtime import ThreadOptions
 from ..deploy.runtimes.torch_module import ModuleSession
 from ..deploy.runtimes.torchscript import load_module as load_torchscript
-from ..deploy.session import SessionOptions
 from ..models.network import create_network
 
 TORCH_FORMATS = ("torch", "exported-program", "torchscript")
@@ -42,6 +42,6 @@ def load_module(bundle: Bundle) -> nn.Module:
     return network.eval()
 
 
-def open_session(bundle: Bundle, options: SessionOptions) -> ModuleSession:
+def open_session(bundle: Bundle, options: ThreadOptions) -> ModuleSession:
     """Load a torch bundle; torch runs the network eagerly."""
     return ModuleSession(load_module(bundle), "torch eager", None, options.threads)

@@ -129,7 +129,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_documents_name_every_entry_of_the_registries() -> None:
     """Formats, runtimes, devices, networks, targets, named data sets, recipes."""
     from edgekit.deploy.devices.device import DEVICES
-    from edgekit.deploy.session import RUNTIMES
+    from edgekit.deploy.runtimes.runtime import RUNTIMES, formats
     from edgekit.export.formats import FORMATS
     from edgekit.models.network import MODELS
     from edgekit.toolkit.dataset_names import DATASETS
@@ -137,7 +137,7 @@ def test_documents_name_every_entry_of_the_registries() -> None:
     from edgekit.toolkit.training.recipe import shipped
 
     text = "".join(page.read_text() for page in PAGES)
-    for registry in (FORMATS, RUNTIMES, DEVICES, MODELS, TARGETS, DATASETS, shipped()):
+    for registry in (FORMATS, RUNTIMES, formats(RUNTIMES), DEVICES, MODELS, TARGETS, DATASETS, shipped()):
         for name in registry:
             assert f"`{name}`" in text, name
 

@@ -30,9 +30,9 @@ ROOMS = {
 }
 DEVICE_PACKAGES = {"numpy", "PIL"}
 # a runtime's own library, in its own file alone; TensorRT is imported by name, since it has several
-RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "torch"}, "engine": {"cuda"}}
-HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "matplotlib", "lightning_fabric", "cuda", "tensorrt",
-         "tensorrt_rtx_bindings")  # fmt: skip
+RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "matplotlib", "lightning_fabric", "cuda",
+         "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
 COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
             "provision", "report", "runs", "clean", "demo")  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_every_folder_says_what_lives_there() -> None:
             assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body), path
 
 
-# Modules of deploy that import torch, beside those of its formats.
+# Modules of deploy that import torch: those of its formats.
 _TORCH = ("torchscript", "exported_program", "torch_module", "program_archive")
 
 
@@ -124,7 +124,8 @@ def test_deploy_runs_without_torch_typer_and_onnx() -> None:
     names = [f"edgekit.{name}" for name in names if not name.endswith(_TORCH)]
     code = (
         "import sys, importlib\n"
-        "for name in ('torch', 'typer', 'onnx', 'rich', 'cuda', 'tensorrt', 'tensorrt_rtx_bindings'):\n"
+        "for name in ('torch', 'typer', 'onnx', 'onnxruntime', 'openvino', 'rich', 'cuda', 'tensorrt', "
+        "'tensorrt_rtx_bindings'):\n"
         "    sys.modules[name] = None\n"
         f"for name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))\n"
     )
@@ -194,26 +195,41 @@ def test_public_names_resolve() -> None:
 @pytest.mark.parametrize("registry", ["RUNTIMES", "FORMATS", "DEVICES"])
 def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
     """Each entry names an object that exists, and each file has an entry, but what several formats share."""
-    from edgekit.deploy import session
     from edgekit.deploy.devices.device import DEVICES
     from edgekit.deploy.registry import resolve
+    from edgekit.deploy.runtimes.runtime import PLANTED, RUNTIMES
     from edgekit.export.formats import FORMATS
 
-    entries, package, folder = {
-        "RUNTIMES": ({**session.RUNTIMES, **session.PLANTED}, "edgekit.deploy", ROOT / "deploy/runtimes"),
-        "FORMATS": ({k: v.export for k, v in FORMATS.items()}, "edgekit.export", ROOT / "export"),
-        "DEVICES": ({k: v.opens for k, v in DEVICES.items()}, "edgekit.deploy.devices", ROOT / "deploy/devices"),
-    }[registry]
+    entries, package, folder, shared = {
+        "RUNTIMES": (
+            {**RUNTIMES, **PLANTED}, "edgekit.deploy.runtimes", ROOT / "deploy/runtimes",
+            {"runtime", "torchscript", "exported_program", "torch_module", "program_archive"},
+        ),
+        "FORMATS": (
+            {k: v.export for k, v in FORMATS.items()}, "edgekit.export", ROOT / "export",
+            {"eager", "onnx_file", "export_bundle", "formats"},
+        ),
+        "DEVICES": (
+            {k: v.opens for k, v in DEVICES.items()}, "edgekit.deploy.devices", ROOT / "deploy/devices",
+            {"device", "transport"},
+        ),
+    }[registry]  # fmt: skip
     for reference in entries.values():
-        assert callable(resolve(reference, package))
-    modules = {reference.partition(":")[0].rpartition(".")[2] for reference in entries.values()} | {
-        "eager",
-        "torch_module",
-        "onnx_file",
-        "program_archive",
-        "export_bundle",
-        "formats",
-        "device",
-        "transport",
-    }
+        assert resolve(reference, package)
+    modules = {reference.partition(":")[0].rpartition(".")[2] for reference in entries.values()} | shared
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= modules
+
+
+def test_each_runtime_is_declared_under_its_own_name() -> None:
+    """Its file says which formats it opens; no declaration imports a runtime's package."""
+    from edgekit.deploy.runtimes.runtime import PLANTED, RUNTIMES, all_runtimes
+
+    declared = all_runtimes(planted=True)
+    assert [runtime.name for runtime in declared] == [*RUNTIMES, *PLANTED]
+    assert all(runtime.formats for runtime in declared)
+    code = (
+        "import sys\nfrom edgekit.deploy.runtimes.runtime import all_runtimes\nall_runtimes(planted=True)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules and name not in ('numpy', 'PIL')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

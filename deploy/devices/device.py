@@ -81,7 +81,7 @@ class Description(NamedTuple):
 class Device:
     """A machine that models are measured on; connected while its `with` block lasts.
 
-    A kind implements `formats` and `measure`, and the methods of its abilities.
+    A kind implements `runtimes` and `measure`, and the methods of its abilities.
 
     Attributes:
         name: as the user wrote it.
@@ -107,8 +107,8 @@ class Device:
             lack, fix = _UNABLE[ability]
             raise DeviceError(f"{self.name} {lack}", fix=fix.format(others=addresses(ability)))
 
-    def formats(self) -> set[str]:
-        """The bundle formats that can run there.
+    def runtimes(self) -> set[str]:
+        """The runtimes that are there (keys of runtimes.runtime.RUNTIMES).
 
         Raises:
             DeviceError: the device cannot run anything; the message says what it lacks.
@@ -118,7 +118,7 @@ class Device:
     def measure(
         self, bundles: "Sequence[Bundle]", plan: "Plan", images: "ImageSet | None", progress: "Progress"
     ) -> "Measured":
-        """Measure the bundles together there.
+        """Measure the bundles together there, each on the runtimes that the plan says.
 
         Raises:
             EdgeKitError: a model cannot be run there, or the device did not answer.

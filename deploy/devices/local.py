@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..measuring import agent, cargo
 from ..measuring.agent import Measured
 from ..measuring.plan import Plan
 from ..progress import Progress
-from ..session import PACKAGES
+from ..runtimes.runtime import all_runtimes
 from .device import Device
 
 # An agent that is ended lets its workers end first.
@@ -29,7 +28,7 @@ class LocalDevice(Device):
     """This machine, measured through the same agent as any other.
 
     Args:
-        planted: the models are the self-test's own (see session.PLANTED).
+        planted: the models are the self-test's own (see runtime.PLANTED).
     """
 
     here = True
@@ -39,9 +38,9 @@ class LocalDevice(Device):
             raise DeviceError(f"{name} is not this machine", fix="--device local")
         self.name, self._planted = name, planted
 
-    def formats(self) -> set[str]:
-        """The formats whose runtime is installed."""
-        return {name for name, packages in PACKAGES.items() if any(map(find_spec, packages))}
+    def runtimes(self) -> set[str]:
+        """The runtimes that are installed."""
+        return {runtime.name for runtime in all_runtimes() if runtime.installed}
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Run the agent in a child process."""
@@ -51,7 +50,7 @@ class LocalDevice(Device):
                 (job / agent.IMAGES).mkdir()
                 images.save(job / agent.IMAGES)
             request = {**cargo.job(bundles, plan), "bundles": paths, "planted": self._planted}
-            return Measured.from_json(_run(job, request, progress), self.name, bundles, len(images or ()))
+            return Measured.from_json(_run(job, request, progress), self.name, bundles, len(images or ()), plan)
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
         """Build an engine in a child process, which native code may end without ending this one."""

@@ -14,13 +14,14 @@ from ..errors import BundleError, DeviceError, EdgeKitError, EngineError, Parity
 from ..files import cache_folder, sha256, write_file
 from ..parity import FLOAT_TOLERANCE, compare, replay
 from ..progress import Progress
-from ..session import SessionOptions, open_session
+from ..runtimes.tensorrt import TrtOptions, TrtSession
+from ..session import open_session
 from .gpu import Gpu, look
 from .layers import parse_json, parse_text, summarize
 from .library import Library, Message, last_error, listening_logger, load, progress_monitor
-from .passport import ENGINE_FORMAT, Passport, machine_facts, onnx_hash
+from .passport import ENGINE_FORMAT, WEIGHTS, Passport, machine_facts, onnx_hash
 
-MODEL, WEIGHTS = "model.engine", "weights.onnx"
+MODEL = "model.engine"
 
 # How far an engine's logits may be from ONNX Runtime's for the same file, as a share of the largest: float32 up to its
 # rounding; the arithmetic of fp16 has 11 bits; a rounding to int8 that falls the other way moves a value by 1/127, and
@@ -338,9 +339,7 @@ def _run(source: Bundle, built: Bundle, progress: Progress) -> dict[str, Any]:
         ParityError: its answers are not those of its ONNX file, or depend on the place in a batch.
     """
     progress("checking", 0.0)
-    from ..runtimes.trt import TrtSession  # which needs this file's names
-
-    with contextlib.closing(TrtSession(built, SessionOptions())) as session:
+    with contextlib.closing(TrtSession(built, TrtOptions())) as session:
         golden = built.golden()
         allowed = _TOLERANCE[built.manifest.precision]
         scale = float(np.abs(golden.logits).max())

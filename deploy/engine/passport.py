@@ -17,6 +17,9 @@ from .library import Library, version_tuple
 
 ENGINE_FORMAT = "tensorrt"
 
+# The ONNX file beside an engine that was built without weights.
+WEIGHTS = "weights.onnx"
+
 # Where a plan's header has the version of the library that wrote it, a byte a number.
 _VERSION_AT = slice(24, 28)
 

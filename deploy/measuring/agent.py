@@ -7,24 +7,24 @@ one line: the result, or what went wrong. It needs Python, numpy, Pillow and the
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from ..bundle import Bundle
-from ..documents import DocumentError, check_numbers, plain, read, within
+from ..documents import DocumentError, check_numbers, parse, plain, read, within
 from ..engine.build import Options, build
-from ..engine.gpu import look
-from ..engine.library import load
-from ..engine.passport import ENGINE_FORMAT, Passport, check
 from ..environment import allowed_cores, cores_got, describe, fastest_cores, free_cores, state
 from ..errors import DeviceError, EdgeKitError, LostDeviceError
 from ..progress import Progress
+from ..session import runtime_for
 from ..signals import ended_by_signals
 from .measure import measure
 from .measurement import Environment, Measurement, check_measurements
 from .plan import Plan
+
+T = TypeVar("T")
 
 JOB, IMAGES, BUILT = "job.json", "images", "built"
 
@@ -33,12 +33,15 @@ _SHOWN = 1000
 # Lists and objects in a message: a day of three models has a million. Empty ones take 30 times their text.
 _MAX_PARTS = 2_000_000
 
+# A plan, and the paths of some bundles.
+_MAX_JOB_BYTES = 1 << 20
+
 # what is said -> as a line of JSON
 Say = Callable[[dict[str, Any]], None]
 
 
 class Measured(NamedTuple):
-    """What a device reports: itself, and one measurement a bundle, in their order."""
+    """What a device reports: itself, and one measurement per candidate, in the plan's order."""
 
     environment: Environment
     measurements: list[Measurement]
@@ -48,8 +51,13 @@ class Measured(NamedTuple):
         return {"environment": self.environment, "measurements": plain(self.measurements)}
 
     @classmethod
-    def from_json(cls, data: Any, device: str, bundles: Sequence[Bundle], images: int) -> "Measured":
+    def from_json(
+        cls, data: Any, device: str, bundles: Sequence[Bundle], images: int, plan: Plan | None = None
+    ) -> "Measured":  # fmt: skip
         """Read what `to_json` wrote on a device that was asked to measure these bundles on so many images.
+
+        Args:
+            plan: by which it measures; None runs each bundle on its default runtime.
 
         Raises:
             DeviceError: it is not such a measurement.
@@ -58,13 +66,35 @@ class Measured(NamedTuple):
             answer = read(_Measured, data)
             check_numbers(answer.environment)
             measurements = list(answer.measurements)
-            check_measurements(measurements, {one.id: len(one.manifest.labels) for one in bundles}, images)
+            labels = {one.id: len(one.manifest.labels) for one in bundles}
+            asked = {one.key: labels[one.bundle] for one in (plan or Plan()).measured(labels)}
+            check_measurements(measurements, asked, images)
         except DocumentError as error:
             raise DeviceError(
                 f"{device} answered with what is not a measurement of these models: {error}",
                 fix="run it again; if it stays so, do not trust this device",
             ) from error
         return cls(answer.environment, measurements)
+
+
+class _Job(NamedTuple):
+    """A measurement to make (see cargo.job): bundle id -> folder, the plan, what the device is called.
+
+    `planted` opens the runtimes that measuring itself is tested with.
+    """
+
+    bundles: Mapping[str, str]
+    plan: Plan
+    device: str | None
+    planted: bool = False
+
+
+class _BuildJob(NamedTuple):
+    """An engine to build (see cargo.build_job)."""
+
+    bundle: str
+    named: str
+    options: Options
 
 
 class _Measured(NamedTuple):
@@ -94,14 +124,16 @@ def run(job: Path, say: Say) -> Measured:
     Raises:
         EdgeKitError: a model cannot be loaded or run.
     """
-    request = _read(job)
-    images = job / IMAGES
-    for path in request["bundles"].values():  # before minutes are spent on the models beside it
-        _check_passport(Bundle.open(job / path), request["device"])
-    plan, allowed = read(Plan, request["plan"]), allowed_cores()
+    request = _understood(_Job, _read(job), job)
+    images, plan, allowed = job / IMAGES, request.plan, allowed_cores()
+    for candidate in plan.measured(request.bundles):  # before minutes are spent on the models beside it
+        bundle = Bundle.open(job / request.bundles[candidate.bundle])
+        runtime = runtime_for(bundle, candidate.choice and candidate.choice.name, planted=request.planted)
+        if runtime.check is not None:
+            runtime.check(bundle, request.device)
     got = cores_got(allowed)
     threads = plan.threads or free_cores(allowed, got)
-    cores = fastest_cores(threads)
+    cores = fastest_cores(max(threads, *(one.threads or 0 for one in plan.measured(request.bundles))))
     environment = {
         **describe(),
         "cores_got": round(got, 2),
@@ -115,20 +147,15 @@ def run(job: Path, say: Say) -> Measured:
 
     return measured(
         measure(
-            {name: job / path for name, path in request["bundles"].items()},
+            {name: job / path for name, path in request.bundles.items()},
             replace(plan, threads=threads),
             images if images.is_dir() else None,
             cores,
             lambda what, share: say({"progress": what, "share": share}),
             lambda so_far: say({"measured": measured(so_far).to_json()}),
-            planted=request.get("planted", False),
+            planted=request.planted,
         )
     )
-
-
-def _check_passport(bundle: Bundle, device: str | None) -> None:
-    if bundle.manifest.format == ENGINE_FORMAT:
-        check(bundle, load(Passport.of(bundle).flavour), look(), device)
 
 
 def build_engine(job: Path, say: Say) -> dict[str, Any]:
@@ -137,10 +164,10 @@ def build_engine(job: Path, say: Say) -> dict[str, Any]:
     Raises:
         EdgeKitError: it cannot be built here.
     """
-    request = _read(job)["build"]
+    request = _understood(_BuildJob, _read(job)["build"], job)
     build(
-        Bundle.open(job / request["bundle"]), job / BUILT, read(Options, request["options"]),
-        lambda what, share: say({"progress": what, "share": share}), named=request["named"],
+        Bundle.open(job / request.bundle), job / BUILT, request.options,
+        lambda what, share: say({"progress": what, "share": share}), named=request.named,
     )  # fmt: skip
     return {BUILT: BUILT}
 
@@ -154,7 +181,20 @@ def run_and_say(job: Path, say: Say) -> None:
 
 
 def _read(job: Path) -> dict[str, Any]:
-    return json.loads((job / JOB).read_text(encoding="utf-8"))
+    content = parse((job / JOB).read_bytes(), job / JOB, "a job", limit=_MAX_JOB_BYTES)
+    return _understood(dict[str, Any], content, job)
+
+
+def _understood(kind: type[T], content: Any, job: Path) -> T:
+    """A part of a job as what it has to be.
+
+    Raises:
+        DeviceError: it is not.
+    """
+    try:
+        return read(kind, content)
+    except DocumentError as error:
+        raise DeviceError(f"{job / JOB} is no job: {error}", fix="run the command that made it again") from error
 
 
 def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any]:

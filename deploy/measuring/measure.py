@@ -9,16 +9,18 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..bundle import Bundle
 from ..environment import allowed_cores, temperature
 from ..progress import Progress, silent
+from ..runtimes.runtime import OptionValue, Runtime
+from ..session import runtime_for
 from .measurement import Block, Frames, Measurement, Predictions, Sustained, Throughput, WarmUp
-from .plan import HALF_WIDTH_WANTED, SAMPLES_WANTED, Plan
+from .plan import HALF_WIDTH_WANTED, SAMPLES_WANTED, Candidate, Plan
 from .worker_process import WorkerProcess
 
 # Calls are timed together until they take this long, so that the clock's own cost does not count.
@@ -41,7 +43,8 @@ _COOL_ENOUGH_C = 3.0
 class _Subject:
     """One model while it is measured."""
 
-    bundle: str
+    candidate: Candidate
+    runtime: Runtime
     path: Path
     batch: int | None
     planted: bool
@@ -67,7 +70,8 @@ class _Subject:
 
     def start(self, images: Path | None) -> WorkerProcess:
         """A fresh process of this model."""
-        return WorkerProcess(self.path, images, planted=self.planted)
+        choice = self.candidate.choice
+        return WorkerProcess(self.path, images, choice and choice.name, planted=self.planted)
 
     def ask(self, what: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
         """Ask the worker of the moment."""
@@ -91,7 +95,7 @@ class _Subject:
 
     def result(self) -> Measurement:
         return Measurement(
-            bundle=self.bundle,
+            bundle=self.candidate.key,
             session=self.opened[0]["session"],
             **{name: tuple(answer[name] for answer in self.opened) for name in ("file_ms", "load_ms", "first_ms")},
             **{
@@ -118,6 +122,31 @@ class _Subject:
         )
 
 
+class _Loading(NamedTuple):
+    """How all models are loaded: on which cores, with which options where a candidate names none."""
+
+    cores: Sequence[int] | None
+    defaults: Mapping[str, OptionValue]
+
+    def of(self, subject: _Subject, threads: int | None = None) -> dict[str, Any]:
+        """A worker's arguments of "open" for this model, with so many threads whatever else was asked for."""
+        options = {**self.defaults, **subject.candidate.options, **({} if threads is None else {"threads": threads})}
+        taken = subject.runtime.option_names()
+        return {"cores": self.cores, **{name: value for name, value in options.items() if name in taken}}
+
+    def threads(self, subject: _Subject) -> int:
+        """Threads of one inference of this model."""
+        return subject.candidate.threads or int(self.defaults["threads"])
+
+
+def _subject(candidate: Candidate, path: Path, plan: Plan, *, planted: bool) -> _Subject:
+    """What is measured of a candidate, whose bundle is in this folder."""
+    bundle, choice = Bundle.open(path), candidate.choice
+    runtime = runtime_for(bundle, choice and choice.name, planted=planted)
+    called = f"{bundle.manifest.format} {bundle.manifest.precision}{f' on {choice}' if choice else ''}"
+    return _Subject(candidate, runtime, path, bundle.manifest.input.batch, planted, called, plan.processes)
+
+
 def measure(
     bundles: Mapping[str, Path], plan: Plan, images: Path | None, cores: Sequence[int] | None, progress: Progress,
     keep: Callable[[list[Measurement]], None] = lambda _: None, *, planted: bool = False,
@@ -128,23 +157,21 @@ def measure(
     once; in a process's turn the models are timed in alternation.
 
     Args:
-        bundles: bundle id -> folder.
+        bundles: bundle id -> folder; the plan says which runtimes run each.
         images: a folder that ImageSet.save wrote, or None for no accuracy.
         cores: those that every model runs on, or None for all that are allowed.
         keep: takes what was measured so far, after each process but the last.
-        planted: the models are the self-test's own (see session.PLANTED).
+        planted: the models are the self-test's own (see runtime.PLANTED).
 
     Returns:
-        One measurement a bundle, in their order.
+        One measurement per candidate, in the plan's order.
 
     Raises:
         EdgeKitError: a model cannot be loaded or run.
     """
-    how = {**asdict(plan.session(allowed_cores())), "cores": cores}
+    how = _Loading(cores, {**plan.options, "threads": plan.threads or allowed_cores()})
     subjects = [
-        _Subject(name, path, own.input.batch, planted, f"{own.format} {own.precision}", plan.processes)
-        for name, path in bundles.items()
-        for own in [Bundle.open(path).manifest]
+        _subject(candidate, bundles[candidate.bundle], plan, planted=planted) for candidate in plan.measured(bundles)
     ]
     generator = random.Random(plan.seed)
     origin, stage = time.monotonic(), "latency"
@@ -166,7 +193,7 @@ def measure(
                 _load_in_batches(here, process, progress, plan)
             if plan.fps is not None and plan.sustained_s is None:
                 _offer(here, process, progress, plan, plan.fps)
-            if process == 0 and how["threads"] > 1:
+            if process == 0 and max(how.threads(subject) for subject in subjects) > 1:
                 _time_with_one_thread(subjects, plan, how, origin, progress)
         if process + 1 < plan.processes:
             keep([subject.result() for subject in subjects])
@@ -185,11 +212,11 @@ def _workers(subjects: Sequence[_Subject], images: Path | None) -> Iterator[None
         yield
 
 
-def _load(subjects: Sequence[_Subject], how: Mapping[str, Any], progress: Progress) -> None:
+def _load(subjects: Sequence[_Subject], how: "_Loading", progress: Progress) -> None:
     for index, subject in enumerate(subjects):
         progress("loading", index / len(subjects))
         start = time.monotonic()
-        subject.opened.append(subject.ask("open", **how))
+        subject.opened.append(subject.ask("open", **how.of(subject)))
         subject.setup_s = time.monotonic() - start if len(subject.opened) == 1 else subject.setup_s
     progress("loading", 1.0)
 
@@ -223,7 +250,7 @@ def _latency_stage(subjects: Sequence[_Subject], plan: Plan) -> str:
     return f"latency ({'; '.join(slow)})" if slow else "latency"
 
 
-def _answer_once(subjects: Sequence[_Subject], images: Path | None, how: Mapping[str, Any], progress: Progress) -> None:
+def _answer_once(subjects: Sequence[_Subject], images: Path | None, how: "_Loading", progress: Progress) -> None:
     """What one process tells of all: parity and predictions; and memory, in one more that only loads and runs."""
     for index, subject in enumerate(subjects):
 
@@ -238,7 +265,7 @@ def _answer_once(subjects: Sequence[_Subject], images: Path | None, how: Mapping
         progress("memory", index / len(subjects))
         weighed = subject.start(None)
         with contextlib.closing(weighed):
-            weighed.ask("open", **how)
+            weighed.ask("open", **how.of(subject))
             subject.peak_rss_bytes = weighed.ask("memory")["peak_rss_bytes"]
     progress("memory", 1.0)
 
@@ -295,7 +322,7 @@ def _worth_waiting_for(subject: _Subject, rounds: int, plan: Plan, share: float)
 
 
 def _time_with_one_thread(
-    subjects: Sequence[_Subject], plan: Plan, how: Mapping[str, Any], origin: float, progress: Progress
+    subjects: Sequence[_Subject], plan: Plan, how: "_Loading", origin: float, progress: Progress
 ) -> None:
     """A few rounds with one thread, in the same processes.
 
@@ -306,7 +333,7 @@ def _time_with_one_thread(
     blocks_of = []
     for index, subject in enumerate(subjects):
         progress("one thread", index / len(subjects))
-        subject.ask("open", **{**how, "threads": 1})
+        subject.ask("open", **how.of(subject, threads=1))
         blocks_of.append(_block_of(subject.ask("prepare")["call_ns"], plan))
     for number in range(_ONE_THREAD_ROUNDS):
         turn = list(zip(subjects, blocks_of, strict=True))
@@ -366,7 +393,7 @@ def _offer(subjects: Sequence[_Subject], process: int, progress: Progress, plan:
 
 
 def _sustain(
-    subjects: Sequence[_Subject], images: Path | None, how: Mapping[str, Any], plan: Plan, progress: Progress
+    subjects: Sequence[_Subject], images: Path | None, how: "_Loading", plan: Plan, progress: Progress
 ) -> None:
     """Each model alone, without a pause or at the plan's rate; a device that got warm cools down before the next."""
     cold, seconds = temperature(), plan.sustained_s or 0.0
@@ -374,7 +401,7 @@ def _sustain(
         if index:
             _cool_down(cold, seconds, progress)
         with _workers([subject], images):
-            subject.ask("open", **how)
+            subject.ask("open", **how.of(subject))
             subject.ask("prepare")
             start = time.monotonic()
             while (at := time.monotonic() - start) < seconds:

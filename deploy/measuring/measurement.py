@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypedDict
 
 from ..documents import Bounds, DocumentError, check_numbers, within
 from ..parity import Parity
-from ..session import STAGES
+from ..runtimes.runtime import STAGES
 
 # Nothing that is timed takes longer: three years.
 _MAX_MS = 1e11
@@ -151,12 +151,12 @@ class Measurement:
     """One model on one device.
 
     Attributes:
-        bundle: the bundle's id.
+        bundle: the candidate's key (see plan.Candidate): the bundle's id on its default runtime.
         session: what the session says of itself (runtime, version, provider, threads).
         file_ms, load_ms, first_ms: a value a process: reading the model file (from the disk where the system lets go of
             its copy in memory), making the session, the first inference.
         preprocess_ns, postprocess_ns: decoding and preprocessing; softmax and ranking; a value an image.
-        stages: where the device times them, nanoseconds of each of session.STAGES, a value an image.
+        stages: where the device times them, nanoseconds of each of runtime.STAGES, a value an image.
         warm_ups: one a process.
         blocks: timed calls of inference alone, batch 1, in the order they ran.
         one_thread: a few blocks with one thread, where the others had several.
@@ -233,7 +233,7 @@ def check_measurements(measurements: Sequence[Measurement], labels: Mapping[str,
     """Refuse measurements that are not of these models on so many images.
 
     Args:
-        labels: bundle id -> how many classes the model tells apart, in the order of the measurements.
+        labels: a candidate's key -> how many classes the model tells apart, in the order of the measurements.
 
     Raises:
         DocumentError: the first one that is not.

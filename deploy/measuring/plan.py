@@ -1,15 +1,49 @@
 """What to measure, and how long."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+from ..documents import plain, read
 from ..errors import RecipeError
-from ..registry import choose
-from ..session import PROVIDERS, SessionOptions
+from ..runtimes.runtime import Choice, OptionValue, check_defaults
 
 # The highest percentile that is shown, and the samples it needs (see toolkit.statistics.PERCENTILE_SAMPLES).
 SAMPLES_WANTED = 662
 # A process's blocks are enough once the interval of their median is this narrow (half of it, as a share).
 HALF_WIDTH_WANTED = 0.01
+
+
+# Options that every plan named itself before there were candidates, and reports still name.
+_NAMED = {"provider": "cpu", "allow_fallback": False, "cuda_graph": False}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is measured: a bundle, the runtime that runs it, and its options.
+
+    Attributes:
+        bundle: the bundle's id.
+        choice: the runtime, with the options that are this candidate's own; None is the default of the bundle's format.
+    """
+
+    bundle: str
+    choice: Choice | None = None
+
+    @property
+    def key(self) -> str:
+        """Its id among the candidates of a plan: the bundle's where nothing is chosen."""
+        return self.bundle if self.choice is None else f"{self.bundle}@{self.choice}"
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of one inference that it names; None leaves them to the plan."""
+        return self.options.get("threads")  # type: ignore[return-value] # Choice has read it
+
+    @property
+    def options(self) -> Mapping[str, OptionValue]:
+        """The options that are its own."""
+        return {} if self.choice is None else self.choice.options
 
 
 @dataclass(frozen=True)
@@ -23,8 +57,10 @@ class Plan:
             with the order of the first backwards.
         processes: fresh processes a model, one after the other; at least 3, since their variance enters the interval.
         block_ms: length of one block.
-        threads: threads for one inference; None is what the affinity mask and the cgroup allow.
-        provider, allow_fallback, cuda_graph: see session.SessionOptions.
+        threads: threads for one inference of each candidate that names none; None is what the affinity mask and the
+            cgroup allow.
+        options: other options of each candidate whose runtime has them, unless it names its own.
+        candidates: what is measured, in this order; empty for each bundle on the default runtime of its format.
         seed: of the order of the blocks.
         offline: also measure throughput by batch size.
         fps: also offer this many images a second to each model.
@@ -36,16 +72,18 @@ class Plan:
     processes: int = 7
     block_ms: float = 50.0
     threads: int | None = None
-    provider: str = "cpu"
-    allow_fallback: bool = False
-    cuda_graph: bool = False
     seed: int = 0
     offline: bool = False
     fps: float | None = None
     sustained_s: float | None = None
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
 
     def __post_init__(self) -> None:
-        choose(PROVIDERS, self.provider, "provider")
+        check_defaults(self.options)
+        keys = [candidate.key for candidate in self.candidates]
+        if len(set(keys)) < len(keys):
+            raise RecipeError(f"{max(keys, key=keys.count)} is to be measured twice", fix="name each --runtime once")
         if self.processes < 3:
             raise RecipeError(
                 f"{self.processes} processes per model are too few to estimate variation",
@@ -58,11 +96,39 @@ class Plan:
                 f"--sustained {self.sustained_s:g}s is too short to show a steady state", fix="e.g. --sustained 10m"
             )
 
-    def session(self, threads: int) -> SessionOptions:
-        """How the models are loaded, with so many threads where the plan names none."""
-        return SessionOptions(self.threads or threads, self.provider, self.allow_fallback, self.cuda_graph)
+    def measured(self, bundles: Iterable[str]) -> tuple[Candidate, ...]:
+        """What is measured of the bundles with these ids.
+
+        Raises:
+            RecipeError: a candidate is of another bundle.
+        """
+        ids = list(bundles)
+        for candidate in self.candidates:
+            if candidate.bundle not in ids:
+                raise RecipeError(
+                    f"the plan measures {candidate.bundle[:80]!r}, which is not among its bundles", fix="plan it again"
+                )
+        return self.candidates or tuple(Candidate(one) for one in ids)
 
     @property
     def budget_s(self) -> float:
         """When the latency blocks end, settled or not."""
         return 3 * self.seconds
+
+    def to_report(self) -> dict[str, Any]:
+        """As reports show it: beside its own entries each option for all candidates as one."""
+        return {**plain(self), **_NAMED, **self.options}
+
+    @classmethod
+    def from_report(cls, data: Mapping[str, Any]) -> "Plan":
+        """Read what `to_report` wrote, or a plan of before there were candidates, which named the options itself.
+
+        Raises:
+            DocumentError: it is not a plan.
+            RecipeError: it is one that cannot be carried out.
+        """
+        named = {name: data[name] for name, default in _NAMED.items() if data.get(name, default) != default}
+        own = {field.name for field in fields(cls)}
+        options = read(dict[str, OptionValue], data.get("options", {}), "options")
+        rest = {name: value for name, value in data.items() if name in own or name not in {*_NAMED, *options}}
+        return read(cls, {**rest, "options": {**options, **named}})

@@ -15,9 +15,9 @@ from ..errors import EdgeKitError, RecipeError
 from ..images import ImageSet
 from ..manifest import Manifest
 from .measurement import Environment, Measurement, check_measurements
-from .plan import Plan
+from .plan import Candidate, Plan
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Result:
     Attributes:
         device: the device's name.
         bundles: the models, the baseline first; of a result that was read, only their manifests are there.
-        candidates: ids of those that a contract is about.
-        plan: how they were measured.
+        candidates: keys (see plan.Candidate) of those that a contract is about.
+        plan: which runtimes ran them, and how they were measured.
         contract: what the candidates are held to (see toolkit.contract.Contract).
         ids, targets: of the test images, in their order (see ImageSet); empty where there are none.
         environment: what the device says of itself.
-        measurements: one a bundle, in their order.
-        host: bundle id -> what this machine answered on the same images (see toolkit.host), where it was asked.
+        measurements: one per candidate of the plan, in its order.
+        host: a candidate's key -> what this machine answered on the same images (see analysis.host_answers), where it
+            was asked.
         overlap: what is known of test images that the models have seen; None where nobody looked.
         provenance: what makes the validation again; None in results of earlier versions.
     """
@@ -50,6 +51,12 @@ class Result:
     host: "Mapping[str, HostAnswers]" = field(default_factory=dict)
     overlap: "Overlap | None" = None
     provenance: "Provenance | None" = None
+
+    def measured(self) -> list[tuple[Candidate, Bundle, Measurement]]:
+        """Each candidate with its bundle and its measurement."""
+        bundles = {bundle.id: bundle for bundle in self.bundles}
+        asked = self.plan.measured(bundles)
+        return [(one, bundles[one.bundle], found) for one, found in zip(asked, self.measurements, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -77,6 +84,8 @@ class Result:
             EdgeKitError: another schema, or not a result.
         """
         try:
+            if isinstance(data, dict) and data.get("result") == 1:
+                data = _from_1(data)
             if not isinstance(data, dict) or data.get("result") != SCHEMA:
                 schema = str(data.get("result"))[:80] if isinstance(data, dict) else None
                 raise EdgeKitError(
@@ -86,7 +95,8 @@ class Result:
             bundles = [read_bundle(entry, where) for entry in document.bundles]
             labels = {bundle.id: len(bundle.manifest.labels) for bundle in bundles}
             measurements = document.measurements
-            check_measurements(measurements, labels, len(document.ids))
+            asked = {one.key: labels[one.bundle] for one in document.plan.measured(labels)}
+            check_measurements(measurements, asked, len(document.ids))
             check_numbers(document.environment)
             if len(document.targets) != len(document.ids) or not bundles:
                 raise DocumentError("targets and ids are not of the same images")
@@ -108,6 +118,12 @@ class Result:
             )
         except (DocumentError, RecipeError) as error:
             raise EdgeKitError(f"{where} is not an EdgeKit result: {error}", fix="measure again") from error
+
+
+def _from_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A result of schema 1, whose plan named the options of runtimes itself, as one of schema 2."""
+    plan = Plan.from_report(read(dict[str, Any], data.get("plan"), "plan"))
+    return {**data, "result": SCHEMA, "plan": plain(plan)}
 
 
 class _BundleEntry(NamedTuple):
@@ -147,13 +163,18 @@ class Overlap:
     searched: tuple[int, int] = (0, 0)
 
 
-class Provenance(TypedDict):
+class _Provenance(TypedDict, total=False):
+    runtimes: list[str]
+
+
+class Provenance(_Provenance):
     """What makes a validation again, beside its plan, contract and models.
 
     Attributes:
         command: arguments as typed; empty where it was called from Python.
         edgekit: its version.
         candidates: ids of the bundles that were named.
+        runtimes: that were named, as --runtime takes them.
         baseline: id of the baseline that was named; null for the models that the candidates were made from.
         images: place of the test images as given; null for the bundle's own.
         images_sha256: of the names and contents of the test images; null without any.

@@ -10,10 +10,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,8 @@ from ..images import UNLABELLED, ImageSet
 from ..parity import replay
 from ..postprocess import probabilities, ranked
 from ..preprocess import decode
-from ..session import Session, SessionOptions, StagedSession, opener
+from ..runtimes.runtime import Opener, OptionValue, Runtime, Session, StagedSession
+from ..session import runtime_for
 from ..signals import ended_by_signals
 
 # Timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
@@ -46,7 +47,8 @@ class Worker:
     def __init__(self, answers: TextIO) -> None:
         self._answers = answers
         self._bundle: Bundle | None = None
-        self._opener: Callable[[Bundle, SessionOptions], Session] | None = None
+        self._runtime: Runtime | None = None
+        self._opener: Opener | None = None
         self._session: Session | None = None
         self._golden: Golden | None = None
         self._images: ImageSet | None = None
@@ -55,16 +57,19 @@ class Worker:
         self._next = 0
         self._due: int | None = None
 
-    def start(self, bundle: str, images: str | None, *, planted: bool = False) -> dict[str, Any]:
-        """Check the bundle and import its runtime (`planted`: see session.PLANTED), which is no part of loading."""
+    def start(
+        self, bundle: str, images: str | None, runtime: str | None = None, *, planted: bool = False
+    ) -> dict[str, Any]:  # fmt: skip
+        """Check the bundle and import its runtime (`planted`: see runtime.PLANTED), which is no part of loading."""
         self._bundle = Bundle.open(bundle)
         self._golden = self._bundle.golden()
         self._images = ImageSet.load(Path(images)) if images else None
-        self._opener = opener(self._bundle, planted=planted)
+        self._runtime = runtime_for(self._bundle, runtime, planted=planted)
+        self._opener = self._runtime.opener(self._bundle.manifest.format)
         return {}
 
-    def open(self, cores: list[int] | None = None, **options: Any) -> dict[str, Any]:
-        """Read the file, load the model (see SessionOptions), run it once: each timed apart.
+    def open(self, cores: list[int] | None = None, **options: OptionValue) -> dict[str, Any]:
+        """Read the file, load the model with these options of its runtime, run it once: each timed apart.
 
         The model's threads keep to `cores`.
         """
@@ -73,11 +78,13 @@ class Worker:
         assert self._bundle is not None  # noqa: S101 # the caller starts before it opens
         assert self._golden is not None  # noqa: S101 # as above
         assert self._opener is not None  # noqa: S101 # as above
+        assert self._runtime is not None  # noqa: S101 # as above
+        settings = self._runtime.read_options(options)
         first_input = self._golden.tensors[:1]
         start = time.perf_counter_ns()
         _read_from_disk(self._bundle.model_path)
         read = time.perf_counter_ns()
-        self._session = self._opener(self._bundle, SessionOptions(**options))
+        self._session = self._opener(self._bundle, settings)
         loaded = time.perf_counter_ns()
         self._session.run(first_input)
         ran = time.perf_counter_ns()
@@ -135,8 +142,8 @@ class Worker:
             start = time.perf_counter_ns()
             self._answer(logits)
             postprocess_ns.append(time.perf_counter_ns() - start)
-            if isinstance(session, StagedSession):
-                for stage, ns in session.staged(tensor).items():
+            if self._runtime is not None and "stages" in self._runtime.reports:
+                for stage, ns in cast(StagedSession, session).staged(tensor).items():
                     stages.setdefault(stage, []).append(ns)
         return {
             "preprocess_ns": preprocess_ns, "postprocess_ns": postprocess_ns, "stages": stages, "warm_up": warm_up,

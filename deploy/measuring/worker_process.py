@@ -17,7 +17,9 @@ from ..errors import DeviceError, EdgeKitError
 class WorkerProcess:
     """The near end of one worker (see worker.py); it starts at once, and imports its runtime while others do."""
 
-    def __init__(self, bundle: Path, images: Path | None, *, planted: bool = False) -> None:
+    def __init__(
+        self, bundle: Path, images: Path | None, runtime: str | None = None, *, planted: bool = False
+    ) -> None:  # fmt: skip
         self._bundle = bundle
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 # closed by close()
         self._process = subprocess.Popen(
@@ -28,7 +30,9 @@ class WorkerProcess:
             text=True,
             encoding="utf-8",
         )
-        self._send("start", bundle=str(bundle), images=str(images) if images else None, planted=planted)
+        self._send(
+            "start", bundle=str(bundle), images=str(images) if images else None, runtime=runtime, planted=planted
+        )  # fmt: skip
         self._started = False
 
     def ask(self, what: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..session import SessionOptions
 from .program_archive import check_program
+from .runtime import ThreadOptions
 from .torch_module import ModuleSession
 
 
@@ -39,7 +39,7 @@ def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
     path.write_bytes(stream.getvalue())
 
 
-def open_session(bundle: Bundle, options: SessionOptions) -> ModuleSession:
+def open_session(bundle: Bundle, options: ThreadOptions) -> ModuleSession:
     """Load an exported-program bundle; torch runs it operator for operator."""
     module = load_program(bundle.model_path).module()
     return ModuleSession(module, "torch.export", bundle.manifest.input.batch, options.threads)

@@ -7,7 +7,9 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..session import SessionOptions
+from .runtime import Runtime, ThreadOptions
+
+RUNTIME = Runtime(name="null", formats={"null": ".null:NullSession"})
 
 
 class NullSession:
@@ -17,7 +19,7 @@ class NullSession:
     one another cost.
     """
 
-    def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
+    def __init__(self, bundle: Bundle, options: ThreadOptions) -> None:
         try:
             settings = json.loads(bundle.model_path.read_text())
             self._ns = int(settings["ns" if options.threads in (None, 1) else "waiting_ns"])

@@ -8,7 +8,10 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..session import SessionOptions, open_session
+from ..session import runtime_for
+from .runtime import Runtime, ThreadOptions
+
+RUNTIME = Runtime(name="slowed", formats={"slowed": ".slowed:SlowedSession"})
 
 
 class SlowedSession:
@@ -18,7 +21,7 @@ class SlowedSession:
     bundle. A call takes factor * (1 + drift_per_s * (seconds since `since`)) times as long as the other session's.
     """
 
-    def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
+    def __init__(self, bundle: Bundle, options: ThreadOptions) -> None:
         try:
             settings = json.loads(bundle.model_path.read_text())
             self._factor, self._drift = float(settings["factor"]), float(settings["drift_per_s"])
@@ -30,7 +33,10 @@ class SlowedSession:
             raise BundleError(f"{bundle.model_path} slows nothing: {error}", fix="make the bundle again") from error
         if manifest.model not in manifest.files or manifest.format == bundle.manifest.format:
             raise BundleError(f"{bundle.model_path} slows no model of its own bundle", fix="make the bundle again")
-        self._session = open_session(dataclasses.replace(bundle, manifest=manifest), options, planted=True)
+        inner = dataclasses.replace(bundle, manifest=manifest)
+        runtime = runtime_for(inner, planted=True)
+        threads = {} if options.threads is None else {"threads": options.threads}
+        self._session = runtime.opener(manifest.format)(inner, runtime.read_options({}, threads))
         self.facts = self._session.facts
 
     def run(self, batch: np.ndarray) -> np.ndarray:

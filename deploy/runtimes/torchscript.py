@@ -9,8 +9,8 @@ import torch
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..session import SessionOptions
 from .program_archive import check_size
+from .runtime import ThreadOptions
 from .torch_module import ModuleSession
 
 # What an image classifier needs beside ATen's tensor operators: values, containers, control flow.
@@ -82,6 +82,6 @@ def _kinds(block: Any) -> Iterator[str]:
             yield from _kinds(inner)
 
 
-def open_session(bundle: Bundle, options: SessionOptions) -> ModuleSession:
+def open_session(bundle: Bundle, options: ThreadOptions) -> ModuleSession:
     """Load a torchscript bundle."""
     return ModuleSession(load_module(bundle.model_path), "torchscript", bundle.manifest.input.batch, options.threads)

@@ -45,7 +45,7 @@ def _silent(what: str, share: float) -> None:
 def _measure(board: VirtualBoard, bundle: Bundle, show: Progress = _silent, images: ImageSet | None = None) -> Any:
     """The smallest measurement there is."""
     with open_device(board.device) as device:
-        device.formats()
+        device.runtimes()
         return device.measure([bundle], QUICK, images, show)
 
 

@@ -39,7 +39,7 @@ CACHE = "root/home/edge/.cache/edgekit"
 
 def _measure(board: VirtualBoard, bundle: Bundle, show: Any = lambda what, share: None, plan: Plan = QUICK) -> Any:
     with open_device(board.device) as device:
-        device.formats()
+        device.runtimes()
         return device.measure([bundle], plan, None, show)
 
 

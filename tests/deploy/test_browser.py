@@ -29,7 +29,7 @@ from edgekit.deploy.devices.browser.server import Server
 from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
 from edgekit.deploy.measuring import agent
-from edgekit.deploy.measuring.plan import Plan
+from edgekit.deploy.measuring.plan import Candidate, Plan
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
 from edgekit.toolkit.importing.edit import prepend
 from edgekit.toolkit.importing.import_model import import_model
@@ -480,7 +480,7 @@ def _received(message: Any, bundle: Bundle) -> Any:
     opened = device.BrowserDevice("browser")
     served = types.SimpleNamespace(messages=queue.Queue())
     served.messages.put(message)
-    found = agent.follow(opened._words(served, [bundle]), lambda what, share: None)
+    found = agent.follow(opened._words(served, [bundle], [Candidate(bundle.id)]), lambda what, share: None)
     return agent.Measured.from_json(found, "browser", [bundle], 0)
 
 

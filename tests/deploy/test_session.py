@@ -8,7 +8,9 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.engine.gpu import look
 from edgekit.deploy.errors import BundleError, DeviceError, RecipeError
 from edgekit.deploy.parity import compare, replay
-from edgekit.deploy.session import PROVIDERS, RUNTIMES, SessionOptions, in_batches_of, load, open_session
+from edgekit.deploy.runtimes.onnxruntime import PROVIDERS
+from edgekit.deploy.runtimes.runtime import RUNTIMES, Runtime, all_runtimes, formats
+from edgekit.deploy.session import in_batches_of, load, open_session
 from edgekit.export.export_bundle import export_bundle
 from edgekit.export.formats import FORMATS
 from edgekit.toolkit.building.build import build
@@ -18,26 +20,35 @@ from hypothesis import strategies as st
 _NO_GPU = pytest.mark.skipif(look() is None, reason="no NVIDIA GPU here")
 
 
-@pytest.fixture(params=[pytest.param(name, marks=_NO_GPU if name == "tensorrt" else ()) for name in sorted(RUNTIMES)])
-def bundle(request: pytest.FixtureRequest, trained: Bundle, tmp_path: Path) -> Bundle:
-    """A bundle of each format that has a runtime."""
-    if request.param == "tensorrt":
-        (engine,) = build(export_bundle(trained, "onnx", tmp_path / "onnx"), out=tmp_path / "engine")
+_PAIRS = [(runtime, format) for runtime in all_runtimes() for format in runtime.formats]
+_NAMES = [f"{runtime.name}-{format}" for runtime, format in _PAIRS]
+
+
+def _bundle(format: str, trained: Bundle, folder: Path) -> Bundle:
+    if format == "tensorrt":
+        (engine,) = build(export_bundle(trained, "onnx", folder / "onnx"), out=folder / "engine")
         return engine
-    return trained if request.param == "torch" else export_bundle(trained, request.param, tmp_path / "exported")
+    return trained if format == "torch" else export_bundle(trained, format, folder / "exported")
 
 
 def test_every_format_has_a_runtime() -> None:
     """What can be exported can be run."""
-    assert set(FORMATS) < set(RUNTIMES)
+    assert set(FORMATS) < set(formats(RUNTIMES))
 
 
-def test_session_contract(bundle: Bundle) -> None:
+@pytest.mark.parametrize(
+    ("runtime", "format"),
+    [pytest.param(*pair, marks=_NO_GPU if pair[1] == "tensorrt" else ()) for pair in _PAIRS],
+    ids=_NAMES,
+)
+def test_session_contract(runtime: Runtime, format: str, trained: Bundle, tmp_path: Path) -> None:
     """Any number of images from 1, float32 logits, the same for an image whatever is beside it, and the golden ones."""
-    session = load(bundle.path, SessionOptions(threads=1))
+    bundle = _bundle(format, trained, tmp_path)
+    options = {"threads": 1} if "threads" in runtime.option_names() else {}
+    session = load(bundle.path, runtime.name, **options)
     golden = bundle.golden()
     assert session.facts["runtime"]
-    assert session.facts["threads"] == 1
+    assert session.facts["threads"] == options.get("threads")
     one, five = session.run(golden.tensors[:1]), session.run(golden.tensors[:5])
     assert one.dtype == five.dtype == np.float32
     assert one.shape == (1, 10)
@@ -56,15 +67,16 @@ def test_a_format_without_a_runtime_is_named(fp32: Bundle) -> None:
         open_session(strange)
 
 
-@pytest.mark.parametrize("name", sorted(RUNTIMES))
-def test_a_model_file_that_is_none_is_refused(name: str, trained: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("runtime", "format"), _PAIRS, ids=_NAMES)
+def test_a_model_file_that_is_none_is_refused(runtime: Runtime, format: str, trained: Bundle, tmp_path: Path) -> None:
     """A whole bundle around a broken model file is an error of the bundle, not a trace."""
     import dataclasses
 
     (tmp_path / "model").write_bytes(b"not a model at all")
-    manifest = dataclasses.replace(trained.manifest, format=name, model="model")
-    with pytest.raises(BundleError):
-        open_session(Bundle(tmp_path, manifest, "x"))
+    manifest = dataclasses.replace(trained.manifest, format=format, model="model")
+    with pytest.raises(BundleError) as caught:
+        open_session(Bundle(tmp_path, manifest, "x"), runtime.name)
+    assert "\n" not in str(caught.value)
 
 
 @given(st.integers(1, 9), st.one_of(st.none(), st.integers(1, 5)))
@@ -82,24 +94,24 @@ def test_in_batches_of(count: int, size: int | None) -> None:
 def test_a_provider_that_is_not_here_is_refused(fp32: Bundle) -> None:
     """With what installs it; a name that is none, with the nearest."""
     with pytest.raises(DeviceError, match="has no CUDAExecutionProvider"):
-        open_session(fp32, SessionOptions(provider="cuda"))
+        open_session(fp32, provider="cuda")
     with pytest.raises(RecipeError, match="did you mean cuda"):
-        open_session(fp32, SessionOptions(provider="cude"))
+        open_session(fp32, provider="cude")
 
 
 def test_a_silent_fallback_to_the_cpu_is_refused(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime's cloud provider takes no operator of a local model: all of them run on the CPU, unsaid."""
     monkeypatch.setitem(PROVIDERS, "cuda", "AzureExecutionProvider")
     with pytest.raises(DeviceError, match=r"leaves (\d+) of \1 operators .* to the CPU: .*Conv"):
-        open_session(fp32, SessionOptions(provider="cuda"))
-    session = open_session(fp32, SessionOptions(provider="cuda", allow_fallback=True))
+        open_session(fp32, provider="cuda")
+    session = open_session(fp32, provider="cuda", allow_fallback=True)
     assert session.facts["placement"].keys() == {"CPUExecutionProvider"}
     assert len(session.run(fp32.golden().tensors)) == len(fp32.golden().logits)
 
 
 def test_placement_is_read_from_a_profile() -> None:
     """Each node once, by its provider; what is no node's run does not count."""
-    from edgekit.deploy.runtimes.ort import read_placement
+    from edgekit.deploy.runtimes.onnxruntime import read_placement
 
     def event(name: str, provider: str, op: str) -> dict:
         return {"cat": "Node", "name": f"{name}_kernel_time", "args": {"provider": provider, "op_name": op}}

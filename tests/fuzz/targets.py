@@ -171,8 +171,8 @@ class _Device:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def formats(self) -> set[str]:
-        return {"onnx", "tensorrt"}
+    def runtimes(self) -> set[str]:
+        return {"onnxruntime", "tensorrt"}
 
     def measure(self, bundles: list[Bundle], plan: Plan, images: Any, progress: Any) -> Measured:
         for bundle in bundles:
@@ -308,7 +308,8 @@ def _run_browser(case: bytes, folder: Path) -> None:
     except (ValueError, RecursionError):
         return  # the server refuses it
     device = BrowserDevice("browser")
-    Measured.from_json(device._measured(found, _asked()).to_json(), "browser", _asked(), 4)
+    candidates = Plan().measured(one.id for one in _asked())
+    Measured.from_json(device._measured(found, _asked(), candidates).to_json(), "browser", _asked(), 4)
 
 
 @cache

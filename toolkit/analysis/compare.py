@@ -140,7 +140,9 @@ def check_hardware(first: Mapping[str, object], second: Mapping[str, object]) ->
 
 
 def counterpart(report: Report, model: Named) -> Model:
-    """The model of another report that this one follows: the same bundle, else one of that name, format and precision.
+    """The model of another report that this one follows, on the same runtime with the same options.
+
+    It is the same bundle, else one of that name, format and precision.
 
     Raises:
         EdgeKitError: there is none.
@@ -150,13 +152,18 @@ def counterpart(report: Report, model: Named) -> Model:
         if other["id"] == model["id"]:
             return other
     for other in report["models"]:
-        if (other["name"], other["format"], other["precision"]) == kind:
+        if (other["name"], other["format"], other["precision"]) == kind and _choice(other) == _choice(model):
             return other
     known = ", ".join(model_name(other) for other in report["models"])
     raise EdgeKitError(
         f"{source_of(report)} has no {model['name']} {model['format']} {model['precision']} to compare with",
         fix=f"it has {known}; pass the report of the same model",
     )
+
+
+def _choice(model: Named) -> str:
+    """The runtime and options of a model's id; "" for the default."""
+    return model["id"].partition("@")[2]
 
 
 def source_of(report: Report) -> str:

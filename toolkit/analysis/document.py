@@ -13,10 +13,11 @@ from ...deploy.errors import EdgeKitError
 from ...deploy.images import UNLABELLED
 from ...deploy.measuring.measure import lacking
 from ...deploy.measuring.measurement import Block, Measurement
-from ...deploy.measuring.plan import Plan
+from ...deploy.measuring.plan import Candidate, Plan
 from ...deploy.measuring.result import Result
 from ...deploy.measuring.worker import INPUTS
 from ...deploy.parity import Parity
+from ...deploy.runtimes.runtime import default_runtime
 from .contract import Contract, compare_accuracy
 from .host_answers import unexplained
 from .noise import signals
@@ -52,8 +53,7 @@ def make_report(result: Result) -> Report:
     Raises:
         EdgeKitError: the run was cut short before its second process, so nothing says how sure its times are.
     """
-    measured = [measured_processes(one) for one in result.measurements]
-    if min(measured) < 2:
+    if min(measured_processes(one) for one in result.measurements) < 2:
         raise EdgeKitError(
             f"{result.device} was lost in the first of its {result.plan.processes} processes: an interval needs two",
             fix="measure again; what there is stays in the file",
@@ -65,12 +65,9 @@ def make_report(result: Result) -> Report:
         read(Contract, result.contract, "contract"),
     )
     labels = result.bundles[0].manifest.labels
-    models = [
-        _describe(result, bundle, one, contract.confidence)
-        for bundle, one in zip(result.bundles, measurements, strict=True)
-    ]
+    models = [_describe(result, *measured, contract.confidence) for measured in result.measured()]
     names = names_of(models).values()
-    threads = threads_of(result)
+    threads = max(threads_of(result, candidate) for candidate, _, _ in result.measured())
     noise = signals(result.environment, dict(zip(names, measurements, strict=True)), threads)
     for at, measurement in enumerate(measurements[1:], 1):
         difference = _against_source(measurements[0], measurement, targets, labels, contract.confidence)
@@ -80,7 +77,7 @@ def make_report(result: Result) -> Report:
             "schema": SCHEMA,
             "noise": [{"name": signal.name, "detail": signal.detail} for signal in noise],
             "device": {"name": result.device, **result.environment},
-            "plan": plain(plan),
+            "plan": plan.to_report(),
             "baseline": models[0]["id"],
             "images": len(targets),
             "labels": list(labels),
@@ -95,9 +92,10 @@ def make_report(result: Result) -> Report:
     )
 
 
-def threads_of(result: Result) -> int:
-    """Threads for one inference: what the device took, or, of an older one, what it was asked for."""
-    return result.environment.get("threads") or result.plan.threads or result.environment["cores_allowed"]
+def threads_of(result: Result, candidate: Candidate) -> int:
+    """Threads for one inference: its own, what the device took, or, of an older one, what it was asked for."""
+    environment = result.environment
+    return candidate.threads or environment.get("threads") or result.plan.threads or environment["cores_allowed"]
 
 
 def measured_processes(measurement: Measurement) -> int:
@@ -110,7 +108,9 @@ def measured_times(blocks: Sequence[Block]) -> list[BlockTime]:
     return [BlockTime(block.round, block.process, block.ms) for block in blocks]
 
 
-def _describe(result: Result, bundle: Bundle, measurement: Measurement, confidence: float) -> MeasuredModel:
+def _describe(
+    result: Result, candidate: Candidate, bundle: Bundle, measurement: Measurement, confidence: float
+) -> MeasuredModel:  # fmt: skip
     """One model's entry in the report, without what compares it with the baseline."""
     manifest, predictions, targets = bundle.manifest, measurement.predictions, result.targets
     top1, top5 = _accuracy(measurement, targets, confidence)
@@ -118,10 +118,12 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
     calls = np.asarray([value for block in measurement.blocks for value in block.call_ms])
     p50, p90, p95, p99 = (percentile(calls, which) for which in PERCENTILE_SAMPLES)
     return {
-        "id": bundle.id,
+        "id": candidate.key,
         "bundle": str(bundle.path),
         "name": manifest.name,
         "format": manifest.format,
+        "runtime": (candidate.choice or default_runtime(manifest.format, planted=True)).name,
+        "runtime_options": dict(candidate.options),
         "precision": manifest.precision,
         "size_bytes": bundle.size_bytes,
         "parameters": manifest.parameters,
@@ -153,7 +155,7 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
         "peak_rss_bytes": measurement.peak_rss_bytes,
         "parity": _parity(measurement.parity),
         "first_difference": Parity(**measurement.parity).first_difference,
-        "host": result.host.get(bundle.id),
+        "host": result.host.get(candidate.key),
         "session": measurement.session,
         "lineage": plain(manifest.lineage),
         "predictions": list(predictions.classes) if predictions else None,
@@ -164,7 +166,7 @@ def _describe(result: Result, bundle: Bundle, measurement: Measurement, confiden
             for block in measurement.blocks
         ],
         **scenarios(measurement, result.plan, confidence),
-        "warnings": _warnings(result, bundle, measurement),
+        "warnings": _warnings(result, candidate, bundle, measurement),
     }  # fmt: skip
 
 
@@ -221,7 +223,7 @@ def _outliers(measurement: Measurement, calls: np.ndarray) -> Outliers:
     return {"count": int(beyond.sum()), "share": float(beyond.mean()), "rounds": np.unique(rounds[beyond]).tolist()}
 
 
-def _warnings(result: Result, bundle: Bundle, measurement: Measurement) -> list[str]:
+def _warnings(result: Result, candidate: Candidate, bundle: Bundle, measurement: Measurement) -> list[str]:
     found = []
     parity = Parity(**measurement.parity)
     if not math.isfinite(parity.logits_max_abs):
@@ -245,15 +247,15 @@ def _warnings(result: Result, bundle: Bundle, measurement: Measurement) -> list[
             f"{measurement.differed} of {measurement.checked} answers of the timed calls are not those that its "
             "accuracy was counted on"
         )
-    if (host := result.host.get(bundle.id)) is not None and (beyond := unexplained(host)):
+    if (host := result.host.get(candidate.key)) is not None and (beyond := unexplained(host)):
         found.append(
             f"{beyond} of its answers differ from the host's by more than the kernels' difference on the golden samples"
         )
     slowdown = collapse(measured_ms(measurement), _median([block.ms for block in measurement.one_thread]))
     if slowdown is not None:
         found.append(
-            f"takes {slowdown:.2g} times as long with {threads_of(result)} threads as with one: they wait for one "
-            "another (--threads 1)"
+            f"takes {slowdown:.2g} times as long with {threads_of(result, candidate)} threads as with one: they wait "
+            "for one another (--threads 1)"
         )
     return found + _shortcomings(measurement, result.plan)
 

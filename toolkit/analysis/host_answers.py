@@ -1,6 +1,7 @@
 """What this machine answers on the images that a device answered: do the two agree, image by image?"""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -8,43 +9,59 @@ from ...deploy.bundle import Bundle
 from ...deploy.engine.passport import ENGINE_FORMAT
 from ...deploy.images import UNLABELLED, ImageSet
 from ...deploy.measuring.measurement import Measurement
+from ...deploy.measuring.plan import Candidate
 from ...deploy.measuring.result import HostAnswers, OtherAnswer
 from ...deploy.progress import Progress
 from ...deploy.session import open_session
 
 
 def compare_with_host(
-    bundles: Sequence[Bundle], measurements: Sequence[Measurement], images: ImageSet, progress: Progress
+    measured: Sequence[tuple[Candidate, Bundle, Measurement]], images: ImageSet, progress: Progress
 ) -> dict[str, HostAnswers]:
-    """Run each model on this machine too.
+    """Run each model on this machine too, on the default runtime of its format.
 
     Returns:
-        bundle id -> "images", how many; "logits_max_abs", the largest difference of a logit on the golden samples;
-        "differ", the images with another answer: "id", "truth", "host", "device" (labels), and "gap", by how much the
-        host's logit of its own answer is above that of the device's.
+        a candidate's key -> "images", how many; "logits_max_abs", the largest difference of a logit on the golden
+        samples; "differ", the images with another answer: "id", "truth", "host", "device" (labels), and "gap", by how
+        much the host's logit of its own answer is above that of the device's.
     """
-    found = {}
-    for index, (bundle, measurement) in enumerate(zip(bundles, measurements, strict=True)):
-        if (
-            measurement.predictions is None or bundle.manifest.format == ENGINE_FORMAT
-        ):  # which runs where it was built alone
-            continue
-        labels, session = bundle.manifest.labels, open_session(bundle)
-        golden = session.run(bundle.golden().tensors)
-        differ: list[OtherAnswer] = []
-        for position, (sample, device) in enumerate(zip(images, measurement.predictions.classes, strict=True)):
-            logits = session.run(bundle.manifest.preprocess(sample.image)[None])[0]
-            here = int(logits.argmax())
-            if here != device:
-                differ.append(
-                    {"id": sample.id, "truth": None if sample.label == UNLABELLED else labels[sample.label],
-                     "host": labels[here], "device": labels[device], "gap": float(logits[here] - logits[device])}
-                )  # fmt: skip
-            progress("the host's answers", (index + position / len(images)) / len(bundles))
-        session.close()
-        difference = float(np.abs(golden - np.asarray(measurement.golden_logits)).max())
-        found[bundle.id] = {"images": len(images), "logits_max_abs": difference, "differ": differ}
+    found: dict[str, HostAnswers] = {}
+    bundles = {bundle.id: bundle for _, bundle, one in measured if one.predictions is not None}
+    # an engine runs where it was built alone
+    runnable = [bundle for bundle in bundles.values() if bundle.manifest.format != ENGINE_FORMAT]
+    for index, bundle in enumerate(runnable):
+
+        def part(share: float, index: int = index) -> None:
+            progress("the host's answers", (index + share) / len(runnable))
+
+        golden, logits = _answers(bundle, images, part)
+        for candidate, _, one in measured:
+            if candidate.bundle == bundle.id and one.predictions is not None:
+                difference = float(np.abs(golden - np.asarray(one.golden_logits)).max())
+                differ = _differences(bundle, images, logits, one.predictions.classes)
+                found[candidate.key] = {"images": len(images), "logits_max_abs": difference, "differ": differ}
     return found
+
+
+def _differences(bundle: Bundle, images: ImageSet, logits: np.ndarray, classes: Sequence[int]) -> list[OtherAnswer]:
+    """The images that a device answers otherwise than this machine, whose logits these are, [n, k]."""
+    labels = bundle.manifest.labels
+    return [
+        {"id": images.ids[at], "truth": None if images.targets[at] == UNLABELLED else labels[images.targets[at]],
+         "host": labels[host], "device": labels[device], "gap": float(logits[at, host] - logits[at, device])}
+        for at, (host, device) in enumerate(zip(logits.argmax(axis=1).tolist(), classes, strict=True))
+        if host != device
+    ]  # fmt: skip
+
+
+def _answers(bundle: Bundle, images: ImageSet, progress: Callable[[float], None]) -> tuple[np.ndarray, np.ndarray]:
+    """This machine's float32 logits on a bundle's golden samples and on the images, [n, k] each."""
+    with contextlib.closing(open_session(bundle)) as session:
+        golden, logits = session.run(bundle.golden().tensors), []
+        for position, sample in enumerate(images):
+            logits.append(session.run(bundle.manifest.preprocess(sample.image)[None])[0])
+            progress(position / len(images))
+    return golden, np.stack(logits)
 
 
 def near_tie(one: OtherAnswer, host: HostAnswers) -> bool:

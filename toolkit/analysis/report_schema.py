@@ -273,18 +273,31 @@ class Named(TypedDict):
     precision: str
 
 
-class Identity(Named):
-    """What names a model in every document, and what ran it."""
+class _Identity(TypedDict, total=False):
+    runtime: str
+    runtime_options: Mapping[str, str | int | float | bool]
+
+
+class Identity(_Identity, Named):
+    """What names a model in every document, and what ran it.
+
+    Attributes:
+        runtime: the runtime by the name that --runtime takes; missing in reports of earlier versions.
+        runtime_options: those of its options that are this model's own.
+    """
 
     session: SessionFacts
 
 
 def identity_of(model: Identity) -> Identity:
     """What names a model, alone."""
-    return {
+    identity: Identity = {
         "id": model["id"], "name": model["name"], "format": model["format"], "precision": model["precision"],
         "session": model["session"],
     }  # fmt: skip
+    if "runtime" in model and "runtime_options" in model:
+        identity["runtime"], identity["runtime_options"] = model["runtime"], model["runtime_options"]
+    return identity
 
 
 class _SourceComparison(TypedDict, total=False):
@@ -377,7 +390,8 @@ class Model(_Model, MeasuredModel):
     """A model of a report: what was measured of it, and what it is compared with.
 
     Attributes:
-        id: SHA-256 of the manifest, which holds the hash of every file; 16 digits.
+        id: SHA-256 of the manifest, which holds the hash of every file, 16 digits; with @ and the runtime where one
+            was named that is not the default of the format.
         bundle: the bundle's folder, as it was named.
         top1: null without labelled test images.
         per_class: top-1 of each class.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ...deploy.environment import UNAVAILABLE
+from ...deploy.runtimes.runtime import options_text
 from .host_answers import unexplained
 from .noise import load_text
 from .report_schema import (
@@ -68,8 +69,9 @@ def model_name(model: Identity) -> str:
 
 
 def _runtime(model: Identity) -> str:
-    """What ran it."""
-    return model["session"].get("runtime", model["format"])
+    """What ran it, with the options that are its own."""
+    name, options = model["session"].get("runtime", model["format"]), model.get("runtime_options")
+    return f"{name} {options_text(options)}" if options else name
 
 
 def megabytes(size: int | None) -> str:

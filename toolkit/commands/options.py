@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ...deploy.devices.device import addresses
+from ...deploy.runtimes.runtime import RUNTIMES
 from .completion import complete_datasets, complete_devices
 
 # The panels of --help.
@@ -51,6 +52,16 @@ Devices = Annotated[
         help=f"Where: {addresses()}. Repeatable. Default: local.",
         rich_help_panel=DEVICE,
         autocompletion=complete_devices,
+    ),
+]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME[:OPTION=VALUE,…]",
+        help=f"What runs the models: {', '.join(RUNTIMES)}, with options of its own, e.g. onnxruntime:threads=1. "
+        "Repeatable: each model is measured on each that opens its format. Default: the format's first.",
+        rich_help_panel=MEASURING,
     ),
 ]
 Verify = Annotated[

@@ -7,7 +7,7 @@ import typer
 
 from ...deploy.errors import EdgeKitError
 from .completion import complete_bundles
-from .options import IMAGES, MEASURING, MODEL, OUTPUT, Confidence, Images, MaxDrop, MinSpeedup, SkipCorrupt
+from .options import IMAGES, MEASURING, MODEL, OUTPUT, Confidence, Images, MaxDrop, MinSpeedup, Runtimes, SkipCorrupt
 
 
 def command(
@@ -42,6 +42,7 @@ def command(
     seconds: Annotated[
         float, typer.Option(help="Least time for the latency blocks.", min=0, rich_help_panel=MEASURING)
     ] = 8.0,
+    runtime: Runtimes = None,
     sign: Annotated[
         Path | None, typer.Option(help="Sign it with this ed25519 private key.", rich_help_panel=OUTPUT)
     ] = None,
@@ -72,8 +73,8 @@ def command(
     ]
     path = pack(
         chosen, out, baseline=Bundle.open(baseline) if baseline else None, images=images, limit=limit,
-        contract=Contract(max_drop, min_speedup, confidence), plan=Plan(seconds=seconds), sign=sign,
-        skip_corrupt=skip_corrupt,
+        contract=Contract(max_drop, min_speedup, confidence), plan=Plan(seconds=seconds),
+        runtimes=runtime or (), sign=sign, skip_corrupt=skip_corrupt,
     )  # fmt: skip
     say(f"{path.stat().st_size / 1e6:.2f} MB; on the board: python3 {path.name}, then here: edgekit report result.json")
     stdout.print(str(path))

@@ -1,12 +1,13 @@
 """Reading the command line's short forms: 3x224x224, 0.485,0.456,0.406, 10m."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from ...deploy.engine.build import Options
 from ...deploy.errors import RecipeError
 from ...deploy.measuring.plan import Plan
 from ...deploy.preprocess import Preprocess
 from ...deploy.registry import choose
+from ...deploy.runtimes.runtime import OptionValue
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -46,9 +47,13 @@ def seconds_of(text: str, option: str) -> float:
 
 
 def plan_of(
-    seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None, **session: Any
-) -> Plan:
+    seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None,
+    **options: OptionValue | None,
+) -> Plan:  # fmt: skip
     """The plan that validate's options describe.
+
+    Args:
+        options: of every model whose runtime has them; None and False for those that were not passed.
 
     Raises:
         RecipeError: an unknown scenario, or a value out of range.
@@ -56,7 +61,8 @@ def plan_of(
     choose({"single_stream": None, "offline": None}, scenario, "scenario")
     return Plan(
         seconds=seconds, threads=threads, offline=scenario == "offline", fps=fps,
-        sustained_s=seconds_of(sustained, "--sustained") if sustained else None, **session,
+        sustained_s=seconds_of(sustained, "--sustained") if sustained else None,
+        options={name: value for name, value in options.items() if value is not None and value is not False},
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from .options import (
     Images,
     MaxDrop,
     MinSpeedup,
+    Runtimes,
     SkipCorrupt,
     Verify,
 )
@@ -75,13 +76,14 @@ def command(
         str | None,
         typer.Option(help="Also run each model this long without a pause: 90s, 10m, 1h.", rich_help_panel=MEASURING),
     ] = None,
+    runtime: Runtimes = None,
     provider: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="ONNX Runtime's: cpu, cuda, tensorrt, tensorrt-rtx. It must leave nothing to the CPU.",
             rich_help_panel=MEASURING,
         ),
-    ] = "cpu",
+    ] = None,
     allow_fallback: Annotated[
         bool,
         typer.Option(
@@ -139,8 +141,9 @@ def command(
         result = validate(
             chosen, baseline=Bundle.open(baseline) if baseline and stored is None else None, stored=stored,
             images=images, limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan,
-            devices=devices, skip_corrupt=skip_corrupt, across_hardware=across_hardware, keep=folder, ort_web=ort_web,
-            verify=verify, command=sys.argv[1:], progress=dict(zip(devices, bars, strict=True)),
+            runtimes=runtime or (), devices=devices, skip_corrupt=skip_corrupt, across_hardware=across_hardware,
+            keep=folder, ort_web=ort_web, verify=verify, command=sys.argv[1:],
+            progress=dict(zip(devices, bars, strict=True)),
         )  # fmt: skip
     write_report(result, folder)
     show(result.report, validation_table if len(devices) == 1 else devices_table, as_json)
@@ -169,8 +172,9 @@ def _reproduce(
         result = validate(
             again.bundles, baseline=again.baseline, images=again.provenance["images"],
             limit=again.provenance["limit"], skip_corrupt=again.provenance["skip_corrupt"], contract=again.contract,
-            plan=again.plan, devices=[device], ort_web=ort_web, verify=verify, command=sys.argv[1:],
-            reproduces=again.provenance, keep=folder, progress=dict(zip([device], bars, strict=True)),
+            plan=again.plan, runtimes=again.provenance.get("runtimes", ()), devices=[device], ort_web=ort_web,
+            verify=verify, command=sys.argv[1:], reproduces=again.provenance, keep=folder,
+            progress=dict(zip([device], bars, strict=True)),
         )  # fmt: skip
     write_report(result, folder)
     now = read_report(folder / "report.json")

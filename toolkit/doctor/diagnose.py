@@ -1,5 +1,6 @@
 """What is here, what is missing, and the line that installs it."""
 
+import contextlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -7,33 +8,31 @@ from typing import Any
 
 from ...deploy.devices.device import Device
 from ...deploy.environment import cores_got, describe, state
-from ...deploy.errors import DISTRIBUTION
+from ...deploy.runtimes.runtime import Package, Runtime, all_runtimes
 from ..analysis.noise import threads_advised
 from ..quantize.targets import TARGETS, target_for, this_machine
 from .selftest import overhead
 
-# package on PyPI -> (import name, extra that brings it, what it is for)
-_PACKAGES = {
-    "numpy": ("numpy", "", "everything"),
-    "pillow": ("PIL", "", "decoding and preprocessing images"),
-    "onnxruntime": ("onnxruntime", "", "running ONNX models"),
-    "onnx": ("onnx", "quantize", "quantizing, importing and inspecting ONNX models"),
-    "torch": ("torch", "train", "training, exporting, the original as a baseline"),
-    "torchvision": ("torchvision", "train", "networks, augmentation, downloads"),
-    "lightning-fabric": ("lightning_fabric", "train", "training"),
-    "onnxslim": ("onnxslim", "train", "exporting ONNX"),
-    "onnxscript": ("onnxscript", "train", "exporting ONNX by torch.export"),
-    "safetensors": ("safetensors", "train", "weights"),
-    "matplotlib": ("matplotlib", "train", "curves and grids"),
-    "timm": ("timm", "timm", "networks called timm:NAME"),
-    "tensorrt": ("tensorrt", "tensorrt", "building and running TensorRT engines"),
-    "tensorrt-rtx-cu13-bindings": ("tensorrt_rtx_bindings", "tensorrt-rtx", "engines for GPUs that are not here"),
-    "cuda-bindings": ("cuda", "tensorrt", "running engines"),
-}
+# What EdgeKit uses beside the packages of the runtimes.
+_PACKAGES = tuple(
+    Package(modules=(module,), distributions=(name,), extra=extra, purpose=purpose)
+    for name, module, extra, purpose in (
+        ("numpy", "numpy", "", "everything"),
+        ("pillow", "PIL", "", "decoding and preprocessing images"),
+        ("onnx", "onnx", "quantize", "quantizing, importing and inspecting ONNX models"),
+        ("torchvision", "torchvision", "train", "networks, augmentation, downloads"),
+        ("lightning-fabric", "lightning_fabric", "train", "training"),
+        ("onnxslim", "onnxslim", "train", "exporting ONNX"),
+        ("onnxscript", "onnxscript", "train", "exporting ONNX by torch.export"),
+        ("safetensors", "safetensors", "train", "weights"),
+        ("matplotlib", "matplotlib", "train", "curves and grids"),
+        ("timm", "timm", "timm", "networks called timm:NAME"),
+    )
+)
 
 
 @dataclass(frozen=True)
-class Package:
+class PackageStatus:
     """A package EdgeKit can use: its version (None when it is missing), what it is for, what installs it."""
 
     name: str
@@ -55,8 +54,22 @@ def diagnose() -> dict[str, Any]:
         "overhead": overhead(),
         "target": {"name": target, "why": TARGETS[target].why},
         "gpu": _gpu(),
-        "packages": [_package(name) for name in _PACKAGES],
+        "packages": [_status(package) for package in packages()],
+        "runtimes": [_describe(runtime) for runtime in all_runtimes()],
     }
+
+
+def packages() -> tuple[Package, ...]:
+    """What EdgeKit can use: the packages of the runtimes, and others."""
+    return (*_PACKAGES, *(package for runtime in all_runtimes() for package in (*runtime.packages, *runtime.also)))
+
+
+def _describe(runtime: Runtime) -> dict[str, Any]:
+    """What a runtime opens, takes and reports, and whether it is installed."""
+    return {
+        "name": runtime.name, "installed": runtime.installed, "formats": [*runtime.formats],
+        "options": [*runtime.option_names()], "reports": [*runtime.reports],
+    }  # fmt: skip
 
 
 def diagnose_device(device: Device) -> dict[str, Any]:
@@ -69,11 +82,12 @@ def diagnose_device(device: Device) -> dict[str, Any]:
     with device:
         description = device.describe()
     install = f"edgekit provision --device {device.name}"
+    purposes = {package.distributions[0]: package.purpose for package in packages()}
     found: dict[str, Any] = {
         "device": device.name,
         "python": description.facts._asdict(),
         "packages": [
-            Package(name, version, _PACKAGES[name][2], install) for name, version in description.packages.items()
+            PackageStatus(name, version, purposes[name], install) for name, version in description.packages.items()
         ],
         "remarks": [*description.lacks, *description.remarks],
     }
@@ -84,13 +98,18 @@ def diagnose_device(device: Device) -> dict[str, Any]:
     return found
 
 
-def _package(name: str) -> Package:
-    module, extra, purpose = _PACKAGES[name]
-    try:
-        found = version(name) if find_spec(module) else None
-    except PackageNotFoundError:
-        found = "unknown"
-    return Package(name, found, purpose, f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {name}")
+def _status(package: Package) -> PackageStatus:
+    return PackageStatus(package.distributions[0], _version(package), package.purpose, package.install)
+
+
+def _version(package: Package) -> str | None:
+    """The version of a package that is installed, under whichever of its names; None where it is missing."""
+    if not package.installed:
+        return None
+    for name in package.distributions:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return "unknown"
 
 
 def _gpu() -> str | None:

@@ -13,7 +13,7 @@ from ...deploy.measuring.measurement import Block
 from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.worker import Worker
 from ...deploy.progress import Progress, silent
-from ...deploy.session import opener
+from ...deploy.session import runtime_for
 from ..analysis.contract import FAIL, INCONCLUSIVE, PASS, call
 from ..analysis.document import measured_times
 from ..analysis.noise import signals
@@ -60,7 +60,7 @@ def run_self_test(
     begin = time.monotonic()
     with scratch_folder() as folder:
         if bundle is not None:
-            opener(bundle)  # before anything is planted in it
+            runtime_for(bundle).opener(bundle.manifest.format)  # before anything is planted in it
         source = bundle or null_bundle(folder / "null", ns=1_000_000)
         trio = [slowed(source, folder / name, factor) for name, factor in _trio()]
         measured = open_device("local", planted=True).measure(trio, plan, None, progress)

@@ -7,7 +7,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +19,19 @@ from ...deploy.measuring import agent, cargo
 from ...deploy.measuring.measurement import Environment
 from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.result import Result, ids_and_targets
+from ...deploy.runtimes.runtime import Choice, all_runtimes, runtime_named
+from ...deploy.session import runtime_for
 from ..analysis.contract import Contract
 from ..datasets import own_images, part_of
 from ..signing import PACKED_MODEL, sign, verify
 from ..validation.ancestors import with_ancestors
+from ..validation.candidates import candidates_of
 from ..validation.overlap import unseen
 from .on_device import PACKED
-from .zipapp_main import HASH_DIGITS, SIGNATURE_DIGITS
+from .zipapp_main import HASH_DIGITS, NEEDS, SIGNATURE_DIGITS
+
+# What runs without code of the network and without a GPU.
+PACKED_FORMAT = "onnx"
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _STUB = b"import zlib;exec(zlib.decompress(bytes.fromhex('%b')))"
@@ -55,6 +61,7 @@ def pack(
     limit: int = 200,
     contract: Contract | None = None,
     plan: Plan | None = None,
+    runtimes: Sequence[str] = (),
     sign: Path | None = None,
     skip_corrupt: bool = False,
 ) -> Path:
@@ -66,6 +73,7 @@ def pack(
         baseline: compared with instead, alone.
         images: test images from elsewhere than the first bundle's own test part.
         limit: the number of test images that go with it, drawn by class.
+        runtimes: what runs the models there (see `validate`).
         sign: an ed25519 private key to sign the file with.
 
     Raises:
@@ -73,12 +81,17 @@ def pack(
         DeviceError: one is not ONNX.
         EdgeKitError: `out` exists or cannot be written, or the key cannot be read.
     """
-    chain = with_ancestors(bundles, baseline, {"onnx"}, "a packed file")
+    chain = with_ancestors(bundles, baseline, {PACKED_FORMAT}, "a packed file")
+    choices, judged = [Choice.parse(text) for text in runtimes], {bundle.id for bundle in bundles}
+    there = [one.name for one in all_runtimes() if one.boards and PACKED_FORMAT in one.formats]
+    candidates = candidates_of(chain, judged, choices, there, "a packed file")
+    plan = replace(plan or Plan(), candidates=candidates if choices else ())
     test = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt)
     if test is not None:
         test, _ = unseen(bundles, test, own=own_images(bundles[0], images), limit=limit)
     path = out or Path(f"{bundles[-1].manifest.name}.pyz")
-    write_packed(chain, [bundle.id for bundle in bundles], test, plan or Plan(), contract or Contract(), path, sign)
+    keys = [one.key for one in candidates if one.bundle in judged]
+    write_packed(chain, keys, test, plan, contract or Contract(), path, sign)
     return path
 
 
@@ -90,7 +103,7 @@ def write_packed(
 
     Args:
         chain: the models, the baseline first.
-        candidates: ids of those that are held to the contract.
+        candidates: keys of those that are held to the contract.
         key: an ed25519 private key to sign it with.
 
     Raises:
@@ -113,6 +126,7 @@ def write_packed(
         texts = {
             agent.JOB: json.dumps(cargo.job(chain, plan)),
             PACKED: json.dumps(result),
+            NEEDS: json.dumps(_needs(chain, plan)),
         }
         for name, text in texts.items():
             archive.writestr(zipfile.ZipInfo(name, cargo.EPOCH), text)
@@ -122,6 +136,18 @@ def write_packed(
     content += sign(digest, key, PACKED_MODEL).hex().encode() if key else b"-" * SIGNATURE_DIGITS
     write_file(out, content + hashlib.sha256(content).hexdigest().encode(), replace=False)
     out.chmod(0o755)
+
+
+def _needs(chain: Sequence[Bundle], plan: Plan) -> list[tuple[tuple[str, ...], str]]:
+    """What the file imports where it runs: modules, any of which will do, and the package that brings them."""
+    bundles = {bundle.id: bundle for bundle in chain}
+    used = {
+        runtime_for(bundles[one.bundle], one.choice and one.choice.name).name: None for one in plan.measured(bundles)
+    }
+    packages = [package for name in used for package in runtime_named(name).packages[:1]]
+    return [
+        (("numpy",), "numpy"), (("PIL",), "pillow"), *((one.modules, one.distributions[0]) for one in packages),
+    ]  # fmt: skip
 
 
 def _guarded(program: bytes) -> bytes:

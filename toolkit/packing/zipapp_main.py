@@ -4,6 +4,7 @@ It is `__main__.py` of the file that `edgekit pack` makes, and runs before all e
 """
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,9 @@ from pathlib import Path
 
 # The file ends in a signature (or as many dashes) and the SHA-256 of all before it, both in hexadecimal digits.
 SIGNATURE_DIGITS, HASH_DIGITS = 128, 64
+
+# An entry of the file: the modules that it imports, each with the package that brings it.
+NEEDS = "needs.json"
 
 
 def check_whole(path):
@@ -31,8 +35,9 @@ def main():
     check_whole(path)
     if sys.version_info < (3, 10):  # noqa: UP036 # it may be run by an older one
         sys.exit("error: this is Python " + sys.version.split()[0] + ", 3.10 or newer is needed\nfix: install one")
-    names = {"numpy": "numpy", "PIL": "pillow", "onnxruntime": "onnxruntime"}
-    missing = [package for module, package in names.items() if find_spec(module) is None]
+    with zipfile.ZipFile(str(path)) as archive:
+        needs = json.loads(archive.read(NEEDS).decode())
+    missing = [package for modules, package in needs if not any(map(find_spec, modules))]
     if missing:
         fix = sys.executable + " -m pip install " + " ".join(missing)
         sys.exit("error: not installed here: " + ", ".join(missing) + "\nfix: " + fix)

@@ -1,6 +1,6 @@
 """Post-training quantization: prepare, observe, emit, verify, judge: a stage a file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ from ...deploy.manifest import Manifest
 from ...deploy.parity import Parity, compare, decibels, powers
 from ...deploy.progress import Progress, silent
 from ...deploy.registry import choose, resolve
-from ...deploy.session import Session, SessionOptions, open_session
+from ...deploy.session import open_session
 from ..analysis.contract import Drop, Judgement, compare_accuracy, judge_drop
 from ..datasets import part_of, place
 from ..validation.overlap import used_elsewhere
@@ -315,9 +315,9 @@ def _slower(source: Bundle, made: Bundle, tensor: np.ndarray) -> str | None:
     """A warning where the new model is slower than its source in a short trial; None where it is not."""
     from .trial import speedup
 
-    one_thread = SessionOptions(threads=1)  # threads that wait for one another on a busy machine are not the model's
-    sessions: Sequence[Session] = [open_session(bundle, one_thread) for bundle in (source, made)]
-    median, upper = speedup(sessions[0], sessions[1], tensor)
+    # threads that wait for one another on a busy machine are not the model's
+    first, second = (open_session(bundle, threads=1) for bundle in (source, made))
+    median, upper = speedup(first, second, tensor)
     if upper >= 1:
         return None
     return (

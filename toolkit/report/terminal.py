@@ -156,6 +156,7 @@ def doctor_table(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         }
     )
     yield _packages(found["packages"])
+    yield _runtimes(found["runtimes"])
     yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
     advised, allowed = found["threads_advised"], found["machine"]["cores_allowed"]
     if advised < allowed:
@@ -188,6 +189,16 @@ def _packages(packages: Sequence[Any]) -> Table:
         missing = package.version is None
         version = styled("missing", "yellow") if missing else package.version
         table.add_row(package.name, version, package.purpose, package.install if missing else "")
+    return table
+
+
+def _runtimes(found: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table()
+    for column in ("runtime", "installed", "opens", "options"):
+        table.add_column(column)
+    for one in found:
+        installed = "yes" if one["installed"] else styled("no", "yellow")
+        table.add_row(one["name"], installed, ", ".join(one["formats"]), ", ".join(one["options"]))
     return table
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def recorded(path: Path, *, across_hardware: bool = False) -> Recorded:
     if provenance is None:
         raise EdgeKitError(f"{path} does not record what made it", fix="validate again; an earlier version wrote it")
     try:
-        plan = read(Plan, report["plan"], "plan")
+        plan = replace(Plan.from_report(report["plan"]), candidates=())  # which the runtimes named are for
         contract = read(Contract, report.get("contract", {}), "contract")
     except (DocumentError, RecipeError) as error:
         raise EdgeKitError(f"{path} asks for what this EdgeKit does not measure: {error}", fix="upgrade") from error
@@ -53,7 +54,8 @@ def recorded(path: Path, *, across_hardware: bool = False) -> Recorded:
     if provenance["edgekit"] != __version__:
         _log.warning(f"the report is of EdgeKit {provenance['edgekit'][:80]}, this is {__version__}")
     places = [Path(model["bundle"]).parent for model in report["models"]]
-    found = {model["id"]: _bundle(report, model["id"], path, places) for model in report["models"]}
+    named = dict.fromkeys(model["id"].partition("@")[0] for model in report["models"])
+    found = {identity: _bundle(report, identity, path, places) for identity in named}
     unknown = {*provenance["candidates"], *filter(None, [provenance["baseline"]])} - found.keys()
     if unknown or not provenance["candidates"]:
         raise EdgeKitError(f"{path} names models that it does not hold", fix="validate again")
@@ -90,7 +92,7 @@ def _differ(old: Mapping[str, object], new: Mapping[str, object], name: str) -> 
 def _bundle(report: Report, identity: str, path: Path, places: Sequence[Path]) -> Bundle:
     bundle = find(identity, *dict.fromkeys([*places, RUNS, path.parent, path.parent.parent]))
     if bundle is None:
-        model = next(one for one in report["models"] if one["id"] == identity)
+        model = next(one for one in report["models"] if one["id"].partition("@")[0] == identity)
         raise EdgeKitError(
             f"the bundle {identity} ({model['name']} {model['format']} {model['precision']}) is not here",
             fix=f"put it into {RUNS}/, or beside {path}",

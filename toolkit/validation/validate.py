@@ -9,7 +9,6 @@ from pathlib import Path
 from ... import __version__
 from ...deploy.bundle import Bundle
 from ...deploy.devices.device import Device, kind_of, open_device
-from ...deploy.engine.passport import ENGINE_FORMAT
 from ...deploy.environment import describe
 from ...deploy.errors import EdgeKitError, LostDeviceError
 from ...deploy.images import ImageSet
@@ -17,6 +16,7 @@ from ...deploy.measuring.agent import Measured
 from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.result import Provenance, Result, ids_and_targets
 from ...deploy.progress import Progress, silent
+from ...deploy.runtimes.runtime import Choice, formats, require_options_used
 from ..analysis.compare import check_hardware, counterpart, hold_against
 from ..analysis.contract import Contract
 from ..analysis.document import make_report
@@ -27,6 +27,7 @@ from ..datasets import own_images, part_of
 from ..report.files import device_slug, write_result
 from ..signing import verify_bundle
 from .ancestors import with_ancestors
+from .candidates import candidates_of, runtimes_of
 from .overlap import unseen
 from .reproduce import check_images
 from .validation import Validation
@@ -43,6 +44,7 @@ def validate(
     limit: int | None = None,
     contract: Contract | None = None,
     plan: Plan | None = None,
+    runtimes: Sequence[str] = (),
     devices: Sequence[str] = ("local",),
     skip_corrupt: bool = False,
     across_hardware: bool = False,
@@ -63,6 +65,8 @@ def validate(
         images: test images from elsewhere than the bundle's own test part.
         limit: take this many of them, drawn by class.
         contract: what they are held to.
+        runtimes: what runs the models, as Choice.parse reads it: each on each that opens its format, a model that the
+            candidates were made from on the default where none does. Empty for the default of each format.
         devices: "local", or addresses (see deploy.devices.open_device); several measure at the same time.
         across_hardware: `stored` may be of another machine.
         ort_web: folder of ONNX Runtime Web's files for a browser; None is where EdgeKit keeps its own.
@@ -87,15 +91,23 @@ def validate(
     if verify is not None:
         for bundle in (*bundles, *([baseline] if baseline else [])):
             verify_bundle(bundle, verify)
-    candidates = [bundle.id for bundle in bundles]
+    if plan.candidates:
+        raise EdgeKitError("what is measured is not the plan's to say here", fix="pass the runtimes: runtimes=(…)")
+    choices = [Choice.parse(text) for text in runtimes]
+    judged = {bundle.id for bundle in bundles}
+    planned = candidates_of(bundles, judged, choices, {choice.name for choice in choices}, "")
+    candidates = [candidate.key for candidate in planned]
     if stored is not None:
         if len(devices) > 1:
             raise EdgeKitError(
                 "an earlier report is of one device", fix="pass one --device with --baseline report.json"
             )
-        for bundle in bundles:  # before minutes are spent on measuring
-            own = bundle.manifest
-            counterpart(stored, {"id": bundle.id, "name": own.name, "format": own.format, "precision": own.precision})
+        manifests = {bundle.id: bundle.manifest for bundle in bundles}
+        for candidate in planned:  # before minutes are spent on measuring
+            own = manifests[candidate.bundle]
+            counterpart(
+                stored, {"id": candidate.key, "name": own.name, "format": own.format, "precision": own.precision}
+            )
         if all(device.here for device in opened.values()) and not across_hardware:
             check_hardware(stored["device"], describe())
     test, overlap = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt), None
@@ -110,7 +122,8 @@ def validate(
     provenance: Provenance = {
         "command": list(command),
         "edgekit": __version__,
-        "candidates": candidates,
+        "candidates": [bundle.id for bundle in bundles],
+        "runtimes": [str(choice) for choice in choices],
         "baseline": baseline and baseline.id,
         "images": images,
         "images_sha256": None if test is None else test.sha256(),
@@ -120,10 +133,13 @@ def validate(
 
     def on(name: str, show: Progress) -> Result:
         with opened[name] as device:
-            chain = with_ancestors(bundles, baseline, device.formats(), name)
-            _check_session(plan, chain)
+            there = device.runtimes()
+            chain = with_ancestors(bundles, baseline, set(formats(there)), name)
+            measured = candidates_of(chain, judged, choices, there, name)
+            require_options_used(plan.options, runtimes_of(chain, measured))
             folder = keep if len(devices) == 1 or keep is None else keep / device_slug(name)
-            return _measure(device, chain, candidates, plan, contract, test, show, folder)
+            by = replace(plan, candidates=measured if choices else ())
+            return _measure(device, chain, candidates, by, contract, test, show, folder)
 
     shows = [progress[device] if isinstance(progress, Mapping) else progress for device in devices]
     if len(devices) == 1:
@@ -141,21 +157,6 @@ def validate(
     if stored is not None:
         report = hold_against(stored, report, candidates, contract, across_hardware=across_hardware)
     return Validation(report, test)
-
-
-def _check_session(plan: Plan, chain: Sequence[Bundle]) -> None:
-    """Refuse options that no model of these has a use for.
-
-    Raises:
-        EdgeKitError: there is no ONNX model for a provider, or no engine for a CUDA graph.
-    """
-    formats = {bundle.manifest.format for bundle in chain}
-    if plan.provider != "cpu" and "onnx" not in formats:
-        raise EdgeKitError("--provider is for ONNX models, and none is measured", fix="leave it out")
-    if plan.allow_fallback and plan.provider == "cpu":
-        raise EdgeKitError("--allow-fallback needs something to fall back from", fix="e.g. --provider cuda")
-    if plan.cuda_graph and ENGINE_FORMAT not in formats:
-        raise EdgeKitError("--cuda-graph is for TensorRT engines, and none is measured", fix="edgekit build makes one")
 
 
 def _side_by_side(
@@ -211,7 +212,9 @@ def _measure(
         return result(device.measure(chain, plan, test, progress))
     except LostDeviceError as lost:
         if keep is not None and lost.measured is not None:
-            path = write_result(result(Measured.from_json(lost.measured, device.name, chain, len(test or ()))), keep)
+            path = write_result(
+                result(Measured.from_json(lost.measured, device.name, chain, len(test or ()), plan)), keep
+            )
             _log.info(f"what was measured until then is kept: edgekit report {path}")
         raise
 
@@ -220,4 +223,4 @@ def _with_host(result: Result, test: ImageSet | None, progress: Progress) -> Res
     """A result with this machine's own answers beside those of another one."""
     if test is None:
         return result
-    return replace(result, host=compare_with_host(result.bundles, result.measurements, test, progress))
+    return replace(result, host=compare_with_host(result.measured(), test, progress))

@@ -24,7 +24,7 @@ from ...measuring.cargo import Parcel
 from ...measuring.plan import Plan
 from ...measuring.worker_process import megabytes
 from ...progress import Progress, silent
-from ...session import PACKAGES
+from ...runtimes.runtime import all_runtimes, default_runtime
 from ..device import Description, Device
 from ..transport import CommandError, Transport
 from .attend import RECONNECT_S, attend
@@ -66,26 +66,30 @@ class Board(Device):
     def __exit__(self, *error: object) -> None:
         self._transport.close()
 
-    def formats(self) -> set[str]:
-        """Those that ONNX Runtime and, where it is there, TensorRT run: no board is required to have torch.
+    def runtimes(self) -> set[str]:
+        """ONNX Runtime, and those whose packages are there.
 
         Raises:
             DeviceError: the board lacks Python, a package, or a folder that can be written.
         """
         self._check()
-        return {"onnx"} | ({ENGINE_FORMAT} if self.inspect().found else set())
+        found = {*self.inspect().found}
+        return {"onnxruntime"} | {
+            runtime.name
+            for runtime in all_runtimes()
+            if runtime.boards and any(found.intersection(package.modules) for package in runtime.packages)
+        }
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Send what is not there yet, and run the agent."""
         with scratch_folder() as folder:
             parcels = list(_parcels(bundles, images, folder))
             _, result = self._run(parcels, cargo.job(bundles, plan, self.name), progress)
-            return Measured.from_json(result, self.name, bundles, len(images or ()))
+            return Measured.from_json(result, self.name, bundles, len(images or ()), plan)
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
         """Send the model, have it built there, and fetch the engine; the board keeps its copy for running it."""
-        self._check()
-        if not self.inspect().found:
+        if default_runtime(ENGINE_FORMAT).name not in self.runtimes():
             raise DeviceError(
                 f"{self.name} has no TensorRT that its Python finds",
                 fix="on a Jetson it is the system's: name a Python that sees it, --device ssh://host/usr/bin/python3, "
@@ -149,7 +153,14 @@ class Board(Device):
             DeviceError: there is no Python, it is too old, or no folder can be written.
         """
         if self._probe is None:
-            self._probe = self.probe(Wanted(packages=list(NEEDED), modules=PACKAGES[ENGINE_FORMAT]))
+            modules = [
+                module
+                for runtime in all_runtimes()
+                for package in runtime.packages
+                for module in package.modules
+                if runtime.boards and module not in NEEDED
+            ]
+            self._probe = self.probe(Wanted(packages=list(NEEDED), modules=modules))
         return self._probe
 
     def probe(self, wanted: Wanted) -> Probe:

@@ -6,10 +6,15 @@ from typing import Any, NamedTuple
 
 from ...documents import DocumentError, read
 from ...errors import DeviceError
+from ...runtimes.runtime import runtime_named
 
 OLDEST_PYTHON = (3, 10)
 # what the agent and its runtime import -> the package that brings it
-NEEDED = {"numpy": "numpy", "PIL": "pillow", "onnxruntime": "onnxruntime"}
+NEEDED = {
+    "numpy": "numpy",
+    "PIL": "pillow",
+    **{one.modules[0]: one.distributions[0] for one in runtime_named("onnxruntime").packages},
+}
 
 # A clock that is off by more is reported: certificates are refused, file times are wrong.
 _CLOCK_S = 86400.0

@@ -21,7 +21,7 @@ from ...errors import DeviceError, LostDeviceError
 from ...images import ImageSet
 from ...measuring.agent import Measured, follow
 from ...measuring.measurement import Environment, Measurement
-from ...measuring.plan import Plan
+from ...measuring.plan import Candidate, Plan
 from ...measuring.worker import INPUTS
 from ...parity import compare
 from ...preprocess import Preprocess
@@ -95,15 +95,22 @@ class BrowserDevice(Device):
                 raise DeviceError(f"{path} is not that of ONNX Runtime Web {ORT_WEB}", fix=fix)
         return self
 
-    def formats(self) -> set[str]:
-        """What ONNX Runtime Web runs."""
-        return {"onnx"}
+    def runtimes(self) -> set[str]:
+        """ONNX Runtime, which is here ONNX Runtime Web."""
+        return {"onnxruntime"}
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Serve the page, wait until somebody opens it, listen."""
         if plan.offline or plan.fps is not None or plan.sustained_s is not None:
             raise DeviceError(
                 "a browser measures the single stream alone", fix="leave out --scenario, --fps and --sustained"
+            )
+        candidates = plan.measured(bundle.id for bundle in bundles)
+        own = {name for candidate in candidates for name in candidate.options} | plan.options.keys()
+        if beyond := sorted(own - {"threads"}):
+            raise DeviceError(
+                f"a browser takes threads and no {beyond[0]}",
+                fix="leave it out; --device browser+webgpu chooses ONNX Runtime Web's other provider",
             )
         try:
             server = Server(*self._address, self._pages(bundles, plan, images))
@@ -114,8 +121,8 @@ class BrowserDevice(Device):
         with server:
             self._invite(server.url)
             progress("waiting for the page to be opened", 0.0)
-            found = follow(self._words(server, bundles), progress)
-            return Measured.from_json(found, self.name, bundles, len(images or ()))
+            found = follow(self._words(server, bundles, candidates), progress)
+            return Measured.from_json(found, self.name, bundles, len(images or ()), plan)
 
     def _pages(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None) -> Pages:
         pages = {"": _file(_HERE / "page.html")}
@@ -129,11 +136,13 @@ class BrowserDevice(Device):
                 golden.tensors.astype(_DTYPES[own.preprocess.dtype]).tobytes()
             )
             pages |= {f"bundles/{bundle.id}/golden/{n}": _content(image) for n, image in enumerate(golden.images)}
-            described.append(
-                {"id": bundle.id, "name": f"{own.name} {own.precision}", "labels": len(own.labels),
-                 "input": vars(own.input), "golden": len(golden.images),
-                 "preprocess": preprocess_settings(own.preprocess)}
-            )  # fmt: skip
+            described += [
+                {"id": candidate.key, "folder": f"bundles/{bundle.id}", "name": f"{own.name} {own.precision}",
+                 "labels": len(own.labels), "input": vars(own.input), "golden": len(golden.images),
+                 "preprocess": preprocess_settings(own.preprocess), "threads": candidate.threads}
+                for candidate in plan.measured(one.id for one in bundles)
+                if candidate.bundle == bundle.id
+            ]  # fmt: skip
         job = {
             "bundles": described, "plan": plain(plan), "provider": self._provider, "inputs": INPUTS, "images": 0,
             "targets": None,
@@ -144,7 +153,9 @@ class BrowserDevice(Device):
             job |= {"images": len(images), "targets": images.targets.tolist() if images.labelled else None}
         return {**pages, "job.json": _content(json.dumps(job).encode(), ".json")}
 
-    def _words(self, server: Server, bundles: Sequence[Bundle]) -> Iterator[str]:
+    def _words(
+        self, server: Server, bundles: Sequence[Bundle], candidates: Sequence[Candidate]
+    ) -> Iterator[str]:  # fmt: skip
         """What the page says, as the agent would."""
         patience, end = _OPEN_S, time.monotonic() + _MAX_S
         while True:
@@ -169,10 +180,10 @@ class BrowserDevice(Device):
                 }
             for key in ("measured", "result"):
                 if key in message:
-                    message = {key: self._measured(message[key], bundles).to_json()}
+                    message = {key: self._measured(message[key], bundles, candidates).to_json()}
             yield json.dumps(message)
 
-    def _measured(self, found: Any, bundles: Sequence[Bundle]) -> Measured:
+    def _measured(self, found: Any, bundles: Sequence[Bundle], candidates: Sequence[Candidate]) -> Measured:
         """What the page measured, in the form that all devices have.
 
         Raises:
@@ -184,9 +195,14 @@ class BrowserDevice(Device):
                 "runtime": f"onnxruntime-web {self._provider}", "version": ORT_WEB, "threads": int(said["threads"]),
                 "graph_optimization": "all",
             }  # fmt: skip
+            by_id = {bundle.id: bundle for bundle in bundles}
             measurements = [
-                _measurement(bundle, one, session) for bundle, one in zip(bundles, found["models"], strict=True)
-            ]
+                _measurement(
+                    candidate.key, by_id[candidate.bundle], one,
+                    {**session, "threads": candidate.threads or session["threads"]},
+                )
+                for candidate, one in zip(candidates, found["models"], strict=True)
+            ]  # fmt: skip
             return Measured(_environment(said), measurements)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DeviceError(f"the page sent what is not a measurement: {error!r}", fix="run it again") from error
@@ -226,13 +242,13 @@ def _environment(said: Mapping[str, Any]) -> Environment:
     return cast("Environment", facts)
 
 
-def _measurement(bundle: Bundle, found: Mapping[str, Any], session: Mapping[str, Any]) -> Measurement:
-    """One model's, with the parity worked out here."""
+def _measurement(key: str, bundle: Bundle, found: Mapping[str, Any], session: Mapping[str, Any]) -> Measurement:
+    """One candidate's, with the parity worked out here."""
     golden, answer = bundle.golden(), found["golden"]
     logits = np.asarray([[np.nan if value is None else value for value in row] for row in answer["logits"]], np.float32)
     same = float(np.mean(np.asarray(answer["checksums"], np.uint32) == golden.checksums))
     parity = compare(golden, logits, checksums_agreement=same, tensor_max_abs=float(answer["tensor_max_abs"]))
-    if found["bundle"] != bundle.id or not found["blocks"]:
+    if found["bundle"] != key or not found["blocks"]:
         raise ValueError("another model, or no blocks")
     joined = {
         name: [value for prepared in found["prepared"] for value in prepared[name]]
@@ -242,7 +258,7 @@ def _measurement(bundle: Bundle, found: Mapping[str, Any], session: Mapping[str,
     return read(
         Measurement,
         {
-            "bundle": bundle.id, "session": session,
+            "bundle": key, "session": session,
             **{name: [float(opened[name]) for opened in found["opened"]] for name in steps},
             **joined, "warm_ups": [prepared["warm_up"] for prepared in found["prepared"]], "blocks": found["blocks"],
             "one_thread": found["one_thread"],

@@ -56,7 +56,7 @@ async function adapter() {
 async function measure() {
   const { plan, provider } = job, cores = navigator.hardwareConcurrency ?? 1;
   const isolated = self.crossOriginIsolated, clockMs = clockStep(), gpu = await adapter();
-  if (plan.threads > 1 && !isolated) {
+  if (Math.max(plan.threads, ...job.bundles.map((model) => model.threads)) > 1 && !isolated) {
     throw new Error("a page over plain http from another address has one thread: leave out --threads");
   }
   if (provider === "webgpu" && !gpu) throw new Error("this browser offers no WebGPU here; it needs https or localhost, and a GPU");
@@ -71,7 +71,7 @@ async function measure() {
   }));
   const origin = performance.now();
   for (let process = 0; process < plan.processes; process++) {
-    const workers = job.bundles.map((model) => startWorker(model, provider, threads, clockMs));
+    const workers = job.bundles.map((model) => startWorker(model, provider, model.threads ?? threads, clockMs));
     try {
       for (const worker of workers) await worker.ready;
       for (const [index, worker] of workers.entries()) {
@@ -89,7 +89,8 @@ async function measure() {
     } finally {
       for (const worker of workers) worker.end();
     }
-    if (process === 0 && threads > 1) await timeWithOneThread(found, provider, clockMs, origin);
+    const most = Math.max(...job.bundles.map((model) => model.threads ?? threads));
+    if (process === 0 && most > 1) await timeWithOneThread(found, provider, clockMs, origin);
     const done = { environment, models: found.map(({ model, ...rest }) => rest) };
     await post(process + 1 < plan.processes ? { measured: done } : { result: done });
   }

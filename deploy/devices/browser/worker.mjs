@@ -21,7 +21,7 @@ const requests = {
   async open({ provider }) {
     const [first] = await golden();
     const start = performance.now();
-    const file = await (await fetch(`bundles/${bundle.id}/model`)).arrayBuffer();
+    const file = await (await fetch(`${bundle.folder}/model`)).arrayBuffer();
     const read = performance.now();
     session = await ort.InferenceSession.create(file, {
       executionProviders: [provider], graphOptimizationLevel: "all", logSeverityLevel: 3,
@@ -35,7 +35,7 @@ const requests = {
     const recorded = await golden(), answers = [], sums = [];
     let difference = 0;
     for (let index = 0; index < recorded.length; index++) {
-      const image = await decode(await bytes(`bundles/${bundle.id}/golden/${index}`), bundle.preprocess.mode);
+      const image = await decode(await bytes(`${bundle.folder}/golden/${index}`), bundle.preprocess.mode);
       sums.push(checksum(image));
       const tensor = preprocess(image, bundle.preprocess);
       for (let at = 0; at < tensor.length; at++) difference = Math.max(difference, Math.abs(tensor[at] - recorded[index][at]));
@@ -63,7 +63,7 @@ const requests = {
     chosen = [...new Set(Array.from({ length: wanted }, (_, at) => Math.trunc(wanted > 1 ? (at * (total - 1)) / (wanted - 1) : 0)))];
     const preprocessNs = [], postprocessNs = [];
     for (const index of chosen) {
-      const file = await bytes(count ? `images/${index}` : `bundles/${bundle.id}/golden/${index}`);
+      const file = await bytes(count ? `images/${index}` : `${bundle.folder}/golden/${index}`);
       const start = performance.now();
       inputs.push(preprocess(await decode(file, bundle.preprocess.mode), bundle.preprocess));
       preprocessNs.push(ns(performance.now() - start));
@@ -103,7 +103,7 @@ async function tensorOf(index) {
 
 /** The recorded tensors, one a sample. */
 async function golden() {
-  const file = await bytes(`bundles/${bundle.id}/tensors`);
+  const file = await bytes(`${bundle.folder}/tensors`);
   const all = bundle.preprocess.dtype === "uint8" ? new Uint8Array(file) : new Float32Array(file);
   const size = all.length / bundle.golden;
   return Array.from({ length: bundle.golden }, (_, index) => all.slice(index * size, (index + 1) * size));

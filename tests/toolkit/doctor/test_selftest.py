@@ -14,13 +14,13 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.errors import BundleError, DeviceError, EdgeKitError
 from edgekit.deploy.measuring.plan import Plan
-from edgekit.deploy.session import SessionOptions, open_session
+from edgekit.deploy.session import open_session
 from edgekit.toolkit.doctor.planted_models import null_bundle, slowed
 from edgekit.toolkit.doctor.selftest import overhead, run_self_test, smallest_difference
 from edgekit.toolkit.validation.validate import validate
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-ONE = SessionOptions(threads=1)
+ONE = {"threads": 1}
 
 
 def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path) -> None:
@@ -28,14 +28,14 @@ def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path)
     made = slowed(fp32, tmp_path / "slowed", factor=3.0)
     tensors = fp32.golden().tensors[:1]
     np.testing.assert_array_equal(
-        open_session(made, ONE, planted=True).run(tensors), open_session(fp32, ONE).run(tensors)
+        open_session(made, planted=True, **ONE).run(tensors), open_session(fp32, **ONE).run(tensors)
     )
     assert made.manifest.lineage == fp32.manifest.lineage
     null = null_bundle(tmp_path / "null", ns=1_000_000)
     held = slowed(null, tmp_path / "held", factor=3.0)
     drifting = slowed(null, tmp_path / "drifting", drift_per_s=0.1, since=time.time() - 10)
     for bundle, least_ns in ((held, 3_000_000), (drifting, 2_000_000)):
-        session, start = open_session(bundle, ONE, planted=True), time.perf_counter_ns()
+        session, start = open_session(bundle, planted=True, **ONE), time.perf_counter_ns()
         session.run(tensors)
         assert time.perf_counter_ns() - start >= least_ns
 
@@ -56,7 +56,7 @@ def test_a_bundle_from_elsewhere_opens_no_planted_model(kind: str, fp32: Bundle,
         open_session(made)
     with pytest.raises(EdgeKitError, match=f"unknown bundle format '{kind}'"):
         open_device("local").measure([made], Plan(seconds=0, processes=3), None, lambda what, share: None)
-    assert kind not in open_device("local").formats()
+    assert kind not in open_device("local").runtimes()
     with pytest.raises(DeviceError, match="cannot run"):
         validate([made])
     with pytest.raises(BundleError, match="unknown bundle format"):
@@ -71,7 +71,7 @@ def test_a_slowed_model_is_of_its_own_bundle(change: dict, fp32: Bundle, tmp_pat
     settings = json.loads(made.model_path.read_text())
     made.model_path.write_text(json.dumps({**settings, **change}))
     with pytest.raises(BundleError, match="its own bundle"):
-        open_session(made, ONE, planted=True)
+        open_session(made, planted=True, **ONE)
 
 
 def test_overhead_is_measured_both_ways() -> None:

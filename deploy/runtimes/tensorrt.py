@@ -2,17 +2,61 @@
 
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle
-from ..engine.build import WEIGHTS
 from ..engine.gpu import Stream, look
-from ..engine.library import Message, last_error, listening_logger, load
-from ..engine.passport import Passport, check
+from ..engine.library import FLAVOURS, Message, last_error, listening_logger, load
+from ..engine.passport import ENGINE_FORMAT, WEIGHTS, Passport, check
 from ..errors import DeviceError, EngineError
-from ..session import STAGES, SessionOptions
+from .runtime import STAGES, Package, Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrtOptions:
+    """How TensorRT runs an engine.
+
+    Attributes:
+        cuda_graph: a run is recorded once and launched as a whole.
+    """
+
+    cuda_graph: bool = False
+
+
+def check_here(bundle: Bundle, device: str | None) -> None:
+    """Refuse an engine that is foreign to this library, GPU or system; only its manifest and header are read.
+
+    Raises:
+        EngineError: it is; the fix is the command that builds it again on `device`.
+    """
+    check(bundle, load(Passport.of(bundle).flavour), look(), device)
+
+
+RUNTIME = Runtime(
+    name="tensorrt",
+    formats={ENGINE_FORMAT: ".tensorrt:TrtSession"},
+    packages=(
+        Package(
+            modules=FLAVOURS["tensorrt"],
+            distributions=("tensorrt",),
+            purpose="building and running TensorRT engines",
+            extra="tensorrt",
+        ),
+        Package(
+            modules=FLAVOURS["tensorrt-rtx"],
+            distributions=("tensorrt-rtx-cu13-bindings",),
+            purpose="engines for GPUs that are not here",
+            extra="tensorrt-rtx",
+        ),
+    ),
+    also=(Package(modules=("cuda",), distributions=("cuda-bindings",), purpose="running engines", extra="tensorrt"),),
+    options=TrtOptions,
+    check=check_here,
+    reports=("layers", "stages"),
+)
 
 
 class TrtSession:
@@ -22,7 +66,7 @@ class TrtSession:
         EngineError: the engine is foreign to this library, GPU or system; told before any of it is loaded.
     """
 
-    def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
+    def __init__(self, bundle: Bundle, options: TrtOptions) -> None:
         passport = Passport.of(bundle)
         library, gpu = load(passport.flavour), look()
         check(bundle, library, gpu)
@@ -50,7 +94,7 @@ class TrtSession:
         self._graphs: dict[int, Any] | None = {} if options.cuda_graph else None
         self._set = 0
         self.facts = {
-            "runtime": library.flavour, "version": library.version, "threads": options.threads,
+            "runtime": library.flavour, "version": library.version, "threads": None,
             "gpu": gpu.name if gpu else platform.machine(), "cuda_graph": options.cuda_graph,
         }  # fmt: skip
 

@@ -3,17 +3,60 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from ..bundle import Bundle
-from ..errors import BundleError, DeviceError
+from ..errors import BundleError, DeviceError, RecipeError
 from ..files import scratch_folder
 from ..registry import choose
-from ..session import PROVIDERS, SessionOptions, in_batches_of
+from ..session import in_batches_of
+from .runtime import Package, Runtime, ThreadOptions
+
+# As `--provider` names it -> ONNX Runtime's own name.
+PROVIDERS: dict[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrtOptions(ThreadOptions):
+    """How ONNX Runtime loads a model.
+
+    Attributes:
+        provider: a key of PROVIDERS.
+        allow_fallback: operators that a provider other than the CPU's leaves may run on the CPU.
+    """
+
+    provider: str = "cpu"
+    allow_fallback: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(PROVIDERS, self.provider, "provider")
+        if self.allow_fallback and self.provider == "cpu":
+            raise RecipeError("--allow-fallback needs something to fall back from", fix="e.g. --provider cuda")
+
+
+RUNTIME = Runtime(
+    name="onnxruntime",
+    formats={"onnx": ".onnxruntime:OrtSession"},
+    packages=(
+        Package(
+            modules=("onnxruntime",),
+            distributions=("onnxruntime", "onnxruntime-gpu"),
+            purpose="running ONNX models",
+        ),
+    ),
+    options=OrtOptions,
+    reports=("placement",),
+)
 
 _CPU = PROVIDERS["cpu"]
 
@@ -29,8 +72,10 @@ class OrtSession:
         DeviceError: the provider is not here, or it leaves operators to the CPU.
     """
 
-    def __init__(self, bundle: Bundle, wanted: SessionOptions) -> None:
-        provider = choose(PROVIDERS, wanted.provider, "provider")
+    def __init__(self, bundle: Bundle, wanted: OrtOptions) -> None:
+        import onnxruntime
+
+        provider = PROVIDERS[wanted.provider]
         if provider not in onnxruntime.get_available_providers():
             raise DeviceError(
                 f"ONNX Runtime {onnxruntime.__version__} here has no {provider}",
@@ -55,7 +100,9 @@ class OrtSession:
             "graph_optimization": "all",
         }
 
-    def _open(self, bundle: Bundle, wanted: SessionOptions, provider: str, profile: Path | None) -> None:
+    def _open(self, bundle: Bundle, wanted: OrtOptions, provider: str, profile: Path | None) -> None:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -1,0 +1,21 @@
+"""PyTorch on the CPU: TorchScript, torch.export programs, and networks run eagerly."""
+
+from .runtime import Package, Runtime
+
+RUNTIME = Runtime(
+    name="torch",
+    formats={
+        "torchscript": ".torchscript:open_session",
+        "exported-program": ".exported_program:open_session",
+        "torch": "...export.eager:open_session",  # needs the network's code, which is in models/
+    },
+    packages=(
+        Package(
+            modules=("torch",),
+            distributions=("torch",),
+            purpose="training, exporting, the original as a baseline",
+            extra="train",
+        ),
+    ),
+    boards=False,
+)
