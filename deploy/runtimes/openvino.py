@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,10 @@ from ..bundle import Bundle
 from ..errors import BundleError
 from ..session import in_batches_of
 from .runtime import Package, Runtime, ThreadOptions
+
+# Importing OpenVINO reports its use over the network, from a forked process that keeps this one's pipes open: a
+# device's agent would wait for it for ever. Without the package that sends, it does not. Before anything imports OpenVINO.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None blocks an import
 
 RUNTIME = Runtime(
     name="openvino",
