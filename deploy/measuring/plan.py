@@ -131,4 +131,4 @@ class Plan:
         own = {field.name for field in fields(cls)}
         options = read(dict[str, OptionValue], data.get("options", {}), "options")
         rest = {name: value for name, value in data.items() if name in own or name not in {*_NAMED, *options}}
-        return read(cls, {**rest, "options": {**options, **named}})
+        return read(cls, {**rest, "options": {**options, **named}}, "plan")

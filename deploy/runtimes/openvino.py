@@ -11,7 +11,7 @@ from ..session import in_batches_of
 from .runtime import Package, Runtime, ThreadOptions
 
 # Importing OpenVINO reports its use over the network, from a forked process that keeps this one's pipes open: a
-# device's agent would wait for it for ever. Without the package that sends, it does not. Before anything imports OpenVINO.
+# device's agent would wait for ever. Without the package that sends, it does not. This comes before any import of it.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None blocks an import
 
 RUNTIME = Runtime(
