@@ -88,7 +88,7 @@ def test_what_provision_installs_is_found_without_a_python_in_the_address(
         assert provision(f"adb://PHONE1{bare}", offline=False).keys() == {"numpy", "pillow", "onnxruntime"}
     assert "installed for --device adb://PHONE1," in caplog.text
     with open_device("adb://PHONE1") as device:
-        assert "onnx" in device.formats()
+        assert "onnxruntime" in device.runtimes()
 
 
 @pytest.mark.parametrize(
