@@ -334,7 +334,7 @@ def test_one_module_makes_temporary_files() -> None:
     named = re.compile(r"mkdtemp|mkstemp|TemporaryDirectory|NamedTemporaryFile|gettempdir")
     allowed = {
         "deploy/files.py", "deploy/measuring/cargo.py",  # in a scratch folder
-        "deploy/devices/ssh/bootstrap.py", "toolkit/packing/zipapp_main.py",  # run where no EdgeKit is there yet
+        "deploy/devices/board/bootstrap.py", "toolkit/packing/zipapp_main.py",  # run where no EdgeKit is there yet
     }  # fmt: skip
     found = {
         path.relative_to(ROOT).as_posix()
