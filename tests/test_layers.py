@@ -91,6 +91,18 @@ def _arrows() -> dict[str, set[str]]:
     return found
 
 
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Not inside a function either: what needs such an import stands in the wrong place."""
+    arrows = _arrows()
+    for start in arrows:
+        reached, waiting = set(), list(arrows[start])
+        while waiting:
+            if (name := waiting.pop()) not in reached:
+                reached.add(name)
+                waiting += arrows[name]
+        assert start not in reached, f"{start} is in a circle of imports"
+
+
 def test_rooms_import_only_what_is_below_them() -> None:
     """The rooms of toolkit, as DESIGN.md draws them; analysis imports nothing else of toolkit."""
     for name, targets in _arrows().items():

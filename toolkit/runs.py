@@ -5,9 +5,7 @@ Everything in runs/ may come from elsewhere, so names and values are checked her
 
 import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,31 +180,6 @@ def made_from(run: Run, runs: Path = RUNS) -> list[Path]:
     """The bundles of `runs` that were made from one, directly or not."""
     others = (other for path in folders(runs) if (other := read_run(path)) is not None)
     return [other.path for other in others if run.id and run.id in other.lineage]
-
-
-def remove_runs(chosen: Sequence[Run]) -> int:
-    """Remove folders; returns the bytes freed. A folder disappears as a whole before its files do.
-
-    Raises:
-        EdgeKitError: one cannot be removed, or a process is training in it.
-    """
-    from .workspace import locked
-
-    freed = 0
-    for run in chosen:
-        try:
-            if run.path.name.endswith(TRAINING):
-                with locked(run.path) as free:
-                    if not free:
-                        raise EdgeKitError(f"a process is training in {run.path}", fix="wait for it, or stop it")
-            size = size_of(run.path)
-            hidden = Path(tempfile.mkdtemp(prefix=".edgekit-removed-", dir=run.path.parent))
-            os.rename(run.path, hidden / "content")
-            shutil.rmtree(hidden)
-            freed += size
-        except OSError as error:
-            raise EdgeKitError(f"cannot remove {run.path}: {error.strerror}", fix="check who owns it") from error
-    return freed
 
 
 def next_step(runs: Path = RUNS) -> tuple[str, str]:

@@ -5,14 +5,16 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError, EdgeKitError
 from ..deploy.files import exists
 from ..deploy.manifest import MANIFEST, Manifest, manifest_id
-from .runs import REJECTED, RUNS
+from .runs import REJECTED, RUNS, TRAINING, Run, size_of
 
 _log = logging.getLogger(__name__)
 
@@ -202,3 +204,26 @@ def _manifests(runs: Path) -> Iterator[tuple[Path, Manifest]]:
 
 def _entries(runs: Path) -> list[Path]:
     return sorted(entry for entry in runs.iterdir() if not entry.name.startswith(".")) if runs.is_dir() else []
+
+
+def remove_runs(chosen: Sequence[Run]) -> int:
+    """Remove folders; returns the bytes freed. A folder disappears as a whole before its files do.
+
+    Raises:
+        EdgeKitError: one cannot be removed, or a process is training in it.
+    """
+    freed = 0
+    for run in chosen:
+        try:
+            if run.path.name.endswith(TRAINING):
+                with locked(run.path) as free:
+                    if not free:
+                        raise EdgeKitError(f"a process is training in {run.path}", fix="wait for it, or stop it")
+            size = size_of(run.path)
+            hidden = run.path.with_name(f".edgekit-removed-{secrets.token_hex(8)}")
+            os.rename(run.path, hidden)
+            shutil.rmtree(hidden)
+            freed += size
+        except OSError as error:
+            raise EdgeKitError(f"cannot remove {run.path}: {error.strerror}", fix="check who owns it") from error
+    return freed

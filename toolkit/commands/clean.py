@@ -22,7 +22,8 @@ def command(
 ) -> None:
     """Remove folders from runs/."""
     from ..console import say
-    from ..runs import made_from, named_run, remove_runs
+    from ..runs import made_from, named_run
+    from ..workspace import remove_runs
 
     chosen = list({run.path: run for run in map(named_run, names)}.values())
     going = {run.path for run in chosen}
