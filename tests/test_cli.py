@@ -313,7 +313,7 @@ def test_help_names_what_the_registries_hold() -> None:
     """Where the registry itself imports numpy, which --help does not, the names are written again and agree with it."""
     import typer
     from edgekit.deploy.preprocess import INTERPOLATIONS
-    from edgekit.deploy.session import PROVIDERS
+    from edgekit.deploy.runtimes.onnxruntime import PROVIDERS
     from edgekit.toolkit.cli import app
 
     commands: Any = typer.main.get_command(app)

@@ -32,7 +32,7 @@ def command(
         bool, typer.Option("--schema", help="Print the JSON Schema of report.json.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Show a report again, or hold one against earlier ones, without measuring."""
+    """Show a report again, or compare one with earlier ones, without measuring."""
     if schema:
         from ...deploy.visible import visible_json
         from ..analysis.json_schema import report_schema

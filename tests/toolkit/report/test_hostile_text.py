@@ -18,7 +18,7 @@ from edgekit.toolkit import cli, console
 from edgekit.toolkit.analysis.compare import compare_reports
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.join import join_reports
-from edgekit.toolkit.doctor.diagnose import Package
+from edgekit.toolkit.doctor.diagnose import PackageStatus
 from edgekit.toolkit.packing import on_device
 from edgekit.toolkit.predict import Prediction, draw_grid, write_csv
 from edgekit.toolkit.report.html import render
@@ -113,7 +113,10 @@ def test_every_table_shows_it_as_it_is(text: str, width: int, judged: Judge) -> 
     facts = {"python": [3, 11, 2], "executable": text, "cache": text, "cache_bytes": 1, "free_bytes": 1, "rsync": True,
              "machine": text, "system": text}  # fmt: skip
     machine = {"machine": text, text: text}
-    packages = [Package("x", text, "y", "pip install 'x[y]'"), Package("x", None, "y", "pip install 'x[y]'")]
+    packages = [
+        PackageStatus("x", text, "y", "pip install 'x[y]'"),
+        PackageStatus("x", None, "y", "pip install 'x[y]'"),
+    ]
     board = {"python": facts, "machine": machine, "state": {text: text}, "packages": packages, "remarks": [text]}
     _check_terminal(board_table(board), text)
 
