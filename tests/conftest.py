@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -36,6 +37,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA = Path(__file__).parent / "data"
 EDGEKIT = [sys.executable, "-m", "edgekit.toolkit.cli"]
+
+
+def heed_signals() -> None:
+    """Before a child runs: tests under nohup, or in a script's background, would hand on signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ from edgekit.toolkit.packing.pack import write_packed
 from edgekit.toolkit.report.files import write_reports
 from edgekit.toolkit.validation.validate import validate
 
+from tests.conftest import heed_signals
+
 from .virtual import VirtualBoard
 
 pytestmark = pytest.mark.slow
@@ -215,7 +217,9 @@ def test_ctrl_c_stops_the_board(
 ) -> None:
     """Exit code 130, and nothing runs there a few seconds later."""
     command = [*EDGEKIT, "validate", arm[0].path, "--device", board.device, "--limit", "10"]
-    process = subprocess.Popen(command, env=board.environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=board.environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
+    )
     assert process.stderr
     until(lambda: (board.folder / CACHE / "job").exists(), 60)
     until(board.python_processes, 30)

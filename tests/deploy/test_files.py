@@ -17,7 +17,7 @@ from edgekit.deploy import files
 from edgekit.deploy.errors import EdgeKitError
 from edgekit.deploy.files import new_folder, require_writable, scratch_folder, write_file
 
-from tests.conftest import DATA, EDGEKIT
+from tests.conftest import DATA, EDGEKIT, heed_signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -269,7 +269,7 @@ def test_signals_leave_nothing(tmp_path: Path) -> None:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                preexec_fn=_heed_signals,
+                preexec_fn=heed_signals,
             )
         )
     words = {}
@@ -290,12 +290,6 @@ def test_signals_leave_nothing(tmp_path: Path) -> None:
     code = "from edgekit.deploy.files import scratch_folder\nwith scratch_folder(): pass"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert list((places[-1] / "tmp").iterdir()) == []
-
-
-def _heed_signals() -> None:
-    """Tests that run under nohup, or in a script's background, hand on signals that are ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _processes(words: str) -> list[str]:

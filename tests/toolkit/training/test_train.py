@@ -18,6 +18,8 @@ from edgekit.toolkit.training.curves import draw_curves, over_fitting
 from edgekit.toolkit.training.recipe import Recipe
 from safetensors.torch import load_file
 
+from tests.conftest import heed_signals
+
 
 @pytest.fixture
 def recipe() -> Recipe:
@@ -164,7 +166,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgekit.toolkit.cli", "train", "--set", "train.epochs=500"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script's background job ignores it
+        preexec_fn=heed_signals,
     )  # fmt: skip
     assert process.stderr
     for line in process.stderr:
