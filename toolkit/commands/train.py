@@ -101,7 +101,7 @@ def _recipe(recipe: str | None, model: str | None, data: str | None, settings: l
     else:
         chosen = Recipe.load("digits")
     if data in ("digits", "mnist") and chosen.augment.horizontal_flip:
-        say("digits are not flipped: a mirrored digit is another one, or none")
+        say("flipping disabled: mirrored digits lose their meaning")
         settings = [*settings, "augment.horizontal_flip=0.0"]
     name = Path(data).name if data else chosen.data.data
     if not recipe:
