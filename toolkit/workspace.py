@@ -214,14 +214,14 @@ def remove_runs(chosen: Sequence[Run]) -> int:
     """
     freed = 0
     for run in chosen:
+        is_training = run.path.name.endswith(TRAINING)
         try:
-            if run.path.name.endswith(TRAINING):
-                with locked(run.path) as free:
-                    if not free:
-                        raise EdgeKitError(f"a process is training in {run.path}", fix="wait for it, or stop it")
-            size = size_of(run.path)
-            hidden = run.path.with_name(f".edgekit-removed-{secrets.token_hex(8)}")
-            os.rename(run.path, hidden)
+            with locked(run.path) if is_training else contextlib.nullcontext(True) as free:
+                if not free:
+                    raise EdgeKitError(f"a process is training in {run.path}", fix="wait for it, or stop it")
+                size = size_of(run.path)
+                hidden = run.path.with_name(f".edgekit-removed-{secrets.token_hex(8)}")
+                os.rename(run.path, hidden)
             shutil.rmtree(hidden)
             freed += size
         except OSError as error:
