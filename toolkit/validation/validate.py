@@ -141,14 +141,13 @@ def validate(
             by = replace(plan, candidates=measured if choices else ())
             return _measure(device, chain, candidates, by, contract, test, show, folder)
 
-    shows = [progress[device] if isinstance(progress, Mapping) else progress for device in devices]
+    shows = {device: progress[device] if isinstance(progress, Mapping) else progress for device in devices}
     if len(devices) == 1:
-        results, failed = [on(devices[0], shows[0])], []
+        results, failed = [on(devices[0], shows[devices[0]])], []
     else:
-        results, failed = _side_by_side(devices, shows, on)
+        results, failed = _side_by_side(shows, on)
     results = [
-        result if opened[result.device].here else _with_host(result, test, show)
-        for result, show in zip(results, shows, strict=False)
+        result if opened[result.device].here else _with_host(result, test, shows[result.device]) for result in results
     ]
     reports = [make_report(replace(result, overlap=overlap, provenance=provenance)) for result in results]
     if len(devices) > 1:
@@ -160,7 +159,7 @@ def validate(
 
 
 def _side_by_side(
-    devices: Sequence[str], shows: Sequence[Progress], on: Callable[[str, Progress], Result]
+    shows: Mapping[str, Progress], on: Callable[[str, Progress], Result]
 ) -> tuple[list[Result], list[Failed]]:
     """Measure on all devices at once; what failed is told apart.
 
@@ -176,7 +175,7 @@ def _side_by_side(
             outcomes[device] = error
 
     # daemons, so that Ctrl-C ends this process at once; that ends the connections, and these what runs on the boards
-    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in zip(devices, shows, strict=True)]
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in shows.items()]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -184,7 +183,7 @@ def _side_by_side(
     results: list[Result] = []
     failed: list[Failed] = []
     errors: list[BaseException] = []
-    for device in devices:
+    for device in shows:
         outcome = outcomes[device]
         if isinstance(outcome, Result):
             results.append(outcome)

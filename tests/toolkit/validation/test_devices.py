@@ -1,5 +1,6 @@
 """Reports of boards: several side by side, answers against the host's, what a board takes; on made-up measurements."""
 
+import importlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -10,14 +11,22 @@ from typing import Any
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.board.probe import Facts
+from edgekit.deploy.devices.device import Device
 from edgekit.deploy.errors import DeviceError, EdgeKitError
+from edgekit.deploy.measuring.agent import Measured
+from edgekit.deploy.measuring.plan import Plan
 from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.console import PlainConsole
+from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.doctor.provision import platform_tags
 from edgekit.toolkit.report.html import render
 from edgekit.toolkit.report.junit import junit
 from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import devices_table
+
+from tests.toolkit.conftest import ENVIRONMENT, measurement
+
+validate_module = importlib.import_module("edgekit.toolkit.validation.validate")
 
 Judge = Callable[..., Any]
 
@@ -77,6 +86,42 @@ def test_a_device_that_failed_fails_the_command(judged: Judge) -> None:
     document = join_reports([_named(judged().report, "pi5")], failed)
     assert document["exit_code"] == 1
     assert "ssh://x gave no report: does not answer (switch it on)" in _text(document)
+
+
+@pytest.mark.parametrize("lost", ["ssh://a", "ssh://b"])
+def test_the_progress_is_of_the_device_that_answered(
+    fp32: Bundle, int8: Bundle, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one of two devices fails, the host's answers advance the other one's bar, and the failure is reported."""
+    test = part_of(fp32, "test")
+    assert test is not None
+
+    class Board(Device):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def runtimes(self) -> set[str]:
+            return {"onnxruntime"}
+
+        def measure(self, bundles: Any, plan: Any, images: Any, progress: Any) -> Measured:
+            if self.name == lost:
+                raise DeviceError(f"{self.name} does not answer", fix="switch it on")
+            made_up = [
+                replace(measurement(bundle, 1.0, test.targets), golden_logits=bundle.golden().logits.tolist())
+                for bundle in (fp32, int8)
+            ]
+            return Measured(ENVIRONMENT, made_up)  # pyright: ignore[reportArgumentType] # fewer facts than a board's
+
+    monkeypatch.setattr(validate_module, "open_device", lambda name, **_: Board(name))
+    stages: dict[str, set[str]] = {"ssh://a": set(), "ssh://b": set()}
+    progress = {name: lambda what, share, name=name: stages[name].add(what) for name in stages}
+    found = validate_module.validate(
+        [int8], baseline=fp32, plan=Plan(processes=3), devices=list(stages), progress=progress
+    )
+    assert [failed["device"] for failed in found.report["failed"]] == [lost]
+    (answered,) = stages.keys() - {lost}
+    assert "the host's answers" in stages[answered]
+    assert stages[lost] == set()
 
 
 def test_what_cannot_be_joined(judged: Judge) -> None:
