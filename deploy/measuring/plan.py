@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TypedDict
 
 from ..documents import plain, read
 from ..errors import RecipeError
@@ -115,12 +115,12 @@ class Plan:
         """When the latency blocks end, settled or not."""
         return 3 * self.seconds
 
-    def to_report(self) -> dict[str, Any]:
+    def to_report(self) -> "PlanEntry":
         """As reports show it: beside its own entries each option for all candidates as one."""
-        return {**plain(self), **_NAMED, **self.options}
+        return read(PlanEntry, {**plain(self), **_NAMED, **self.options})
 
     @classmethod
-    def from_report(cls, data: Mapping[str, Any]) -> "Plan":
+    def from_report(cls, data: Mapping[str, object]) -> "Plan":
         """Read what `to_report` wrote, or a plan of before there were candidates, which named the options itself.
 
         Raises:
@@ -132,3 +132,50 @@ class Plan:
         options = read(dict[str, OptionValue], data.get("options", {}), "options")
         rest = {name: value for name, value in data.items() if name in own or name not in {*_NAMED, *options}}
         return read(cls, {**rest, "options": {**options, **named}}, "plan")
+
+
+class ChoiceEntry(TypedDict):
+    """A runtime, and the options that are set for one candidate alone."""
+
+    name: str
+    options: Mapping[str, OptionValue]
+
+
+class CandidateEntry(TypedDict):
+    """What was measured: a bundle and its runtime; null is the default of the bundle's format."""
+
+    bundle: str
+    choice: ChoiceEntry | None
+
+
+class PlanEntry(TypedDict, total=False):
+    """The plan of a validation; options of all candidates are also entries of their own.
+
+    Attributes:
+        seconds: least time for the latency blocks of all models together.
+        rounds: least number of rounds.
+        processes: fresh processes per model.
+        block_ms: length of one block.
+        threads: of one inference; null for what the affinity mask and the cgroup allow.
+        seed: of the order of the blocks.
+        offline: throughput by batch size was measured too.
+        fps: images per second that were also offered to each model; null for none.
+        sustained_s: how long each model also ran without a pause; null for none.
+        options: of all candidates whose runtime has them.
+        candidates: what was measured; empty for each model on the default runtime of its format.
+    """
+
+    seconds: float
+    rounds: int
+    processes: int
+    block_ms: float
+    threads: int | None
+    seed: int
+    offline: bool
+    fps: float | None
+    sustained_s: float | None
+    options: Mapping[str, OptionValue]
+    candidates: list[CandidateEntry]
+    provider: str
+    allow_fallback: bool
+    cuda_graph: bool

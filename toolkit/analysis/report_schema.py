@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypedDict
 
 from ...deploy.documents import Bounds, Length
 from ...deploy.measuring.measurement import EnvironmentFacts, SessionFacts
+from ...deploy.measuring.plan import PlanEntry
 from ...deploy.measuring.result import HostAnswers, Provenance
 from .contract import ExitCode, Outcome, SpeedOutcome
 
@@ -508,7 +509,7 @@ class MeasuredReport(_MeasuredReport, Noisy):
 
     schema: Literal[4]
     device: DeviceEntry
-    plan: Mapping[str, object]
+    plan: PlanEntry
     baseline: str
     images: int
     labels: list[str]

@@ -47,7 +47,15 @@ def test_earlier_reports_follow_it_once_read(schema: int, validator: jsonschema.
 
 @pytest.mark.parametrize(
     ("entry", "value"),
-    [("verdict", "maybe"), ("images", "many"), ("models", []), ("noise", [{"name": "load"}]), ("headline", None)],
+    [
+        ("verdict", "maybe"),
+        ("images", "many"),
+        ("models", []),
+        ("noise", [{"name": "load"}]),
+        ("headline", None),
+        ("plan", {"rounds": "10"}),
+        ("plan", {"candidates": [{"bundle": "b"}]}),
+    ],
 )
 def test_the_reader_and_the_schema_refuse_the_same(
     entry: str, value: object, validator: jsonschema.Draft202012Validator, judged: Callable[..., Any]
@@ -66,6 +74,7 @@ def test_every_entry_of_a_report_is_in_the_schema(judged: Callable[..., Any]) ->
     definitions: Any = report_schema()["$defs"]
     report = judged(lost=2).report
     assert report.keys() <= definitions["Report"]["properties"].keys()
+    assert report["plan"].keys() == definitions["PlanEntry"]["properties"].keys()
     for model in report["models"]:
         assert model.keys() <= definitions["Model"]["properties"].keys()
 
