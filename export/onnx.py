@@ -44,12 +44,12 @@ def export(network: nn.Module, images: np.ndarray, path: Path, options: Options,
     first, second = EXPORTERS
     used, model, failure = first, None, ""
     try:
-        model = _made(first, network, images, options)
+        model = _export_with(first, network, images, options)
         _compare_with(network, images, model, options)
     except Exception as error:  # an exporter fails in any way it likes; the other one is asked then
         failure, used = _reason(error), second
         try:
-            model = _made(second, network, images, options)
+            model = _export_with(second, network, images, options)
         except Exception as second_error:
             raise EdgeKitError(
                 f"torch.onnx cannot export this network: {failure}; the other exporter: {_reason(second_error)}",
@@ -59,8 +59,11 @@ def export(network: nn.Module, images: np.ndarray, path: Path, options: Options,
     if failure:
         details["fallback_because"] = failure
     if options.cross_check:
-        other = second if used == first else first
-        details["cross_check"] = {"exporter": other, "max_abs": _disagreement(model, other, network, images, options)}
+        other_exporter = second if used == first else first
+        details["cross_check"] = {
+            "exporter": other_exporter,
+            "max_abs": _disagreement(model, other_exporter, network, images, options),
+        }
     metadata = {
         "edgekit.labels": json.dumps(manifest.labels, ensure_ascii=False),
         "edgekit.preprocess": json.dumps(plain(manifest.preprocess)),
@@ -98,7 +101,7 @@ EXPORTERS: dict[str, Callable[[nn.Module, torch.Tensor, Options], bytes]] = {
 }
 
 
-def _made(exporter: str, network: nn.Module, images: np.ndarray, options: Options) -> onnx.ModelProto:
+def _export_with(exporter: str, network: nn.Module, images: np.ndarray, options: Options) -> onnx.ModelProto:
     """The simplified, checked model."""
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
@@ -107,9 +110,9 @@ def _made(exporter: str, network: nn.Module, images: np.ndarray, options: Option
     assert isinstance(model, onnx.ModelProto)  # noqa: S101 # what slim returns when no file is asked for
     sort_nodes(model.graph)
     onnx.checker.check_model(model, full_check=True)
-    made = model.opset_import[0].version
-    if options.opset not in (None, made):
-        raise ValueError(f"opset {options.opset} was asked for and {made} made")
+    version = model.opset_import[0].version
+    if options.opset not in (None, version):
+        raise ValueError(f"opset {options.opset} was asked for and {version} made")
     return model
 
 
@@ -124,14 +127,14 @@ def _compare_with(network: nn.Module, images: np.ndarray, model: onnx.ModelProto
 
 
 def _disagreement(
-    model: onnx.ModelProto, other: str, network: nn.Module, images: np.ndarray, options: Options
+    model: onnx.ModelProto, other_exporter: str, network: nn.Module, images: np.ndarray, options: Options
 ) -> float:
     """Largest difference between the two exporters' answers on all the images."""
     try:
-        witness = _made(other, network, images, options)
+        witness = _export_with(other_exporter, network, images, options)
     except Exception as error:
         raise EdgeKitError(
-            f"the cross-check cannot be made: {other} cannot export this network: {_reason(error)}",
+            f"the cross-check cannot be made: {other_exporter} cannot export this network: {_reason(error)}",
             fix="leave out --cross-check; the parity gate still holds",
         ) from error
     return _require_close(_run(witness, images, 1), _run(model, images, 1), "the two exporters")

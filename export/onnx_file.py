@@ -103,8 +103,8 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
     """Names of the tensors that a node needs, its subgraphs' included."""
     yield from node.input
     for subgraph in subgraphs(node):
-        made = {name for inner in subgraph.node for name in inner.output}
-        made |= {entry.name for entry in (*subgraph.input, *subgraph.initializer)}
+        inner_names = {name for inner in subgraph.node for name in inner.output}
+        inner_names |= {entry.name for entry in (*subgraph.input, *subgraph.initializer)}
         for inner in subgraph.node:
-            yield from (name for name in reads(inner) if name not in made)
-        yield from (output.name for output in subgraph.output if output.name not in made)
+            yield from (name for name in reads(inner) if name not in inner_names)
+        yield from (output.name for output in subgraph.output if output.name not in inner_names)

@@ -48,12 +48,12 @@ class Line:
 
 def broken(text: Text, width: int) -> list[Text]:
     """The text in pieces that are no wider than so many characters."""
-    rest, starts = text.plain, [0]
-    while len(rest) > width:
-        cut = rest.rfind(" ", 1, width + 1) + 1
-        cut = cut or max(rest.rfind(sign, 0, width) for sign in "-_./:") + 1
+    remaining, starts = text.plain, [0]
+    while len(remaining) > width:
+        cut = remaining.rfind(" ", 1, width + 1) + 1
+        cut = cut or max(remaining.rfind(sign, 0, width) for sign in "-_./:") + 1
         starts.append(starts[-1] + (cut or width))
-        rest = rest[cut or width :]
+        remaining = remaining[cut or width :]
     pieces = list(text.divide(starts[1:]))
     for piece in pieces:
         piece.rstrip()

@@ -93,9 +93,9 @@ def load_dataset(
     """
     if data in DATASETS:
         root = str(Path(root).resolve()) if root else None
-        given = _reader(data)(Path(root) if root else None, download)
+        parts = _reader(data)(Path(root) if root else None, download)
         if skip_corrupt:
-            given = {part: _told(without_corrupt(images)) for part, images in given.items()}
+            parts = {part: _log_left_out(without_corrupt(images)) for part, images in parts.items()}
     elif not Path(data).exists():
         raise DataError(
             f"no folder or file at {data}, and {unknown('data set', data, DATASETS)}",
@@ -105,8 +105,8 @@ def load_dataset(
         raise DataError(f"{data} is here already: --download is for named sets", fix="leave it out")
     else:
         data = place(data)
-        given = _open_parts(Path(data), labels, skip_corrupt)
-    return _divide(data, root, seed, validation, given)
+        parts = _open_parts(Path(data), labels, skip_corrupt)
+    return _divide(data, root, seed, validation, parts)
 
 
 def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrupt: bool = False) -> ImageSet | None:
@@ -125,16 +125,16 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
     if not recorded:
         return None
     if recorded["data"] in DATASETS:
-        given = _reader(recorded["data"])(Path(recorded["root"]) if recorded["root"] else None, False)
+        parts = _reader(recorded["data"])(Path(recorded["root"]) if recorded["root"] else None, False)
     elif not Path(recorded["data"]).exists():
         raise DataError(
             f"the data set of {bundle.path.name} was at {recorded['data']}, which is not on this machine",
             fix="pass --images with a folder of class folders",
         )
     else:
-        given = _open_parts(Path(recorded["data"]), labels, skip_corrupt=False)
-    chosen = _joined(given).select(bundle.splits()[part])
-    return _told(without_corrupt(chosen)) if skip_corrupt else chosen
+        parts = _open_parts(Path(recorded["data"]), labels, skip_corrupt=False)
+    chosen = _joined(parts).select(bundle.splits()[part])
+    return _log_left_out(without_corrupt(chosen)) if skip_corrupt else chosen
 
 
 def place(images: str) -> str:
@@ -167,11 +167,11 @@ def _part_elsewhere(bundle: Bundle, images: str, part: str, skip_corrupt: bool) 
                 fix="pass --images with the model's own data",
             )
         return getattr(dataset, part)
-    given = _open_parts(Path(images), bundle.manifest.labels, skip_corrupt)
+    parts = _open_parts(Path(images), bundle.manifest.labels, skip_corrupt)
     seen = calibration_of(bundle.manifest).get("images") == place(images)
-    if part == "test" and not seen and ("all" in given or "test" in given):
-        return given.get("test") or given["all"]
-    return getattr(_divide(images, None, 0, _VALIDATION_SHARE, given), part)
+    if part == "test" and not seen and ("all" in parts or "test" in parts):
+        return parts.get("test") or parts["all"]
+    return getattr(_divide(images, None, 0, _VALIDATION_SHARE, parts), part)
 
 
 def _open_parts(path: Path, labels: Sequence[str] | None, skip_corrupt: bool) -> dict[str, ImageSet]:
@@ -181,12 +181,12 @@ def _open_parts(path: Path, labels: Sequence[str] | None, skip_corrupt: bool) ->
     """
     folders = {part: path / name for part, names in _FOLDERS.items() for name in names if (path / name).is_dir()}
     if not folders or (_other_folders(path, folders) and not all(map(_has_folders, folders.values()))):
-        return {"all": _told(open_images(path, labels, skip_corrupt=skip_corrupt))}
+        return {"all": _log_left_out(open_images(path, labels, skip_corrupt=skip_corrupt))}
     if labels is None:
         labels = open_images(folders.get("train") or next(iter(folders.values()))).labels
     parts = {}
     for part, folder in folders.items():
-        images = _told(open_images(folder, labels, skip_corrupt=skip_corrupt))
+        images = _log_left_out(open_images(folder, labels, skip_corrupt=skip_corrupt))
         parts[part] = _prefixed(images, folder.name)
     return parts
 
@@ -199,7 +199,7 @@ def _has_folders(path: Path) -> bool:
     return any(entry.is_dir() for entry in path.iterdir())
 
 
-def _told(images: ImageSet) -> ImageSet:
+def _log_left_out(images: ImageSet) -> ImageSet:
     if images.left_out:
         _log.info(f"left out {len(images.left_out)} corrupt images: {', '.join(images.left_out)}")
     return images
@@ -229,21 +229,23 @@ def _joined(parts: dict[str, ImageSet]) -> ImageSet:
     )
 
 
-def _divide(data: str, root: str | None, seed: int, share: float, given: dict[str, ImageSet]) -> Dataset:
-    if "all" in given:
-        rest, test = _drawn(given["all"], _TEST_SHARE, seed)
-    elif "train" not in given:
+def _divide(data: str, root: str | None, seed: int, share: float, parts: dict[str, ImageSet]) -> Dataset:
+    if "all" in parts:
+        remaining, test = _drawn(parts["all"], _TEST_SHARE, seed)
+    elif "train" not in parts:
         raise DataError(f"{data} has no train/ folder", fix="add train/, or pass one folder of class folders")
-    elif "test" in given:
-        rest, test = given["train"], given["test"]
-    elif "validation" in given:
+    elif "test" in parts:
+        remaining, test = parts["train"], parts["test"]
+    elif "validation" in parts:
         _log.info(
             f"{data} has no test/ folder: its validation folder is the test part, validation is drawn from train/"
         )
-        rest, test = given["train"], given.pop("validation")
+        remaining, test = parts["train"], parts.pop("validation")
     else:
-        rest, test = _drawn(given["train"], _TEST_SHARE, seed)
-    train, validation = (rest, given["validation"]) if "validation" in given else _drawn(rest, share, seed + 1)
+        remaining, test = _drawn(parts["train"], _TEST_SHARE, seed)
+    train, validation = (
+        (remaining, parts["validation"]) if "validation" in parts else _drawn(remaining, share, seed + 1)
+    )
     return Dataset(data, root, seed, train, validation, test)
 
 

@@ -84,7 +84,7 @@ def write_csv(predictions: list[Prediction], path: Path) -> None:
     apostrophe before it; a program gets the name back by removing one apostrophe from the front.
     """
     stream = io.StringIO()
-    rows = [("Image", "Category"), *((_cell(one.id), _cell(one.labels[0])) for one in predictions)]
+    rows = [("Image", "Category"), *((_cell(prediction.id), _cell(prediction.labels[0])) for prediction in predictions)]
     # csv quotes the line end that it writes, not the other one
     quoting = csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
     csv.writer(stream, lineterminator="\n", quoting=quoting).writerows(rows)
@@ -106,12 +106,12 @@ def draw_grid(images: ImageSet, predictions: list[Prediction], path: Path, seed:
     for axis in axes:
         axis.axis("off")
     for axis, index in zip(axes, chosen, strict=False):
-        one, image = predictions[index], images[index].image
+        prediction, image = predictions[index], images[index].image
         axis.imshow(np.asarray(image.convert("RGB")))
-        wrong = one.truth is not None and one.truth != one.labels[0]
-        truth = "" if one.truth is None else f"\ntrue: {visible(one.truth)}"
+        wrong = prediction.truth is not None and prediction.truth != prediction.labels[0]
+        truth = "" if prediction.truth is None else f"\ntrue: {visible(prediction.truth)}"
         axis.set_title(
-            f"{visible(one.labels[0])} ({one.confidences[0]:.0%}){truth}", fontsize=9,
+            f"{visible(prediction.labels[0])} ({prediction.confidences[0]:.0%}){truth}", fontsize=9,
             color="crimson" if wrong else "black", parse_math=False,
         )  # fmt: skip
     stream = io.BytesIO()

@@ -61,8 +61,8 @@ class Run:
 
 def list_runs(runs: Path = RUNS) -> list[Run]:
     """The bundles and unfinished trainings of `runs`, by name, with sizes and last verdicts."""
-    found = [run for path in folders(runs) if (run := read_run(path)) is not None and run.kind != "report"]
-    verdicts, names = _verdicts(runs), {run.id: run.path.name for run in found if run.id}
+    listed = [run for path in folders(runs) if (run := read_run(path)) is not None and run.kind != "report"]
+    verdicts, names = _verdicts(runs), {run.id: run.path.name for run in listed if run.id}
     return [
         replace(
             run,
@@ -70,7 +70,7 @@ def list_runs(runs: Path = RUNS) -> list[Run]:
             verdict=verdicts.get(run.id or ""),
             made_from=names.get(run.lineage[-1], run.lineage[-1]) if run.lineage else None,
         )
-        for run in found
+        for run in listed
     ]
 
 
@@ -122,7 +122,7 @@ def _content(path: Path, limit: int) -> bytes:
 
 def _verdicts(runs: Path) -> dict[str, str]:
     """Bundle id -> the verdict of the newest report that judged it."""
-    found: dict[str, str] = {}
+    verdicts: dict[str, str] = {}
     reports = [path / "report.json" for path in folders(runs) if path.name.endswith(REPORT)]
     for path in sorted((path for path in reports if path.is_file()), key=lambda path: path.stat().st_mtime):
         with suppress(EdgeKitError, OSError):
@@ -130,8 +130,8 @@ def _verdicts(runs: Path) -> dict[str, str]:
             for report in _reports(document):
                 for model in report.get("models") or ():
                     if isinstance(model, dict) and model.get("judgements") and isinstance(model.get("id"), str):
-                        found[model["id"]] = str(report.get("verdict"))[:_MAX_TEXT]
-    return found
+                        verdicts[model["id"]] = str(report.get("verdict"))[:_MAX_TEXT]
+    return verdicts
 
 
 def _reports(document: object) -> Iterator[dict[str, Any]]:
@@ -178,15 +178,15 @@ def named_run(name: str, runs: Path = RUNS) -> Run:
 
 def made_from(run: Run, runs: Path = RUNS) -> list[Path]:
     """The bundles of `runs` that were made from one, directly or not."""
-    others = (other for path in folders(runs) if (other := read_run(path)) is not None)
-    return [other.path for other in others if run.id and run.id in other.lineage]
+    all_runs = (candidate for path in folders(runs) if (candidate := read_run(path)) is not None)
+    return [candidate.path for candidate in all_runs if run.id and run.id in candidate.lineage]
 
 
 def next_step(runs: Path = RUNS) -> tuple[str, str]:
     """(what to type next in this folder, why)."""
-    found = [run for path in folders(runs) if (run := read_run(path)) is not None]
-    bundles = [run for run in found if run.kind == "bundle"]
-    trainings = [run for run in found if run.kind == "training"]
+    all_runs = [run for path in folders(runs) if (run := read_run(path)) is not None]
+    bundles = [run for run in all_runs if run.kind == "bundle"]
+    trainings = [run for run in all_runs if run.kind == "training"]
     if not bundles:
         if trainings:
             return "edgekit train --resume", f"{trainings[-1].path} is not finished"

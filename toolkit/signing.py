@@ -110,5 +110,5 @@ def _read(key: Path) -> bytes:
 
 
 def _no_key(key: Path, kind: str) -> EdgeKitError:
-    wanted = {"private": "the one without .pub signs", "public": "the one with .pub verifies"}[kind]
-    return EdgeKitError(f"{key} is not an ed25519 {kind} key", fix=f"ssh-keygen -t ed25519 -f key; {wanted}")
+    hint = {"private": "the one without .pub signs", "public": "the one with .pub verifies"}[kind]
+    return EdgeKitError(f"{key} is not an ed25519 {kind} key", fix=f"ssh-keygen -t ed25519 -f key; {hint}")

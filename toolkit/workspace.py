@@ -136,7 +136,7 @@ def _numbers(runs: Path, pattern: re.Pattern[str]) -> list[int]:
     return [int(match[1]) for entry in runs.iterdir() if (match := pattern.match(entry.name))]
 
 
-def newest(accept: Callable[[Manifest], bool], wanted: str, make: str, runs: Path = RUNS) -> Bundle:
+def newest(accept: Callable[[Manifest], bool], kind: str, make: str, runs: Path = RUNS) -> Bundle:
     """The newest bundle in `runs` that `accept` takes; says which.
 
     Args:
@@ -148,24 +148,24 @@ def newest(accept: Callable[[Manifest], bool], wanted: str, make: str, runs: Pat
     """
     fitting = [(manifest.created, path) for path, manifest in _manifests(runs) if accept(manifest)]
     if not fitting:
-        raise BundleError(f"there is no {wanted} in {runs}/", fix=f"run: {make}, or pass a bundle's folder")
+        raise BundleError(f"there is no {kind} in {runs}/", fix=f"run: {make}, or pass a bundle's folder")
     path = max(fitting)[1]
     _log.info(f"taking {path}")
     return Bundle.open(path)
 
 
-def given_or_newest(path: Path | None, accept: Callable[[Manifest], bool], wanted: str, make: str) -> Bundle:
+def given_or_newest(path: Path | None, accept: Callable[[Manifest], bool], needed: str, make: str) -> Bundle:
     """The bundle that was named, else the newest fitting one.
 
     Raises:
         BundleError: the named bundle is not of the kind that is wanted, or there is none.
     """
     if path is None:
-        return newest(accept, wanted, make)
+        return newest(accept, needed, make)
     bundle = Bundle.open(path)
     if not accept(bundle.manifest):
         kind = f"{bundle.manifest.format} {bundle.manifest.precision}"
-        raise BundleError(f"{path} is {kind}; needed: {wanted}", fix=f"run: {make}")
+        raise BundleError(f"{path} is {kind}; needed: {needed}", fix=f"run: {make}")
     return bundle
 
 
@@ -180,12 +180,12 @@ def find(bundle_id: str, *places: Path) -> Bundle | None:
 
 def derived(bundle_id: str, *places: Path) -> list[Bundle]:
     """The bundles that were made directly from the one with this id, the newest first."""
-    found = {}
+    bundles = {}
     for place in places:
         for path, manifest in _manifests(place):
             if manifest.lineage and manifest.lineage[-1]["id"] == bundle_id:
-                found[path.resolve()] = (manifest.created, path)
-    return [Bundle.open(path) for _, path in sorted(found.values(), reverse=True)]
+                bundles[path.resolve()] = (manifest.created, path)
+    return [Bundle.open(path) for _, path in sorted(bundles.values(), reverse=True)]
 
 
 def _manifests(runs: Path) -> Iterator[tuple[Path, Manifest]]:

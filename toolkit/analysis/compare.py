@@ -132,7 +132,7 @@ def check_hardware(first: Mapping[str, object], second: Mapping[str, object]) ->
     """Raise EdgeKitError where two reports' devices are not the same kind of machine."""
     different = {key: (first.get(key), second.get(key)) for key in _HARDWARE if first.get(key) != second.get(key)}
     if different:
-        values = ", ".join(f"{key} {one!r} and {other!r}" for key, (one, other) in different.items())
+        values = ", ".join(f"{key} {before!r} and {after!r}" for key, (before, after) in different.items())
         raise EdgeKitError(
             f"the reports are of different machines: {values}",
             fix="pass --across-hardware to hold one against the other, or --join to show them side by side",
@@ -148,13 +148,15 @@ def counterpart(report: Report, model: Named) -> Model:
         EdgeKitError: there is none.
     """
     kind = model["name"], model["format"], model["precision"]
-    for other in report["models"]:
-        if other["id"] == model["id"]:
-            return other
-    for other in report["models"]:
-        if (other["name"], other["format"], other["precision"]) == kind and _choice(other) == _choice(model):
-            return other
-    known = ", ".join(model_name(other) for other in report["models"])
+    for candidate in report["models"]:
+        if candidate["id"] == model["id"]:
+            return candidate
+    for candidate in report["models"]:
+        if (candidate["name"], candidate["format"], candidate["precision"]) == kind and _choice(candidate) == _choice(
+            model
+        ):
+            return candidate
+    known = ", ".join(model_name(candidate) for candidate in report["models"])
     raise EdgeKitError(
         f"{source_of(report)} has no {model['name']} {model['format']} {model['precision']} to compare with",
         fix=f"it has {known}; pass the report of the same model",
@@ -185,7 +187,7 @@ def hold_against(
     """
     if not across_hardware:
         check_hardware(stored["device"], report["device"])
-    noise = [Signal(one["name"], one["detail"]) for one in (*stored["noise"], *report["noise"])]
+    noise = [Signal(entry["name"], entry["detail"]) for entry in (*stored["noise"], *report["noise"])]
     models: list[Model] = []
     judgements: list[Judgement] = []
     source = source_of(stored)
@@ -198,14 +200,14 @@ def hold_against(
             own = contract.judge(drop, interval, source)
             if doubtful:
                 own = doubt(own, f"{speedup_text(speedup)} as fast as {source}")
-            own = [admit(one, noise) for one in own]
+            own = [admit(judgement, noise) for judgement in own]
             judgements += own
             against: Against = {
                 "report": source, "model": then["id"], "speedup": speedup, "how": how,
                 "time_ms": then["time_ms"]["value"], "outcome": "inconclusive" if doubtful else call(interval),
                 "drop": drop and _points(drop), "paired": paired,
             }  # fmt: skip
-            models.append({**model, "against": against, "judgements": [as_json(one) for one in own]})
+            models.append({**model, "against": against, "judgements": [as_json(judgement) for judgement in own]})
         else:
             models.append(model)
     verdict = overall(judgements)
@@ -224,9 +226,11 @@ def compare_reports(reports: Sequence[Report], contract: Contract, *, across_har
     *earlier, last = reports
     candidates = [model["id"] for model in last["models"] if "judgements" in model]
     candidates = candidates or [model["id"] for model in last["models"]]
-    held = [hold_against(stored, last, candidates, contract, across_hardware=across_hardware) for stored in earlier]
-    rows = [row for report in held for row in _rows(report)]
-    first = held[0]
+    comparisons = [
+        hold_against(stored, last, candidates, contract, across_hardware=across_hardware) for stored in earlier
+    ]
+    rows = [row for report in comparisons for row in _rows(report)]
+    first = comparisons[0]
     return {
         "schema": SCHEMA, "verdict": first["verdict"], "reason": first["reason"], "exit_code": first["exit_code"],
         "report": source_of(last), "headline": last["headline"],
@@ -260,7 +264,7 @@ def _speedup(
     else:
         first, second = ([-value for value in process_times(block_times(model))] for model in (then, now))
         how = "by the times of two runs, which the machine's state of the day is part of"
-    before, after = (one["device"].get("threads") for one in (stored, report))
+    before, after = (entry["device"].get("threads") for entry in (stored, report))
     if before and after and before != after:
         how += f", with {before} and {after} threads"
     return exponential(welch_difference(second, first, confidence)), how

@@ -135,11 +135,15 @@ def call(speedup: Interval) -> SpeedOutcome:
 def reason(judgements: list[Judgement]) -> str:
     """Why the verdict is what it is: of each rule the first judgement that is as bad as the worst."""
     worst = overall(judgements)
-    sentences = {one.rule: one.sentence for one in reversed(judgements) if one.outcome == worst.outcome}
-    return "; ".join(sentences[rule] for rule in dict.fromkeys(one.rule for one in judgements) if rule in sentences)
+    sentences = {
+        judgement.rule: judgement.sentence for judgement in reversed(judgements) if judgement.outcome == worst.outcome
+    }
+    return "; ".join(
+        sentences[rule] for rule in dict.fromkeys(judgement.rule for judgement in judgements) if rule in sentences
+    )
 
 
 def overall(judgements: list[Judgement]) -> Judgement:
     """The worst of several judgements: fail, then an inconclusive that counts, then inconclusive, then pass."""
     badness = {"pass": 0, "inconclusive": 1, "fail": 3}
-    return max(judgements, key=lambda one: badness[one.outcome] + (one.exit_code == INCONCLUSIVE))
+    return max(judgements, key=lambda judgement: badness[judgement.outcome] + (judgement.exit_code == INCONCLUSIVE))

@@ -53,7 +53,7 @@ def make_report(result: Result) -> Report:
     Raises:
         EdgeKitError: the run was cut short before its second process, so nothing says how sure its times are.
     """
-    if min(measured_processes(one) for one in result.measurements) < 2:
+    if min(measured_processes(timed) for timed in result.measurements) < 2:
         raise EdgeKitError(
             f"{result.device} was lost in the first of its {result.plan.processes} processes: an interval needs two",
             fix="measure again; what there is stays in the file",
@@ -116,7 +116,7 @@ def _describe(
     top1, top5 = _accuracy(measurement, targets, confidence)
     time = typical_time(measured_times(measurement.blocks), confidence)
     calls = np.asarray([value for block in measurement.blocks for value in block.call_ms])
-    p50, p90, p95, p99 = (percentile(calls, which) for which in PERCENTILE_SAMPLES)
+    p50, p90, p95, p99 = (percentile(calls, percent) for percent in PERCENTILE_SAMPLES)
     return {
         "id": candidate.key,
         "bundle": str(bundle.path),
@@ -224,40 +224,40 @@ def _outliers(measurement: Measurement, calls: np.ndarray) -> Outliers:
 
 
 def _warnings(result: Result, candidate: Candidate, bundle: Bundle, measurement: Measurement) -> list[str]:
-    found = []
+    warnings = []
     parity = Parity(**measurement.parity)
     if not math.isfinite(parity.logits_max_abs):
-        found.append("its answers on the golden samples are not numbers")
+        warnings.append("its answers on the golden samples are not numbers")
     elif bundle.manifest.precision == "fp32" and not parity.exact:
-        found.append(f"not the same model as its source here: logits differ by up to {parity.logits_max_abs:.3g}")
+        warnings.append(f"not the same model as its source here: logits differ by up to {parity.logits_max_abs:.3g}")
     if parity.first_difference == "decoder":
-        found.append(
+        warnings.append(
             f"the decoder here gives other pixels than the source's for {1 - parity.checksums_agreement:.0%} of the "
             f"golden samples, and the network's input differs by up to {parity.tensor_max_abs:.3g}: another libjpeg"
         )
     elif parity.first_difference == "preprocessing":
-        found.append(
+        warnings.append(
             f"preprocessing here differs from the source's by up to {parity.tensor_max_abs:.3g}, from the same pixels: "
             "another Pillow"
         )
     if bundle.manifest.requires.get("isa") == "vnni" and not has_vnni(result.environment["isa"]):
-        found.append("quantized for x86 with VNNI, which this CPU lacks: sums may saturate (--target x86-avx2)")
+        warnings.append("quantized for x86 with VNNI, which this CPU lacks: sums may saturate (--target x86-avx2)")
     if measurement.differed:
-        found.append(
+        warnings.append(
             f"{measurement.differed} of {measurement.checked} answers of the timed calls are not those that its "
             "accuracy was counted on"
         )
     if (host := result.host.get(candidate.key)) is not None and (beyond := unexplained(host)):
-        found.append(
+        warnings.append(
             f"{beyond} of its answers differ from the host's by more than the kernels' difference on the golden samples"
         )
     slowdown = collapse(measured_ms(measurement), _median([block.ms for block in measurement.one_thread]))
     if slowdown is not None:
-        found.append(
+        warnings.append(
             f"takes {slowdown:.2g} times as long with {threads_of(result, candidate)} threads as with one: they wait "
             "for one another (--threads 1)"
         )
-    return found + _shortcomings(measurement, result.plan)
+    return warnings + _shortcomings(measurement, result.plan)
 
 
 def measured_ms(measurement: Measurement) -> float:
@@ -267,27 +267,27 @@ def measured_ms(measurement: Measurement) -> float:
 
 def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
     """What the rules of measuring ask for and this run did not reach."""
-    found = []
+    shortcomings = []
     inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
     if inputs < INPUTS:
-        found.append(f"timed on {inputs} different images, {INPUTS} are the rule (pass --images)")
-    measured, given = measured_processes(measurement), measurement.processes or plan.processes
-    if measured < given:
-        found.append(f"the run was cut short: {measured} of {given} processes were measured")
-    elif given < plan.processes:
-        found.append(f"measured in {given} processes instead of {plan.processes}, because starting took long")
+        shortcomings.append(f"timed on {inputs} different images, {INPUTS} are the rule (pass --images)")
+    measured, planned = measured_processes(measurement), measurement.processes or plan.processes
+    if measured < planned:
+        shortcomings.append(f"the run was cut short: {measured} of {planned} processes were measured")
+    elif planned < plan.processes:
+        shortcomings.append(f"measured in {planned} processes instead of {plan.processes}, because starting took long")
     if unsettled := sum(not warm_up.settled for warm_up in measurement.warm_ups):
-        found.append(f"its times had not settled when the warm-up ended in {unsettled} of {measured} processes")
+        shortcomings.append(f"its times had not settled when the warm-up ended in {unsettled} of {measured} processes")
     missed = dict.fromkeys(
         reason
         for process in range(measured)
         for reason in lacking(
-            [block for block in measurement.blocks if block.process == process], replace(plan, processes=given)
+            [block for block in measurement.blocks if block.process == process], replace(plan, processes=planned)
         )
     )
     if missed:
-        found.append(f"the time did not suffice for {' and '.join(missed)} (--seconds)")
-    return found
+        shortcomings.append(f"the time did not suffice for {' and '.join(missed)} (--seconds)")
+    return shortcomings
 
 
 def _accuracy(measurement: Measurement, targets: np.ndarray, confidence: float) -> tuple[Interval | None, float | None]:

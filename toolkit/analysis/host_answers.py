@@ -25,8 +25,8 @@ def compare_with_host(
         samples; "differ", the images with another answer: "id", "truth", "host", "device" (labels), and "gap", by how
         much the host's logit of its own answer is above that of the device's.
     """
-    found: dict[str, HostAnswers] = {}
-    bundles = {bundle.id: bundle for _, bundle, one in measured if one.predictions is not None}
+    answers: dict[str, HostAnswers] = {}
+    bundles = {bundle.id: bundle for _, bundle, measurement in measured if measurement.predictions is not None}
     # an engine runs where it was built alone
     runnable = [bundle for bundle in bundles.values() if bundle.manifest.format != ENGINE_FORMAT]
     for index, bundle in enumerate(runnable):
@@ -35,12 +35,12 @@ def compare_with_host(
             progress("the host's answers", (index + share) / len(runnable))
 
         golden, logits = _answers(bundle, images, part)
-        for candidate, _, one in measured:
-            if candidate.bundle == bundle.id and one.predictions is not None:
-                difference = float(np.abs(golden - np.asarray(one.golden_logits)).max())
-                differ = _differences(bundle, images, logits, one.predictions.classes)
-                found[candidate.key] = {"images": len(images), "logits_max_abs": difference, "differ": differ}
-    return found
+        for candidate, _, measurement in measured:
+            if candidate.bundle == bundle.id and measurement.predictions is not None:
+                difference = float(np.abs(golden - np.asarray(measurement.golden_logits)).max())
+                differ = _differences(bundle, images, logits, measurement.predictions.classes)
+                answers[candidate.key] = {"images": len(images), "logits_max_abs": difference, "differ": differ}
+    return answers
 
 
 def _differences(bundle: Bundle, images: ImageSet, logits: np.ndarray, classes: Sequence[int]) -> list[OtherAnswer]:
@@ -64,14 +64,14 @@ def _answers(bundle: Bundle, images: ImageSet, progress: Callable[[float], None]
     return golden, np.stack(logits)
 
 
-def near_tie(one: OtherAnswer, host: HostAnswers) -> bool:
+def near_tie(answer: OtherAnswer, host: HostAnswers) -> bool:
     """Whether the kernels' difference explains another answer.
 
     Where no logit differs by more than d, an answer can only change between classes whose logits are within 2 d.
     """
-    return one["gap"] <= 2 * host["logits_max_abs"]
+    return answer["gap"] <= 2 * host["logits_max_abs"]
 
 
 def unexplained(host: HostAnswers) -> int:
     """How many answers differ from the host's by more than the kernels do."""
-    return sum(not near_tie(one, host) for one in host["differ"])
+    return sum(not near_tie(answer, host) for answer in host["differ"])

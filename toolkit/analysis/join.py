@@ -30,7 +30,7 @@ def join_reports(reports: Sequence[Report], failed: Sequence[Failed] = ()) -> Jo
         raise EdgeKitError("the reports have no model in common", fix="validate the same bundles on each device")
     verdict: Outcome = max((report["verdict"] for report in reports), key=lambda outcome: _BADNESS[outcome])
     reasons = [f"{report['device']['name']}: {report['reason']}" for report in reports if report["verdict"] == verdict]
-    reasons = [*(f"{one['device']}: {one['error']}" for one in failed), *reasons]
+    reasons = [*(f"{failure['device']}: {failure['error']}" for failure in failed), *reasons]
     codes = {report["exit_code"] for report in reports}
     code: ExitCode = 3 if 3 in codes else 4 if 4 in codes else 0
     return {
@@ -61,6 +61,8 @@ def _agreement(reports: Sequence[Report], identity: str) -> Agreement:
     answers = zip(reports[0]["ids"], *(model["predictions"] or () for model in models), strict=True)
     labels = reports[0]["labels"]
     differ: list[DeviceAnswers] = [
-        {"id": image, "answers": [labels[index] for index in given]} for image, *given in answers if len(set(given)) > 1
+        {"id": image, "answers": [labels[index] for index in classes]}
+        for image, *classes in answers
+        if len(set(classes)) > 1
     ]
     return {**entry, "images": len(reports[0]["ids"]), "differ": differ}

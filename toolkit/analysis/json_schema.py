@@ -67,7 +67,11 @@ def _of(kind: Any, definitions: dict[str, Schema]) -> Schema:
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin in (Union, UnionType):
-        return {"anyOf": [{"type": "null"} if one is type(None) else _of(one, definitions) for one in arguments]}
+        return {
+            "anyOf": [
+                {"type": "null"} if argument is type(None) else _of(argument, definitions) for argument in arguments
+            ]
+        }
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return {"type": "array", "items": _of(arguments[0], definitions)}
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -102,8 +106,8 @@ def _described(kind: object) -> tuple[str, dict[str, str]]:
     text = inspect.getdoc(kind) or ""
     summary, _, section = text.partition("\n\nAttributes:\n")
     attributes = {}
-    for names, said in _ATTRIBUTE.findall(section):
-        attributes |= dict.fromkeys(names.split(", "), " ".join(said.split()))
+    for names, description in _ATTRIBUTE.findall(section):
+        attributes |= dict.fromkeys(names.split(", "), " ".join(description.split()))
     return " ".join(summary.split()), attributes
 
 
@@ -128,9 +132,9 @@ def _text(kind: Any) -> str:
     if is_record(kind):
         return f"[{kind.__name__}](#{kind.__name__.lower()})"
     if origin is Literal:
-        return ", ".join(f"`{one}`" for one in arguments)
+        return ", ".join(f"`{argument}`" for argument in arguments)
     if origin in (Union, UnionType):
-        return " or ".join("null" if one is type(None) else _text(one) for one in arguments)
+        return " or ".join("null" if argument is type(None) else _text(argument) for argument in arguments)
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return f"list of {_text(arguments[0])}"
     if isinstance(origin, type) and issubclass(origin, Mapping):

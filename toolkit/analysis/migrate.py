@@ -41,14 +41,14 @@ def _from_1(report: OldReport) -> OldReport:
 def _model_from_1(model: Mapping[str, Any], confidence: float) -> OldReport:
     # the median of a block's calls was kept, and stands in for their mean
     blocks = [
-        {"round": one["round"], "process": one["process"], "at": 0.0, "ms": one["p50"], "ns": []}
-        for one in model["blocks_ms"]
+        {"round": block["round"], "process": block["process"], "at": 0.0, "ms": block["p50"], "ns": []}
+        for block in model["blocks_ms"]
     ]
-    time = typical_time([BlockTime(one["round"], one["process"], one["ms"]) for one in blocks], confidence)
+    time = typical_time([BlockTime(block["round"], block["process"], block["ms"]) for block in blocks], confidence)
     unknown = ("file_ms", "warm_up_ms", "postprocess_ms", "calibration_error", "flips_by_class", "offline", "frames",
                "sustained")  # fmt: skip
     kept = {key: value for key, value in model.items() if key not in ("blocks_ms", "calls")}
-    percentiles = {f"p{which}": model["latency_ms"].get(f"p{which}") for which in PERCENTILE_SAMPLES}
+    percentiles = {f"p{percent}": model["latency_ms"].get(f"p{percent}") for percent in PERCENTILE_SAMPLES}
     return {
         **dict.fromkeys(unknown),
         **kept,
@@ -81,7 +81,12 @@ def _from_3(report: OldReport) -> OldReport:
     candidates = [model["id"] for model in report["models"] if "judgements" in model]
     # what schema 3 warned of is the headline's to say
     models = [
-        {**model, "warnings": [one for one in model["warnings"] if not one.startswith("slower than the baseline here")]}
+        {
+            **model,
+            "warnings": [
+                warning for warning in model["warnings"] if not warning.startswith("slower than the baseline here")
+            ],
+        }
         for model in report["models"]
     ]
     contract = read(Contract, report["contract"], "contract")

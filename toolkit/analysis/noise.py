@@ -37,18 +37,20 @@ def signals(environment: Environment, measurements: Mapping[str, Measurement], t
         measurements: how a model is called -> what was measured.
         threads: of one inference.
     """
-    found = [*_of_machine(environment, threads)]
+    found_signals = [*_of_machine(environment, threads)]
     for model, measurement in measurements.items():
         values = [block.ms for block in measurement.blocks]
         variation = float(np.std(values, ddof=1) / np.mean(values))
         if variation > _VARIATION:
-            found.append(Signal("variation", f"{model}: its blocks vary by {variation:.1%} (over {_VARIATION:.0%})"))
+            found_signals.append(
+                Signal("variation", f"{model}: its blocks vary by {variation:.1%} (over {_VARIATION:.0%})")
+            )
         change, doubt = _trend(measurement)
         if abs(change) > _CHANGE and doubt < _DOUBT:
-            found.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} within a process"))
+            found_signals.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} within a process"))
         if (rate := switch_rate(measurement)) is not None and rate > _SWITCHES * threads:
-            found.append(Signal("switches", f"{model}: lost the processor {rate:.0f} times a second"))
-    return found
+            found_signals.append(Signal("switches", f"{model}: lost the processor {rate:.0f} times a second"))
+    return found_signals
 
 
 def _trend(measurement: Measurement) -> tuple[float, float]:
@@ -95,19 +97,19 @@ def threads_advised(environment: Cores) -> int:
 
 
 def _of_machine(environment: Environment, threads: int) -> list[Signal]:
-    found = []
+    machine_signals = []
     allowed, busy, advised = environment["cores_allowed"], busy_cores(environment), threads_advised(environment)
     if busy / allowed > _LOAD or threads > advised:
         detail = load_text(environment)
         if threads > advised:
             detail += f"; {threads} threads wait for one another then, try --threads {advised}"
-        found.append(Signal("load", detail))
+        machine_signals.append(Signal("load", detail))
     before, after = environment["before"], environment["after"]
-    for key, name, what in (
+    for key, name, description in (
         ("cgroup_throttled", "quota", "the container's CPU quota stopped the run {} times"),
         ("throttled", "heat", "the CPU was throttled {} times"),
     ):
         values = before.get(key), after.get(key)
         if isinstance(values[0], int) and isinstance(values[1], int) and values[1] > values[0]:
-            found.append(Signal(name, what.format(values[1] - values[0])))
-    return found
+            machine_signals.append(Signal(name, description.format(values[1] - values[0])))
+    return machine_signals

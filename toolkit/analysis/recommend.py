@@ -15,7 +15,9 @@ def recommend(models: Sequence[Model], candidates: Sequence[str]) -> Recommendat
     """
     names = names_of(models)
     chosen = [model for model in models if model["id"] in candidates and "judgements" in model]
-    holding = [model for model in chosen if all(one["outcome"] == "pass" for one in model.get("judgements", ()))]
+    holding = [
+        model for model in chosen if all(judgement["outcome"] == "pass" for judgement in model.get("judgements", ()))
+    ]
     faster = [model for model in chosen if model["outcome"] == "faster"]
     if chosen and not faster:
         kept = _reference(min(chosen, key=lambda model: model["time_ms"]["value"]))

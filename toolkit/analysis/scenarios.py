@@ -30,7 +30,7 @@ def _offline(measurement: Measurement, confidence: float) -> Offline:
     sizes: list[BatchRate] = []
     for batch, values in rates.items():
         logs = student_mean(np.log(values).tolist(), confidence)
-        value, low, high = (float(np.exp(one)) for one in (logs.value, logs.low, logs.high))
+        value, low, high = (float(np.exp(logarithm)) for logarithm in (logs.value, logs.low, logs.high))
         sizes.append({"batch": batch, "images_per_s": value, "low": low, "high": high})
     best = max(sizes, key=lambda size: size["images_per_s"])
     return {"sizes": sizes, "best_batch": best["batch"], "images_per_s": best["images_per_s"]}
@@ -43,8 +43,8 @@ def _frames(measurement: Measurement, confidence: float) -> FramesEntry:
     offered = sum(entry.offered for entry in measurement.frames)
     missed = offered - len(late) + int((late > 1e3 / fps).sum())
     share = wilson(missed, offered, confidence)
-    whole = len(late) == offered  # percentiles of the answered alone would flatter
-    p50, p90, p99 = (percentile(late, which) if whole else None for which in (50, 90, 99))
+    complete = len(late) == offered  # percentiles of the answered alone would flatter
+    p50, p90, p99 = (percentile(late, percent) if complete else None for percent in (50, 90, 99))
     return {
         "fps": fps,
         "offered": offered,
@@ -58,24 +58,24 @@ def _frames(measurement: Measurement, confidence: float) -> FramesEntry:
 
 def _sustained(seconds: Sequence[Sustained], fps: float | None) -> SustainedEntry:
     """By minute the medians, and what was missed of a fixed rate; the trend, and where it is heading."""
-    times = [one.at for one in seconds]
-    values = [one.call_ns / 1e6 for one in seconds]
+    times = [second.at for second in seconds]
+    values = [second.call_ns / 1e6 for second in seconds]
     minutes: dict[int, list[Sustained]] = {}
-    for one in seconds:
-        minutes.setdefault(int(one.at // 60), []).append(one)
+    for second in seconds:
+        minutes.setdefault(int(second.at // 60), []).append(second)
     return {
-        "minutes": [_minute(minute + 1, found) for minute, found in sorted(minutes.items())],
+        "minutes": [_minute(minute + 1, recorded) for minute, recorded in sorted(minutes.items())],
         "rate": _rate(list(minutes.values()), fps),
         "slope_per_minute": 60 * theil_sen(times, values) / float(np.median(values)),
         "trend_p": mann_kendall(values),
         "first_ms": float(np.median(values[:5])),
         "steady_ms": steady_state(times, values),
-        "states": [{"at": one.at, **_state(one.state)} for one in seconds if one.state is not None],
+        "states": [{"at": second.at, **_state(second.state)} for second in seconds if second.state is not None],
     }
 
 
 def _minute(minute: int, seconds: Sequence[Sustained]) -> Minute:
-    p50 = float(np.median([one.call_ns for one in seconds])) / 1e6
+    p50 = float(np.median([second.call_ns for second in seconds])) / 1e6
     if seconds[0].offered is None:
         return {"minute": minute, "p50_ms": p50}
     return {"minute": minute, "p50_ms": p50, **_counts(seconds)}
@@ -88,16 +88,16 @@ def _rate(minutes: Sequence[Sequence[Sustained]], fps: float | None) -> Rate | N
     """
     if fps is None or minutes[0][0].offered is None:
         return None
-    whole = [one for one in minutes if one[-1].at - one[0].at >= _PART_OF_A_MINUTE_S] or minutes
-    shares = [1 - counts["dropped"] / max(1, counts["offered"]) for counts in map(_counts, whole)]
-    return {"fps": fps, **_counts([one for minute in minutes for one in minute]), "held_fps": fps * min(shares)}
+    full_minutes = [minute for minute in minutes if minute[-1].at - minute[0].at >= _PART_OF_A_MINUTE_S] or minutes
+    shares = [1 - counts["dropped"] / max(1, counts["offered"]) for counts in map(_counts, full_minutes)]
+    return {"fps": fps, **_counts([second for minute in minutes for second in minute]), "held_fps": fps * min(shares)}
 
 
 def _counts(seconds: Sequence[Sustained]) -> Counts:
     return {
-        "offered": sum(one.offered or 0 for one in seconds),
-        "missed": sum(one.missed or 0 for one in seconds),
-        "dropped": sum(one.dropped or 0 for one in seconds),
+        "offered": sum(second.offered or 0 for second in seconds),
+        "missed": sum(second.missed or 0 for second in seconds),
+        "dropped": sum(second.dropped or 0 for second in seconds),
     }
 
 

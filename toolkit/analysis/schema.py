@@ -28,7 +28,7 @@ def check_report(document: Mapping[str, object]) -> Report:
     _agree(len(set(ids)) == len(ids), "one model is there twice")
     _agree({report["baseline"], report["speed_baseline"]} <= {*ids}, "a baseline is none of the models")
     _agree(len(report["targets"]) == len(report["ids"]) == images, f"targets and ids are not of {images} images")
-    _agree(all(-1 <= one < len(labels) for one in report["targets"]), "a target is none of the labels")
+    _agree(all(-1 <= target < len(labels) for target in report["targets"]), "a target is none of the labels")
     for model in models:
         _check_model(model, f"model {model['id'][:80]}", ids, labels, images)
     _agree(len({model["top1"] is None for model in models}) == 1, "some models have an accuracy")
@@ -59,7 +59,9 @@ def _check_model(model: Model, place: str, ids: Sequence[str], labels: Sequence[
     _agree((model["top1"] is None) == (model["top1_interval"] is None), f"{place} has half of an accuracy")
     if (classes := model["predictions"]) is not None:
         _agree(len(classes) == images, f"{place} has no prediction of each image")
-        _agree(all(0 <= one < len(labels) for one in classes), f"{place} predicts what is none of the labels")
+        _agree(
+            all(0 <= predicted < len(labels) for predicted in classes), f"{place} predicts what is none of the labels"
+        )
     if (sustained := model["sustained"]) is not None and sustained.get("rate"):
         counted = all(minute.keys() >= {"offered", "missed", "dropped"} for minute in sustained["minutes"])
         _agree(counted, f"{place} has a minute without the images offered, missed and dropped")

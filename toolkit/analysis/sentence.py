@@ -120,31 +120,31 @@ def _compared(report: Report, model: Model, names: Mapping[str, str]) -> _Compar
     if (against := model.get("against")) is not None:
         return _earlier(against, model)
     judged = {entry["rule"]: entry["outcome"] for entry in model.get("judgements", ())}
-    other = names[model["speed_baseline"] or report["speed_baseline"]]
+    baseline_name = names[model["speed_baseline"] or report["speed_baseline"]]
     speedup, outcome = model["speedup"] or {"ratio": 1.0, "low": 1.0, "high": 1.0}, model["outcome"] or "inconclusive"
-    return _Compared(other, speedup, outcome, model["drop"], model["flips"], judged)
+    return _Compared(baseline_name, speedup, outcome, model["drop"], model["flips"], judged)
 
 
 def _earlier(against: Against, model: Model | ComparisonRow) -> _Compared:
     judged = {entry["rule"]: entry["outcome"] for entry in model.get("judgements", ())}
-    other = f"in {against['report']}"
-    return _Compared(other, against["speedup"], against["outcome"], against["drop"], None, judged)
+    earlier_report = f"in {against['report']}"
+    return _Compared(earlier_report, against["speedup"], against["outcome"], against["drop"], None, judged)
 
 
 def _speed(compared: _Compared) -> str:
-    other, speedup = compared.other, compared.speedup
+    baseline_name, speedup = compared.other, compared.speedup
     ratio, low, high = speedup["ratio"], speedup["low"], speedup["high"]
     figures = f"{ratio:.2f}× [{low:.2f}, {high:.2f}]"
     if compared.outcome == "faster":
-        text = f"{ratio:.2f}× faster [{low:.2f}, {high:.2f}] than {other}"
+        text = f"{ratio:.2f}× faster [{low:.2f}, {high:.2f}] than {baseline_name}"
     elif compared.outcome == "slower" and low > 0:
-        text = f"{1 / ratio:.2f}× slower [{1 / high:.2f}, {1 / low:.2f}] than {other}"
+        text = f"{1 / ratio:.2f}× slower [{1 / high:.2f}, {1 / low:.2f}] than {baseline_name}"
     elif compared.outcome == "no difference":
-        text = f"as fast as {other} ({figures})"
+        text = f"as fast as {baseline_name} ({figures})"
     elif (alone := speedup.get("one_thread")) is not None:
-        text = f"not shown to be faster than {other} ({figures}, but {alone:.2f}× with one thread)"
+        text = f"not shown to be faster than {baseline_name} ({figures}, but {alone:.2f}× with one thread)"
     else:
-        text = f"not shown to be faster than {other} ({figures})"
+        text = f"not shown to be faster than {baseline_name} ({figures})"
     remarks = {"fail": " (less than required)", "inconclusive": " (not shown to be as much as required)"}
     return text + remarks.get(compared.judged.get("min_speedup", ""), "")
 
@@ -217,8 +217,10 @@ def _of_devices(document: JoinedReport) -> str:
     """One claim for all devices where it holds on each; else each device's own."""
     if (shared := _on_all(document)) is not None:
         return shared
-    failed = [f"{one['device']} gave no report" for one in document["failed"]]
-    claims = [f"{_claim(one, brief=True)} on {one['device']['name']}{_noisy(one)}" for one in document["devices"]]
+    failed = [f"{failure['device']} gave no report" for failure in document["failed"]]
+    claims = [
+        f"{_claim(report, brief=True)} on {report['device']['name']}{_noisy(report)}" for report in document["devices"]
+    ]
     return _listed([*failed, *claims], "devices")
 
 
@@ -236,10 +238,10 @@ def _on_all(document: JoinedReport) -> str | None:
         ratios.append(compared.speedup["ratio"])
     if len(claims) > 1 or document["failed"]:
         return None
-    ((name, other),) = claims
+    ((name, claim),) = claims
     times = " to ".join(dict.fromkeys(f"{ratio:.2f}×" for ratio in (min(ratios), max(ratios))))
     where = {1: "the device", 2: "both devices"}.get(len(ratios), f"all {len(ratios)} devices")
-    return f"{name} is {times} faster than {other} and as accurate on {where}{_noisy(document)}"
+    return f"{name} is {times} faster than {claim} and as accurate on {where}{_noisy(document)}"
 
 
 def _of_comparison(document: Comparison) -> str:
@@ -254,7 +256,7 @@ def _of_comparison(document: Comparison) -> str:
     return _listed(sentences, "comparisons") + _noisy(document)
 
 
-def _listed(sentences: Sequence[str], what: str) -> str:
+def _listed(sentences: Sequence[str], kind: str) -> str:
     more = len(sentences) - _MOST_NAMED
-    shown = sentences if more <= 1 else [*sentences[:_MOST_NAMED], f"and {more} more {what}"]
+    shown = sentences if more <= 1 else [*sentences[:_MOST_NAMED], f"and {more} more {kind}"]
     return "; ".join(shown)

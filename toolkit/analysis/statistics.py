@@ -47,11 +47,11 @@ def student_critical(confidence: float, freedom: float) -> float:
         """Integral of the density from 0 to this angle, up to a factor."""
         return float(angle / 2 * (weights * np.cos(angle / 2 * (nodes + 1)) ** (freedom - 1)).sum())
 
-    wanted = confidence * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
+    target = confidence * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < wanted else (low, middle)
+        low, high = (middle, high) if inside(middle) < target else (low, middle)
     return math.sqrt(freedom) * math.tan(low)
 
 
@@ -210,17 +210,17 @@ class Percentile:
     upper: float
 
 
-def percentile(values: np.ndarray, which: int) -> Percentile | None:
+def percentile(values: np.ndarray, percent: int) -> Percentile | None:
     """A percentile with its bound; None when there are too few values to support it.
 
     The bound is MLPerf's: the largest order statistic that leaves so few values above it that, were the true percentile
     higher, as few would be seen in 1 % of samples at most (early stopping estimate, MLPerf Inference rules).
     """
     count = len(values)
-    if count < PERCENTILE_SAMPLES[which]:
+    if count < PERCENTILE_SAMPLES[percent]:
         return None
-    above = _allowed_above(count, 1 - which / 100)
-    return Percentile(float(np.percentile(values, which)), float(np.sort(values)[count - 1 - above]))
+    above = _allowed_above(count, 1 - percent / 100)
+    return Percentile(float(np.percentile(values, percent)), float(np.sort(values)[count - 1 - above]))
 
 
 def _allowed_above(count: int, share: float, doubt: float = 0.01) -> int:

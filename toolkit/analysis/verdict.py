@@ -43,7 +43,7 @@ def judge_report(
     """
     models = [_compare(model, measured, candidates, contract.confidence) for model in measured]
     names = names_of(models)
-    noise = [Signal(one["name"], one["detail"]) for one in report["noise"]]
+    noise = [Signal(entry["name"], entry["detail"]) for entry in report["noise"]]
     judgements: list[Judgement] = []
     for model in models:
         if model["id"] in candidates and model["speedup"] is not None and model["speed_baseline"] is not None:
@@ -53,7 +53,7 @@ def judge_report(
             if "one_thread" in model["speedup"]:
                 own = doubt(own, f"{speedup_text(model['speedup'])} as fast as {against}")
             own = [admit(judgement, noise) for judgement in own]
-            model["judgements"] = [as_json(one) for one in own]
+            model["judgements"] = [as_json(judged) for judged in own]
             judgements += own
     judgements = judgements or [_alone(models[0], contract)]
     verdict = overall(judgements)
@@ -88,10 +88,10 @@ def headline(models: Sequence[Model], candidates: Sequence[str]) -> str:
             "no difference": "is not faster than",
             "inconclusive": "is not shown to be faster than",
         }[model["outcome"]]
-        other = next(one for one in models if one["id"] == model["speed_baseline"])
+        baseline = next(candidate for candidate in models if candidate["id"] == model["speed_baseline"])
         sentences.append(
-            f"{names[model['id']]} {verb} {names[other['id']]} here: {speedup_text(model['speedup'])}, "
-            f"{mean_text(model)} against {mean_text(other)}"
+            f"{names[model['id']]} {verb} {names[baseline['id']]} here: {speedup_text(model['speedup'])}, "
+            f"{mean_text(model)} against {mean_text(baseline)}"
         )
     return "; ".join(sentences) or f"{names[models[0]['id']]} is measured alone"
 
@@ -123,9 +123,9 @@ def doubt(judgements: Sequence[Judgement], seen: str) -> list[Judgement]:
         seen: the ratio with several threads, as a sentence begins.
     """
     sentence = f"{seen}: threads waited for one another, which measures no model; pass --threads 1"
-    others = [one for one in judgements if one.rule != "min_speedup"]
-    strict = len(others) < len(judgements)
-    return [*others, Judgement("min_speedup" if strict else "threads", "inconclusive", sentence, strict)]
+    accuracy_judgements = [judgement for judgement in judgements if judgement.rule != "min_speedup"]
+    strict = len(accuracy_judgements) < len(judgements)
+    return [*accuracy_judgements, Judgement("min_speedup" if strict else "threads", "inconclusive", sentence, strict)]
 
 
 def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
@@ -207,10 +207,10 @@ def _fastest(models: Sequence[AnyModel], candidates: Sequence[str], model: Measu
     A candidate that is neither itself (an export) is judged against the fastest that is no candidate; where there is
     no such model, the first one stands in, which the user named as the baseline.
     """
-    plain = [other for other in models if not optimised(other)]
+    plain = [candidate for candidate in models if not optimised(candidate)]
     if model["id"] in candidates and not optimised(model):
-        plain = [other for other in plain if other["id"] not in candidates]
-    return min(plain, key=lambda other: other["time_ms"]["value"], default=models[0])
+        plain = [candidate for candidate in plain if candidate["id"] not in candidates]
+    return min(plain, key=lambda candidate: candidate["time_ms"]["value"], default=models[0])
 
 
 def _alone(model: MeasuredModel, contract: Contract) -> Judgement:

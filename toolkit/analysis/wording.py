@@ -137,7 +137,8 @@ def host_lines(report: Report) -> list[str]:
             lines.append(f"{names[model['id']]}: all {host['images']} answers are the host's, {text}")
             continue
         shown = ", ".join(
-            f"{one['id']} ({one['host']} → {one['device']}, {one['gap']:.2g} apart)" for one in host["differ"][:5]
+            f"{answer['id']} ({answer['host']} → {answer['device']}, {answer['gap']:.2g} apart)"
+            for answer in host["differ"][:5]
         )
         more = f" and {len(host['differ']) - 5} more" if len(host["differ"]) > 5 else ""
         near = len(host["differ"]) - unexplained(host)
@@ -300,20 +301,20 @@ def model_rows(report: Report) -> list[list[str]]:
 def noisy_devices(document: JoinedReport) -> list[str]:
     """Which of several devices were noisy, and by which signals; their own reports say more."""
     return [
-        f"noisy run on {report['device']['name']}: {', '.join(dict.fromkeys(one['name'] for one in report['noise']))}"
+        f"noisy run on {report['device']['name']}: {', '.join(names)}"
         for report in document["devices"]
-        if report["noise"]
+        if (names := dict.fromkeys(signal["name"] for signal in report["noise"]))
     ]
 
 
 def agreement_lines(document: JoinedReport) -> list[str]:
     """Whether several devices answer each image alike; and the devices that gave no report."""
-    lines = [f"{one['device']} gave no report: {one['error']} ({one['fix']})" for one in document["failed"]]
+    lines = [f"{lost['device']} gave no report: {lost['error']} ({lost['fix']})" for lost in document["failed"]]
     for entry in document["agreement"]:
         if entry["images"] is None:
             lines.append(f"{model_name(entry)}: not compared image by image, the images differ")
             continue
-        shown = ", ".join(f"{one['id']} ({', '.join(one['answers'])})" for one in entry["differ"][:5])
+        shown = ", ".join(f"{image['id']} ({', '.join(image['answers'])})" for image in entry["differ"][:5])
         same = entry["images"] - len(entry["differ"])
         lines.append(
             f"{model_name(entry)}: {same} of {entry['images']} answers are the same on all devices"
@@ -342,9 +343,13 @@ def engine_lines(report: Report) -> list[str]:
 def recommendation_lines(report: Report | JoinedReport) -> list[str]:
     """What to take of several candidates; on each of several devices."""
     if "devices" in report:
-        return [f"{one['device']['name']}: {line}" for one in report["devices"] for line in recommendation_lines(one)]
-    found = report.get("recommendation")
-    return [found["sentence"]] if found else []
+        return [
+            f"{device_report['device']['name']}: {line}"
+            for device_report in report["devices"]
+            for line in recommendation_lines(device_report)
+        ]
+    recommendation = report.get("recommendation")
+    return [recommendation["sentence"]] if recommendation else []
 
 
 def ratio_lines(report: Report) -> list[str]:
@@ -354,7 +359,7 @@ def ratio_lines(report: Report) -> list[str]:
     for model in report["models"]:
         if model["speedup"] is None or model["speed_baseline"] is None:
             continue
-        times = [one["time_ms"]["value"] for one in (models[model["speed_baseline"]], model)]
+        times = [entry["time_ms"]["value"] for entry in (models[model["speed_baseline"]], model)]
         ratio, shown = model["speedup"]["ratio"], times[0] / times[1]
         if abs(shown - ratio) > _ROUNDING * ratio:
             lines.append(
@@ -369,7 +374,7 @@ def speedups(report: Report) -> list[str]:
     names = model_names(report)
     lines = []
     for model in report["models"]:
-        for other, ratio in model.get("speedup_over", {}).items():
-            if "judgements" in model and other != model["speed_baseline"]:
-                lines.append(f"{names[model['id']]} against {names[other]}: {speedup_text(ratio)}")
+        for baseline, ratio in model.get("speedup_over", {}).items():
+            if "judgements" in model and baseline != model["speed_baseline"]:
+                lines.append(f"{names[model['id']]} against {names[baseline]}: {speedup_text(ratio)}")
     return lines

@@ -49,15 +49,15 @@ def plan_build(bundle: Bundle, options: Options | None = None) -> BuildPlan:
         BundleError: not an ONNX bundle.
     """
     model, options = _graph(bundle), options or Options()
-    found: dict[Finding, list[str]] = {}
+    releases_of: dict[Finding, list[str]] = {}
     for release, version in RELEASES.items():
         for finding in lint(model, version, options.batch):
-            found.setdefault(finding, []).append(release)
+            releases_of.setdefault(finding, []).append(release)
     return BuildPlan(
         str(bundle.path),
         [
             {**finding._asdict(), "releases": releases if len(releases) < len(RELEASES) else []}
-            for finding, releases in found.items()
+            for finding, releases in releases_of.items()
         ],
         command_lines(bundle, options, model.graph.input[0].name),
     )
@@ -92,21 +92,21 @@ def build(
         DeviceError: there is no GPU to build for.
     """
     options = options or Options()
-    wanted = PRECISIONS if precision == "auto" else (precision or bundle.manifest.precision,)
-    if out is not None and len(wanted) > 1:
+    precisions = PRECISIONS if precision == "auto" else (precision or bundle.manifest.precision,)
+    if out is not None and len(precisions) > 1:
         raise EdgeKitError("--precision auto makes several engines", fix="leave out --out: they go to runs/")
     if out is not None and out.exists():
         raise exists(out)
-    for name in wanted:
+    for name in precisions:
         choose(dict.fromkeys(PRECISIONS), name, "precision")
     if sign is not None:
         check_key(sign)
-    made = []
+    engines = []
     _graph(bundle)
     opened = open_device(device)
     opened.require("build")
     with opened:
-        for name in wanted:
+        for name in precisions:
             source = _of_precision(bundle, name, runs, progress)
             if source is None:
                 continue
@@ -115,8 +115,8 @@ def build(
             opened.build(source, options, path, titled(progress, f"build {name}"))
             if sign is not None:
                 sign_bundle(path, sign)
-            made.append(Bundle.open(path))
-    return made
+            engines.append(Bundle.open(path))
+    return engines
 
 
 def check(bundle: Bundle, options: Options, device: Device) -> None:
@@ -126,13 +126,13 @@ def check(bundle: Bundle, options: Options, device: Device) -> None:
         EngineError: the lint found errors.
     """
     model = _graph(bundle)
-    found = lint(model, _version(options) if device.here else None, options.batch)
-    errors = [finding for finding in found if finding.severity == "error"]
-    for finding in [finding for finding in found if finding.severity == "warning"]:
+    findings = lint(model, _version(options) if device.here else None, options.batch)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in [finding for finding in findings if finding.severity == "warning"]:
         _log.warning(f"{finding.node}: {finding.message} ({finding.fix})")
     if errors:
-        rest = f", and {len(errors) - 1} more: edgekit build {bundle.path} --plan" if len(errors) > 1 else ""
-        raise EngineError(f"{bundle.path}: {errors[0].node}: {errors[0].message}{rest}", fix=errors[0].fix)
+        others = f", and {len(errors) - 1} more: edgekit build {bundle.path} --plan" if len(errors) > 1 else ""
+        raise EngineError(f"{bundle.path}: {errors[0].node}: {errors[0].message}{others}", fix=errors[0].fix)
 
 
 def _version(options: Options) -> tuple[int, ...] | None:
@@ -167,10 +167,14 @@ def _of_precision(bundle: Bundle, precision: str, runs: Path, progress: Progress
             f"{bundle.path} is {own.precision} already",
             fix=f"pass the fp32 one it was made from, or --precision {own.precision}",
         )
-    for found in derived(bundle.id, runs, bundle.path.parent):
-        target = found.manifest.details.get("target")
-        if found.manifest.precision == precision and found.manifest.format == "onnx" and target in (None, _TARGET):
-            return found
+    for candidate in derived(bundle.id, runs, bundle.path.parent):
+        target = candidate.manifest.details.get("target")
+        if (
+            candidate.manifest.precision == precision
+            and candidate.manifest.format == "onnx"
+            and target in (None, _TARGET)
+        ):
+            return candidate
     target = _TARGET if precision == "int8" else None
     result = quantize(
         bundle, QuantizeOptions(precision=precision, target=target), runs=runs, progress=titled(progress, "quantize")

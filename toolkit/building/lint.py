@@ -53,13 +53,13 @@ def lint(
         batch: smallest, usual and largest number of images at once, if they will be said.
     """
     graph = _Graph(model)
-    found = [
+    findings = [
         *_zero_points(graph), *_biases(graph), *_int64(graph, version), *_doubles(graph), *_free_axes(graph, batch),
         *_blocked_fusions(graph),
     ]  # fmt: skip
     if version is not None:
-        found += _opset(model, version)
-    return found
+        findings += _opset(model, version)
+    return findings
 
 
 def documented_opset(version: tuple[int, ...]) -> int:
@@ -132,8 +132,8 @@ def _zero_points(graph: _Graph) -> Iterator[Finding]:
 
 def _rounded_to(node: onnx.NodeProto) -> np.dtype:
     """The type that a QuantizeLinear without a zero point rounds to: uint8, unless it says otherwise (opset 21)."""
-    said = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
-    return onnx.helper.tensor_dtype_to_np_dtype(said) if said else np.dtype(np.uint8)
+    dtype = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
+    return onnx.helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.dtype(np.uint8)
 
 
 def _biases(graph: _Graph) -> Iterator[Finding]:

@@ -20,24 +20,24 @@ def _command_line(bundle: Bundle, options: Options, input_name: str, version: tu
         return "builds for the GPU that is here alone: --compute-capability is TensorRT for RTX's"
     if options.strip_weights and version < (10, 0):
         return "has no engines without weights: leave out --strip-weights"
-    words = ["trtexec", f"--onnx={bundle.model_path}", "--saveEngine=model.engine", "--noTF32"]
+    arguments = ["trtexec", f"--onnx={bundle.model_path}", "--saveEngine=model.engine", "--noTF32"]
     if version < (10, 0):
-        words += {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8"]}[bundle.manifest.precision]
+        arguments += {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8"]}[bundle.manifest.precision]
     elif version < (11, 0):
-        words.append("--stronglyTyped")
+        arguments.append("--stronglyTyped")
     if options.batch:
         shape = "x".join(map(str, bundle.manifest.input.shape))
         names = ("minShapes", "optShapes", "maxShapes")
-        words += [f"--{name}={input_name}:{size}x{shape}" for name, size in zip(names, options.batch, strict=True)]
+        arguments += [f"--{name}={input_name}:{size}x{shape}" for name, size in zip(names, options.batch, strict=True)]
     if options.workspace_mb is not None:
-        words.append(f"--memPoolSize=workspace:{options.workspace_mb}")
+        arguments.append(f"--memPoolSize=workspace:{options.workspace_mb}")
     if options.optimization_level is not None:
-        words.append(f"--builderOptimizationLevel={options.optimization_level}")
-    wanted = {
+        arguments.append(f"--builderOptimizationLevel={options.optimization_level}")
+    flags = {
         "--versionCompatible": options.version_compatible,
         "--hardwareCompatibilityLevel=ampere+": options.hardware_compatible,
         "--refit": options.refit and not options.strip_weights,
         "--stripWeights": options.strip_weights,
     }
-    words += [word for word, is_wanted in wanted.items() if is_wanted]
-    return shlex.join([*words, "--timingCacheFile=timing.cache"])
+    arguments += [flag for flag, enabled in flags.items() if enabled]
+    return shlex.join([*arguments, "--timingCacheFile=timing.cache"])

@@ -100,9 +100,9 @@ def command(
         hardware_compatible=hardware_compatible, refit=refit, strip_weights=strip_weights,
     )  # fmt: skip
     if plan:
-        found = plan_build(source, options)
-        show(found, build_plan_table, as_json)
-        raise typer.Exit(1 if any(finding["severity"] == "error" for finding in found.findings) else 0)
+        build_plan = plan_build(source, options)
+        show(build_plan, build_plan_table, as_json)
+        raise typer.Exit(1 if any(finding["severity"] == "error" for finding in build_plan.findings) else 0)
     if as_json:
         raise EdgeKitError("--json is for --plan", fix="leave it out: the engines' folders are printed one a line")
     with progress_bar() as bar:

@@ -59,6 +59,6 @@ def command(
     from ...deploy.bundle import Bundle
 
     with progress_bar("self-test") as bar:
-        found, code = run_self_test(Bundle.open(bundle) if bundle else None, seconds, progress=bar)
-    show(found, self_test_table, as_json)
+        self_test_result, code = run_self_test(Bundle.open(bundle) if bundle else None, seconds, progress=bar)
+    show(self_test_result, self_test_table, as_json)
     raise typer.Exit(code)

@@ -9,5 +9,5 @@ def command(as_json: AsJson = False) -> None:
     from ..report.terminal import runs_table
     from ..runs import list_runs
 
-    found = [run.to_json() for run in list_runs()]
-    show(found, runs_table, as_json)
+    runs = [run.to_json() for run in list_runs()]
+    show(runs, runs_table, as_json)

@@ -78,9 +78,16 @@ def command(
                 bundle = extend_training(newest_training(finished=True), epochs, show)
         made(bundle)
         return
-    wanted = {"data.data": data, "data.root": root, "train.epochs": epochs, "model.pretrained": pretrained or None}
-    wanted["data.skip_corrupt"] = skip_corrupt or None
-    chosen = _recipe(recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in wanted.items() if v is not None])
+    settings_by_name = {
+        "data.data": data,
+        "data.root": root,
+        "train.epochs": epochs,
+        "model.pretrained": pretrained or None,
+    }
+    settings_by_name["data.skip_corrupt"] = skip_corrupt or None
+    chosen = _recipe(
+        recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in settings_by_name.items() if v is not None]
+    )
     with progress_bar("train", announced=False) as show:
         bundle = train(chosen.changed(settings or []), out=out, download=download, progress=show)
     made(bundle)

@@ -163,8 +163,8 @@ def _reproduce(
     from ..validation.validate import validate
 
     typed = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
-    if others := sorted({*typed} - _WITH_REPRODUCE):
-        option = "bundles" if others[0] == "bundles" else f"--{others[0].replace('_', '-')}"
+    if refused := sorted({*typed} - _WITH_REPRODUCE):
+        option = "bundles" if refused[0] == "bundles" else f"--{refused[0].replace('_', '-')}"
         raise EdgeKitError(f"{option} is the report's with --reproduce", fix="leave it out")
     again = recorded(path, across_hardware=across_hardware)
     device, folder = again.report["device"]["name"], out or path.parent / "reproduced"

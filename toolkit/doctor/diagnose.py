@@ -83,7 +83,7 @@ def diagnose_device(device: Device) -> dict[str, Any]:
         description = device.describe()
     install = f"edgekit provision --device {device.name}"
     purposes = {package.distributions[0]: package.purpose for package in packages()}
-    found: dict[str, Any] = {
+    diagnosis: dict[str, Any] = {
         "device": device.name,
         "python": description.facts._asdict(),
         "packages": [
@@ -93,9 +93,9 @@ def diagnose_device(device: Device) -> dict[str, Any]:
     }
     if not description.lacks:
         target = target_for(description.machine["machine"], description.machine["isa"])
-        found |= {"machine": description.machine, "state": description.state}
-        found["target"] = {"name": target, "why": TARGETS[target].why}
-    return found
+        diagnosis |= {"machine": description.machine, "state": description.state}
+        diagnosis["target"] = {"name": target, "why": TARGETS[target].why}
+    return diagnosis
 
 
 def _status(package: Package) -> PackageStatus:

@@ -37,10 +37,10 @@ def overhead() -> dict[str, float]:
         worker.start(str(bundle.path), None, planted=True)
         worker.open(threads=1)
         worker.prepare()
-        here = worker.time(samples=20, calls=2000)["ns"]
+        in_process = worker.time(samples=20, calls=2000)["ns"]
         plan = Plan(seconds=0.3, processes=3, block_ms=20, threads=1)
         (measured,) = open_device("local", planted=True).measure([bundle], plan, None, silent).measurements
-        return {"in_process_ns": float(np.median(here)) / 2000, "through_agent_ns": _call_ns(measured.blocks)}
+        return {"in_process_ns": float(np.median(in_process)) / 2000, "through_agent_ns": _call_ns(measured.blocks)}
 
 
 def run_self_test(
@@ -64,8 +64,8 @@ def run_self_test(
         source = bundle or null_bundle(folder / "null", ns=1_000_000)
         trio = [slowed(source, folder / name, factor) for name, factor in _trio()]
         measured = open_device("local", planted=True).measure(trio, plan, None, progress)
-    base, same, slow = (measured_times(one.blocks) for one in measured.measurements)
-    speedups = [ratio_of_times(base, other) for other in (same, slow)]
+    base, same, slow = (measured_times(measurement.blocks) for measurement in measured.measurements)
+    speedups = [ratio_of_times(base, times) for times in (same, slow)]
     outcomes = [call(speedup) for speedup in speedups]
     names = [name for name, _ in _trio()]
     threads = measured.environment.get("threads", 1)
@@ -74,16 +74,16 @@ def run_self_test(
         code = PASS
     else:
         code = FAIL if outcomes[0] in ("faster", "slower") or outcomes[1] == "faster" else INCONCLUSIVE
-    found: SelfTest = {
+    result: SelfTest = {
         "model": source.manifest.name,
         "call_ms": _call_ns(measured.measurements[0].blocks) / 1e6,
         "seconds": time.monotonic() - begin,
         "same": {**ratio(speedups[0]), "outcome": call(speedups[0])},
         "slowed": {**ratio(speedups[1]), "outcome": call(speedups[1]), "planted": 1 / SLOWER},
-        "resolves": smallest_difference([process_speedups(base, other) for other in (same, slow)]),
-        "noise": [{"name": one.name, "detail": one.detail} for one in noise],
+        "resolves": smallest_difference([process_speedups(base, times) for times in (same, slow)]),
+        "noise": [{"name": signal.name, "detail": signal.detail} for signal in noise],
     }
-    return found, code
+    return result, code
 
 
 def smallest_difference(comparisons: Sequence[Sequence[float]]) -> float:

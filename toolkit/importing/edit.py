@@ -44,8 +44,8 @@ def append(model: onnx.ModelProto, name: str, operator: str, **attributes: Any) 
 
 def publish(model: onnx.ModelProto, source: str, name: str) -> None:
     """Let the tensor `source` be the graph's output `name`, which nothing makes any more."""
-    made = any(source in node.output for node in model.graph.node)
-    if made and not any(source in reads(node) for node in model.graph.node):
+    produced = any(source in node.output for node in model.graph.node)
+    if produced and not any(source in reads(node) for node in model.graph.node):
         _rename_output(model.graph, source, name)
     else:
         model.graph.node.append(helper.make_node("Identity", [source], [name], _new_name(model, f"{name}_identity")))
@@ -62,8 +62,8 @@ def remove(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
         graph.initializer.remove(constant)
     for entry in [entry for entry in graph.input if entry.name in candidates - used]:
         graph.input.remove(entry)  # exporters before IR version 4 list constants here too
-    made = {name for node in graph.node for name in node.output}
-    for entry in [entry for entry in graph.value_info if entry.name not in made]:
+    outputs = {name for node in graph.node for name in node.output}
+    for entry in [entry for entry in graph.value_info if entry.name not in outputs]:
         graph.value_info.remove(entry)
 
 
@@ -86,11 +86,11 @@ def _rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
                 _rename_reads(subgraph, old, new)
 
 
-def _new_name(model: onnx.ModelProto, wanted: str) -> str:
+def _new_name(model: onnx.ModelProto, name_hint: str) -> str:
     """A name that no tensor or node of the graph has."""
     graph = model.graph
-    taken = {name for node in graph.node for name in (*node.output, *reads(node), node.name)}
-    taken |= {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
-    while wanted in taken:
-        wanted += "_"
-    return wanted
+    used_names = {name for node in graph.node for name in (*node.output, *reads(node), node.name)}
+    used_names |= {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
+    while name_hint in used_names:
+        name_hint += "_"
+    return name_hint

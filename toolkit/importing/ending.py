@@ -149,11 +149,11 @@ def _take_off(model: onnx.ModelProto, tail: Sequence[onnx.NodeProto]) -> float:
 
 def _ceiling(constants: dict[str, TensorProto], names: Sequence[str]) -> float:
     """The largest value that a scale and a zero point can express; infinite where they are not known."""
-    found = [constants[name] for name in names if name in constants]
-    if len(found) < 2:
+    values = [constants[name] for name in names if name in constants]
+    if len(values) < 2:
         return float("inf")
     try:
-        scale, zero = map(numpy_helper.to_array, found)
+        scale, zero = map(numpy_helper.to_array, values)
         return float(scale.max()) * (np.iinfo(zero.dtype).max - int(zero.min()))
     except ValueError:  # no integers, or not as many as it says: the checker's matter
         return float("inf")

@@ -133,9 +133,9 @@ def _infer_output(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
     output = model.graph.output[0].type.tensor_type
     output.ClearField("shape")
-    found = inferred(model).graph.output[0].type.tensor_type
+    inferred_type = inferred(model).graph.output[0].type.tensor_type
     unknown = [onnx.TensorShapeProto.Dimension()] * 2
-    output.shape.dim.extend(found.shape.dim if found.HasField("shape") else unknown)
+    output.shape.dim.extend(inferred_type.shape.dim if inferred_type.HasField("shape") else unknown)
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -239,8 +239,8 @@ def _shape_text(entry: onnx.ValueInfoProto) -> str:
     return f"{type_name(tensor.elem_type)} [{sides}]"
 
 
-def _fits(given: list[int | None], spec: TensorSpec) -> bool:
-    return all(side in (None, wanted) for side, wanted in zip(given, spec.shape, strict=True))
+def _fits(shape: list[int | None], spec: TensorSpec) -> bool:
+    return all(side in (None, expected) for side, expected in zip(shape, spec.shape, strict=True))
 
 
 def _input_fix(shape: list[int | None]) -> str:

@@ -193,7 +193,7 @@ def _load_weights(network: Any, weights: Path, misfit: str) -> None:
         ("has besides", [name for name in state if name not in own]),
         ("has in another shape", [name for name in own if name in state and own[name].shape != state[name].shape]),
     ]
-    found = [f"it {what} {listed(names)}" for what, names in differences if names]
-    if found:
-        raise EdgeKitError(f"{weights} does not fit the network: {'; '.join(found)}", fix=misfit)
+    misfits = [f"it {difference} {listed(names)}" for difference, names in differences if names]
+    if misfits:
+        raise EdgeKitError(f"{weights} does not fit the network: {'; '.join(misfits)}", fix=misfit)
     network.load_state_dict(state)

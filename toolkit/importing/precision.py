@@ -81,9 +81,9 @@ def weight_types(model: onnx.ModelProto) -> Counter[int]:
             packed = TensorProto.UINT4 if attributes.get("bits", 4) <= 4 else TensorProto.UINT8
             types[packed] += attributes.get("K", 1) * attributes.get("N", 1)
         elif node.op_type in WEIGHTS and len(node.input) > WEIGHTS[node.op_type]:
-            found = _constant(node.input[WEIGHTS[node.op_type]], constants, makers)
-            if found is not None:
-                types[found[0]] += found[1]
+            typed = _constant(node.input[WEIGHTS[node.op_type]], constants, makers)
+            if typed is not None:
+                types[typed[0]] += typed[1]
     return types
 
 
@@ -105,8 +105,8 @@ def _constant(
             return kind or tensor.data_type, int(np.prod(tensor.dims, dtype=np.int64))
         if node.op_type == "QuantizeLinear":
             zero = constants.get(node.input[2]) if len(node.input) > 2 else None
-            said = attributes["output_dtype"].i if "output_dtype" in attributes else 0
-            kind = kind or (zero.data_type if zero is not None else said or TensorProto.UINT8)
+            output_dtype = attributes["output_dtype"].i if "output_dtype" in attributes else 0
+            kind = kind or (zero.data_type if zero is not None else output_dtype or TensorProto.UINT8)
         elif node.op_type == "Cast" and attributes["to"].i == TensorProto.FLOAT16:
             kind = kind or TensorProto.FLOAT16
         elif node.op_type not in _BETWEEN:

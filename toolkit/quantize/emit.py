@@ -113,7 +113,11 @@ def _remove(graph: onnx.GraphProto, quantize: onnx.NodeProto, dequantize: onnx.N
     graph.node.remove(quantize)
     graph.node.remove(dequantize)
     used = {name for node in graph.node for name in node.input}
-    for constant in [one for one in graph.initializer if one.name in quantize.input and one.name not in used]:
+    for constant in [
+        initializer
+        for initializer in graph.initializer
+        if initializer.name in quantize.input and initializer.name not in used
+    ]:
         graph.initializer.remove(constant)
 
 
@@ -143,11 +147,11 @@ def emit_fp16(model: onnx.ModelProto, only: Sequence[str] = ()) -> onnx.ModelPro
 
     kept = [node.name for node in model.graph.node if only and node.name not in only]
     halved = convert_float_to_float16(_copy(model), keep_io_types=True, node_block_list=kept)
-    made = set()
+    cast_names = set()
     for node in list(halved.graph.node):  # the converter casts a tensor once per reader, each time by the same name
-        if node.op_type == "Cast" and node.output[0] in made:
+        if node.op_type == "Cast" and node.output[0] in cast_names:
             halved.graph.node.remove(node)
-        made.update(node.output)
+        cast_names.update(node.output)
     return halved
 
 

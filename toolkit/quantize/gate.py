@@ -106,13 +106,13 @@ def costliest(
         batch: the number of images that the model takes at once; None for any.
     """
     few = slice(_SENSITIVITY_IMAGES)
-    found = []
+    costs = []
     for index, name in enumerate(layers):
         run = _runner(lower(name).SerializeToString(), onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
-        found.append((name, decibels(powers(logits[few], in_batches_of(batch, tensors[few], run)))))
+        costs.append((name, decibels(powers(logits[few], in_batches_of(batch, tensors[few], run)))))
         progress("layers", (index + 1) / len(layers))
-    found.sort(key=lambda entry: entry[1])
-    return [(name, db) for name, db in found if db < 2 * WARNED_DB]
+    costs.sort(key=lambda entry: entry[1])
+    return [(name, db) for name, db in costs if db < 2 * WARNED_DB]
 
 
 def _runner(content: bytes, level: onnxruntime.GraphOptimizationLevel) -> Run:

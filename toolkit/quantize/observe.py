@@ -62,10 +62,10 @@ def _with_reductions(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelPr
     augmented = onnx.ModelProto()
     augmented.CopyFrom(model)
     del augmented.graph.node[:]
-    wanted = set(tensors)
+    observed = set(tensors)
 
     def reduce(names: Iterable[str]) -> None:
-        for name in wanted.intersection(names):
+        for name in observed.intersection(names):
             for operator, suffix in (("ReduceMin", "/min"), ("ReduceMax", "/max")):
                 node = onnx.helper.make_node(operator, [name], [name + suffix], keepdims=0)
                 augmented.graph.node.append(node)

@@ -41,12 +41,12 @@ def leave_float(model: onnx.ModelProto) -> list[str]:
     def below(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         yield from (reader for name in node.output for reader in readers.get(name, ()))
 
-    found: dict[str, onnx.NodeProto] = {}
+    float_nodes: dict[str, onnx.NodeProto] = {}
     for node in graph.node:
         if node.op_type in _PRECISE:
             for beside in (above, below):
-                found |= {one.output[0]: one for one in _way(node, beside, fixed)}
-    return [node.name for node in found.values()]
+                float_nodes |= {neighbour.output[0]: neighbour for neighbour in _way(node, beside, fixed)}
+    return [node.name for node in float_nodes.values()]
 
 
 def _way(
@@ -56,14 +56,14 @@ def _way(
     waiting, seen = [(start, False)], set()
     while waiting:
         node, combined = waiting.pop()
-        for other in beside(node):
-            combines = other.op_type in ("Add", "Mul") and sum(name not in fixed for name in other.input) > 1
-            if other.output[0] in seen or other.op_type not in _WAY or (combines and combined):
+        for neighbour in beside(node):
+            combines = neighbour.op_type in ("Add", "Mul") and sum(name not in fixed for name in neighbour.input) > 1
+            if neighbour.output[0] in seen or neighbour.op_type not in _WAY or (combines and combined):
                 continue
-            seen.add(other.output[0])
-            waiting.append((other, combined or combines))
-            if other.op_type in _ROUNDED:
-                yield other
+            seen.add(neighbour.output[0])
+            waiting.append((neighbour, combined or combines))
+            if neighbour.op_type in _ROUNDED:
+                yield neighbour
 
 
 def read_float(model: onnx.ModelProto) -> None:
@@ -102,6 +102,6 @@ def remove_unread(graph: onnx.GraphProto) -> None:
             break
         for node in unread:
             graph.node.remove(node)
-            for constant in [one for one in graph.initializer if one.name in node.input]:
-                if sum(constant.name in other.input for other in graph.node) == 0:
+            for constant in [initializer for initializer in graph.initializer if initializer.name in node.input]:
+                if sum(constant.name in reader.input for reader in graph.node) == 0:
                     graph.initializer.remove(constant)

@@ -137,7 +137,7 @@ def quantize(
     seen = bundle.fingerprints() | used_elsewhere(bundle, images, details, skip_corrupt)
     quantized = _write(bundle, path, replace(manifest, details=details), content, seen)
     warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
-    return Quantized(quantized, compared.drop, judgement, (*(one for one in warnings if one), *lowered.remarks))
+    return Quantized(quantized, compared.drop, judgement, (*(text for text in warnings if text), *lowered.remarks))
 
 
 def _check_request(bundle: Bundle, out: Path | None) -> None:
@@ -290,9 +290,9 @@ def _compare(
     run_unoptimised = unoptimised(content, manifest.input.batch)
     with scratch_folder() as folder:
         (folder / manifest.model).write_bytes(content)
-        made = Bundle(folder, manifest, id="")
-        sessions = [open_session(source), open_session(made)]
-        slower = _slower(source, made, golden.tensors[: manifest.input.batch or 1]) if timed else None
+        quantized = Bundle(folder, manifest, id="")
+        sessions = [open_session(source), open_session(quantized)]
+        slower = _slower(source, quantized, golden.tensors[: manifest.input.batch or 1]) if timed else None
         logits = sessions[1].run(golden.tensors)
         against_itself = powers(run_unoptimised(golden.tensors), logits)
         selected, predictions = np.zeros(2), np.zeros((2, len(selection or ())), np.int64)
@@ -311,17 +311,17 @@ def _compare(
     return _Compared(compare(golden, logits), drop, noise, slower)
 
 
-def _slower(source: Bundle, made: Bundle, tensor: np.ndarray) -> str | None:
+def _slower(source: Bundle, lowered: Bundle, tensor: np.ndarray) -> str | None:
     """A warning where the new model is slower than its source in a short trial; None where it is not."""
     from .trial import speedup
 
     # threads that wait for one another on a busy machine are not the model's
-    first, second = (open_session(bundle, threads=1) for bundle in (source, made))
+    first, second = (open_session(bundle, threads=1) for bundle in (source, lowered))
     median, upper = speedup(first, second, tensor)
     if upper >= 1:
         return None
     return (
-        f"warning: {made.manifest.precision} is slower than fp32 here: {median:.2f}x in a trial of a second on one "
+        f"warning: {lowered.manifest.precision} is slower than fp32 here: {median:.2f}x in a trial of a second on one "
         "thread; edgekit validate measures it"
     )
 

@@ -57,7 +57,7 @@ def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
     return dict(sizes)
 
 
-def _share(model: onnx.ModelProto, wanted: int) -> float:
+def _share(model: onnx.ModelProto, data_type: int) -> float:
     """The share of the weight values of Conv, Gemm and MatMul that are of the wanted type."""
     constants = {entry.name: entry for entry in model.graph.initializer}
     makers = producers(model.graph)
@@ -71,7 +71,7 @@ def _share(model: onnx.ModelProto, wanted: int) -> float:
         if name in constants:
             count = int(np.prod(constants[name].dims, dtype=np.int64))
             total += count
-            right += count * (constants[name].data_type == wanted)
+            right += count * (constants[name].data_type == data_type)
     return right / total if total else 0.0
 
 

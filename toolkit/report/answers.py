@@ -41,23 +41,23 @@ def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
 
     answers = [[label(values[index]) for values in (targets, first, second)] for index in order]
     if images is None:
-        rows = [[report["ids"][index], *given] for index, given in zip(order, answers, strict=True)]
+        rows = [[report["ids"][index], *answer_names] for index, answer_names in zip(order, answers, strict=True)]
         yield folded("Which images", [table(["image", "true", names[base["id"]], names[last["id"]]], rows)])
         return
-    made = Element("div", {"class": "gallery"})
+    grid = Element("div", {"class": "gallery"})
     for index, (truth, before, after) in zip(order, answers, strict=True):
-        figure = SubElement(made, "figure")
+        figure = SubElement(grid, "figure")
         figure.append(_thumbnail(images, int(index)))
         caption = SubElement(figure, "figcaption")
         SubElement(caption, "span").text = f"true: {truth}"
-        given = SubElement(caption, "span")
+        line = SubElement(caption, "span")
         for answer, arrow in ((before, " → "), (after, "")):
             right = answer == truth
             mark = "" if truth == "?" else " ✓" if right else " ✗"
             kind = {} if truth == "?" else {"class": "right" if right else "wrong"}
-            shown_answer = SubElement(given, "b", kind)
+            shown_answer = SubElement(line, "b", kind)
             shown_answer.text, shown_answer.tail = f"{answer}{mark}", arrow
-    yield made
+    yield grid
 
 
 def _shown_model(report: Report) -> Model:
@@ -102,7 +102,7 @@ def confusion(report: Report) -> Iterator[Element]:
     rows = []
     for index in shown:
         total = counts[index].sum()
-        cells = [_shaded(int(counts[index, other]), total, index == other) for other in shown]
+        cells = [_shaded(int(counts[index, column]), total, index == column) for column in shown]
         rows.append([report["labels"][index], *cells])
     yield table(["true \\ predicted", *names], rows)
 
@@ -118,11 +118,11 @@ def _shaded(count: int, total: int, right: bool) -> Element:
 def per_class(report: Report) -> Iterator[Element]:
     """Top-1 of each class, and the classes in which answers changed."""
     names = model_names(report)
-    shares = [(names[model["id"]], found) for model in report["models"] if (found := model["per_class"])]
+    shares = [(names[model["id"]], recalls) for model in report["models"] if (recalls := model["per_class"])]
     if shares:
         yield table(
             ["class", *(name for name, _ in shares)],
-            [[label, *(percent(found[label]) for _, found in shares)] for label in list(shares[0][1])[:200]],
+            [[label, *(percent(recalls[label]) for _, recalls in shares)] for label in list(shares[0][1])[:200]],
         )
     for model in report["models"]:
         if changed := model["flips_by_class"]:

@@ -50,7 +50,7 @@ def plane(report: Report) -> Element:
             low, high = model["top1_interval"]
             spots.append(Spot(names[model["id"]], model["time_ms"], 100 * model["top1"], 100 * low, 100 * high))
     front = set(pareto_front([(spot.time["value"], spot.top1) for spot in spots]))
-    figure = _both(lambda width: _plane(spots, front, width))
+    figure = _wide_and_narrow(lambda width: _plane(spots, front, width))
     caption = SubElement(figure, "figcaption")
     for kind, content in (
         ("front", "Pareto front: no other model is as fast and as accurate"),
@@ -185,7 +185,7 @@ def intervals(rows: Sequence[Row]) -> Element:
                 svg.circle(chart, (across(row.value), middle), 5, {"fill": COLOURS[0]})
         return chart
 
-    return _both(draw)
+    return _wide_and_narrow(draw)
 
 
 def changes(document: Comparison) -> Element:
@@ -220,7 +220,7 @@ def changes(document: Comparison) -> Element:
             svg.circle(chart, (across(row.value), middle), 5, {"fill": COLOURS[0]})
         return chart
 
-    return _both(draw)
+    return _wide_and_narrow(draw)
 
 
 def _row_text(chart: Element, row: Row, y: float, area: Box) -> None:
@@ -255,14 +255,14 @@ def blocks(report: Report) -> Element:
                      {"stroke": "var(--text)", "stroke-width": "2"})  # fmt: skip
         return chart
 
-    return _both(draw)
+    return _wide_and_narrow(draw)
 
 
 def sustained(report: Report) -> Element:
     """Median latency by minute of each model's long run, and where it is heading as a broken line."""
     names = model_names(report)
     runs = [(names[model["id"]], run) for model in report["models"] if (run := model["sustained"])][:_MOST]
-    figure = _both(lambda width: _sustained([run for _, run in runs], width))
+    figure = _wide_and_narrow(lambda width: _sustained([run for _, run in runs], width))
     caption = SubElement(figure, "figcaption")
     for place, (name, _) in enumerate(runs):
         style = {"class": "key", "style": f"--key: {COLOURS[place % len(COLOURS)]}"}
@@ -311,7 +311,7 @@ def _logarithmic(axis: Axis) -> str:
     return " (log scale)" if axis.log else ""
 
 
-def _both(draw: Callable[[float], Element]) -> Element:
+def _wide_and_narrow(draw: Callable[[float], Element]) -> Element:
     """A figure with the chart drawn for a wide page and for a phone, of which the style sheet shows one."""
     figure = Element("figure", {"class": "chart"})
     for width, kind in ((WIDE, "wide"), (NARROW, "narrow")):

@@ -32,34 +32,34 @@ def cards(header: Sequence[str], rows: Sequence[Sequence[Element]]) -> Element:
     for row in rows:
         for title, cell in zip(header, row, strict=True):
             cell.set("data-title", title)
-    made = _table(header, rows)
-    made.set("class", "cards")
-    return made
+    element = _table(header, rows)
+    element.set("class", "cards")
+    return element
 
 
 def cell(value: str, detail: str = "") -> Element:
     """A cell with a figure, and its interval or a remark below it."""
-    made = Element("td")
-    SubElement(made, "span", {"class": "value"}).text = value
+    element = Element("td")
+    SubElement(element, "span", {"class": "value"}).text = value
     if detail:
-        SubElement(made, "span", {"class": "detail long" if len(detail) > _UNBROKEN else "detail"}).text = detail
-    return made
+        SubElement(element, "span", {"class": "detail long" if len(detail) > _UNBROKEN else "detail"}).text = detail
+    return element
 
 
 def folded(title: str, content: Iterable[Element], kind: str = "more") -> Element:
     """Content that the reader unfolds."""
-    made = Element("details", {"class": kind} if kind else {})
-    SubElement(made, "summary").text = title
-    made.extend(content)
-    return made
+    element = Element("details", {"class": kind} if kind else {})
+    SubElement(element, "summary").text = title
+    element.extend(content)
+    return element
 
 
 def section(title: str, content: Iterable[Element]) -> Element:
     """Content under a heading."""
-    made = Element("section")
-    SubElement(made, "h2").text = title
-    made.extend(content)
-    return made
+    element = Element("section")
+    SubElement(element, "h2").text = title
+    element.extend(content)
+    return element
 
 
 def scrolling(content: Element) -> Element:

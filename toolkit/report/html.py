@@ -125,10 +125,10 @@ def _compared(document: Comparison) -> Iterator[Element]:
     yield section("Models", [cards(header.split("|"), rows), *notes(how)])
 
 
-def _header(document: Document, what: str) -> Element:
+def _header(document: Document, kind: str) -> Element:
     """The verdict as a sentence, its reason, the advice, and the noise in one line."""
     header = Element("header")
-    header.append(paragraph(what, "subject"))
+    header.append(paragraph(kind, "subject"))
     heading = SubElement(header, "h1")
     verdict = SubElement(heading, "span", {"class": f"verdict {document['verdict']}"})
     verdict.text, verdict.tail = document["verdict"], f" {verdict_sentence(document)}"
@@ -195,7 +195,10 @@ def _role(model: Model, report: Report) -> str:
 
 def _outcomes(model: Model | ComparisonRow) -> str:
     names = {"max_drop": "accuracy", "min_speedup": "speed"}
-    return ", ".join(f"{names.get(one['rule'], one['rule'])}: {one['outcome']}" for one in model.get("judgements", []))
+    return ", ".join(
+        f"{names.get(judgement['rule'], judgement['rule'])}: {judgement['outcome']}"
+        for judgement in model.get("judgements", [])
+    )
 
 
 def _speedup(model: Model) -> Element:
@@ -225,11 +228,13 @@ def _milliseconds_range(time: Milli) -> str:
 def _remarks(report: Report) -> Iterator[Element]:
     """What the table does not say: warnings first, then how the figures came about."""
     yield from notes(warning_lines(report), "warning")
-    others = speedups(report)
+    other_speedups = speedups(report)
     lines = (thread_lines, ratio_lines, against_lines, engine_lines)
-    yield from notes([*(others if len(others) <= _FEW else []), *(line for make in lines for line in make(report))])
-    if len(others) > _FEW:
-        yield folded("Speed-ups over the other models", notes(others))
+    yield from notes(
+        [*(other_speedups if len(other_speedups) <= _FEW else []), *(line for make in lines for line in make(report))]
+    )
+    if len(other_speedups) > _FEW:
+        yield folded("Speed-ups over the other models", notes(other_speedups))
     yield paragraph(
         "Latency is inference alone at batch 1, copies included. A speed-up is a ratio of mean latencies, round by "
         "round, over the fastest model that is neither quantized nor built. A drop is top-1 accuracy lost against the "

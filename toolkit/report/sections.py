@@ -113,7 +113,7 @@ def scenarios(report: Report) -> Iterator[Element]:
     """Throughput by batch size, deadlines, the long run."""
     names = model_names(report)
     yield from notes(scenario_lines(report))
-    offline = [(names[model["id"]], found["sizes"]) for model in report["models"] if (found := model["offline"])]
+    offline = [(names[model["id"]], scenario["sizes"]) for model in report["models"] if (scenario := model["offline"])]
     if offline:
         batches = sorted({size["batch"] for _, sizes in offline for size in sizes})
         rows = []
@@ -126,10 +126,10 @@ def scenarios(report: Report) -> Iterator[Element]:
     if any(model["sustained"] for model in report["models"]):
         yield charts.sustained(report)
     rows = [
-        [names[model["id"]], str(one["minute"]), *(str(one.get(key, 0)) for key in ("offered", "missed", "dropped")),
-         milliseconds(one["p50_ms"])]
+        [names[model["id"]], str(minute["minute"]),
+         *(str(minute.get(key, 0)) for key in ("offered", "missed", "dropped")), milliseconds(minute["p50_ms"])]
         for model in report["models"] if (run := model["sustained"]) and run.get("rate")
-        for one in run["minutes"]
+        for minute in run["minutes"]
     ]  # fmt: skip
     if rows:
         yield table(["model", "minute", "images offered", "missed their deadline", "dropped", "file to answer"], rows)
@@ -140,10 +140,10 @@ def against_host(report: Report) -> Iterator[Element]:
     names = model_names(report)
     yield from notes(host_lines(report))
     rows = [
-        [names[model["id"]], one["id"], one["truth"] or "?", one["host"], one["device"], f"{one['gap']:.3g}",
-         "near tie" if near_tie(one, host) else "not explained by the kernels"]
+        [names[model["id"]], answer["id"], answer["truth"] or "?", answer["host"], answer["device"],
+         f"{answer['gap']:.3g}", "near tie" if near_tie(answer, host) else "not explained by the kernels"]
         for model in report["models"] if (host := model["host"])
-        for one in host["differ"][:50]
+        for answer in host["differ"][:50]
     ]  # fmt: skip
     if rows:
         yield table(["model", "image", "true", "host", "device", "logits apart", "why"], rows)

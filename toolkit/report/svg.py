@@ -89,8 +89,8 @@ def _even_ticks(low: float, high: float, most: int) -> list[float]:
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
-        found = [step * 10.0**power for power in powers for step in steps]
-        inside = [value for value in found if low <= value <= high]
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        inside = [value for value in ticks if low <= value <= high]
         if len(inside) <= most:
             return inside
     return inside[:: -(-len(inside) // most)]
@@ -168,11 +168,11 @@ def place_labels(points: Sequence[Point], widths: Sequence[float], bars: Sequenc
     dots = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in points]
     placed: list[Box | None] = []
     for point, width in zip(points, widths, strict=True):
-        taken = [*dots, *(box for box in placed if box is not None)]
+        occupied = [*dots, *(box for box in placed if box is not None)]
         best, least = None, float("inf")
         for distance, box in _places(point, width):
             cost = distance + 30 * sum(box.overlaps(bar) for bar in bars)
-            if cost < least and box.inside(area) and not any(box.overlaps(other) for other in taken):
+            if cost < least and box.inside(area) and not any(box.overlaps(obstacle) for obstacle in occupied):
                 best, least = box, cost
         placed.append(best)
     return placed
@@ -180,10 +180,10 @@ def place_labels(points: Sequence[Point], widths: Sequence[float], bars: Sequenc
 
 def _places(point: Point, width: float) -> list[tuple[float, Box]]:
     """Boxes around a point in circles of growing radius, each with its distance."""
-    found, height = [], FONT + 4
+    places, height = [], FONT + 4
     for distance in (8, 14, 22, 34, 50, 70, 95, 125, 160):
         for angle in np.arange(0, 2 * np.pi, np.pi / 8):
             across, up = float(np.cos(angle)), float(np.sin(angle))
             x, y = point[0] + across * (distance + width / 2), point[1] - up * (distance + height / 2)
-            found.append((distance, Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)))
-    return found
+            places.append((distance, Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)))
+    return places

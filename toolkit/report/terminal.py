@@ -93,10 +93,10 @@ def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[Rende
     table = Table()
     for column in ("image", "true", "predicted"):
         table.add_column(column)
-    for one in predictions:
-        pairs = zip(one["labels"], one["confidences"], strict=True)
+    for prediction in predictions:
+        pairs = zip(prediction["labels"], prediction["confidences"], strict=True)
         best = ", ".join(f"{label} {share:.1%}" for label, share in pairs)
-        table.add_row(one["id"], one["truth"] or "-", best)
+        table.add_row(prediction["id"], prediction["truth"] or "-", best)
     yield table
 
 
@@ -107,14 +107,14 @@ def build_plan_table(plan: Any) -> Iterator[RenderableType]:
         rules.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
     if not rules:
         yield f"{plan.bundle}: nothing that TensorRT refuses, slows down or changes"
-    for (severity, rule, fix), found in sorted(rules.items()):
+    for (severity, rule, fix), findings in sorted(rules.items()):
         colour = "red" if severity == "error" else "yellow"
-        releases = f" (TensorRT {', '.join(found[0]['releases'])})" if found[0]["releases"] else ""
-        yield Text.assemble((severity, colour), visible(f" {rule}{releases}, {len(found)}x; {fix}"))
-        for finding in found[:_NODES_SHOWN]:
+        releases = f" (TensorRT {', '.join(findings[0]['releases'])})" if findings[0]["releases"] else ""
+        yield Text.assemble((severity, colour), visible(f" {rule}{releases}, {len(findings)}x; {fix}"))
+        for finding in findings[:_NODES_SHOWN]:
             yield f"    {finding['node']}: {finding['message']}"
-        if len(found) > _NODES_SHOWN:
-            yield f"    … and {len(found) - _NODES_SHOWN} more (--json)"
+        if len(findings) > _NODES_SHOWN:
+            yield f"    … and {len(findings) - _NODES_SHOWN} more (--json)"
     for release, line in plan.commands.items():
         yield f"TensorRT {release}: {line}"
 
@@ -143,42 +143,42 @@ def facts_table(facts: Mapping[str, object]) -> Iterator[RenderableType]:
     yield table
 
 
-def doctor_table(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+def doctor_table(diagnosis: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The machine, its state, what measuring costs on it, then the packages."""
-    overhead = found["overhead"]
+    overhead = diagnosis["overhead"]
     yield from facts_table(
         {
-            **found["machine"],
-            "gpu that torch sees": found["gpu"] or "none",
-            "state": found["state"],
+            **diagnosis["machine"],
+            "gpu that torch sees": diagnosis["gpu"] or "none",
+            "state": diagnosis["state"],
             "a call that does nothing takes": f"{overhead['in_process_ns'] / 1e3:.2f} µs, "
             f"through the agent {overhead['through_agent_ns'] / 1e3:.2f} µs",
         }
     )
-    yield _packages(found["packages"])
-    yield _runtimes(found["runtimes"])
-    yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
-    advised, allowed = found["threads_advised"], found["machine"]["cores_allowed"]
+    yield _packages(diagnosis["packages"])
+    yield _runtimes(diagnosis["runtimes"])
+    yield f"quantize --target {diagnosis['target']['name']}: {diagnosis['target']['why']}"
+    advised, allowed = diagnosis["threads_advised"], diagnosis["machine"]["cores_allowed"]
     if advised < allowed:
         advice = f": validate --threads {advised}, or wait until they are done"
         yield Text.assemble(("other processes keep cores busy", "yellow"), advice)
 
 
-def board_table(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+def board_table(diagnosis: Mapping[str, Any]) -> Iterator[RenderableType]:
     """A board: the machine and its state as far as it can say, the packages, what is amiss."""
-    facts = found["python"]
+    facts = diagnosis["python"]
     own = {
         "python": f"{'.'.join(map(str, facts['python']))} {facts['executable']}",
         "cache": f"{facts['cache']}, {megabytes(facts['cache_bytes'])} used, {megabytes(facts['free_bytes'])} free",
         "rsync": "there" if facts["rsync"] else "not there: files go by sftp",
     }
-    machine = found.get("machine", {"machine": facts["machine"], "system": facts["system"]})
-    yield from facts_table({**machine, **own, **({"state": found["state"]} if "state" in found else {})})
-    yield _packages(found["packages"])
-    for remark in found["remarks"]:
+    machine = diagnosis.get("machine", {"machine": facts["machine"], "system": facts["system"]})
+    yield from facts_table({**machine, **own, **({"state": diagnosis["state"]} if "state" in diagnosis else {})})
+    yield _packages(diagnosis["packages"])
+    for remark in diagnosis["remarks"]:
         yield styled(remark, "yellow")
-    if "target" in found:
-        yield f"quantize --target {found['target']['name']}: {found['target']['why']}"
+    if "target" in diagnosis:
+        yield f"quantize --target {diagnosis['target']['name']}: {diagnosis['target']['why']}"
 
 
 def _packages(packages: Sequence[Any]) -> Table:
@@ -192,32 +192,32 @@ def _packages(packages: Sequence[Any]) -> Table:
     return table
 
 
-def _runtimes(found: Sequence[Mapping[str, Any]]) -> Table:
+def _runtimes(runtimes: Sequence[Mapping[str, Any]]) -> Table:
     table = Table()
     for column in ("runtime", "installed", "opens", "options"):
         table.add_column(column)
-    for one in found:
-        installed = "yes" if one["installed"] else styled("no", "yellow")
-        table.add_row(one["name"], installed, ", ".join(one["formats"]), ", ".join(one["options"]))
+    for runtime in runtimes:
+        installed = "yes" if runtime["installed"] else styled("no", "yellow")
+        table.add_row(runtime["name"], installed, ", ".join(runtime["formats"]), ", ".join(runtime["options"]))
     return table
 
 
-def self_test_table(found: SelfTest) -> Iterator[RenderableType]:
+def self_test_table(result: SelfTest) -> Iterator[RenderableType]:
     """A model against itself and against itself slowed, and what this machine resolves."""
-    yield f"{found['model']}, {milliseconds(found['call_ms'])} a call"
+    yield f"{result['model']}, {milliseconds(result['call_ms'])} a call"
     table = _table("against itself", "speed-up", "found", "expected")
-    planted = f"slowed to {found['slowed']['planted']:.3f}x"
-    for name, one, expected in (
-        ("unchanged", found["same"], "no difference"),
-        (planted, found["slowed"], "slower"),
+    planted = f"slowed to {result['slowed']['planted']:.3f}x"
+    for name, comparison, expected in (
+        ("unchanged", result["same"], "no difference"),
+        (planted, result["slowed"], "slower"),
     ):
-        interval = _stacked(f"{one['ratio']:.4f}x [{one['low']:.4f}, {one['high']:.4f}]")
-        colour = "green" if one["outcome"] == expected else "red"
-        table.add_row(name, interval, styled(one["outcome"], colour), expected)
+        interval = _stacked(f"{comparison['ratio']:.4f}x [{comparison['low']:.4f}, {comparison['high']:.4f}]")
+        colour = "green" if comparison["outcome"] == expected else "red"
+        table.add_row(name, interval, styled(comparison["outcome"], colour), expected)
     yield _Fitting(table)
-    for line in noise_summary(found):
+    for line in noise_summary(result):
         yield styled(line, "dim")
-    yield f"in {found['seconds']:.0f} s this machine resolves a difference of about {share(found['resolves'])}"
+    yield f"in {result['seconds']:.0f} s this machine resolves a difference of about {share(result['resolves'])}"
 
 
 def comparison_table(comparison: Comparison) -> Iterator[RenderableType]:

@@ -14,10 +14,10 @@ def draw_curves(history: Sequence[dict[str, float]]) -> bytes:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
-    for axis, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, style in (("train", "o-"), ("validation", "s--")):
-            axis.plot(epochs, [row[f"{part}_{what}"] for row in history], style, label=part, markersize=3)
-        axis.set(xlabel="epoch", ylabel=what)
+            axis.plot(epochs, [row[f"{part}_{quantity}"] for row in history], style, label=part, markersize=3)
+        axis.set(xlabel="epoch", ylabel=quantity)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
         axis.legend()

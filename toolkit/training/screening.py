@@ -35,7 +35,7 @@ def screen(dataset: Dataset) -> dict[str, list[Header]]:
     if len(classes) < 2:
         raise _one_class(dataset, dataset.train.labels[classes[0]])
     headers = {part: read_headers(getattr(dataset, part)) for part in PARTS}
-    deep = sum(header.mode in SIXTEEN_BITS for found in headers.values() for header in found)
+    deep = sum(header.mode in SIXTEEN_BITS for part_headers in headers.values() for header in part_headers)
     if deep:
         _log.info(f"{deep} grey images of 16 bits: the upper 8 bits are used, here and on the device")
     return headers

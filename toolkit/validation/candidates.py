@@ -9,7 +9,7 @@ from ...deploy.runtimes.runtime import Choice, default_runtime, runtime_named
 
 
 def candidates_of(
-    chain: Sequence[Bundle], judged: Collection[str], choices: Sequence[Choice], there: Collection[str], device: str
+    chain: Sequence[Bundle], judged: Collection[str], choices: Sequence[Choice], available: Collection[str], device: str
 ) -> tuple[Candidate, ...]:
     """Each bundle on each runtime chosen that opens its format; an ancestor that none opens runs on its default.
 
@@ -29,9 +29,9 @@ def candidates_of(
         if texts.count(text) > 1:
             raise RecipeError(f"--runtime {text} is named twice", fix="name it once")
     for choice in choices:
-        if choice.name not in there:
+        if choice.name not in available:
             raise DeviceError(
-                f"{device} cannot run {choice.name}: it runs {', '.join(sorted(there)) or 'nothing'}",
+                f"{device} cannot run {choice.name}: it runs {', '.join(sorted(available)) or 'nothing'}",
                 fix="leave it out; edgekit doctor says what installs a runtime",
             )
     named = [bundle for bundle in chain if bundle.id in judged]
