@@ -21,19 +21,14 @@ from ..runtimes.runtime import OptionValue, Runtime
 from ..session import runtime_for
 from .measurement import Block, Frames, Measurement, Predictions, Sustained, Throughput, WarmUp
 from .plan import HALF_WIDTH_WANTED, SAMPLES_WANTED, Candidate, Plan
+from .rules import RULES
 from .worker_process import WorkerProcess
-
-# Calls are timed together until they take this long, so that the clock's own cost does not count.
-_SAMPLE_NS = 1_000_000
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _THROUGHPUT_S = 0.3
 
 # A model whose processes take longer than this together to start and to warm up gets fewer of them, three at least.
 _SETUP_S, _LEAST_PROCESSES = 30.0, 3
-
-# Rounds with one thread, beside those with several: enough to see a factor, not to measure a percentage.
-_ONE_THREAD_ROUNDS = 6
 
 # A device is cool again when it is so near to its temperature before.
 _COOL_ENOUGH_C = 3.0
@@ -335,7 +330,7 @@ def _time_with_one_thread(
         progress("one thread", index / len(subjects))
         subject.ask("open", **how.of(subject, threads=1))
         blocks_of.append(_block_of(subject.ask("prepare")["call_ns"], plan))
-    for number in range(_ONE_THREAD_ROUNDS):
+    for number in range(RULES.one_thread_rounds):
         turn = list(zip(subjects, blocks_of, strict=True))
         for subject, (samples, calls) in turn if number % 2 else reversed(turn):
             at = time.monotonic() - origin
@@ -345,7 +340,7 @@ def _time_with_one_thread(
 
 def _block_of(call_ns: int, plan: Plan) -> tuple[int, int]:
     """How many samples a block has, and how many calls a sample."""
-    calls = -(-_SAMPLE_NS // call_ns)
+    calls = -(-RULES.sample_ns // call_ns)
     return max(1, round(plan.block_ms * 1e6 / (call_ns * calls))), calls
 
 

@@ -28,14 +28,9 @@ from ..preprocess import decode
 from ..runtimes.runtime import Opener, OptionValue, Runtime, Session, StagedSession
 from ..session import runtime_for
 from ..signals import ended_by_signals
+from .rules import RULES
 
-# Timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
-INPUTS = 64
 _PROGRESS_EVERY_S = 0.2
-
-# Warm-up: at least so many calls and so long, then until the medians of two windows in a row differ by less than this.
-_WARM_UP_CALLS, _WARM_UP_S, _WARM_UP_CAP_S = 10, 0.5, 30.0
-_WINDOW_CALLS, _WINDOW_S, _SETTLED = 5, 0.1, 0.01
 
 # An offered load is given up once an image is late by so many times as long as all of them should have taken.
 _HOPELESS = 2.0
@@ -158,7 +153,7 @@ class Worker:
         _, session = self._opened()
         run, clock = session.run, time.perf_counter_ns
         # the other models had the caches meanwhile; where a block has calls to spare, its first ones are not timed
-        for _ in range(max(1, samples // 20) * calls if samples >= 5 else 0):
+        for _ in range(max(1, samples // RULES.untimed_every) * calls if samples >= RULES.untimed_from else 0):
             run(self._following(1)[0])
         ns, logits = [0] * samples, None
         switches = _switches()
@@ -250,7 +245,7 @@ class Worker:
     def _choose(self) -> int:
         """Spread the inputs over the test images, or take all golden ones; says how many there are."""
         count = len(self._images) if self._images is not None else len(self._golden_images())
-        self._chosen = sorted({int(index) for index in np.linspace(0, count - 1, min(INPUTS, count))})
+        self._chosen = sorted({int(index) for index in np.linspace(0, count - 1, min(RULES.inputs, count))})
         return len(self._chosen)
 
     def _picture(self, position: int) -> Image.Image:
@@ -272,7 +267,9 @@ class Worker:
         _, session = self._opened()
         ns: list[int] = []
         begin = time.monotonic()
-        while not ns or (spent := time.monotonic() - begin) < seconds or (len(ns) < least and spent < _WARM_UP_CAP_S):
+        while (
+            not ns or (spent := time.monotonic() - begin) < seconds or (len(ns) < least and spent < RULES.warm_up_cap_s)
+        ):
             tensor = np.concatenate(self._following(batch))
             start = time.perf_counter_ns()
             session.run(tensor)
@@ -283,15 +280,15 @@ class Worker:
         """Run until the times settle; how that went, and the last window's median in ns a call."""
         medians, calls, begin = [], 0, time.monotonic()
         settled = False
-        while not settled and time.monotonic() - begin < _WARM_UP_CAP_S:
-            ns = self._run_for(_WINDOW_S, _WINDOW_CALLS)
+        while not settled and time.monotonic() - begin < RULES.warm_up_cap_s:
+            ns = self._run_for(RULES.window_s, RULES.window_calls)
             calls += len(ns)
             medians.append(float(np.median(ns)))
             settled = (
-                calls >= _WARM_UP_CALLS
+                calls >= RULES.warm_up_calls
                 and len(medians) > 1  # one window may take longer than all of them should, where a call is held up
-                and time.monotonic() - begin >= _WARM_UP_S
-                and abs(medians[-1] / medians[-2] - 1) < _SETTLED
+                and time.monotonic() - begin >= RULES.warm_up_s
+                and abs(medians[-1] / medians[-2] - 1) < RULES.settled
             )
         spent = {"ms": 1e3 * (time.monotonic() - begin), "calls": calls, "settled": settled}
         return spent, max(1, round(medians[-1]))

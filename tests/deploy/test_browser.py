@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -27,9 +28,13 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.browser import device, server
 from edgekit.deploy.devices.browser.server import Server
 from edgekit.deploy.devices.device import open_device
+from edgekit.deploy.documents import plain
 from edgekit.deploy.errors import DeviceError, EdgeKitError, LostDeviceError
 from edgekit.deploy.measuring import agent
+from edgekit.deploy.measuring.measure import lacking
+from edgekit.deploy.measuring.measurement import Block
 from edgekit.deploy.measuring.plan import Candidate, Plan
+from edgekit.deploy.measuring.rules import RULES
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
 from edgekit.toolkit.importing.edit import prepend
 from edgekit.toolkit.importing.import_model import import_model
@@ -60,6 +65,12 @@ def invited(monkeypatch: pytest.MonkeyPatch) -> "Future[str]":
     shown: Future[str] = Future()
     monkeypatch.setattr("edgekit.deploy.devices.browser.device._log_address", shown.set_result)
     return shown
+
+
+@pytest.fixture
+def quick_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine times do not settle, which the page would wait for."""
+    monkeypatch.setattr(device, "RULES", replace(RULES, warm_up_s=0.1, warm_up_cap_s=0.3))
 
 
 @pytest.fixture
@@ -122,7 +133,7 @@ def test_fp32_and_int8_on_a_phone(
     assert "onnxruntime-web" in page
 
 
-@pytest.mark.usefixtures("ort_web")
+@pytest.mark.usefixtures("ort_web", "quick_warm_up")
 def test_uint8_pixels_on_a_phone(
     browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
 ) -> None:
@@ -227,6 +238,119 @@ def test_preprocessing_is_pillows(browser: Any) -> None:
         expected = settings(image)
         np.testing.assert_array_equal(np.asarray(found[1], np.float32), expected.ravel(), err_msg=str(settings))
     page.close()
+
+
+def _mulberry32(seed: int) -> Iterator[float]:
+    """The generator's definition, in Python's integers."""
+    state, mask = seed % 2**32, 2**32 - 1
+    while True:
+        state = (state + 0x6D2B79F5) & mask
+        mixed = (state ^ state >> 15) * (state | 1) & mask
+        mixed ^= (mixed + ((mixed ^ mixed >> 7) * (mixed | 61) & mask)) & mask
+        yield (mixed ^ mixed >> 14) / 2**32
+
+
+def _shuffle(values: list[int], numbers: Iterator[float]) -> None:
+    for last in range(len(values) - 1, 0, -1):
+        chosen = int(next(numbers) * (last + 1))
+        values[last], values[chosen] = values[chosen], values[last]
+
+
+def _orders(seed: int, size: int, count: int) -> list[list[int]]:
+    """So many shuffles of one list, one after the other."""
+    values, numbers, found = list(range(size)), _mulberry32(seed), []
+    for _ in range(count):
+        _shuffle(values, numbers)
+        found.append(list(values))
+    return found
+
+
+def _schedule(browser: Any, script: str, argument: Any) -> Any:
+    """What the page's schedule answers."""
+    page = browser.new_page()
+    page.goto("about:blank")
+    page.add_script_tag(content=(HERE / "schedule.mjs").read_text().replace("export ", ""))
+    found = page.evaluate(script, argument)
+    page.close()
+    return found
+
+
+def test_the_pages_order_follows_the_seed(browser: Any) -> None:
+    """The same seed gives the same orders, another one others, and each order comes about as often as any other."""
+    seeds = [0, 1, 7, 2**32 - 1]
+    found = _schedule(
+        browser,
+        """(seeds) => seeds.map((seed) => {
+            const random = mulberry32(seed), values = [0, 1, 2], orders = [];
+            for (let count = 0; count < 6000; count++) { shuffle(values, random); orders.push([...values]); }
+            return orders;
+        })""",
+        seeds,
+    )
+    assert found == [_orders(seed, 3, 6000) for seed in seeds]
+    assert found[0][:20] != found[1][:20]
+    for orders in found:
+        counts = Counter(map(tuple, orders))
+        # 1000 of each are expected; five standard deviations of a binomial count are 144
+        assert len(counts) == 6
+        assert all(abs(count - 1000) < 144 for count in counts.values()), counts
+
+
+def test_the_pages_time_budget_is_this_packages(browser: Any) -> None:
+    """Which blocks lack something, by the same rule on both sides."""
+    generator, cases = np.random.default_rng(0), []
+    for _ in range(60):
+        count, samples = int(generator.integers(2, 20)), int(generator.integers(1, 40))
+        spread = float(generator.choice([0.001, 0.01, 0.03, 0.2]))
+        cases.append((1e6 * generator.normal(1, spread, (count, samples)).clip(0.1)).astype(int).tolist())
+    found = _schedule(
+        browser,
+        "([cases, rules]) => cases.map((blocks) => lacking(blocks.map((ns) => ({ ns })), 3, rules))",
+        [cases, plain(RULES)],
+    )
+    blocks = [[Block(0, 0, 0.0, 1, tuple(ns), 0) for ns in case] for case in cases]
+    assert found == [bool(lacking(case, Plan(processes=3))) for case in blocks]
+    assert set(found) == {True, False}
+
+
+@pytest.mark.usefixtures("ort_web", "quick_warm_up")
+def test_threads_of_each_candidate_in_a_browser(
+    browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any
+) -> None:
+    """One model with one thread and with two, each a row of its own, timed in the order of the plan's seed."""
+    names = ["onnxruntime:threads=1", "onnxruntime:threads=2"]
+    plan = replace(QUICK, seed=5)
+    work = in_background(
+        lambda: validate([fp32], images="digits", limit=16, plan=plan, runtimes=names, devices=["browser://127.0.0.1"])
+    )
+    said = _open_and_wait(browser, invited.result(30), work)
+    report = work.result().report
+    assert report["device"]["cross_origin_isolated"]
+    assert [model["session"]["threads"] for model in report["models"]] == [1, 2]
+    assert [model["id"] for model in report["models"]] == [f"{fp32.id}@{name}" for name in names]
+    assert all(f"lenet fp32 on {name}" in said[-1] for name in names)
+    timed = sorted(
+        (block["process"], block["at"], index)
+        for index, model in enumerate(report["models"])
+        for block in model["blocks"]
+    )
+    numbers = _mulberry32(5)
+    for process in range(3):
+        order = [index for number, _, index in timed if number == process]
+        values, expected = [0, 1], []
+        while len(expected) < len(order):
+            _shuffle(values, numbers)
+            expected += [*values, *reversed(values)]
+        assert order == expected
+
+
+@pytest.mark.usefixtures("ort_web")
+def test_the_page_is_sent_the_rules(fp32: Bundle) -> None:
+    """The figures of this package's own loop, with the plan's time budget."""
+    opened = device.BrowserDevice("browser://127.0.0.1")
+    job = json.loads(opened._pages([fp32], QUICK, None)["job.json"][0]())
+    assert job["rules"] == plain(RULES)
+    assert job["budget_s"] == QUICK.budget_s
 
 
 @pytest.mark.usefixtures("ort_web")

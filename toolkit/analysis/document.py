@@ -15,7 +15,7 @@ from ...deploy.measuring.measure import lacking
 from ...deploy.measuring.measurement import Block, Measurement
 from ...deploy.measuring.plan import Candidate, Plan
 from ...deploy.measuring.result import Result
-from ...deploy.measuring.worker import INPUTS
+from ...deploy.measuring.rules import RULES
 from ...deploy.parity import Parity
 from ...deploy.runtimes.runtime import default_runtime
 from .contract import Contract, compare_accuracy
@@ -269,8 +269,8 @@ def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
     """What the rules of measuring ask for and this run did not reach."""
     shortcomings = []
     inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
-    if inputs < INPUTS:
-        shortcomings.append(f"timed on {inputs} different images, {INPUTS} are the rule (pass --images)")
+    if inputs < RULES.inputs:
+        shortcomings.append(f"timed on {inputs} different images, {RULES.inputs} are the rule (pass --images)")
     measured, planned = measured_processes(measurement), measurement.processes or plan.processes
     if measured < planned:
         shortcomings.append(f"the run was cut short: {measured} of {planned} processes were measured")

@@ -22,7 +22,7 @@ from ...images import ImageSet
 from ...measuring.agent import Measured, follow
 from ...measuring.measurement import Environment, Measurement
 from ...measuring.plan import Candidate, Plan
-from ...measuring.worker import INPUTS
+from ...measuring.rules import RULES
 from ...parity import compare
 from ...preprocess import Preprocess
 from ...progress import Progress
@@ -126,9 +126,9 @@ class BrowserDevice(Device):
 
     def _pages(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None) -> Pages:
         pages = {"": _file(_HERE / "page.html")}
-        pages |= {name: _file(_HERE / name) for name in ("page.mjs", "worker.mjs", "preprocess.mjs")}
+        pages |= {name: _file(_HERE / name) for name in ("page.mjs", "worker.mjs", "preprocess.mjs", "schedule.mjs")}
         pages |= {f"ort/{name}": _file(self._ort_web / name) for name in FILES[self._provider]}
-        described = []
+        described: dict[str, dict[str, Any]] = {}
         for bundle in bundles:
             golden, own = bundle.golden(), bundle.manifest
             pages[f"bundles/{bundle.id}/model"] = _file(bundle.model_path)
@@ -136,16 +136,18 @@ class BrowserDevice(Device):
                 golden.tensors.astype(_DTYPES[own.preprocess.dtype]).tobytes()
             )
             pages |= {f"bundles/{bundle.id}/golden/{n}": _content(image) for n, image in enumerate(golden.images)}
-            described += [
-                {"id": candidate.key, "folder": f"bundles/{bundle.id}", "name": f"{own.name} {own.precision}",
-                 "labels": len(own.labels), "input": vars(own.input), "golden": len(golden.images),
-                 "preprocess": preprocess_settings(own.preprocess), "threads": candidate.threads}
-                for candidate in plan.measured(one.id for one in bundles)
-                if candidate.bundle == bundle.id
-            ]  # fmt: skip
+            described[bundle.id] = {
+                "folder": f"bundles/{bundle.id}", "name": f"{own.name} {own.precision}", "labels": len(own.labels),
+                "input": vars(own.input), "golden": len(golden.images),
+                "preprocess": preprocess_settings(own.preprocess),
+            }  # fmt: skip
+        models = [
+            {**described[one.bundle], "id": one.key, "threads": one.threads, "runtime": one.choice and str(one.choice)}
+            for one in plan.measured(described)
+        ]
         job = {
-            "bundles": described, "plan": plain(plan), "provider": self._provider, "inputs": INPUTS, "images": 0,
-            "targets": None,
+            "models": models, "plan": plain(plan), "provider": self._provider, "rules": plain(RULES),
+            "budget_s": plan.budget_s, "images": 0, "targets": None,
         }  # fmt: skip
         if images is not None:
             for index in range(len(images)):

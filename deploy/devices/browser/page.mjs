@@ -1,9 +1,8 @@
-// The loop of deploy/measure.py in a browser: fresh workers for each model, blocks in turns, raw values to the computer.
-const $ = (id) => document.getElementById(id);
-const median = (values) => [...values].sort((one, other) => one - other)[values.length >> 1];
+// The latency part of deploy/measuring/measure.py in a browser: fresh workers for each model, blocks in turns, raw values
+// to the computer. Every model gets all processes of the plan, even one that is slow to start.
+import { median, mulberry32, shuffle, worthWaitingFor } from "./schedule.mjs";
 
-// As deploy/measure.py's.
-const ONE_THREAD_ROUNDS = 6;
+const $ = (id) => document.getElementById(id);
 
 let job, lastBeat = 0;
 
@@ -19,6 +18,8 @@ async function show(stage, share) {
   if (performance.now() - lastBeat > 250) await post({ progress: stage, share });
 }
 
+const called = ({ name, runtime }) => (runtime ? `${name} on ${runtime}` : name);
+
 /** A model in a worker of its own; `ask` sends one request and waits. */
 function startWorker(model, provider, threads, clockMs) {
   const worker = new Worker("worker.mjs", { type: "module" });
@@ -31,7 +32,7 @@ function startWorker(model, provider, threads, clockMs) {
     };
     worker.postMessage(request);
   });
-  return { ask, end: () => worker.terminate(), ready: ask({ do: "start", model, provider, threads, clockMs }) };
+  return { ask, end: () => worker.terminate(), ready: ask({ do: "start", model, provider, threads, clockMs, rules: job.rules }) };
 }
 
 /** The smallest step that the clock is seen to make. */
@@ -56,8 +57,8 @@ async function adapter() {
 async function measure() {
   const { plan, provider } = job, cores = navigator.hardwareConcurrency ?? 1;
   const isolated = self.crossOriginIsolated, clockMs = clockStep(), gpu = await adapter();
-  if (Math.max(plan.threads, ...job.bundles.map((model) => model.threads)) > 1 && !isolated) {
-    throw new Error("a page over plain http from another address has one thread: leave out --threads");
+  if (Math.max(plan.threads, ...job.models.map((model) => model.threads)) > 1 && !isolated) {
+    throw new Error("a page over plain http from another address has one thread: leave out --threads, and threads= of --runtime");
   }
   if (provider === "webgpu" && !gpu) throw new Error("this browser offers no WebGPU here; it needs https or localhost, and a GPU");
   const threads = isolated ? plan.threads ?? cores : 1;
@@ -66,12 +67,12 @@ async function measure() {
     memory_gb: navigator.deviceMemory ?? null, gpu, screen: `${screen.width}x${screen.height} at ${devicePixelRatio}`,
   };
   $("facts").textContent = `${provider === "webgpu" ? `WebGPU on ${gpu}` : `${threads} of ${cores} threads`}, clock of ${(clockMs * 1000).toFixed(0)} µs`;
-  const found = job.bundles.map((model) => ({
+  const found = job.models.map((model) => ({
     bundle: model.id, opened: [], prepared: [], blocks: [], one_thread: [], golden: null, predictions: null, checked: 0, differed: 0, model,
   }));
-  const origin = performance.now();
+  const origin = performance.now(), random = mulberry32(plan.seed);
   for (let process = 0; process < plan.processes; process++) {
-    const workers = job.bundles.map((model) => startWorker(model, provider, model.threads ?? threads, clockMs));
+    const workers = job.models.map((model) => startWorker(model, provider, model.threads ?? threads, clockMs));
     try {
       for (const worker of workers) await worker.ready;
       for (const [index, worker] of workers.entries()) {
@@ -81,15 +82,15 @@ async function measure() {
       if (process === 0) await answerOnce(workers, found);
       for (const [index, worker] of workers.entries()) {
         if (process === 0) await show("warm-up", index / workers.length);
-        const answer = await worker.ask({ do: "prepare", count: job.images, inputsWanted: job.inputs });
+        const answer = await worker.ask({ do: "prepare", count: job.images });
         if (process === 0) Object.assign(found[index], blockOf(answer));
         found[index].prepared.push(answer);
       }
-      await timeBlocks(workers, found, process, origin);
+      await timeBlocks(workers, found, process, random, origin);
     } finally {
       for (const worker of workers) worker.end();
     }
-    const most = Math.max(...job.bundles.map((model) => model.threads ?? threads));
+    const most = Math.max(...job.models.map((model) => model.threads ?? threads));
     if (process === 0 && most > 1) await timeWithOneThread(found, provider, clockMs, origin);
     const done = { environment, models: found.map(({ model, ...rest }) => rest) };
     await post(process + 1 < plan.processes ? { measured: done } : { result: done });
@@ -110,11 +111,11 @@ async function answerOnce(workers, found) {
 }
 
 /** Pairs of rounds of one block a model: in random order, then backwards. */
-async function timeBlocks(workers, found, process, origin) {
-  const { plan } = job, order = workers.map((_, index) => index), first = found[0].blocks.length, start = performance.now();
-  const rounds = plan.rounds / plan.processes, seconds = plan.seconds / plan.processes;
+async function timeBlocks(workers, found, process, random, origin) {
+  const { plan, rules } = job, order = workers.map((_, index) => index), first = found[0].blocks.length, start = performance.now();
+  const [rounds, seconds, budget] = [plan.rounds, plan.seconds, job.budget_s].map((value) => value / plan.processes);
   for (let round = first; ;) {
-    order.sort(() => Math.random() - 0.5);
+    shuffle(order, random);
     for (const turn of [order, [...order].reverse()]) {
       for (const index of turn) {
         const model = found[index];
@@ -130,7 +131,10 @@ async function timeBlocks(workers, found, process, origin) {
     }
     const spent = (performance.now() - start) / 1000;
     await show("latency", (process + Math.min(0.99, spent / Math.max(seconds, 1e-9))) / plan.processes);
-    if (round - first >= rounds && spent >= seconds) return;
+    if (round - first < rounds || spent < seconds) continue;
+    const share = budget ? spent / budget : 1;
+    const unsettled = ({ blocks }) => worthWaitingFor(blocks.slice(first - round), plan.processes, share, rules);
+    if (share >= 1 || !found.some(unsettled)) return;
   }
 }
 
@@ -141,17 +145,17 @@ function blockOf({ call_ms: callMs, calls }) {
 
 /** A few rounds with one thread: what threads that wait for one another are told by. */
 async function timeWithOneThread(found, provider, clockMs, origin) {
-  const workers = job.bundles.map((model) => startWorker(model, provider, 1, clockMs));
+  const workers = job.models.map((model) => startWorker(model, provider, 1, clockMs));
   try {
     const blocks = [];
     for (const [index, worker] of workers.entries()) {
       await show("one thread", index / workers.length);
       await worker.ready;
       await worker.ask({ do: "open", provider });
-      blocks.push(blockOf(await worker.ask({ do: "prepare", count: job.images, inputsWanted: job.inputs })));
+      blocks.push(blockOf(await worker.ask({ do: "prepare", count: job.images })));
     }
     const order = workers.map((_, index) => index);
-    for (let round = 0; round < ONE_THREAD_ROUNDS; round++) {
+    for (let round = 0; round < job.rules.one_thread_rounds; round++) {
       for (const index of round % 2 ? order : [...order].reverse()) {
         const at = (performance.now() - origin) / 1000, { samples, calls } = blocks[index];
         const { ns } = await workers[index].ask({ do: "time", samples, calls });
@@ -168,7 +172,7 @@ function showResult(found) {
     const row = $("result").tBodies[0].insertRow();
     const times = model.blocks.map((block) => block.ns.reduce((sum, value) => sum + value, 0) / block.ns.length / block.calls / 1e6);
     const right = model.predictions?.classes.filter((answer, index) => answer === job.targets?.[index]).length;
-    row.insertCell().textContent = model.model.name;
+    row.insertCell().textContent = called(model.model);
     row.insertCell().textContent = `${median(times).toPrecision(3)} ms`;
     row.insertCell().textContent = job.targets ? `${right} of ${job.images}` : "-";
   }
@@ -182,7 +186,7 @@ const beat = setInterval(() => { if (performance.now() - lastBeat > 2000) post({
 navigator.wakeLock?.request("screen").catch(() => {});
 try {
   job = await (await fetch("job.json")).json();
-  $("models").textContent = job.bundles.map((model) => model.name).join(", ");
+  $("models").textContent = job.models.map(called).join(", ");
   showResult(await measure());
 } catch (error) {
   $("stage").textContent = error.message;

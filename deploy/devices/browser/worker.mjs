@@ -1,15 +1,15 @@
-// One model in one fresh worker, driven by messages {do, …}: the browser's side of deploy/worker.py, under the same rules.
+// One model in one fresh worker, driven by messages {do, …}: what deploy/measuring/worker.py does, with its figures.
 import { checksum, decode, preprocess } from "./preprocess.mjs";
 
-const WARM_UP = { calls: 10, ms: 500, capMs: 30000, windowCalls: 5, windowMs: 100, settled: 0.01 };
-// A sample is as long as so many steps of the clock, and a millisecond.
-const STEPS = 100, SAMPLE_MS = 1;
+// A sample lasts at least this many steps of the browser's coarse clock.
+const STEPS = 100;
 
-let ort, session, bundle, stepMs, inputs = [], chosen = [], next = 0;
+let ort, session, bundle, stepMs, rules, inputs = [], chosen = [], next = 0;
 
 const requests = {
-  async start({ model, provider, threads, clockMs }) {
+  async start({ model, provider, threads, clockMs, rules: given }) {
     bundle = model;
+    rules = given;
     stepMs = clockMs;
     ort = await import(provider === "webgpu" ? "./ort/ort.webgpu.min.mjs" : "./ort/ort.wasm.min.mjs");
     ort.env.wasm.numThreads = threads;
@@ -57,9 +57,9 @@ const requests = {
     return { classes, confidences, in_top5: labels ? inTop5 : null };
   },
 
-  async prepare({ count, inputsWanted }) {
+  async prepare({ count }) {
     inputs = [];
-    const wanted = Math.min(inputsWanted, count || bundle.golden), total = count || bundle.golden;
+    const wanted = Math.min(rules.inputs, count || bundle.golden), total = count || bundle.golden;
     chosen = [...new Set(Array.from({ length: wanted }, (_, at) => Math.trunc(wanted > 1 ? (at * (total - 1)) / (wanted - 1) : 0)))];
     const preprocessNs = [], postprocessNs = [];
     for (const index of chosen) {
@@ -74,12 +74,13 @@ const requests = {
       [...logits].map((value, index) => [value, index]).sort((one, other) => other[0] - one[0]).slice(0, 5);
       postprocessNs.push(ns(performance.now() - start));
     }
-    const calls = Math.ceil(Math.max(SAMPLE_MS, STEPS * stepMs) / callMs);
+    const calls = Math.ceil(Math.max(rules.sample_ns / 1e6, STEPS * stepMs) / callMs);
     return { preprocess_ns: preprocessNs, postprocess_ns: postprocessNs, warm_up: warmUp, call_ms: callMs, calls };
   },
 
   async time({ samples, calls }) {
-    if (samples >= 5) for (let call = 0; call < Math.max(1, Math.trunc(samples / 20)) * calls; call++) await run(following());
+    const untimed = samples >= rules.untimed_from ? Math.max(1, Math.trunc(samples / rules.untimed_every)) * calls : 0;
+    for (let call = 0; call < untimed; call++) await run(following());
     const times = [];
     let logits;
     for (let sample = 0; sample < samples; sample++) {
@@ -125,18 +126,18 @@ async function run(tensor) {
 async function warm() {
   const means = [], begin = performance.now();
   let calls = 0, settled = false;
-  while (!settled && performance.now() - begin < WARM_UP.capMs) {
+  while (!settled && performance.now() - begin < 1000 * rules.warm_up_cap_s) {
     const start = performance.now();
     let done = 0;
-    while (done < WARM_UP.windowCalls || performance.now() - start < Math.max(WARM_UP.windowMs, STEPS * stepMs)) {
+    while (done < rules.window_calls || performance.now() - start < Math.max(1000 * rules.window_s, STEPS * stepMs)) {
       await run(following());
       done++;
     }
     calls += done;
     means.push((performance.now() - start) / done);
     const [before, last] = means.slice(-2);
-    settled = calls >= WARM_UP.calls && performance.now() - begin >= WARM_UP.ms && means.length > 1
-      && Math.abs(last / before - 1) < WARM_UP.settled;
+    settled = calls >= rules.warm_up_calls && performance.now() - begin >= 1000 * rules.warm_up_s && means.length > 1
+      && Math.abs(last / before - 1) < rules.settled;
   }
   // of the fastest window: on a busy machine the last one may have taken several times as long
   return { warmUp: { ms: performance.now() - begin, calls, settled }, callMs: Math.max(Math.min(...means), 1e-6) };

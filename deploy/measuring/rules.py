@@ -1,0 +1,45 @@
+"""The figures that every measuring loop keeps to: this package's own, and that of the browser's page, which gets them
+with its plan."""
+
+from dataclasses import dataclass
+
+from .plan import HALF_WIDTH_WANTED, SAMPLES_WANTED
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How models are warmed up and timed.
+
+    Attributes:
+        inputs: timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
+        warm_up_calls: least number of calls of a warm-up.
+        warm_up_s: its least time.
+        warm_up_cap_s: its longest time, settled or not.
+        window_calls: least number of calls of one of its windows.
+        window_s: least time of a window.
+        settled: a warm-up ends once two windows in a row differ by less than this share.
+        sample_ns: calls are timed together until they take this long, so that the clock's own cost does not count.
+        untimed_from: in a block of at least this many samples the first calls are not timed.
+        untimed_every: of this many samples one is not timed.
+        one_thread_rounds: rounds with one thread, beside those with several: enough to see a factor, not to measure a
+            percentage.
+        samples_wanted: see plan.SAMPLES_WANTED.
+        half_width_wanted: see plan.HALF_WIDTH_WANTED.
+    """
+
+    inputs: int = 64
+    warm_up_calls: int = 10
+    warm_up_s: float = 0.5
+    warm_up_cap_s: float = 30.0
+    window_calls: int = 5
+    window_s: float = 0.1
+    settled: float = 0.01
+    sample_ns: int = 1_000_000
+    untimed_from: int = 5
+    untimed_every: int = 20
+    one_thread_rounds: int = 6
+    samples_wanted: int = SAMPLES_WANTED
+    half_width_wanted: float = HALF_WIDTH_WANTED
+
+
+RULES = Rules()
