@@ -130,7 +130,8 @@ def _verdicts(runs: Path) -> dict[str, str]:
             for report in _reports(document):
                 for model in report.get("models") or ():
                     if isinstance(model, dict) and model.get("judgements") and isinstance(model.get("id"), str):
-                        verdicts[model["id"]] = str(report.get("verdict"))[:_MAX_TEXT]
+                        bundle = model["id"].partition("@")[0]  # a runtime that was chosen follows
+                        verdicts[bundle] = str(report.get("verdict"))[:_MAX_TEXT]
     return verdicts
 
 

@@ -49,6 +49,15 @@ def test_bundles_are_listed_with_what_matters(edgekit: Run, two: tuple[Path, Pat
     assert all(word in shown for word in (two[0].name, two[1].name, "int8", report["verdict"]))
 
 
+def test_a_verdict_on_a_runtime_is_the_bundles(two: tuple[Path, Path]) -> None:
+    """A report of `validate --runtime` names bundle and runtime."""
+    identity = Bundle.open(two[1]).id
+    model = {"id": f"{identity}@openvino:threads=2", "judgements": [{}]}
+    (two[0].parent / "002-lenet-int8.report").mkdir()
+    (two[0].parent / "002-lenet-int8.report/report.json").write_text(json.dumps({"models": [model], "verdict": "pass"}))
+    assert [run.verdict for run in listing.list_runs(two[0].parent)] == [None, "pass"]
+
+
 def test_damaged_and_hostile_ones_are_lines(edgekit: Run, two: tuple[Path, Path]) -> None:
     """The others are listed all the same; nothing acts on the terminal."""
     for name, content in (("a", b"{"), ("b", b"[]"), ("c", b'{"name": 3}'), ("d", b"x" * (MAX_MANIFEST_BYTES + 1))):
