@@ -105,6 +105,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder, which disappears as a whole before its files do; a killed process's rest goes as a draft's does.
+
+    Raises:
+        OSError: it, or something in it, cannot be removed.
+    """
+    with _draft(path) as draft:
+        os.rename(path, draft / _CONTENT)
+        shutil.rmtree(draft / _CONTENT)
+
+
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """An empty folder in TMPDIR that is removed when the block ends; those that dead processes left go first.

@@ -5,14 +5,12 @@ import contextlib
 import logging
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..deploy.bundle import Bundle
 from ..deploy.errors import BundleError, EdgeKitError
-from ..deploy.files import exists
+from ..deploy.files import exists, remove_folder
 from ..deploy.manifest import MANIFEST, Manifest, manifest_id
 from .runs import REJECTED, RUNS, TRAINING, Run, size_of
 
@@ -220,9 +218,7 @@ def remove_runs(chosen: Sequence[Run]) -> int:
                 if not free:
                     raise EdgeKitError(f"a process is training in {run.path}", fix="wait for it, or stop it")
                 size = size_of(run.path)
-                hidden = run.path.with_name(f".edgekit-removed-{secrets.token_hex(8)}")
-                os.rename(run.path, hidden)
-            shutil.rmtree(hidden)
+                remove_folder(run.path)
             freed += size
         except OSError as error:
             raise EdgeKitError(f"cannot remove {run.path}: {error.strerror}", fix="check who owns it") from error

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +129,23 @@ def test_clean_removes_what_is_named(edgekit: Run, two: tuple[Path, Path]) -> No
     """By name or path; it says how much was freed."""
     done = edgekit("clean", two[1].name, Path("runs") / two[0].name)
     assert "MB freed" in done.stderr
+    assert list(two[0].parent.iterdir()) == []
+
+
+def test_what_a_killed_clean_left_goes_with_the_next(edgekit: Run, two: tuple[Path, Path]) -> None:
+    """kill -9 while the files of a bundle are removed: it is gone from the list, and its rest from the disk later."""
+    code = textwrap.dedent("""
+        import os, shutil, signal, sys
+        from pathlib import Path
+        from edgekit.deploy import files
+        files.shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        files.remove_folder(Path(sys.argv[1]))
+    """)
+    assert subprocess.run([sys.executable, "-c", code, two[1]], check=False).returncode == -signal.SIGKILL
+    left = [entry.name for entry in two[0].parent.iterdir() if entry.name.startswith(".")]
+    assert len(left) == 1
+    assert [run["path"] for run in json.loads(edgekit("runs", "--json").stdout)] == [f"runs/{two[0].name}"]
+    edgekit("clean", two[0].name)
     assert list(two[0].parent.iterdir()) == []
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from .report_schema import Model, Recommendation
-from .wording import names_of, speedup_text
+from .wording import FASTEST, names_of, speedup_text
 
 
 def recommend(models: Sequence[Model], candidates: Sequence[str]) -> Recommendation | None:
@@ -31,7 +31,7 @@ def recommend(models: Sequence[Model], candidates: Sequence[str]) -> Recommendat
         kept = _reference(best)
         return {"id": kept, "sentence": f"keep {names[kept]}: no candidate that meets the contract is faster here"}
     against = [_beside(best, other, names, other in holding) for other in chosen if other is not best]
-    sentence = f"take {names[best['id']]}, the fastest that meets the contract: {'; '.join(against)}"
+    sentence = f"take {names[best['id']]}{FASTEST}: {'; '.join(against)}"
     return {"id": best["id"], "sentence": sentence}
 
 

@@ -24,6 +24,7 @@ from ..analysis.report_schema import (
 )
 from ..analysis.sentence import verdict_sentence
 from ..analysis.wording import (
+    LONG,
     against_lines,
     agreement_lines,
     engine_lines,
@@ -48,7 +49,6 @@ from .answers import gallery
 from .elements import cards, cell, folded, notes, paragraph, section
 from .sections import against_host, details, scenarios
 
-_LONG_ADVICE = 300
 # Speed-ups over the other models that are listed; more are folded.
 _FEW = 4
 
@@ -134,16 +134,15 @@ def _header(document: Document, kind: str) -> Element:
     verdict.text, verdict.tail = document["verdict"], f" {verdict_sentence(document)}"
     header.append(paragraph(document["reason"], "reason"))
     if "rows" not in document:
-        header.extend(map(_advice, recommendation_lines(document)))
+        header.extend(_advice(document))
     header.extend(_noise(document))
     return header
 
 
-def _advice(line: str) -> Element:
+def _advice(document: Report | JoinedReport) -> Iterator[Element]:
     """A recommendation; one that compares many models is folded to what it recommends."""
-    if len(line) <= _LONG_ADVICE:
-        return paragraph(line)
-    return folded(line.partition(": ")[0], [paragraph(line)], kind="noise")
+    for line, short in zip(recommendation_lines(document), recommendation_lines(document, short=True), strict=True):
+        yield paragraph(line) if len(line) <= LONG else folded(short, [paragraph(line)], kind="noise")
 
 
 def _noise(document: Noisy) -> Iterator[Element]:

@@ -1,13 +1,14 @@
 """A report as Markdown, for a comment on a pull request."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ...deploy.visible import visible
-from ..analysis.report_schema import Comparison, Document, Report
+from ..analysis.report_schema import Comparison, Document, JoinedReport, Report
 from ..analysis.sentence import verdict_sentence
 from ..analysis.wording import (
     DEVICE_COLUMNS,
+    LONG,
     MODEL_COLUMNS,
     against_lines,
     agreement_lines,
@@ -25,7 +26,6 @@ from ..analysis.wording import (
     recommendation_lines,
     scenario_lines,
     speedup_text,
-    speedups,
     subject,
     thread_lines,
     warning_lines,
@@ -39,35 +39,57 @@ _LINK = re.compile(r"[@#](?=\w)|:(?=//)|www(?=\.)", re.IGNORECASE)
 
 
 # What a summary says below its table.
-_REMARKS = (thread_lines, ratio_lines, speedups, recommendation_lines, against_lines, scenario_lines, host_lines)
+_REMARKS = (thread_lines, ratio_lines, against_lines, scenario_lines, host_lines)
 _ICONS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
 
 
 def markdown(document: Document) -> str:
-    """A summary for a pull request's comment: the verdict, the models or changes as a table, the warnings."""
+    """A summary for a pull request's comment: the verdict, the models or changes as a table, the warnings.
+
+    Each candidate is shown beside the model that its speed is judged against; the speed-ups over all others are in
+    report.json.
+    """
     verdict = document["verdict"]
     lines = [f"### {_ICONS[verdict]} {verdict}: {_escaped(verdict_sentence(document))}", ""]
-    lines += [_line(headline_of(document)), "", _line(document["reason"]), ""]
+    headline, reason = headline_of(document), document["reason"]
+    # of many models, the table has each one's figures
+    lines += [line for text in (headline, reason) if len(text) <= LONG for line in (_line(text), "")]
     warnings = []
     if "models" in document:
         lines += _models(document)
         warnings = warning_lines(document)
     elif "devices" in document:
         lines += _table(DEVICE_COLUMNS, device_rows(document))
-        remarks = (*agreement_lines(document), *recommendation_lines(document))
+        remarks = (*agreement_lines(document), *_recommendation(document))
         lines += ["", *(f"- {_line(line)}" for line in remarks)]
     else:
         lines += _changes(document)
     lines += ["", *(f"- ⚠️ {_escaped(warning)}" for warning in warnings), *map(_line, noise_summary(document))]
+    if len(reason) > LONG:
+        lines += _folded("why", [_line(reason)])
     if document["noise"]:
-        lines += ["", "<details><summary>noise</summary>", ""]
-        lines += [*(f"- {_line(detail)}" for detail in noise_details(document)), "", "</details>"]
+        lines += _folded("noise", [f"- {_line(detail)}" for detail in noise_details(document)])
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _models(report: Report) -> list[str]:
-    remarks = [f"- {_line(line)}" for lines_of in _REMARKS for line in lines_of(report)]
-    return [*_table(MODEL_COLUMNS, model_rows(report)), "", *remarks, _line(subject(report))]
+    remarks = [*_recommendation(report), *(line for lines_of in _REMARKS for line in lines_of(report))]
+    return [
+        *_table(MODEL_COLUMNS, model_rows(report)),
+        "",
+        *(f"- {_line(line)}" for line in remarks),
+        _line(subject(report)),
+    ]
+
+
+def _recommendation(document: Report | JoinedReport) -> list[str]:
+    """What to take; of many candidates without its speed-up over each other one."""
+    pairs = zip(recommendation_lines(document), recommendation_lines(document, short=True), strict=True)
+    return [line if len(line) <= LONG else short for line, short in pairs]
+
+
+def _folded(title: str, lines: Iterable[str]) -> list[str]:
+    return ["", f"<details><summary>{title}</summary>", "", *lines, "", "</details>"]
 
 
 def _changes(comparison: Comparison) -> list[str]:
