@@ -10,10 +10,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import numpy as np
 from PIL import Image
@@ -28,7 +28,23 @@ from ..preprocess import decode
 from ..runtimes.runtime import Opener, OptionValue, Runtime, Session, StagedSession
 from ..session import runtime_for
 from ..signals import ended_by_signals
+from .answers import (
+    Calls,
+    Failure,
+    GoldenAnswer,
+    Memory,
+    Opened,
+    PredictionsAnswer,
+    Prepared,
+    Second,
+    Started,
+    Timed,
+    WarmUpAnswer,
+)
 from .rules import RULES
+
+if TYPE_CHECKING:  # not on Windows
+    import resource
 
 _PROGRESS_EVERY_S = 0.2
 
@@ -54,7 +70,7 @@ class Worker:
 
     def start(
         self, bundle: str, images: str | None, runtime: str | None = None, *, planted: bool = False
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> Started:  # fmt: skip
         """Check the bundle and import its runtime (`planted`: see runtime.PLANTED), which is no part of loading."""
         self._bundle = Bundle.open(bundle)
         self._golden = self._bundle.golden()
@@ -63,7 +79,7 @@ class Worker:
         self._opener = self._runtime.opener(self._bundle.manifest.format)
         return {}
 
-    def open(self, cores: list[int] | None = None, **options: OptionValue) -> dict[str, Any]:
+    def open(self, cores: list[int] | None = None, **options: OptionValue) -> Opened:
         """Read the file, load the model with these options of its runtime, run it once: each timed apart.
 
         The model's threads keep to `cores`.
@@ -90,7 +106,7 @@ class Worker:
             "first_ms": (ran - loaded) / 1e6,
         }
 
-    def golden(self) -> dict[str, Any]:
+    def golden(self) -> GoldenAnswer:
         """Replay the golden samples; the logits have six significant digits, about as many as float32 has."""
         bundle, session = self._opened()
         answers: list[np.ndarray] = []
@@ -102,7 +118,7 @@ class Worker:
         parity = asdict(replay(bundle, run))
         return {"parity": parity, "logits": [[float(f"{value:.6g}") for value in row] for row in answers[0]]}
 
-    def predict(self) -> dict[str, Any]:
+    def predict(self) -> PredictionsAnswer:
         """Answer every test image, one at a time, as the device would."""
         _, session = self._opened()
         assert self._images is not None  # noqa: S101 # the caller asks only when it gave images
@@ -120,7 +136,7 @@ class Worker:
             "in_top5": in_top5 if self._images.labelled else None,
         }
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self) -> Prepared:
         """Preprocess the inputs to be timed on, warm up, postprocess: each timed; says how long one call takes."""
         bundle, session = self._opened()
         self._inputs, preprocess_ns = [], []
@@ -145,7 +161,7 @@ class Worker:
             "call_ns": call_ns,
         }  # fmt: skip
 
-    def time(self, samples: int, calls: int) -> dict[str, Any]:
+    def time(self, samples: int, calls: int) -> Timed:
         """Time a block of inference alone: so many samples of so many calls.
 
         Says also which input the last call had and its class, to be compared with the accuracy run.
@@ -172,13 +188,13 @@ class Worker:
             "class": int(logits[0].argmax()),
         }
 
-    def throughput(self, batch: int, seconds: float) -> dict[str, Any]:
+    def throughput(self, batch: int, seconds: float) -> Calls:
         """Time calls with `batch` images at once for so long, three at least, after one that is not timed."""
         _, session = self._opened()
         session.run(np.concatenate(self._following(batch)))
         return {"ns": self._run_for(seconds, 3, batch)}
 
-    def serve(self, fps: float, frames: int) -> dict[str, Any]:
+    def serve(self, fps: float, frames: int) -> Calls:
         """Answer images that fall due at a fixed rate, whether or not the one before is done.
 
         A time runs from when the image was due, not from when the model got to it, so a stall counts for every image
@@ -197,14 +213,14 @@ class Worker:
                 break
         return {"ns": ns}
 
-    def sustain(self, look: bool, fps: float | None = None) -> dict[str, Any]:
+    def sustain(self, look: bool, fps: float | None = None) -> Second:
         """Run for a second, without a pause or on `fps` images a second; `look` at the machine's state as well."""
         seen = state() if look else None
         if fps is not None:
-            return {**self._keep_up(fps), "state": seen}
+            return self._keep_up(fps, seen)
         return {"call_ns": int(np.median(self._run_for(1.0, 1))), "state": seen}
 
-    def _keep_up(self, fps: float) -> dict[str, Any]:
+    def _keep_up(self, fps: float, seen: Mapping[str, object] | None) -> Second:
         """Answer the images of the next second, one call after the other on the same schedule.
 
         As a camera's: an image whose successor is due before the model gets to it is dropped. It was offered and
@@ -228,10 +244,11 @@ class Worker:
         self._due = due
         late = sum(value > interval for value in ns)
         return {
-            "call_ns": int(np.median(ns)), "offered": len(ns) + dropped, "missed": late + dropped, "dropped": dropped,
+            "call_ns": int(np.median(ns)), "state": seen, "offered": len(ns) + dropped, "missed": late + dropped,
+            "dropped": dropped,
         }  # fmt: skip
 
-    def memory(self) -> dict[str, Any]:
+    def memory(self) -> Memory:
         """Largest resident memory of this process so far."""
         usage = _usage()
         unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes on Linux, bytes on macOS
@@ -276,7 +293,7 @@ class Worker:
             ns.append(time.perf_counter_ns() - start)
         return ns
 
-    def _warm_up(self) -> tuple[dict[str, Any], int]:
+    def _warm_up(self) -> tuple[WarmUpAnswer, int]:
         """Run until the times settle; how that went, and the last window's median in ns a call."""
         medians, calls, begin = [], 0, time.monotonic()
         settled = False
@@ -290,7 +307,7 @@ class Worker:
                 and time.monotonic() - begin >= RULES.warm_up_s
                 and abs(medians[-1] / medians[-2] - 1) < RULES.settled
             )
-        spent = {"ms": 1e3 * (time.monotonic() - begin), "calls": calls, "settled": settled}
+        spent: WarmUpAnswer = {"ms": 1e3 * (time.monotonic() - begin), "calls": calls, "settled": settled}
         return spent, max(1, round(medians[-1]))
 
     def _answer(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -326,7 +343,7 @@ def _wait_until(due: int) -> None:
         pass
 
 
-def _usage() -> Any:
+def _usage() -> "resource.struct_rusage | None":
     """getrusage(2) of this process; None where the system has none."""
     try:
         import resource
@@ -341,21 +358,21 @@ def _switches() -> int | None:
     return None if usage is None else usage.ru_nivcsw
 
 
-def _say(stream: TextIO, message: dict[str, Any]) -> None:
+def _say(stream: TextIO, message: Mapping[str, object]) -> None:
     stream.write(json.dumps(message) + "\n")
     stream.flush()
 
 
-def _answer(worker: Worker, line: str) -> dict[str, Any]:
+def _answer(worker: Worker, line: str) -> Mapping[str, object]:
     request = json.loads(line)
     try:
         return getattr(worker, request.pop("do"))(**request)
     except EdgeKitError as error:
-        return {"error": str(error), "fix": error.fix}
+        return Failure(error=str(error), fix=error.fix)
     except ModuleNotFoundError as error:
         if (missing := missing_package(error)) is None:
             raise
-        return {"error": str(missing), "fix": missing.fix}
+        return Failure(error=str(missing), fix=missing.fix)
     except Exception:
         traceback.print_exc()
         raise
