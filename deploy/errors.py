@@ -73,7 +73,7 @@ class DeviceError(EdgeKitError):
 class LostDeviceError(DeviceError):
     """A device went away while it measured; `measured` is what it had said until then, None for nothing."""
 
-    def __init__(self, message: str, *, fix: str, measured: dict[str, object] | None = None) -> None:
+    def __init__(self, message: str, *, fix: str, measured: object = None) -> None:
         super().__init__(message, fix=fix)
         self.measured = measured
 

@@ -74,8 +74,8 @@ class Description(NamedTuple):
     packages: Mapping[str, str | None]
     lacks: Sequence[str]
     remarks: Sequence[str]
-    machine: Mapping[str, Any]
-    state: Mapping[str, Any]
+    machine: Mapping[str, object]
+    state: Mapping[str, object]
 
 
 class Device:

@@ -4,9 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..bundle import Bundle
 from ..engine.build import Options
@@ -55,11 +54,11 @@ class LocalDevice(Device):
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
         """Build an engine in a child process, which native code may end without ending this one."""
         with scratch_folder() as job:
-            built = _run(job, cargo.build_job(bundle, options, str(bundle.path.resolve())), progress)
-            cargo.adopt(job / built[agent.BUILT], bundle, out)
+            _run(job, cargo.build_job(bundle, options, str(bundle.path.resolve())), progress)
+            cargo.adopt(job / agent.BUILT, bundle, out)
 
 
-def _run(job: Path, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _run(job: Path, request: Mapping[str, object], progress: Progress) -> dict[str, object]:
     """Run the agent on a job in a child process: its result."""
     (job / agent.JOB).write_text(json.dumps(request), encoding="utf-8")
     command = [sys.executable, "-m", agent.__name__, str(job)]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypedDict, TypeVar, cast
 
 from ..bundle import Bundle
 from ..documents import DocumentError, check_numbers, parse, plain, read, within
@@ -36,8 +36,26 @@ _MAX_PARTS = 2_000_000
 # A plan, and the paths of some bundles.
 _MAX_JOB_BYTES = 1 << 20
 
-# what is said -> as a line of JSON
-Say = Callable[[dict[str, Any]], None]
+
+class Message(TypedDict, total=False):
+    """What an agent prints, as a line of JSON: its progress, what was measured so far, its result, or an error."""
+
+    progress: str
+    share: float
+    measured: "MeasuredEntry"
+    result: "MeasuredEntry | dict[str, str]"
+    error: str
+    fix: str
+
+
+Say = Callable[[Message], None]
+
+
+class MeasuredEntry(TypedDict):
+    """What `Measured.to_json` makes: each measurement as plain values."""
+
+    environment: Environment
+    measurements: Sequence[Mapping[str, object]]
 
 
 class Measured(NamedTuple):
@@ -46,13 +64,13 @@ class Measured(NamedTuple):
     environment: Environment
     measurements: list[Measurement]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> MeasuredEntry:
         """Plain values."""
         return {"environment": self.environment, "measurements": plain(self.measurements)}
 
     @classmethod
     def from_json(
-        cls, data: Any, device: str, bundles: Sequence[Bundle], images: int, plan: Plan | None = None
+        cls, data: object, device: str, bundles: Sequence[Bundle], images: int, plan: Plan | None = None
     ) -> "Measured":  # fmt: skip
         """Read what `to_json` wrote on a device that was asked to measure these bundles on so many images.
 
@@ -158,7 +176,7 @@ def run(job: Path, say: Say) -> Measured:
     )
 
 
-def build_engine(job: Path, say: Say) -> dict[str, Any]:
+def build_engine(job: Path, say: Say) -> dict[str, str]:
     """Build the engine that the job asks for, as the bundle `BUILT` in the job's folder.
 
     Raises:
@@ -180,12 +198,12 @@ def run_and_say(job: Path, say: Say) -> None:
         say({"error": str(error), "fix": error.fix})
 
 
-def _read(job: Path) -> dict[str, Any]:
+def _read(job: Path) -> dict[str, object]:
     content = parse((job / JOB).read_bytes(), job / JOB, "a job", limit=_MAX_JOB_BYTES)
-    return _understood(dict[str, Any], content, job)
+    return _understood(dict[str, object], content, job)
 
 
-def _understood(kind: type[T], content: Any, job: Path) -> T:
+def _understood(kind: type[T], content: object, job: Path) -> T:
     """A part of a job as what it has to be.
 
     Raises:
@@ -197,7 +215,7 @@ def _understood(kind: type[T], content: Any, job: Path) -> T:
         raise DeviceError(f"{job / JOB} is no job: {error}", fix="run the command that made it again") from error
 
 
-def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any]:
+def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
     """Listen to an agent until its result is there: of a measurement, what Measured.to_json made.
 
     Raises:
@@ -209,7 +227,7 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any]:
         for line in lines:
             message = heard(line)
             if "result" in message:
-                return read(dict[str, Any], message["result"])
+                return read(dict[str, object], message["result"])
             if "error" in message:
                 failure = read(_Failure, message)
                 raise EdgeKitError(failure.error[:_SHOWN], fix=failure.fix[:_SHOWN])
@@ -233,7 +251,7 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any]:
     )
 
 
-def heard(line: str) -> dict[str, Any]:
+def heard(line: str) -> dict[str, object]:
     """A message; what a login script or a library prints beside them is none."""
     if line.count("[") + line.count("{") > _MAX_PARTS:
         return {}
@@ -244,7 +262,7 @@ def heard(line: str) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
-def _print(message: dict[str, Any]) -> None:
+def _print(message: Message) -> None:
     print(json.dumps(message), flush=True)
 
 

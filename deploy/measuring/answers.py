@@ -8,13 +8,18 @@ class Started(TypedDict):
     """To "start": nothing but that it is done."""
 
 
-class Opened(TypedDict):
-    """To "open": what the session reports of itself, and milliseconds of each step."""
+class Steps(TypedDict):
+    """Milliseconds of opening a model: reading the file, making the session, the first inference."""
 
-    session: Mapping[str, object]
     file_ms: float
     load_ms: float
     first_ms: float
+
+
+class Opened(Steps):
+    """To "open": what the session reports of itself, and its times."""
+
+    session: Mapping[str, object]
 
 
 class GoldenAnswer(TypedDict):
@@ -40,13 +45,18 @@ class WarmUpAnswer(TypedDict):
     settled: bool
 
 
-class Prepared(TypedDict):
-    """To "prepare": nanoseconds per input, those of each stage where the runtime reports stages, and one call's."""
+class PreparedInputs(TypedDict):
+    """Nanoseconds per input, and how the warm-up went."""
 
     preprocess_ns: Sequence[int]
     postprocess_ns: Sequence[int]
-    stages: Mapping[str, Sequence[int]]
     warm_up: WarmUpAnswer
+
+
+class Prepared(PreparedInputs):
+    """To "prepare": also nanoseconds of each stage per input, where the runtime reports stages, and of one call."""
+
+    stages: Mapping[str, Sequence[int]]
     call_ns: int
 
 

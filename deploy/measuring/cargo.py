@@ -4,10 +4,10 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict
 
 from ..bundle import Bundle
 from ..documents import plain
@@ -18,7 +18,7 @@ from ..files import new_folder, sha256
 from ..images import ImageSet
 from ..manifest import MANIFEST
 from . import agent
-from .plan import Plan
+from .plan import Plan, PlanEntry
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -79,12 +79,34 @@ def image_files(images: ImageSet, scratch: Path) -> Files:
             yield f"{agent.IMAGES}/{file.name}", file
 
 
-def job(bundles: Sequence[Bundle], plan: Plan, device: str | None = None) -> dict[str, Any]:
+class Job(TypedDict):
+    """A measurement to make: bundle id -> folder, the plan, and the device's name; null is this machine."""
+
+    bundles: Mapping[str, str]
+    plan: PlanEntry
+    device: str | None
+
+
+class BuildEntry(TypedDict):
+    """An engine to build: the ONNX bundle's folder, how the user calls it, and engine.build.Options."""
+
+    bundle: str
+    named: str
+    options: Mapping[str, object]
+
+
+class BuildJob(TypedDict):
+    """A job that builds an engine."""
+
+    build: BuildEntry
+
+
+def job(bundles: Sequence[Bundle], plan: Plan, device: str | None = None) -> Job:
     """What job.json says of bundles that travel with it; None is this machine, a name that of another device."""
     return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plain(plan), "device": device}
 
 
-def build_job(bundle: Bundle, options: Options, folder: str) -> dict[str, Any]:
+def build_job(bundle: Bundle, options: Options, folder: str) -> BuildJob:
     """What job.json says of an engine to be built from the bundle in this folder."""
     return {"build": {"bundle": folder, "named": str(bundle.path), "options": asdict(options)}}
 

@@ -7,7 +7,7 @@ import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from ...deploy.documents import plain, read
 from ...deploy.errors import EdgeKitError
@@ -77,7 +77,7 @@ def _progress() -> agent.Say:
     """A line a stage on standard error."""
     stages: set[str] = set()
 
-    def say(message: dict[str, Any]) -> None:
+    def say(message: agent.Message) -> None:
         stage = message.get("progress")
         if stage and stage not in stages:
             stages.add(stage)

@@ -5,7 +5,6 @@ import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from ...errors import DeviceError, LostDeviceError
 from ...measuring.agent import follow
@@ -20,9 +19,9 @@ RECONNECT_S = 30.0
 
 
 def attend(
-    transport: Transport, name: str, agent: str, request: Mapping[str, Any], progress: Progress,
+    transport: Transport, name: str, agent: str, request: Mapping[str, object], progress: Progress,
     collect: Callable[[], str | None],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, object]:  # fmt: skip
     """Start the agent and follow it to its result.
 
     Args:

@@ -7,9 +7,9 @@ import re
 import shlex
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ...bundle import Bundle
 from ...documents import read
@@ -50,6 +50,13 @@ for d in "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit" "${TMPDIR:-/tmp}/edgekit-$(id
 [ -O "$d" ] && [ ! -L "$d" ] && [ -x "$d/venv/bin/python3" ] && exec "$d/venv/bin/python3" -
 done
 exec python3 -"""
+
+
+class _About(TypedDict):
+    """The machine, and its state (see deploy.environment)."""
+
+    machine: Mapping[str, object]
+    state: Mapping[str, object]
 
 
 class Board(Device):
@@ -119,7 +126,7 @@ class Board(Device):
         probe = self.inspect()
         remark, missing = clock_remark(probe.facts), lacks(probe)
         packages = {NEEDED[module]: package.version for module, package in probe.packages.items()}
-        about = {"machine": {}, "state": {}} if missing else self._machine()
+        about: _About = {"machine": {}, "state": {}} if missing else self._machine()
         return Description(probe.facts, packages, missing, [remark] if remark else [], **about)
 
     def provision(self, download: Callable[[Facts, Path], None] | None, progress: Progress) -> dict[str, str]:
@@ -212,8 +219,8 @@ class Board(Device):
         )
 
     def _run(
-        self, parcels: Sequence[Parcel], job: dict[str, Any], progress: Progress
-    ) -> tuple[Probe, dict[str, Any]]:  # fmt: skip
+        self, parcels: Sequence[Parcel], job: Mapping[str, object], progress: Progress
+    ) -> tuple[Probe, dict[str, object]]:  # fmt: skip
         """Send what is not there yet, the code first, and run the agent: its result."""
         code, *others = parcels
         probe = self.send(parcels, progress, code.sha256)
@@ -230,7 +237,7 @@ class Board(Device):
 
         return probe, attend(self._transport, self.name, agent, request, progress, collect)
 
-    def _machine(self) -> dict[str, Any]:
+    def _machine(self) -> "_About":
         """The machine and its state."""
         with scratch_folder() as folder:
             code = cargo.parcel(cargo.code("deploy"), folder)
@@ -241,7 +248,7 @@ class Board(Device):
         )
         for message in self._messages(f"{_python(probe)} -c {shlex.quote(program)}", ""):
             if message.keys() == {"machine", "state"} and all(isinstance(part, dict) for part in message.values()):
-                return read(dict[str, Any], message)
+                return read(_About, message)
         raise DeviceError(f"{self.name} did not describe itself", fix="run edgekit doctor --device again")
 
     def _check(self) -> None:
@@ -252,12 +259,12 @@ class Board(Device):
                 fix=f"edgekit provision --device {self.name} (or there: pip install {' '.join(NEEDED.values())})",
             )
 
-    def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _ask(self, request: Mapping[str, object]) -> Iterator[dict[str, object]]:
         program = f"{_BOOTSTRAP.read_text(encoding='utf-8')}\nmain({request!r})\n"
         python = self._transport.python
         return self._messages(f"exec {shlex.quote(python)} -" if python else _PYTHON, program)
 
-    def _messages(self, command: str, text: str) -> Iterator[dict[str, Any]]:
+    def _messages(self, command: str, text: str) -> Iterator[dict[str, object]]:
         """The messages of a command. Its exit code does not count: a message that is missing is noticed."""
         with contextlib.suppress(CommandError):
             for line in self._transport.run(command, text, _PROBE_S):

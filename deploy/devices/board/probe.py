@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...documents import DocumentError, read
 from ...errors import DeviceError
@@ -100,7 +100,7 @@ class Wanted(NamedTuple):
     packages: Sequence[str] = ()
     modules: Sequence[str] = ()
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> dict[str, list[str] | str | None]:
         """For bootstrap.main."""
         return {
             "land": list(self.land),
@@ -111,7 +111,7 @@ class Wanted(NamedTuple):
         }
 
 
-def read_answer(message: dict[str, Any], device: str) -> Answer:
+def read_answer(message: dict[str, object], device: str) -> Answer:
     """A message of the bootstrap; JSON with other keys, as a login script may print, is an empty answer.
 
     Raises:
@@ -137,7 +137,7 @@ def read_answer(message: dict[str, Any], device: str) -> Answer:
     return answer._replace(collected=collected)
 
 
-def read_probe(messages: Iterable[dict[str, Any]], wanted: Wanted, device: str) -> Probe:
+def read_probe(messages: Iterable[dict[str, object]], wanted: Wanted, device: str) -> Probe:
     """The bootstrap's messages together; of what they name, only what was asked for.
 
     Raises:

@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ...bundle import Bundle
 from ...errors import DeviceError
 from ...measuring import cargo
-from ...measuring.agent import BUILT, JOB, run_and_say
+from ...measuring.agent import BUILT, JOB, Message, run_and_say
 
 # How often either side says that it is there, and how long the silence of the other is borne.
 HEARTBEAT_S, PATIENCE_S = 2.0, 15.0
@@ -37,7 +37,7 @@ class _Voice:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def say(self, message: dict[str, object]) -> None:
+    def say(self, message: Mapping[str, object]) -> None:
         with self._lock:
             print(json.dumps(message), flush=True)
 
@@ -58,7 +58,7 @@ def main() -> None:
                     archive.extractall(job)
             (job / JOB).write_text(json.dumps(request["job"]), encoding="utf-8")
 
-            def say(message: dict[str, Any]) -> None:
+            def say(message: Message) -> None:
                 if BUILT in message.get("result", {}):
                     message = {"result": {"parcel": _parcel_of(job / BUILT, cache)}}
                 if "result" in message:  # kept until it is known to have arrived: a cut just now must not cost it

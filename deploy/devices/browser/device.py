@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from PIL import __version__ as pillow_version
@@ -20,6 +20,7 @@ from ...environment import UNAVAILABLE
 from ...errors import DeviceError, LostDeviceError
 from ...images import ImageSet
 from ...measuring.agent import Measured, follow
+from ...measuring.answers import Steps
 from ...measuring.measurement import Environment, Measurement
 from ...measuring.plan import Candidate, Plan
 from ...measuring.rules import RULES
@@ -27,7 +28,8 @@ from ...parity import compare
 from ...preprocess import Preprocess
 from ...progress import Progress
 from ..device import Device
-from .server import Pages, Server
+from .answers import PageAnswer, PageFacts, PageModel
+from .server import Page, Pages, Server
 
 _log = logging.getLogger(__name__)
 
@@ -185,16 +187,17 @@ class BrowserDevice(Device):
                     message = {key: self._measured(message[key], bundles, candidates).to_json()}
             yield json.dumps(message)
 
-    def _measured(self, found: Any, bundles: Sequence[Bundle], candidates: Sequence[Candidate]) -> Measured:
+    def _measured(self, found: object, bundles: Sequence[Bundle], candidates: Sequence[Candidate]) -> Measured:
         """What the page measured, in the form that all devices have.
 
         Raises:
             DeviceError: it is not of that form.
         """
         try:
-            said = found["environment"]
+            answer = read(PageAnswer, found)
+            said = answer["environment"]
             session = {
-                "runtime": f"onnxruntime-web {self._provider}", "version": ORT_WEB, "threads": int(said["threads"]),
+                "runtime": f"onnxruntime-web {self._provider}", "version": ORT_WEB, "threads": said["threads"],
                 "graph_optimization": "all",
             }  # fmt: skip
             by_id = {bundle.id: bundle for bundle in bundles}
@@ -203,21 +206,21 @@ class BrowserDevice(Device):
                     candidate.key, by_id[candidate.bundle], one,
                     {**session, "threads": candidate.threads or session["threads"]},
                 )
-                for candidate, one in zip(candidates, found["models"], strict=True)
+                for candidate, one in zip(candidates, answer["models"], strict=True)
             ]  # fmt: skip
             return Measured(_environment(said), measurements)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DeviceError(f"the page sent what is not a measurement: {error!r}", fix="run it again") from error
 
 
-def preprocess_settings(preprocess: Preprocess) -> dict[str, Any]:
+def preprocess_settings(preprocess: Preprocess) -> dict[str, object]:
     """What the page's preprocessing needs to do as this machine's Pillow does."""
     return {**plain(preprocess), "height_first": int(pillow_version.partition(".")[0]) >= 13}
 
 
-def _environment(said: Mapping[str, Any]) -> Environment:
+def _environment(said: PageFacts) -> Environment:
     """The keys that a report needs of any machine; a browser says little."""
-    agent = str(said["userAgent"])
+    agent = said["userAgent"]
     system = re.search(r"\(([^)]*)\)", agent)
     program = re.findall(r"(?:Firefox|FxiOS|Edg|OPR|SamsungBrowser|CriOS|Chrome|Version)/\S+", agent)
     facts = {
@@ -226,17 +229,17 @@ def _environment(said: Mapping[str, Any]) -> Environment:
         "board": f"{program[-1] if program else 'a browser'} on {system[1] if system else 'an unknown system'}",
         "cpu": UNAVAILABLE,
         "browser": agent,
-        "cores": int(said["cores"]),
-        "cores_allowed": int(said["threads"]),
-        "threads": int(said["threads"]),
+        "cores": said["cores"],
+        "cores_allowed": said["threads"],
+        "threads": said["threads"],
         "cores_got": UNAVAILABLE,
         "isa": [],
         "gpu": said["gpu"] or UNAVAILABLE,
-        "memory_bytes": int(read(float, said["memory_gb"], "memory_gb") * 2**30) if said["memory_gb"] else UNAVAILABLE,
-        "screen": str(said["screen"]),
-        "secure_context": bool(said["secure"]),
-        "cross_origin_isolated": bool(said["isolated"]),
-        "timer_ns": int(float(said["clock_ms"]) * 1e6),
+        "memory_bytes": int(said["memory_gb"] * 2**30) if said["memory_gb"] else UNAVAILABLE,
+        "screen": said["screen"],
+        "secure_context": said["secure"],
+        "cross_origin_isolated": said["isolated"],
+        "timer_ns": int(said["clock_ms"] * 1e6),
         "versions": {"onnxruntime-web": ORT_WEB},
         "before": {},
         "after": {},
@@ -244,27 +247,24 @@ def _environment(said: Mapping[str, Any]) -> Environment:
     return cast("Environment", facts)
 
 
-def _measurement(key: str, bundle: Bundle, found: Mapping[str, Any], session: Mapping[str, Any]) -> Measurement:
+def _measurement(key: str, bundle: Bundle, found: PageModel, session: Mapping[str, object]) -> Measurement:
     """One candidate's, with the parity worked out here."""
     golden, answer = bundle.golden(), found["golden"]
     logits = np.asarray([[np.nan if value is None else value for value in row] for row in answer["logits"]], np.float32)
     same = float(np.mean(np.asarray(answer["checksums"], np.uint32) == golden.checksums))
-    parity = compare(golden, logits, checksums_agreement=same, tensor_max_abs=float(answer["tensor_max_abs"]))
+    parity = compare(golden, logits, checksums_agreement=same, tensor_max_abs=answer["tensor_max_abs"])
     if found["bundle"] != key or not found["blocks"]:
         raise ValueError("another model, or no blocks")
-    joined = {
-        name: [value for prepared in found["prepared"] for value in prepared[name]]
-        for name in ("preprocess_ns", "postprocess_ns")
-    }
-    steps = ("file_ms", "load_ms", "first_ms")
     return read(
         Measurement,
         {
             "bundle": key, "session": session,
-            **{name: [float(opened[name]) for opened in found["opened"]] for name in steps},
-            **joined, "warm_ups": [prepared["warm_up"] for prepared in found["prepared"]], "blocks": found["blocks"],
+            **{name: [opened[name] for opened in found["opened"]] for name in Steps.__annotations__},
+            "preprocess_ns": [ns for prepared in found["prepared"] for ns in prepared["preprocess_ns"]],
+            "postprocess_ns": [ns for prepared in found["prepared"] for ns in prepared["postprocess_ns"]],
+            "warm_ups": [prepared["warm_up"] for prepared in found["prepared"]], "blocks": found["blocks"],
             "one_thread": found["one_thread"],
-            "checked": int(found["checked"]), "differed": int(found["differed"]), "peak_rss_bytes": None,
+            "checked": found["checked"], "differed": found["differed"], "peak_rss_bytes": None,
             "parity": vars(parity), "golden_logits": logits.tolist(), "predictions": found["predictions"],
             "throughput": [], "frames": [], "sustained": [],
         }
@@ -275,11 +275,11 @@ def _log_address(url: str) -> None:
     _log.info(f"open this address on the phone: {url}", extra={"address": url})
 
 
-def _file(path: Path) -> Any:
+def _file(path: Path) -> Page:
     return path.read_bytes, _TYPES.get(path.suffix, "application/octet-stream")
 
 
-def _content(content: bytes, suffix: str = "") -> Any:
+def _content(content: bytes, suffix: str = "") -> Page:
     return (lambda: content), _TYPES.get(suffix, "application/octet-stream")
 
 

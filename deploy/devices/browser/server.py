@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from ...measuring.agent import heard
 
-# path under the secret -> (what gives the content, its type)
-Pages = Mapping[str, tuple[Callable[[], bytes], str]]
+# what gives the content, its type
+Page = tuple[Callable[[], bytes], str]
+# path under the secret -> the page there
+Pages = Mapping[str, Page]
+
+# of a server: the connection (socketserver has a datagram too)
+Request = socket.socket | tuple[bytes, socket.socket]
 
 # A result is of some megabytes with ten thousand images; a body takes no longer to arrive.
 _MAX_BYTES, _BODY_S = 64 << 20, 120.0
@@ -46,13 +50,13 @@ class _BoundedServer(ThreadingHTTPServer):
         self._free = threading.Semaphore(_MAX_CONNECTIONS)
         super().__init__((address, port), _Handler)
 
-    def process_request(self, request: Any, client_address: Any) -> None:  # see socketserver.ThreadingMixIn
+    def process_request(self, request: Request, client_address: object) -> None:  # see socketserver.ThreadingMixIn
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def process_request_thread(self, request: Request, client_address: object) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -66,7 +70,7 @@ class Server:
     """Serves while its `with` block lasts; what the page says is in `messages`."""
 
     def __init__(self, address: str, port: int, pages: Pages) -> None:
-        self.messages: queue.Queue[dict[str, Any]] = queue.Queue(_MAX_WAITING)
+        self.messages: queue.Queue[dict[str, object]] = queue.Queue(_MAX_WAITING)
         self.pages = pages
         self.secret = secrets.token_urlsafe(16)
         self.guest: str | None = None
@@ -130,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = False
         self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
 
-    def _message(self, length: int) -> dict[str, Any] | None:
+    def _message(self, length: int) -> dict[str, object] | None:
         """The body, where it is a JSON object that arrives whole, in time."""
         end, parts = time.monotonic() + _BODY_S, []
         while length > 0 and time.monotonic() < end:
