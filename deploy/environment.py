@@ -5,12 +5,12 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 from .bundle import tool_versions
 from .engine.gpu import look
@@ -40,7 +40,48 @@ _SYSTEM = Path("/sys")
 _CGROUP = _SYSTEM / "fs/cgroup"
 
 
-def describe() -> dict[str, Any]:
+class Machine(TypedDict):
+    """A machine and its libraries; texts in place of numbers are UNAVAILABLE, or "no limit"."""
+
+    machine: str
+    system: str
+    board: str
+    soc: str
+    cpu: str
+    cores_allowed: int
+    cores: int | str
+    affinity: list[int] | str
+    isa: list[str]
+    memory_bytes: int | str
+    memory_cap_bytes: int | str
+    governor: str
+    cgroup_cores: float | str
+    power: str
+    timer_ns: int
+    gpu: Mapping[str, object] | str
+    versions: Mapping[str, str]
+
+
+class State(TypedDict):
+    """A machine's state at one moment; texts in place of numbers are UNAVAILABLE."""
+
+    load: list[float] | str
+    mhz: list[int] | str
+    temperature_c: float | str
+    throttled: int | str
+    cgroup_throttled: int | str
+    swap_used_bytes: int | str
+    power: str
+
+
+class About(NamedTuple):
+    """What a machine is, and how busy and warm."""
+
+    machine: Machine
+    state: State
+
+
+def describe() -> Machine:
     """The machine and its libraries, as plain values for a report: what does not change while it measures."""
     return {
         "machine": platform.machine(),
@@ -73,7 +114,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def state() -> dict[str, Any]:
+def state() -> State:
     """What may change from one moment to the next; read before and after a measurement.
 
     "throttled" counts events since the machine started, "cgroup_throttled" those of this cgroup's CPU quota.

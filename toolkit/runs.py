@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..deploy.documents import parse
 from ..deploy.errors import EdgeKitError
@@ -54,9 +54,31 @@ class Run:
     problem: str | None = None
     made_from: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> "RunEntry":
         """Plain values, for `edgekit runs --json`."""
-        return {**vars(self), "path": str(self.path), "lineage": list(self.lineage)}
+        return {
+            "path": str(self.path), "kind": self.kind, "id": self.id, "name": self.name, "format": self.format,
+            "precision": self.precision, "created": self.created, "lineage": list(self.lineage),
+            "size_bytes": self.size_bytes, "verdict": self.verdict, "problem": self.problem,
+            "made_from": self.made_from,
+        }  # fmt: skip
+
+
+class RunEntry(TypedDict):
+    """A `Run` as JSON."""
+
+    path: str
+    kind: str
+    id: str | None
+    name: str | None
+    format: str | None
+    precision: str | None
+    created: float
+    lineage: list[str]
+    size_bytes: int
+    verdict: str | None
+    problem: str | None
+    made_from: str | None
 
 
 def list_runs(runs: Path = RUNS) -> list[Run]:
@@ -127,21 +149,21 @@ def _verdicts(runs: Path) -> dict[str, str]:
     for path in sorted((path for path in reports if path.is_file()), key=lambda path: path.stat().st_mtime):
         with suppress(EdgeKitError, OSError):
             document = parse(_content(path, _MAX_REPORT), path, "an EdgeKit report", limit=_MAX_REPORT)
-            for report in _reports(document):
-                for model in report.get("models") or ():
+            for verdict, models in _verdicts_of(document):
+                for model in models:
                     if isinstance(model, dict) and model.get("judgements") and isinstance(model.get("id"), str):
                         bundle = model["id"].partition("@")[0]  # a runtime that was chosen follows
-                        verdicts[bundle] = str(report.get("verdict"))[:_MAX_TEXT]
+                        verdicts[bundle] = str(verdict)[:_MAX_TEXT]
     return verdicts
 
 
-def _reports(document: object) -> Iterator[dict[str, Any]]:
-    """A report, or each of those of several devices."""
+def _verdicts_of(document: object) -> Iterator[tuple[object, list[object]]]:
+    """Verdict and models of a report, or of each of those of several devices."""
     if isinstance(document, dict):
         devices = document.get("devices")
         for report in devices if isinstance(devices, list) else [document]:
             if isinstance(report, dict) and isinstance(report.get("models"), list):
-                yield report
+                yield report.get("verdict"), report["models"]
 
 
 def size_of(path: Path) -> int:

@@ -10,6 +10,7 @@ from ..registry import choose, resolve
 if TYPE_CHECKING:  # --help shows the registry, and loads nothing heavy
     from ..bundle import Bundle
     from ..engine.build import Options
+    from ..environment import About
     from ..images import ImageSet
     from ..measuring.agent import Measured
     from ..measuring.plan import Plan
@@ -66,16 +67,14 @@ class Description(NamedTuple):
         packages: the packages that it needs for measuring -> the version there, None where it is missing or broken.
         lacks: what it needs before it can measure, one sentence each.
         remarks: what else to know, one sentence each.
-        machine: its hardware (see environment.describe), empty where it lacks something.
-        state: its load and temperature (see environment.state), empty where it lacks something.
+        about: its hardware and state; None where it lacks something.
     """
 
     facts: "Facts"
     packages: Mapping[str, str | None]
     lacks: Sequence[str]
     remarks: Sequence[str]
-    machine: Mapping[str, object]
-    state: Mapping[str, object]
+    about: "About | None"
 
 
 class Device:

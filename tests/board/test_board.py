@@ -238,7 +238,8 @@ def test_a_home_with_a_space_and_one_that_is_read_only(board: VirtualBoard, arm:
     try:
         board.profile(BOARD_HOME="/home/edge pi")
         with open_device(board.device) as device:
-            assert device.describe().machine["machine"] == "aarch64"
+            about = device.describe().about
+            assert about is not None and about.machine["machine"] == "aarch64"
         assert (home / ".cache/edgekit").is_dir()
     finally:
         rsync.with_name("rsync-away").rename(rsync)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from ...deploy.bundle import Bundle
 from ...deploy.devices.device import Device, open_device
@@ -21,11 +21,25 @@ from ..workspace import REJECTED, RUNS, derived, new_path
 from .lint import Finding, lint
 from .trtexec import RELEASES, command_lines
 
+if TYPE_CHECKING:
+    import onnx
+
 _log = logging.getLogger(__name__)
 
 # Of a source of full precision; "auto" is all of them, since the fastest one is not known before it is measured.
 PRECISIONS = ("fp32", "fp16", "int8")
 _TARGET = "tensorrt"
+
+
+class FindingEntry(TypedDict):
+    """A finding of the lint (see lint.Finding), and the releases that it is about, empty for all."""
+
+    rule: str
+    severity: str
+    node: str
+    message: str
+    fix: str
+    releases: list[str]
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class BuildPlan:
     """
 
     bundle: str
-    findings: Sequence[dict[str, Any]]
+    findings: Sequence[FindingEntry]
     commands: dict[str, str]
 
 
@@ -56,7 +70,7 @@ def plan_build(bundle: Bundle, options: Options | None = None) -> BuildPlan:
     return BuildPlan(
         str(bundle.path),
         [
-            {**finding._asdict(), "releases": releases if len(releases) < len(RELEASES) else []}
+            _entry(finding, releases if len(releases) < len(RELEASES) else [])
             for finding, releases in releases_of.items()
         ],
         command_lines(bundle, options, model.graph.input[0].name),
@@ -135,6 +149,13 @@ def check(bundle: Bundle, options: Options, device: Device) -> None:
         raise EngineError(f"{bundle.path}: {errors[0].node}: {errors[0].message}{others}", fix=errors[0].fix)
 
 
+def _entry(finding: Finding, releases: list[str]) -> FindingEntry:
+    return {
+        "rule": finding.rule, "severity": finding.severity, "node": finding.node, "message": finding.message,
+        "fix": finding.fix, "releases": releases,
+    }  # fmt: skip
+
+
 def _version(options: Options) -> tuple[int, ...] | None:
     """Of the TensorRT here; None where there is none, or another product with numbers of its own."""
     if options.compute_capabilities or installed() != "tensorrt":
@@ -142,7 +163,7 @@ def _version(options: Options) -> tuple[int, ...] | None:
     return version_tuple(load("tensorrt").version)
 
 
-def _graph(bundle: Bundle) -> Any:
+def _graph(bundle: Bundle) -> "onnx.ModelProto":
     import onnx
 
     if bundle.manifest.format != "onnx":

@@ -10,7 +10,7 @@ def command() -> None:
     from ...export.export_bundle import export_bundle
     from ..console import progress_bar, say
     from ..quantize.quantize import quantize
-    from ..report.terminal import validation_table
+    from ..report.terminal import document_table
     from ..training.recipe import Recipe
     from ..training.train import train
     from ..validation.validate import validate
@@ -30,5 +30,5 @@ def command() -> None:
     with progress_bar("validate on local") as bar:
         result = validate([quantized.bundle], progress=bar)
     write_report(result, RUNS / f"{quantized.bundle.path.name}.report")
-    show(result.report, validation_table, as_json=False)
+    show(result.report, document_table, as_json=False)
     raise typer.Exit(result.exit_code)

@@ -1,10 +1,20 @@
 """Printing what a command did."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:  # --help loads neither
+    from collections.abc import Callable, Iterable
+
+    from rich.console import RenderableType
+
+    from ...deploy.bundle import Bundle
+    from ..validation.validation import Validation
+
+T = TypeVar("T")
 
 
-def made(bundle: Any, remark: str = "") -> None:
+def made(bundle: "Bundle", remark: str = "") -> None:
     """Say what was made: the folder on standard output, the rest for the user."""
     from ..console import say, stdout
 
@@ -13,7 +23,7 @@ def made(bundle: Any, remark: str = "") -> None:
     stdout.print(str(bundle.path))
 
 
-def write_report(result: Any, folder: Path) -> None:
+def write_report(result: "Validation", folder: Path) -> None:
     """Write the report's files, and say where they are."""
     from ..console import say
     from ..report.files import write_reports
@@ -22,7 +32,7 @@ def write_report(result: Any, folder: Path) -> None:
         say(f"wrote {path}")
 
 
-def show(result: Any, table: Any, as_json: bool) -> None:
+def show(result: T, table: "Callable[[T], Iterable[RenderableType]]", as_json: bool) -> None:
     """Print a result as JSON for programs, or as a table for people."""
     from ...deploy.visible import visible_json
     from ..console import print_parts

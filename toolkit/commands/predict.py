@@ -60,4 +60,4 @@ def command(
         write_csv(predictions, csv)
     if grid:
         draw_grid(pictures, predictions, grid)
-    show([vars(prediction) for prediction in predictions], prediction_table, as_json)
+    show(predictions, prediction_table, as_json)

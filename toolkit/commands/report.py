@@ -47,19 +47,18 @@ def command(
     from ..analysis.contract import Contract
     from ..analysis.join import join_reports
     from ..report.files import write_junit, write_markdown, write_page
-    from ..report.terminal import comparison_table, devices_table, validation_table
+    from ..report.terminal import document_table
 
     contract = Contract(max_drop, min_speedup, confidence)
     if join:
-        document, table = join_reports([read_report(path) for path in reports]), devices_table
+        document = join_reports([read_report(path) for path in reports])
     elif len(reports) == 1:
         document = read_document(reports[0], contract if contract != Contract() else None)
-        table = devices_table if "devices" in document else validation_table
     else:
         read = [read_report(path) for path in reports]
-        document, table = compare_reports(read, contract, across_hardware=across_hardware), comparison_table
+        document = compare_reports(read, contract, across_hardware=across_hardware)
     for path, write in ((html, write_page), (junit, write_junit), (markdown, write_markdown)):
         if path:
             write(document, path)
-    show(document, table, as_json)
+    show(document, document_table, as_json)
     raise typer.Exit(document["exit_code"])

@@ -121,7 +121,7 @@ def command(
     from ..analysis.compare import read_report
     from ..analysis.contract import Contract
     from ..console import progress_bars
-    from ..report.terminal import devices_table, validation_table
+    from ..report.terminal import document_table
     from ..validation.validate import validate
     from ..workspace import RUNS, newest
     from .parsing import plan_of
@@ -146,7 +146,7 @@ def command(
             progress=dict(zip(devices, bars, strict=True)),
         )  # fmt: skip
     write_report(result, folder)
-    show(result.report, validation_table if len(devices) == 1 else devices_table, as_json)
+    show(result.report, document_table, as_json)
     raise typer.Exit(result.exit_code)
 
 

@@ -1,14 +1,14 @@
 """What is here, what is missing, and the line that installs it."""
 
 import contextlib
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
 
 from ...deploy.devices.device import Device
+from ...deploy.documents import read
 from ...deploy.environment import cores_got, describe, state
 from ...deploy.runtimes.runtime import Package, Runtime, all_runtimes
+from ..analysis.diagnosis import DeviceDiagnosis, Diagnosis, PackageStatus, PythonEntry, RuntimeEntry
 from ..analysis.noise import threads_advised
 from ..quantize.targets import TARGETS, target_for, this_machine
 from .selftest import overhead
@@ -31,24 +31,14 @@ _PACKAGES = tuple(
 )
 
 
-@dataclass(frozen=True)
-class PackageStatus:
-    """A package EdgeKit can use: its version (None when it is missing), what it is for, what installs it."""
-
-    name: str
-    version: str | None
-    purpose: str
-    install: str
-
-
-def diagnose() -> dict[str, Any]:
+def diagnose() -> Diagnosis:
     """The machine and its state, the packages, the GPU that torch sees, the quantization target that this machine is,
     and what measuring costs here."""
     target, machine = this_machine(), describe()
-    allowed: int = machine["cores_allowed"]
-    machine["cores_got"] = got = round(cores_got(allowed), 2)
+    allowed = machine["cores_allowed"]
+    got = round(cores_got(allowed), 2)
     return {
-        "machine": machine,
+        "machine": {**machine, "cores_got": got},
         "state": state(),
         "threads_advised": threads_advised({"cores_allowed": allowed, "cores_got": got}),
         "overhead": overhead(),
@@ -64,7 +54,7 @@ def packages() -> tuple[Package, ...]:
     return (*_PACKAGES, *(package for runtime in all_runtimes() for package in (*runtime.packages, *runtime.also)))
 
 
-def _describe(runtime: Runtime) -> dict[str, Any]:
+def _describe(runtime: Runtime) -> RuntimeEntry:
     """What a runtime opens, takes and reports, and whether it is installed."""
     return {
         "name": runtime.name, "installed": runtime.installed, "formats": [*runtime.formats],
@@ -72,7 +62,7 @@ def _describe(runtime: Runtime) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def diagnose_device(device: Device) -> dict[str, Any]:
+def diagnose_device(device: Device) -> DeviceDiagnosis:
     """What is on another device and what it lacks; all about the machine where it can run EdgeKit's own code.
 
     Raises:
@@ -83,17 +73,18 @@ def diagnose_device(device: Device) -> dict[str, Any]:
         description = device.describe()
     install = f"edgekit provision --device {device.name}"
     purposes = {package.distributions[0]: package.purpose for package in packages()}
-    diagnosis: dict[str, Any] = {
+    diagnosis: DeviceDiagnosis = {
         "device": device.name,
-        "python": description.facts._asdict(),
+        "python": read(PythonEntry, description.facts._asdict()),
         "packages": [
             PackageStatus(name, version, purposes[name], install) for name, version in description.packages.items()
         ],
         "remarks": [*description.lacks, *description.remarks],
     }
-    if not description.lacks:
-        target = target_for(description.machine["machine"], description.machine["isa"])
-        diagnosis |= {"machine": description.machine, "state": description.state}
+    if description.about is not None:
+        machine = description.about.machine
+        target = target_for(machine["machine"], machine["isa"])
+        diagnosis["machine"], diagnosis["state"] = machine, description.about.state
         diagnosis["target"] = {"name": target, "why": TARGETS[target].why}
     return diagnosis
 

@@ -15,6 +15,7 @@ from ...deploy.measuring.worker import Worker
 from ...deploy.progress import Progress, silent
 from ...deploy.session import runtime_for
 from ..analysis.contract import FAIL, INCONCLUSIVE, PASS, call
+from ..analysis.diagnosis import Overhead
 from ..analysis.document import measured_times
 from ..analysis.noise import signals
 from ..analysis.report_schema import SelfTest
@@ -29,7 +30,7 @@ SLOWER = 1.03
 _PROCESS_S = 5.0
 
 
-def overhead() -> dict[str, float]:
+def overhead() -> Overhead:
     """Nanoseconds that a timed call of a model that does nothing takes: in this process, and through the agent."""
     with scratch_folder() as folder:
         bundle = null_bundle(folder / "null")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypedDict
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -13,7 +13,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ...deploy.visible import visible
-from ..analysis.report_schema import Comparison, JoinedReport, Report, SelfTest, Verdict
+from ..analysis.diagnosis import DeviceDiagnosis, Diagnosis, PackageStatus, RuntimeEntry
+from ..analysis.report_schema import Comparison, Document, JoinedReport, Report, SelfTest, Verdict
 from ..analysis.wording import (
     DEVICE_COLUMNS,
     against_lines,
@@ -41,6 +42,8 @@ from ..analysis.wording import (
     warning_lines,
 )
 from ..console import Line, styled
+from ..predict import Prediction
+from ..runs import RunEntry
 
 _NODES_SHOWN = 3
 # Columns that hold words; the others hold figures.
@@ -54,6 +57,13 @@ _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _TOLD = (
     thread_lines, ratio_lines, speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines,
 )  # fmt: skip
+
+
+def document_table(document: Document) -> Iterator[RenderableType]:
+    """A report, the reports of several devices side by side, or a comparison."""
+    if "devices" in document:
+        return devices_table(document)
+    return comparison_table(document) if "rows" in document else validation_table(document)
 
 
 def validation_table(report: Report) -> Iterator[RenderableType]:
@@ -88,21 +98,43 @@ def devices_table(document: JoinedReport) -> Iterator[RenderableType]:
     yield _verdict(document)
 
 
-def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+def prediction_table(predictions: Sequence[Prediction]) -> Iterator[RenderableType]:
     """A row an image."""
     table = Table()
     for column in ("image", "true", "predicted"):
         table.add_column(column)
     for prediction in predictions:
-        pairs = zip(prediction["labels"], prediction["confidences"], strict=True)
+        pairs = zip(prediction.labels, prediction.confidences, strict=True)
         best = ", ".join(f"{label} {share:.1%}" for label, share in pairs)
-        table.add_row(prediction["id"], prediction["truth"] or "-", best)
+        table.add_row(prediction.id, prediction.truth or "-", best)
     yield table
 
 
-def build_plan_table(plan: Any) -> Iterator[RenderableType]:
+class _Finding(TypedDict):
+    """See building.build.FindingEntry."""
+
+    rule: str
+    severity: str
+    node: str
+    message: str
+    fix: str
+    releases: list[str]
+
+
+class _BuildPlan(Protocol):
+    """See building.build.BuildPlan."""
+
+    @property
+    def bundle(self) -> str: ...
+    @property
+    def findings(self) -> Sequence[_Finding]: ...
+    @property
+    def commands(self) -> Mapping[str, str]: ...
+
+
+def build_plan_table(plan: _BuildPlan) -> Iterator[RenderableType]:
     """What troubles TensorRT in a graph, a line a rule with its first nodes, and the command lines."""
-    rules: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    rules: dict[tuple[str, str, str], list[_Finding]] = {}
     for finding in plan.findings:
         rules.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
     if not rules:
@@ -119,7 +151,7 @@ def build_plan_table(plan: Any) -> Iterator[RenderableType]:
         yield f"TensorRT {release}: {line}"
 
 
-def runs_table(runs: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
     """A row per bundle and unfinished training, what is damaged below."""
     table = _table("run", "model", "size", "created", "verdict", "made from")
     for run in runs:
@@ -143,7 +175,7 @@ def facts_table(facts: Mapping[str, object]) -> Iterator[RenderableType]:
     yield table
 
 
-def doctor_table(diagnosis: Mapping[str, Any]) -> Iterator[RenderableType]:
+def doctor_table(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     """The machine, its state, what measuring costs on it, then the packages."""
     overhead = diagnosis["overhead"]
     yield from facts_table(
@@ -164,7 +196,7 @@ def doctor_table(diagnosis: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text.assemble(("other processes keep cores busy", "yellow"), advice)
 
 
-def board_table(diagnosis: Mapping[str, Any]) -> Iterator[RenderableType]:
+def board_table(diagnosis: DeviceDiagnosis) -> Iterator[RenderableType]:
     """A board: the machine and its state as far as it can say, the packages, what is amiss."""
     facts = diagnosis["python"]
     own = {
@@ -181,7 +213,7 @@ def board_table(diagnosis: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield f"quantize --target {diagnosis['target']['name']}: {diagnosis['target']['why']}"
 
 
-def _packages(packages: Sequence[Any]) -> Table:
+def _packages(packages: Sequence[PackageStatus]) -> Table:
     table = Table()
     for column in ("package", "version", "for", "install"):
         table.add_column(column)
@@ -192,7 +224,7 @@ def _packages(packages: Sequence[Any]) -> Table:
     return table
 
 
-def _runtimes(runtimes: Sequence[Mapping[str, Any]]) -> Table:
+def _runtimes(runtimes: Sequence[RuntimeEntry]) -> Table:
     table = Table()
     for column in ("runtime", "installed", "opens", "options"):
         table.add_column(column)

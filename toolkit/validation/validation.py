@@ -41,10 +41,9 @@ class Validation:
     def show(self) -> None:
         """Print the verdict and the table of models to standard output."""
         from ..console import print_parts
-        from ..report.terminal import devices_table, validation_table
+        from ..report.terminal import document_table
 
-        report = self.report
-        print_parts(devices_table(report) if "devices" in report else validation_table(report))
+        print_parts(document_table(self.report))
 
     def write(self, folder: Path | str) -> list[Path]:
         """Write report.json, report.html, junit.xml and summary.md into `folder`; returns their paths."""

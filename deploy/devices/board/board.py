@@ -9,12 +9,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
 
 from ...bundle import Bundle
-from ...documents import read
+from ...documents import DocumentError, read
 from ...engine.build import Options
 from ...engine.passport import ENGINE_FORMAT
+from ...environment import About
 from ...errors import DeviceError, LostDeviceError
 from ...files import scratch_folder, sha256
 from ...images import ImageSet
@@ -50,13 +50,6 @@ for d in "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit" "${TMPDIR:-/tmp}/edgekit-$(id
 [ -O "$d" ] && [ ! -L "$d" ] && [ -x "$d/venv/bin/python3" ] && exec "$d/venv/bin/python3" -
 done
 exec python3 -"""
-
-
-class _About(TypedDict):
-    """The machine, and its state (see deploy.environment)."""
-
-    machine: Mapping[str, object]
-    state: Mapping[str, object]
 
 
 class Board(Device):
@@ -126,8 +119,8 @@ class Board(Device):
         probe = self.inspect()
         remark, missing = clock_remark(probe.facts), lacks(probe)
         packages = {NEEDED[module]: package.version for module, package in probe.packages.items()}
-        about: _About = {"machine": {}, "state": {}} if missing else self._machine()
-        return Description(probe.facts, packages, missing, [remark] if remark else [], **about)
+        about = None if missing else self._about()
+        return Description(probe.facts, packages, missing, [remark] if remark else [], about)
 
     def provision(self, download: Callable[[Facts, Path], None] | None, progress: Progress) -> dict[str, str]:
         """Make a venv in EdgeKit's folder there."""
@@ -237,7 +230,7 @@ class Board(Device):
 
         return probe, attend(self._transport, self.name, agent, request, progress, collect)
 
-    def _machine(self) -> "_About":
+    def _about(self) -> About:
         """The machine and its state."""
         with scratch_folder() as folder:
             code = cargo.parcel(cargo.code("deploy"), folder)
@@ -247,8 +240,8 @@ class Board(Device):
             "print(json.dumps({'machine': describe(), 'state': state()}))"
         )
         for message in self._messages(f"{_python(probe)} -c {shlex.quote(program)}", ""):
-            if message.keys() == {"machine", "state"} and all(isinstance(part, dict) for part in message.values()):
-                return read(_About, message)
+            with contextlib.suppress(DocumentError):  # what else is printed there
+                return read(About, message)
         raise DeviceError(f"{self.name} did not describe itself", fix="run edgekit doctor --device again")
 
     def _check(self) -> None:

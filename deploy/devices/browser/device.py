@@ -130,7 +130,7 @@ class BrowserDevice(Device):
         pages = {"": _file(_HERE / "page.html")}
         pages |= {name: _file(_HERE / name) for name in ("page.mjs", "worker.mjs", "preprocess.mjs", "schedule.mjs")}
         pages |= {f"ort/{name}": _file(self._ort_web / name) for name in FILES[self._provider]}
-        described: dict[str, dict[str, Any]] = {}
+        described: dict[str, dict[str, object]] = {}
         for bundle in bundles:
             golden, own = bundle.golden(), bundle.manifest
             pages[f"bundles/{bundle.id}/model"] = _file(bundle.model_path)

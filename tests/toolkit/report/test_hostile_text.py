@@ -17,8 +17,8 @@ from edgekit.deploy.visible import visible, visible_json
 from edgekit.toolkit import cli, console
 from edgekit.toolkit.analysis.compare import compare_reports
 from edgekit.toolkit.analysis.contract import Contract
+from edgekit.toolkit.analysis.diagnosis import PackageStatus
 from edgekit.toolkit.analysis.join import join_reports
-from edgekit.toolkit.doctor.diagnose import PackageStatus
 from edgekit.toolkit.packing import on_device
 from edgekit.toolkit.predict import Prediction, draw_grid, write_csv
 from edgekit.toolkit.report.html import render
@@ -98,7 +98,7 @@ def test_json_reads_as_the_same(value: dict[str, Any]) -> None:
 @given(text=hostile, width=st.sampled_from([40, 2000]))
 def test_every_table_shows_it_as_it_is(text: str, width: int, judged: Judge) -> None:
     """Of an image, a label, a node, a model, a device, a board."""
-    _check_terminal(prediction_table([{"id": text, "truth": text, "labels": [text], "confidences": [1.0]}]), text)
+    _check_terminal(prediction_table([Prediction(text, (text,), (1.0,), text)]), text)
     _check_terminal(facts_table({text: {text: [text]}, "x": {}}), text)
     finding = {"severity": "error", "rule": "x", "fix": text, "node": text, "message": text, "releases": []}
     plan = _Plan(text, [finding], {"10.3": text})
