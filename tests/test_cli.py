@@ -151,7 +151,7 @@ def test_predict_and_inspect_take_the_newest_bundle(edgekit: Run, tmp_path: Path
     assert f"-{newest.name}" in done.stderr
     assert len(json.loads(done.stdout)) == 359
     assert json.loads(edgekit("inspect", "--json").stdout)["id"] == Bundle.open(newest).id
-    assert "is a bundle, and no images are given" in edgekit("predict", newest, code=1).stderr
+    assert "is a bundle, and the images are missing" in edgekit("predict", newest, code=1).stderr
     assert "not 3 arguments" in edgekit("predict", newest, "digits", "digits", code=1).stderr
 
 

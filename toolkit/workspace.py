@@ -138,7 +138,7 @@ def newest(accept: Callable[[Manifest], bool], kind: str, make: str, runs: Path 
     """The newest bundle in `runs` that `accept` takes; says which.
 
     Args:
-        wanted: what kind of bundle it is, for the message.
+        kind: what kind of bundle it is, for the message.
         make: the command that makes one.
 
     Raises:

@@ -236,7 +236,7 @@ def _add_profile(builder: Any, network: Any, config: Any, source: Bundle, option
     if not free:
         if options.batch and options.batch != (taken.shape[0],) * 3:
             raise BundleError(
-                f"{source.path} takes {taken.shape[0]} image(s) at once, whatever --batch says",
+                f"{source.path} has a fixed batch size of {taken.shape[0]}, so --batch does not apply",
                 fix="leave out --batch, or: edgekit export --format onnx --dynamic-batch",
             )
         return
@@ -246,8 +246,8 @@ def _add_profile(builder: Any, network: Any, config: Any, source: Bundle, option
         )
     if options.batch is None:
         raise BundleError(
-            f"{source.path} takes any number of images, and an engine has to know how many",
-            fix="say smallest, usual and largest: --batch 1,8,32",
+            f"{source.path} accepts any batch size, and an engine requires a range",
+            fix="pass smallest, usual and largest: --batch 1,8,32",
         )
     profile = builder.create_optimization_profile()
     shapes = [(size, *source.manifest.input.shape) for size in options.batch]

@@ -71,7 +71,7 @@ def test_what_takes_no_installation(name: str) -> None:
         (["doctor", "--device", "browser"], "browser describes itself only while it measures"),
         (["doctor", "--device", "serial://x"], "unknown device 'serial'"),
         (["provision", "--device", "browser", "--clean"], "browser takes no installation"),
-        (["doctor", "--device", "ssh://board", "--self-test"], "the self-test is of this machine"),
+        (["doctor", "--device", "ssh://board", "--self-test"], "the self-test runs on this machine only"),
         (["doctor", "--device", "local://x"], "local://x is not this machine"),
     ],
 )

@@ -203,7 +203,7 @@ def test_what_cannot_be_built_leaves_nothing(fp32: Bundle, int8: Bundle, tmp_pat
         ),
         (fp32, Options(compute_capabilities=("8.7",)), DeviceError, "does not build for compute capability 8.7"),
         (fp32, Options(compute_capabilities=("8.6",), version_compatible=True), DeviceError, "belong to one release"),
-        (fp32, Options(compute_capabilities=("8.6",), batch=(1, 2, 4)), BundleError, "takes 1 image"),
+        (fp32, Options(compute_capabilities=("8.6",), batch=(1, 2, 4)), BundleError, "fixed batch size of 1"),
         (fp32, Options(), DeviceError, "no NVIDIA GPU here to build for"),
     ):
         with pytest.raises(error, match=words):

@@ -80,7 +80,7 @@ def test_local_device(fp32: Bundle, int8: Bundle, images: ImageSet) -> None:
 
 @pytest.mark.slow
 def test_scenarios(images: ImageSet, tmp_path: Path, trained: Bundle) -> None:
-    """Throughput by batch size, offered images, a run without a pause: of a model that takes any number of images."""
+    """Throughput by batch size, offered images, a run without a pause: of a model that accepts any batch size."""
     dynamic = export_bundle(trained, "onnx", tmp_path / "dynamic", Options(dynamic_batch=True))
     fixed = export_bundle(trained, "onnx", tmp_path / "fixed")
     plan = replace(QUICK, offline=True, fps=200.0)

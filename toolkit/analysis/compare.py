@@ -1,4 +1,4 @@
-"""Reports read again and compared offline: the gate of a change against what was measured before it."""
+"""Reading reports and comparing them offline, as a gate against regressions."""
 
 import contextlib
 import math
@@ -44,15 +44,15 @@ from .wording import model_name, speedup_text
 # A result of a hundred thousand images and ten models.
 _MAX_BYTES = 512 << 20
 
-# What must agree before two latencies may be compared.
+# Device entries that must agree before latencies are compared.
 _HARDWARE = ("machine", "cpu", "cores_allowed")
 
 
 def read_document(path: Path, contract: Contract | None = None) -> Report | JoinedReport:
-    """What `read_report` reads, or the report.json of several devices.
+    """Read what `read_report` reads, or the report.json of several devices.
 
     Raises:
-        EdgeKitError: no such file, or none of them.
+        EdgeKitError: no such file, or not a report.
     """
     document = _read_json(path)
     if "devices" not in document:
@@ -66,17 +66,17 @@ def read_document(path: Path, contract: Contract | None = None) -> Report | Join
 
 
 def read_report(path: Path, contract: Contract | None = None) -> Report:
-    """A report.json of this schema; or a result.json, such as a board wrote, of which the report is made here.
+    """Read a report.json, or make the report of a result.json, such as a board writes.
 
     Args:
-        contract: what a result's candidates are held to; None is what they were measured for.
+        contract: judges a result.json; None is its own contract.
 
     Raises:
-        EdgeKitError: no such file, or neither of them.
+        EdgeKitError: no such file, or neither of the two.
     """
     report = _read_json(path)
     if "devices" in report:
-        raise EdgeKitError(f"{path} is of several devices", fix="pass the report of one of them")
+        raise EdgeKitError(f"{path} covers several devices", fix="pass the report of one of them")
     with _strict(path):
         if "result" in report:
             result = Result.from_json(report, path)
@@ -84,7 +84,7 @@ def read_report(path: Path, contract: Contract | None = None) -> Report:
         elif contract is not None:
             raise EdgeKitError(
                 f"{path} already contains a verdict",
-                fix="leave out the limits; a result.json is judged anew, two reports too",
+                fix="leave out the limits; they apply to a result.json or to two reports",
             )
         else:
             check_bounds(report)
@@ -108,9 +108,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _strict(path: Path) -> Iterator[None]:
-    """Turn what a document that is none of ours leads to into an error of one line.
+    """Turn errors from a foreign document into an error of one line.
 
-    Reports of earlier schemas are migrated before they are checked, by code that relies on their form.
+    Earlier schemas are migrated before the check, by code that relies on their structure.
     """
     try:
         with np.errstate(divide="raise", over="raise", invalid="raise"):
@@ -129,20 +129,20 @@ def _check_schema(document: Mapping[str, Any], path: Path) -> None:
 
 
 def check_hardware(first: Mapping[str, object], second: Mapping[str, object]) -> None:
-    """Raise EdgeKitError where two reports' devices are not the same kind of machine."""
+    """Raise EdgeKitError if two reports come from different kinds of machine."""
     different = {key: (first.get(key), second.get(key)) for key in _HARDWARE if first.get(key) != second.get(key)}
     if different:
         values = ", ".join(f"{key} {before!r} and {after!r}" for key, (before, after) in different.items())
         raise EdgeKitError(
-            f"the reports are of different machines: {values}",
-            fix="pass --across-hardware to hold one against the other, or --join to show them side by side",
+            f"the reports come from different machines: {values}",
+            fix="pass --across-hardware to compare them anyway, or --join to show them side by side",
         )
 
 
 def counterpart(report: Report, model: Named) -> Model:
-    """The model of another report that this one follows, on the same runtime with the same options.
+    """The counterpart of a model in another report, with the same runtime and options.
 
-    It is the same bundle, else one of that name, format and precision.
+    It is the same bundle, else one of the same name, format and precision.
 
     Raises:
         EdgeKitError: there is none.
@@ -164,12 +164,12 @@ def counterpart(report: Report, model: Named) -> Model:
 
 
 def _choice(model: Named) -> str:
-    """The runtime and options of a model's id; "" for the default."""
+    """The runtime and options in a model's id; "" for the default."""
     return model["id"].partition("@")[2]
 
 
 def source_of(report: Report) -> str:
-    """The file of a report that was read."""
+    """The file that a report was read from."""
     return report.get("source", "the report")
 
 
@@ -177,10 +177,10 @@ def hold_against(
     stored: Report, report: Report, candidates: Sequence[str], contract: Contract,
     *, across_hardware: bool = False,
 ) -> Report:  # fmt: skip
-    """Judge a report's candidates by the models of an earlier one instead of by its own baseline.
+    """Judge a report's candidates against an earlier report's models instead of its own baseline.
 
     Returns:
-        The report with those judgements, what they rest on under each candidate's "against", and their verdict.
+        The report with those judgements and their verdict; each candidate's "against" has the figures.
 
     Raises:
         EdgeKitError: the machines differ, or the earlier report lacks a candidate.
@@ -218,7 +218,7 @@ def hold_against(
 
 
 def compare_reports(reports: Sequence[Report], contract: Contract, *, across_hardware: bool = False) -> Comparison:
-    """The last report's candidates, compared with each report before it, the first of which gives the verdict.
+    """Compare the last report's candidates with each earlier report; the first one decides the verdict.
 
     Raises:
         EdgeKitError: see `hold_against`.
@@ -239,7 +239,7 @@ def compare_reports(reports: Sequence[Report], contract: Contract, *, across_har
 
 
 def _rows(report: Report) -> Iterator[ComparisonRow]:
-    """What a comparison shows of the candidates."""
+    """The rows of a comparison, one per candidate."""
     for model in report["models"]:
         if "against" in model and "judgements" in model:
             yield {
@@ -251,10 +251,10 @@ def _rows(report: Report) -> Iterator[ComparisonRow]:
 def _speedup(
     stored: Report, then: Model, report: Report, now: Model, confidence: float,
 ) -> tuple[Interval, str]:  # fmt: skip
-    """How many times as fast a model is now as it was then, and how that was found.
+    """A model's speed-up over its earlier self, and the method of comparison.
 
-    Where both runs measured the same baseline beside it, the two speed-ups are compared, so the machine's state, which
-    differs from day to day, cancels. Without one the times themselves are.
+    If both runs measured the same baseline, their speed-ups are compared, which cancels the machine's state on each
+    day. Otherwise the times themselves are compared.
     """
     if (bases := _shared_baseline(stored, then, report, now)) is not None:
         first = process_speedups(block_times(bases[0]), block_times(then))
@@ -263,7 +263,7 @@ def _speedup(
         how = "through the same baseline in both runs ({:.2f}x its speed, {:.2f}x before)".format(*ratios)
     else:
         first, second = ([-value for value in process_times(block_times(model))] for model in (then, now))
-        how = "by the times of two runs, which the machine's state of the day is part of"
+        how = "by the times of two runs, which include the machine's state on each day"
     before, after = (entry["device"].get("threads") for entry in (stored, report))
     if before and after and before != after:
         how += f", with {before} and {after} threads"
@@ -271,14 +271,14 @@ def _speedup(
 
 
 def _shared_baseline(stored: Report, then: Model, report: Report, now: Model) -> tuple[Model, Model] | None:
-    """The baseline of both runs, as each measured it; None where they have no such."""
+    """The common baseline as each run measured it; None without one."""
     base_then, base_now = stored["models"][0], report["models"][0]
     shared = base_then["id"] == base_now["id"] and then is not base_then and now["id"] != base_now["id"]
     return (base_then, base_now) if shared else None
 
 
 def _contradicted(stored: Report, then: Model, report: Report, now: Model) -> bool:
-    """Whether a ratio that the comparison rests on is not what one thread shows (see verdict.one_thread_ratio)."""
+    """Whether a ratio behind the comparison contradicts the ratio with one thread (see verdict.one_thread_ratio)."""
     bases = _shared_baseline(stored, then, report, now)
     pairs = [(then, now)] if bases is None else [(bases[0], then), (bases[1], now)]
     return any(one_thread_ratio(*pair) is not None for pair in pairs)
@@ -288,7 +288,7 @@ def _drop(
     stored: Report, then: Model, report: Report, now: Model,
     confidence: float,
 ) -> tuple[Drop | None, bool]:  # fmt: skip
-    """The loss of accuracy since then, and whether it was counted on the same images."""
+    """The loss of accuracy since then, and whether both counts use the same images."""
     if then["predictions"] is None or now["predictions"] is None or then["top1"] is None or now["top1"] is None:
         return None, False
     if (stored["ids"], stored["targets"], stored["labels"]) == (report["ids"], report["targets"], report["labels"]):
@@ -297,7 +297,7 @@ def _drop(
     counts = len(then["predictions"]), len(now["predictions"])
     right, still = round(then["top1"] * counts[0]), round(now["top1"] * counts[1])
     points = unpaired_difference(right, counts[0], still, counts[1], confidence)
-    # judged and extended as if each image had been answered by both, independently: the variance is the same
+    # judged as if both had answered each image, independently: the variance is the same
     count, before, after = min(counts), then["top1"], now["top1"]
     lost, gained = round(count * before * (1 - after)), round(count * (1 - before) * after)
     scaled = Interval(100 * points.value, 100 * points.low, 100 * points.high)

@@ -1,4 +1,4 @@
-"""The contract: is an optimised model as right, and as fast, as was asked for? One rule for quantize and validate."""
+"""The contract: is an optimised model accurate and fast enough? Shared by quantize and validate."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,26 +12,26 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 SpeedOutcome = Literal["faster", "slower", "no difference", "inconclusive"]
 ExitCode = Literal[0, 1, 3, 4]
 
-# Held when the user names no limit of their own, in percentage points of top-1.
+# Default limit in percentage points of top-1.
 DEFAULT_MAX_DROP = 1.0
 
 PASS: ExitCode = 0
 FAIL: ExitCode = 3
 INCONCLUSIVE: ExitCode = 4
 
-# A speed-up is called one if its interval excludes 1 and it is at least this share; where the interval excludes only
-# differences beyond the second share, there is "no difference", and where not even those, it is "inconclusive".
+# A speed-up counts if its interval excludes 1 and it is at least the first share. It is "no difference" if the
+# interval excludes differences beyond the second share, else "inconclusive".
 SMALLEST, RESOLVED = 0.01, 0.05
 
 
 @dataclass(frozen=True)
 class Drop:
-    """How much top-1 accuracy a candidate loses against its baseline on the same labelled images.
+    """The top-1 accuracy that a candidate loses against its baseline on the same labelled images.
 
     Attributes:
         points: percentage points with their interval; positive is a loss.
         lost, gained: images that only the baseline, or only the candidate, gets right.
-        flips: images on which the two answer differently, right or wrong.
+        flips: images with different answers, right or wrong.
         p: of McNemar's exact test.
     """
 
@@ -45,22 +45,22 @@ class Drop:
 
 @dataclass(frozen=True)
 class Contract:
-    """What an optimised model is held to: limits on the drop (points of top-1) and the speed-up (a ratio), None for
-    none of one's own; the confidence of every interval."""
+    """Requirements on an optimised model: limits on the drop (points of top-1) and the speed-up (a ratio), None for
+    the defaults; the confidence of all intervals."""
 
     max_drop: float | None = None
     min_speedup: float | None = None
     confidence: float = CONFIDENCE
 
     def judge(self, drop: "Drop | None", speedup: Interval, against: str) -> "list[Judgement]":
-        """The drop is always judged, the speed-up over the model `against` where one was asked for."""
+        """Judge the drop, and with `min_speedup` also the speed-up over the model `against`."""
         judged = [judge_drop(drop, self.max_drop, self.confidence)]
         return judged if self.min_speedup is None else [*judged, judge_speedup(speedup, self.min_speedup, against)]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The outcome of a rule (max_drop, min_speedup), the sentence that says why, whether an undecided one fails."""
+    """The outcome of a rule (max_drop, min_speedup), the sentence that explains it, and whether undecided fails."""
 
     rule: str
     outcome: Outcome
@@ -69,7 +69,7 @@ class Judgement:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 done, 3 the contract is not met, 4 it was asked for and cannot be decided."""
+        """0 for success, 3 if the contract is not met, 4 if a requested limit cannot be decided."""
         if self.outcome == "fail":
             return FAIL
         return INCONCLUSIVE if self.outcome == "inconclusive" and self.strict else PASS
@@ -78,7 +78,7 @@ class Judgement:
 def compare_accuracy(
     targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, confidence: float = CONFIDENCE
 ) -> Drop | None:
-    """Compare int64 [n] predictions with the labels, image by image; None when the images have no labels."""
+    """Compare int64 [n] predictions with the labels, image by image; None without labels."""
     if len(targets) == 0 or (targets == UNLABELLED).any():
         return None
     right, still = baseline == targets, candidate == targets
@@ -89,7 +89,7 @@ def compare_accuracy(
 
 
 def judge_drop(drop: Drop | None, max_drop: float | None, confidence: float = CONFIDENCE) -> Judgement:
-    """Hold a drop against the limit, on the bounds of its interval.
+    """Judge a drop by the bounds of its interval.
 
     Args:
         max_drop: percentage points; None takes DEFAULT_MAX_DROP, and then an undecided outcome does not fail.
@@ -123,7 +123,7 @@ def judge_speedup(speedup: Interval, min_speedup: float, against: str = "the bas
 
 
 def call(speedup: Interval) -> SpeedOutcome:
-    """faster, slower, no difference or inconclusive; said for people, the contract is judged on the bounds alone."""
+    """faster, slower, no difference or inconclusive; for display only, since the contract is judged on the bounds."""
     if speedup.low > 1 and speedup.value > 1 + SMALLEST:
         return "faster"
     if speedup.high < 1 and speedup.value < 1 / (1 + SMALLEST):
@@ -133,7 +133,7 @@ def call(speedup: Interval) -> SpeedOutcome:
 
 
 def reason(judgements: list[Judgement]) -> str:
-    """Why the verdict is what it is: of each rule the first judgement that is as bad as the worst."""
+    """The reason for the verdict: the first judgement of each rule that is as bad as the worst."""
     worst = overall(judgements)
     sentences = {
         judgement.rule: judgement.sentence for judgement in reversed(judgements) if judgement.outcome == worst.outcome
@@ -144,6 +144,6 @@ def reason(judgements: list[Judgement]) -> str:
 
 
 def overall(judgements: list[Judgement]) -> Judgement:
-    """The worst of several judgements: fail, then an inconclusive that counts, then inconclusive, then pass."""
+    """The worst judgement: fail, then a strict inconclusive, then inconclusive, then pass."""
     badness = {"pass": 0, "inconclusive": 1, "fail": 3}
     return max(judgements, key=lambda judgement: badness[judgement.outcome] + (judgement.exit_code == INCONCLUSIVE))

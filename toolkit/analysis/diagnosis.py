@@ -9,7 +9,7 @@ from ...deploy.environment import Machine, State
 
 @dataclass(frozen=True)
 class PackageStatus:
-    """A package EdgeKit can use: its version (None when it is missing), what it is for, what installs it."""
+    """A package that EdgeKit can use: its version (None if missing), its purpose, and the command that installs it."""
 
     name: str
     version: str | None

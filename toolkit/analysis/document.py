@@ -1,4 +1,4 @@
-"""The report's document: what measurements say, as a function of them alone."""
+"""The report document, a pure function of the measurements."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -51,12 +51,12 @@ def make_report(result: Result) -> Report:
     """The document, with its verdict.
 
     Raises:
-        EdgeKitError: the run was cut short before its second process, so nothing says how sure its times are.
+        EdgeKitError: the run ended before its second process, so no interval can be computed.
     """
     if min(measured_processes(timed) for timed in result.measurements) < 2:
         raise EdgeKitError(
             f"{result.device} was lost in the first of its {result.plan.processes} processes: an interval needs two",
-            fix="measure again; what there is stays in the file",
+            fix="measure again; the file keeps what was measured",
         )
     measurements, targets, plan, contract = (
         result.measurements,
@@ -93,25 +93,25 @@ def make_report(result: Result) -> Report:
 
 
 def threads_of(result: Result, candidate: Candidate) -> int:
-    """Threads for one inference: its own, what the device took, or, of an older one, what it was asked for."""
+    """Threads per inference: the candidate's own, those the device used, or in older results those requested."""
     environment = result.environment
     return candidate.threads or environment.get("threads") or result.plan.threads or environment["cores_allowed"]
 
 
 def measured_processes(measurement: Measurement) -> int:
-    """How many processes have blocks; fewer than planned where a run was cut short."""
+    """Number of processes with blocks; fewer than planned if the run was cut short."""
     return len({block.process for block in measurement.blocks})
 
 
 def measured_times(blocks: Sequence[Block]) -> list[BlockTime]:
-    """Blocks as the statistics see them: milliseconds per call."""
+    """Blocks for the statistics, in milliseconds per call."""
     return [BlockTime(block.round, block.process, block.ms) for block in blocks]
 
 
 def _describe(
     result: Result, candidate: Candidate, bundle: Bundle, measurement: Measurement, confidence: float
 ) -> MeasuredModel:  # fmt: skip
-    """One model's entry in the report, without what compares it with the baseline."""
+    """One model's entry in the report, before it is compared with the baseline."""
     manifest, predictions, targets = bundle.manifest, measurement.predictions, result.targets
     top1, top5 = _accuracy(measurement, targets, confidence)
     time = typical_time(measured_times(measurement.blocks), confidence)
@@ -171,7 +171,7 @@ def _describe(
 
 
 def _parity(parity: Mapping[str, float]) -> ParityEntry:
-    """None for what is not a number, which JSON has no form of."""
+    """None for nan and infinity, which JSON cannot represent."""
 
     def finite(key: str) -> float | None:
         return parity[key] if math.isfinite(parity[key]) else None
@@ -185,7 +185,7 @@ def _parity(parity: Mapping[str, float]) -> ParityEntry:
 def _against_source(
     source: Measurement, measurement: Measurement, targets: np.ndarray, labels: Sequence[str], confidence: float
 ) -> SourceComparison:
-    """How a model's answers differ from the source's."""
+    """The differences between a model's answers and the source's."""
     entry: SourceComparison = {"drop": None, "flips": None, "flips_by_class": None}
     if source.predictions is None or measurement.predictions is None:
         return entry
@@ -201,7 +201,7 @@ def _against_source(
 def _flips_by_class(
     targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, labels: Sequence[str]
 ) -> list[ClassFlips]:
-    """Images of each class that only one of the two gets right, the most certain change first; Holm-adjusted p."""
+    """Images per class that only one of the two gets right, the most certain change first; Holm-adjusted p."""
     right, still = baseline == targets, candidate == targets
     counts: dict[str, tuple[int, int]] = {}
     for index, label in enumerate(labels):
@@ -217,7 +217,7 @@ def _flips_by_class(
 
 
 def _outliers(measurement: Measurement, calls: np.ndarray) -> Outliers:
-    """How many samples lie beyond Tukey's fences, and in which rounds they are; none is left out of anything."""
+    """Number and rounds of samples beyond Tukey's fences; no figure excludes them."""
     beyond = outliers(calls)
     rounds = np.repeat([block.round for block in measurement.blocks], [len(block.ns) for block in measurement.blocks])
     return {"count": int(beyond.sum()), "share": float(beyond.mean()), "rounds": np.unique(rounds[beyond]).tolist()}
@@ -227,7 +227,7 @@ def _warnings(result: Result, candidate: Candidate, bundle: Bundle, measurement:
     warnings = []
     parity = Parity(**measurement.parity)
     if not math.isfinite(parity.logits_max_abs):
-        warnings.append("its answers on the golden samples are not numbers")
+        warnings.append("it answers golden samples with values that are not numbers")
     elif bundle.manifest.precision == "fp32" and not parity.exact:
         warnings.append(f"not the same model as its source here: logits differ by up to {parity.logits_max_abs:.3g}")
     if parity.first_difference == "decoder":
@@ -244,7 +244,7 @@ def _warnings(result: Result, candidate: Candidate, bundle: Bundle, measurement:
         warnings.append("quantized for x86 with VNNI, which this CPU lacks: sums may saturate (--target x86-avx2)")
     if measurement.differed:
         warnings.append(
-            f"{measurement.differed} of {measurement.checked} answers of the timed calls are not those that its "
+            f"{measurement.differed} of {measurement.checked} answers of the timed calls differ from those that its "
             "accuracy was counted on"
         )
     if (host := result.host.get(candidate.key)) is not None and (beyond := unexplained(host)):
@@ -266,7 +266,7 @@ def measured_ms(measurement: Measurement) -> float:
 
 
 def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
-    """What the rules of measuring ask for and this run did not reach."""
+    """Requirements of measuring that this run did not meet."""
     shortcomings = []
     inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
     if inputs < RULES.inputs:
@@ -277,7 +277,9 @@ def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
     elif planned < plan.processes:
         shortcomings.append(f"measured in {planned} processes instead of {plan.processes}, because starting took long")
     if unsettled := sum(not warm_up.settled for warm_up in measurement.warm_ups):
-        shortcomings.append(f"its times had not settled when the warm-up ended in {unsettled} of {measured} processes")
+        shortcomings.append(
+            f"its times had not settled at the end of the warm-up in {unsettled} of {measured} processes"
+        )
     missed = dict.fromkeys(
         reason
         for process in range(measured)
@@ -286,7 +288,7 @@ def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
         )
     )
     if missed:
-        shortcomings.append(f"the time did not suffice for {' and '.join(missed)} (--seconds)")
+        shortcomings.append(f"the time was too short for {' and '.join(missed)} (--seconds)")
     return shortcomings
 
 

@@ -1,4 +1,4 @@
-"""What this machine answers on the images that a device answered: do the two agree, image by image?"""
+"""This machine's answers on a device's test images: do the two agree, image by image?"""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ from ...deploy.session import open_session
 def compare_with_host(
     measured: Sequence[tuple[Candidate, Bundle, Measurement]], images: ImageSet, progress: Progress
 ) -> dict[str, HostAnswers]:
-    """Run each model on this machine too, on the default runtime of its format.
+    """Run each model on this machine, on the default runtime of its format.
 
     Returns:
         a candidate's key -> "images", how many; "logits_max_abs", the largest difference of a logit on the golden
-        samples; "differ", the images with another answer: "id", "truth", "host", "device" (labels), and "gap", by how
-        much the host's logit of its own answer is above that of the device's.
+        samples; "differ", the images with different answers: "id", "truth", "host", "device" (labels), and "gap", the
+        difference of the host's logits for the two answers.
     """
     answers: dict[str, HostAnswers] = {}
     bundles = {bundle.id: bundle for _, bundle, measurement in measured if measurement.predictions is not None}
-    # an engine runs where it was built alone
+    # an engine runs only where it was built
     runnable = [bundle for bundle in bundles.values() if bundle.manifest.format != ENGINE_FORMAT]
     for index, bundle in enumerate(runnable):
 
@@ -44,7 +44,7 @@ def compare_with_host(
 
 
 def _differences(bundle: Bundle, images: ImageSet, logits: np.ndarray, classes: Sequence[int]) -> list[OtherAnswer]:
-    """The images that a device answers otherwise than this machine, whose logits these are, [n, k]."""
+    """The images with different answers on a device and on this machine, whose logits are [n, k]."""
     labels = bundle.manifest.labels
     return [
         {"id": images.ids[at], "truth": None if images.targets[at] == UNLABELLED else labels[images.targets[at]],
@@ -65,13 +65,13 @@ def _answers(bundle: Bundle, images: ImageSet, progress: Callable[[float], None]
 
 
 def near_tie(answer: OtherAnswer, host: HostAnswers) -> bool:
-    """Whether the kernels' difference explains another answer.
+    """Whether the difference between kernels explains a different answer.
 
-    Where no logit differs by more than d, an answer can only change between classes whose logits are within 2 d.
+    If no logit differs by more than d, the answer can only change between classes whose logits are within 2 d.
     """
     return answer["gap"] <= 2 * host["logits_max_abs"]
 
 
 def unexplained(host: HostAnswers) -> int:
-    """How many answers differ from the host's by more than the kernels do."""
+    """Number of different answers that the kernels do not explain."""
     return sum(not near_tie(answer, host) for answer in host["differ"])

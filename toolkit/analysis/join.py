@@ -13,7 +13,7 @@ def join_reports(reports: Sequence[Report], failed: Sequence[Failed] = ()) -> Jo
     """The document of several devices; its verdict is the worst of theirs.
 
     Args:
-        reports: one a device.
+        reports: one per device.
         failed: devices that gave no report: "device", "error", "fix".
 
     Raises:
@@ -22,8 +22,8 @@ def join_reports(reports: Sequence[Report], failed: Sequence[Failed] = ()) -> Jo
     names = [report["device"]["name"] for report in reports]
     if len(set(names)) < len(names):
         raise EdgeKitError(
-            f"two reports are of the device {max(names, key=names.count)}",
-            fix="join one of each; --across-hardware compares",
+            f"two reports are for the device {max(names, key=names.count)}",
+            fix="join one report per device; --across-hardware compares reports",
         )
     shared = set.intersection(*({model["id"] for model in report["models"]} for report in reports))
     if not shared:
@@ -50,7 +50,7 @@ def join_reports(reports: Sequence[Report], failed: Sequence[Failed] = ()) -> Jo
 
 
 def _agreement(reports: Sequence[Report], identity: str) -> Agreement:
-    """On how many images a model's answers are the same on every device; None where the images are not."""
+    """Number of images with the same answer on every device; None if the images differ."""
     models = [next(model for model in report["models"] if model["id"] == identity) for report in reports]
     entry = identity_of(models[0])
     same = all(report["ids"] == reports[0]["ids"] for report in reports) and all(

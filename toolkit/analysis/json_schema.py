@@ -1,4 +1,4 @@
-"""A JSON Schema (2020-12) of a type that `deploy.documents.read` reads, and the same as a Markdown page."""
+"""A JSON Schema (2020-12) and a Markdown page of a type that `deploy.documents.read` reads."""
 
 import inspect
 import re
@@ -102,7 +102,7 @@ def _rule(rule: object) -> Schema:
 
 
 def _described(kind: object) -> tuple[str, dict[str, str]]:
-    """What a class's docstring says of it, and of its attributes."""
+    """A class's description and those of its attributes, from its docstring."""
     text = inspect.getdoc(kind) or ""
     summary, _, section = text.partition("\n\nAttributes:\n")
     attributes = {}
@@ -125,7 +125,7 @@ def _collect(kind: Any, seen: dict[str, object]) -> None:
 
 
 def _text(kind: Any) -> str:
-    """An annotation for people."""
+    """An annotation as readable text."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return _text(arguments[0])

@@ -1,4 +1,4 @@
-"""Reports of earlier schemas, brought to today's: what was measured stays readable."""
+"""Migrating reports of earlier schemas to the current one, so that they stay readable."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -9,17 +9,17 @@ from .report_schema import MeasuredModel, MeasuredReport
 from .statistics import PERCENTILE_SAMPLES, BlockTime, typical_time
 from .verdict import judge_report
 
-# what each schema promised is known to the step that reads it
+# each step relies on the structure of the schema that it reads
 OldReport = dict[str, Any]
 
 
 def migrate_report(report: Mapping[str, Any]) -> OldReport:
-    """A report of schema 1, 2 or 3 as one of schema 4; any other as it is.
+    """A report of schema 1, 2 or 3 as one of schema 4; any other unchanged.
 
-    What was not measured then is null or empty. Speed and verdict are judged anew, by today's rules.
+    Values that were not measured are null or empty. Speed and verdict follow today's rules.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is not the report that its schema number promises.
+        KeyError, TypeError, ValueError, AttributeError: it does not match its schema number.
     """
     current = dict(report)
     while (step := _STEPS.get(current["schema"])) is not None:
@@ -63,7 +63,7 @@ def _model_from_1(model: Mapping[str, Any], confidence: float) -> OldReport:
 
 
 def _from_2(report: OldReport) -> OldReport:
-    """Schema 3: the device's name, the decoder told apart from the preprocessing, the host's answers."""
+    """Schema 3: the device's name, decoder and preprocessing reported separately, the host's answers."""
     models = [
         {
             **model,
@@ -79,7 +79,7 @@ def _from_2(report: OldReport) -> OldReport:
 def _from_3(report: OldReport) -> OldReport:
     """Schema 4: speed against the fastest unoptimised model instead of the source."""
     candidates = [model["id"] for model in report["models"] if "judgements" in model]
-    # what schema 3 warned of is the headline's to say
+    # the headline replaces this warning of schema 3
     models = [
         {
             **model,

@@ -1,4 +1,4 @@
-"""Was the machine quiet enough to be believed? Signals that it was not (MEASURING R13)."""
+"""Signals that the machine was too noisy for reliable times (MEASURING R13)."""
 
 import math
 from collections.abc import Mapping
@@ -11,30 +11,30 @@ from ...deploy.environment import UNAVAILABLE
 from ...deploy.measuring.measurement import Cores, Environment, Measurement
 from .statistics import mann_kendall, theil_sen
 
-# Other processes' share of each core, at the start.
+# Other processes' share of each core at the start.
 _LOAD = 0.3
 # Coefficient of variation of the blocks.
 _VARIATION = 0.05
 # How often a second the system takes the processor away from each thread: 2 to 5 on a quiet machine of two cores, some
 # hundreds where another process wants the same core.
 _SWITCHES = 25.0
-# A trend counts when it is significant, and moves the latency by this share from a process's first block to its last.
+# A trend counts if it is significant and changes the latency by this share from a process's first block to its last.
 _DOUBT, _CHANGE = 0.01, 0.01
 
 
 class Signal(NamedTuple):
-    """One sign of noise: its name (load, quota, heat, variation, trend, switches), and what was seen."""
+    """One sign of noise: its name (load, quota, heat, variation, trend, switches), and the observation."""
 
     name: str
     detail: str
 
 
 def signals(environment: Environment, measurements: Mapping[str, Measurement], threads: int) -> list[Signal]:
-    """What disturbed a run; empty for a quiet one.
+    """The disturbances of a run; empty for a quiet one.
 
     Args:
-        environment: of the device, with its state before and after.
-        measurements: how a model is called -> what was measured.
+        environment: the device's, with its state before and after.
+        measurements: a model's name -> its measurement.
         threads: of one inference.
     """
     found_signals = [*_of_machine(environment, threads)]
@@ -54,9 +54,9 @@ def signals(environment: Environment, measurements: Mapping[str, Measurement], t
 
 
 def _trend(measurement: Measurement) -> tuple[float, float]:
-    """The share by which the blocks got slower within a process, typically, and the trend's p over all of them.
+    """The typical relative slow-down within a process, and the p value of the trend over all processes.
 
-    Within, because a new process is a step up or down that is none of the machine's.
+    Trends between processes are ignored, because each process starts at its own level.
     """
     processes: dict[int, list[tuple[float, float]]] = {}
     for block in measurement.blocks:
@@ -67,14 +67,14 @@ def _trend(measurement: Measurement) -> tuple[float, float]:
 
 
 def switch_rate(measurement: Measurement) -> float | None:
-    """Involuntary context switches a second of timed blocks; None where the system does not count them."""
+    """Involuntary context switches per second of timed blocks; None if the system does not count them."""
     counts = [block.switches for block in measurement.blocks if block.switches is not None]
     return sum(counts) / (sum(sum(block.ns) for block in measurement.blocks) / 1e9) if counts else None
 
 
 def busy_cores(environment: Cores) -> float:
-    """How many of the allowed cores other processes kept busy at the start (see deploy.environment.cores_got); a device
-    that cannot tell counts as quiet."""
+    """Number of allowed cores that other processes kept busy at the start (see deploy.environment.cores_got); unknown
+    counts as none."""
     allowed = environment["cores_allowed"]
     if environment["cores_got"] == UNAVAILABLE:
         return 0.0
@@ -82,15 +82,15 @@ def busy_cores(environment: Cores) -> float:
 
 
 def load_text(environment: Cores) -> str:
-    """What other processes took of the cores when the run began; they may have work for more cores than there are."""
+    """The load of other processes at the start, which may exceed the number of cores."""
     allowed, busy = environment["cores_allowed"], busy_cores(environment)
     if busy <= allowed:
         return f"other processes kept about {busy:.1f} of {allowed} cores busy at the start"
-    return f"other processes had work for about {busy:.1f} cores at the start, where there are {allowed}"
+    return f"other processes had work for about {busy:.1f} cores at the start, and there are {allowed}"
 
 
 def threads_advised(environment: Cores) -> int:
-    """The most threads that would have had a core each; the agent takes so many where the user named no number."""
+    """The largest number of threads with a core each, which is the agent's default."""
     if environment["cores_got"] == UNAVAILABLE:
         return environment["cores_allowed"]
     return machine.free_cores(environment["cores_allowed"], environment["cores_got"])

@@ -1,4 +1,4 @@
-"""Which model to take: the fastest candidate that meets the contract, or the unoptimised one where none is faster."""
+"""The recommended model: the fastest candidate that meets the contract, or the unoptimised one if none is faster."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,11 +7,11 @@ from .wording import FASTEST, names_of, speedup_text
 
 
 def recommend(models: Sequence[Model], candidates: Sequence[str]) -> Recommendation | None:
-    """A recommendation for a report; None where its only candidate is faster, and so the choice itself.
+    """A recommendation for a report; None if its only candidate is faster and therefore the obvious choice.
 
     Returns:
-        "id" of the model to take, which may be the unoptimised one (None where the candidates are faster and none is
-        shown to meet the contract), and "sentence", which compares it with each of the others.
+        "id" of the recommended model, which may be the unoptimised one, and "sentence", which compares it with the
+        others. The id is None if candidates are faster and none is shown to meet the contract.
     """
     names = names_of(models)
     chosen = [model for model in models if model["id"] in candidates and "judgements" in model]
@@ -36,7 +36,7 @@ def recommend(models: Sequence[Model], candidates: Sequence[str]) -> Recommendat
 
 
 def _reference(model: Model) -> str:
-    """The id of what a model's speed is judged against."""
+    """The id of the model that a model's speed is judged against."""
     return model["speed_baseline"] or model["id"]
 
 
@@ -44,7 +44,7 @@ def _beside(best: Model, other: Model, names: Mapping[str, str], holds: bool) ->
     ratio = best.get("speedup_over", {})[other["id"]]
     remark = "" if holds else ", which is not shown to meet the contract"
     if ratio["low"] <= 1 <= ratio["high"]:
-        remark += ", a difference that is not certain"
+        remark += ", but the difference is not certain"
     return f"{speedup_text(ratio)} as fast as {names[other['id']]}{remark}"
 
 

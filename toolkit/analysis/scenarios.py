@@ -1,4 +1,4 @@
-"""The scenarios beside the single stream: what their raw values say."""
+"""Evaluation of the scenarios other than the single stream."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,12 +9,12 @@ from ...deploy.measuring.plan import Plan
 from .report_schema import BatchRate, Counts, FramesEntry, Minute, Offline, Rate, Scenarios, SustainedEntry
 from .statistics import mann_kendall, percentile, steady_state, student_mean, theil_sen, wilson
 
-# A last minute that is shorter says little of the rate.
+# A shorter last minute says little about the rate.
 _PART_OF_A_MINUTE_S = 9.0
 
 
 def scenarios(measurement: Measurement, plan: Plan, confidence: float) -> Scenarios:
-    """The entries of a model's document: offline, frames, sustained; None for what was not asked for."""
+    """The entries of a model's document: offline, frames, sustained; None for scenarios that were not requested."""
     return {
         "offline": _offline(measurement, confidence) if measurement.throughput else None,
         "frames": _frames(measurement, confidence) if measurement.frames else None,
@@ -23,7 +23,7 @@ def scenarios(measurement: Measurement, plan: Plan, confidence: float) -> Scenar
 
 
 def _offline(measurement: Measurement, confidence: float) -> Offline:
-    """Images a second by batch size, with the interval that the processes leave, and the best size."""
+    """Images per second by batch size, with intervals over the processes, and the best size."""
     rates: dict[int, list[float]] = {}
     for entry in measurement.throughput:
         rates.setdefault(entry.batch, []).append(entry.batch / float(np.median(entry.ns)) * 1e9)
@@ -37,13 +37,13 @@ def _offline(measurement: Measurement, confidence: float) -> Offline:
 
 
 def _frames(measurement: Measurement, confidence: float) -> FramesEntry:
-    """How many offered images were not answered before the next was due, and how long an answer took."""
+    """Missed deadlines and answer times at a fixed rate; a deadline is when the next image is due."""
     fps = measurement.frames[0].fps
     late = np.concatenate([entry.ns for entry in measurement.frames]) / 1e6
     offered = sum(entry.offered for entry in measurement.frames)
     missed = offered - len(late) + int((late > 1e3 / fps).sum())
     share = wilson(missed, offered, confidence)
-    complete = len(late) == offered  # percentiles of the answered alone would flatter
+    complete = len(late) == offered  # percentiles of answered images only would be too optimistic
     p50, p90, p99 = (percentile(late, percent) if complete else None for percent in (50, 90, 99))
     return {
         "fps": fps,
@@ -57,7 +57,7 @@ def _frames(measurement: Measurement, confidence: float) -> FramesEntry:
 
 
 def _sustained(seconds: Sequence[Sustained], fps: float | None) -> SustainedEntry:
-    """By minute the medians, and what was missed of a fixed rate; the trend, and where it is heading."""
+    """Medians and missed images per minute, the trend, and the latency it approaches."""
     times = [second.at for second in seconds]
     values = [second.call_ns / 1e6 for second in seconds]
     minutes: dict[int, list[Sustained]] = {}
@@ -82,9 +82,9 @@ def _minute(minute: int, seconds: Sequence[Sustained]) -> Minute:
 
 
 def _rate(minutes: Sequence[Sequence[Sustained]], fps: float | None) -> Rate | None:
-    """What was offered, missed and dropped of a fixed rate; the rate that is held is the answers' in the worst minute.
+    """Images offered, missed and dropped at a fixed rate; the sustained rate is that of answers in the worst minute.
 
-    None of a run without a pause.
+    None for a run without a fixed rate.
     """
     if fps is None or minutes[0][0].offered is None:
         return None

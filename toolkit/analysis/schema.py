@@ -1,4 +1,4 @@
-"""What a report must be before it is shown or compared: the types of report_schema, and what must agree in it."""
+"""Checks of a report before it is shown or compared: the types of report_schema, and consistency between entries."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from .report_schema import JoinedReport, Model, Report
 
 
 def check_bounds(document: object) -> None:
-    """Refuse a document that is not an object, nests too deep, or holds a number that is not finite or far too large.
+    """Refuse a document that is not an object, nests too deeply, or has a number that is not finite or far too large.
 
     Raises:
         DocumentError: it does.
@@ -25,14 +25,14 @@ def check_report(document: Mapping[str, object]) -> Report:
     report = read(Report, document)
     models, labels, images = report["models"], report["labels"], report["images"]
     ids = [model["id"] for model in models]
-    _agree(len(set(ids)) == len(ids), "one model is there twice")
-    _agree({report["baseline"], report["speed_baseline"]} <= {*ids}, "a baseline is none of the models")
-    _agree(len(report["targets"]) == len(report["ids"]) == images, f"targets and ids are not of {images} images")
-    _agree(all(-1 <= target < len(labels) for target in report["targets"]), "a target is none of the labels")
+    _agree(len(set(ids)) == len(ids), "a model is listed twice")
+    _agree({report["baseline"], report["speed_baseline"]} <= {*ids}, "a baseline is not among the models")
+    _agree(len(report["targets"]) == len(report["ids"]) == images, f"targets and ids do not match {images} images")
+    _agree(all(-1 <= target < len(labels) for target in report["targets"]), "a target is not one of the labels")
     for model in models:
         _check_model(model, f"model {model['id'][:80]}", ids, labels, images)
-    _agree(len({model["top1"] is None for model in models}) == 1, "some models have an accuracy")
-    _agree(len({frozenset(model["per_class"] or ()) for model in models}) == 1, "models have other classes")
+    _agree(len({model["top1"] is None for model in models}) == 1, "only some models have an accuracy")
+    _agree(len({frozenset(model["per_class"] or ()) for model in models}) == 1, "the models have different classes")
     return report
 
 
@@ -50,24 +50,25 @@ def check_joined(document: Mapping[str, object]) -> JoinedReport:
 
 
 def _check_model(model: Model, place: str, ids: Sequence[str], labels: Sequence[str], images: int) -> None:
-    """Refuse a model's entry whose parts do not agree."""
-    missing = "is compared with a model that is not there"
+    """Refuse an inconsistent entry of a model."""
+    missing = "is compared with a missing model"
     _agree(model.get("speedup_over", {}).keys() <= {*ids}, f"{place} {missing}")
     _agree(model["speed_baseline"] in (None, *ids), f"{place} {missing}")
     compared = {model["speedup"] is None, model["speed_baseline"] is None, model["outcome"] is None}
-    _agree(len(compared) == 1, f"{place} has half of a comparison")
-    _agree((model["top1"] is None) == (model["top1_interval"] is None), f"{place} has half of an accuracy")
+    _agree(len(compared) == 1, f"{place} has an incomplete comparison")
+    _agree(
+        (model["top1"] is None) == (model["top1_interval"] is None),
+        f"{place} has an accuracy without an interval, or the reverse",
+    )
     if (classes := model["predictions"]) is not None:
-        _agree(len(classes) == images, f"{place} has no prediction of each image")
-        _agree(
-            all(0 <= predicted < len(labels) for predicted in classes), f"{place} predicts what is none of the labels"
-        )
+        _agree(len(classes) == images, f"{place} does not have one prediction per image")
+        _agree(all(0 <= predicted < len(labels) for predicted in classes), f"{place} predicts a class without a label")
     if (sustained := model["sustained"]) is not None and sustained.get("rate"):
         counted = all(minute.keys() >= {"offered", "missed", "dropped"} for minute in sustained["minutes"])
         _agree(counted, f"{place} has a minute without the images offered, missed and dropped")
     if (offline := model["offline"]) is not None:
         sizes = [size["batch"] for size in offline["sizes"]]
-        _agree(offline["best_batch"] in sizes, f"{place} has a best batch size that is not there")
+        _agree(offline["best_batch"] in sizes, f"{place} has a best batch size that was not measured")
 
 
 def _agree(right: bool, wrong: str) -> None:

@@ -1,4 +1,4 @@
-"""The verdict as one sentence for people who did not run the measurement."""
+"""The verdict as one sentence for readers who did not run the measurement."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,12 +20,12 @@ from .report_schema import (
 )
 from .wording import milliseconds, model_name, model_names, percent
 
-# Devices or comparisons named in one sentence; the page lists all.
+# Limit of devices or comparisons in one sentence; the page lists all.
 _MOST_NAMED = 4
 
 
 def verdict_sentence(document: Document) -> str:
-    """How fast and how accurate the optimised model is, compared with what, on which device.
+    """The speed and accuracy of the optimised model, its baseline, and the device.
 
     Args:
         document: a report, the joined reports of several devices, or a comparison of reports.
@@ -38,7 +38,7 @@ def verdict_sentence(document: Document) -> str:
 
 
 def short_names(report: Report) -> dict[str, str]:
-    """id -> the precision alone where no other model shares it, else the name that the tables use."""
+    """id -> the precision if it is unique, else the name in the tables."""
     names = model_names(report)
     precisions = [model["precision"] for model in report["models"]]
     if len({model["name"] for model in report["models"]}) > 1:
@@ -50,7 +50,7 @@ def short_names(report: Report) -> dict[str, str]:
 
 
 def lead_candidate(report: Report) -> Model | None:
-    """The candidate that the sentence is about; None where none was judged.
+    """The candidate that the sentence is about; None if none was judged.
 
     The fastest of those that pass and are faster, else of those that pass, else of all.
     """
@@ -70,7 +70,7 @@ def _candidates(report: Report) -> list[Model]:
 
 
 def _claim(report: Report, *, brief: bool = False) -> str:
-    """The sentence without the device; a brief one has no figures of accuracy."""
+    """The sentence without the device; a brief one omits the accuracy figures."""
     candidates, lead = _candidates(report), lead_candidate(report)
     if lead is None:
         return _alone(report)
@@ -84,7 +84,7 @@ def _claim(report: Report, *, brief: bool = False) -> str:
 
 
 def _introduction(candidates: Sequence[Model], lead: Model, names: Mapping[str, str]) -> str:
-    """What the lead is among several candidates."""
+    """How to introduce the lead among several candidates."""
     count, name = len(candidates), names[lead["id"]]
     if not any(model["outcome"] == "faster" for model in candidates):
         return f"none of {count} candidates is shown to be faster: {name}"
@@ -100,7 +100,7 @@ def _passes(model: Model) -> bool:
 
 
 class _Compared(NamedTuple):
-    """What a candidate is compared with, and what came out; `flips` are changed answers, None where not counted."""
+    """A candidate's comparison and its outcome; `flips` are changed answers, None if not counted."""
 
     other: str
     speedup: Ratio
@@ -116,7 +116,7 @@ class _Compared(NamedTuple):
 
 
 def _compared(report: Report, model: Model, names: Mapping[str, str]) -> _Compared:
-    """A candidate compared with the model that it was judged by: of an earlier report, or of the same."""
+    """A candidate's comparison with its reference in an earlier report or in the same one."""
     if (against := model.get("against")) is not None:
         return _earlier(against, model)
     judged = {entry["rule"]: entry["outcome"] for entry in model.get("judgements", ())}
@@ -177,7 +177,7 @@ def _without_labels(flips: int | None, images: int | None) -> str:
 
 
 def _points(drop: DropEntry) -> str:
-    """The change in accuracy, so that a loss is negative: points with their interval."""
+    """The change in accuracy in points with its interval; a loss is negative."""
     digits = 1 if drop["high"] - drop["low"] >= 0.5 else 2
     value, low, high = (_signed(-drop[key], digits) for key in ("points", "high", "low"))
     return f"{value} points [{low}, {high}]"
@@ -201,7 +201,7 @@ def _alone(report: Report) -> str:
 
 
 def _device(report: Report) -> str:
-    """The board or CPU; with the device's address where it is not this machine."""
+    """The board or CPU, with the device's address unless it is this machine."""
     device = report["device"]
     known = [name for name in (device.get("board"), device.get("cpu")) if name not in (None, "", UNAVAILABLE)]
     if not known:
@@ -214,7 +214,7 @@ def _noisy(report: Noisy) -> str:
 
 
 def _of_devices(document: JoinedReport) -> str:
-    """One claim for all devices where it holds on each; else each device's own."""
+    """One claim for all devices if it holds on each, else one per device."""
     if (shared := _on_all(document)) is not None:
         return shared
     failed = [f"{failure['device']} gave no report" for failure in document["failed"]]
@@ -225,7 +225,7 @@ def _of_devices(document: JoinedReport) -> str:
 
 
 def _on_all(document: JoinedReport) -> str | None:
-    """A claim that holds on every device: the same model is faster there, and as accurate."""
+    """A claim that holds on every device: the same model is faster and as accurate."""
     claims, ratios = set(), []
     for report in document["devices"]:
         lead, names = lead_candidate(report), short_names(report)
@@ -250,7 +250,7 @@ def _of_comparison(document: Comparison) -> str:
         compared = _earlier(row["against"], row)
         sentences.append(f"{model_name(row)} is {_speed(compared)}{_accuracy(compared, None)}")
     unproven = [row for row in document["rows"] if row["outcome"] not in (None, "faster")]
-    if unproven:  # no slower than before is not yet faster than the model that it replaces
+    if unproven:  # not slower than before does not mean faster than the model it replaces
         verb = "is slower" if any(row["outcome"] == "slower" for row in unproven) else "is not shown to be faster"
         sentences = [*sentences[:_MOST_NAMED], f"it {verb} than the unoptimised model"]
     return _listed(sentences, "comparisons") + _noisy(document)

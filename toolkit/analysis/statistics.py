@@ -1,4 +1,4 @@
-"""Intervals and paired tests; numpy only, since they also run on the device."""
+"""Intervals and paired tests, in numpy only, because they also run on the device."""
 
 import functools
 import math
@@ -61,7 +61,7 @@ def wilson(successes: int, count: int, confidence: float = CONFIDENCE) -> Interv
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # at 0 and at all successes the bound is the share itself; rounding must not put it beyond
+    # with no or only successes the bound is the share itself; rounding must not exceed it
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
@@ -69,10 +69,10 @@ def paired_difference(only_first: int, only_second: int, count: int, confidence:
     """(proportion right by the first) - (by the second) on the same images.
 
     The adjusted Wald interval of D. G. Bonett and R. M. Price (2012), "Adjusted Wald confidence interval for a
-    difference of binomial proportions based on paired data": one is added to each discordant count, two to the total.
+    difference of binomial proportions based on paired data": each discordant count is raised by one, the total by two.
 
     Args:
-        only_first, only_second: images that only the one, or only the other, gets right.
+        only_first, only_second: images that only the first, or only the second, gets right.
     """
     first, second = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
     centre = first - second
@@ -81,7 +81,7 @@ def paired_difference(only_first: int, only_second: int, count: int, confidence:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p of McNemar's exact test: are the discordant images evenly split?"""
+    """Two-sided p of McNemar's exact test of whether discordant images are evenly split."""
     total = only_first + only_second
     if total == 0:
         return 1.0
@@ -91,9 +91,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def images_needed(only_first: int, only_second: int, count: int, limit: float, confidence: float = CONFIDENCE) -> int:
-    """About how many more images decide whether the true difference is below `limit`, if it is what was seen.
+    """About how many more images decide whether the true difference is below `limit`, if the estimate is right.
 
-    The half-width shrinks with the square root of the number of images; it has to fit between estimate and limit. The
+    The half-width, which shrinks with the square root of the number of images, must fit between estimate and limit. The
     counts are adjusted as in `paired_difference`.
     """
     first, second = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
@@ -106,7 +106,7 @@ def images_needed(only_first: int, only_second: int, count: int, limit: float, c
 def unpaired_difference(
     right: int, count: int, still: int, other_count: int, confidence: float = CONFIDENCE
 ) -> Interval:
-    """(proportion right of the first set) - (of the second), each on images of its own.
+    """(proportion right of the first set) - (of the second), each on its own images.
 
     R. G. Newcombe's hybrid of two score intervals (1998, "Interval estimation for the difference between independent
     proportions", method 10).
@@ -120,7 +120,7 @@ def unpaired_difference(
 
 @dataclass(frozen=True)
 class BlockTime:
-    """A block as the statistics see it: its round, its process, the time of its average call (any unit)."""
+    """A block for the statistics: its round, its process, the time of its average call (any unit)."""
 
     round: int
     process: int
@@ -130,13 +130,13 @@ class BlockTime:
 def ratio_of_times(
     baseline: Sequence[BlockTime], candidate: Sequence[BlockTime], confidence: float = CONFIDENCE
 ) -> Interval:
-    """How many times faster the candidate is: the ratio of typical blocks, from the rounds that the two share.
+    """The candidate's speed-up: the ratio of typical blocks in the rounds that both models share.
 
-    The two of one round were timed within a moment of each other, and a pair of rounds has them in either order, so
-    what slowed the machine for both, and a steady drift, cancel. Within a process the pairs' logarithms are averaged by
-    Hodges and Lehmann's estimator, which a few disturbed rounds do not move. What is left differs from process to
-    process (memory layout, mostly), and no number of rounds averages that away: the interval is Student's, over the
-    processes. A bootstrap over so few covers too rarely (tests/toolkit/test_statistics.py has both).
+    Both blocks of a round are timed within a moment, and a pair of rounds has both orders. Common slow-downs and
+    steady drift therefore cancel. Within a process, Hodges and Lehmann's estimator averages the logarithms of the
+    pairs; a few disturbed rounds do not move it. The remaining variation is between processes (mostly memory layout),
+    and more rounds do not reduce it. The interval is therefore Student's over the processes. A bootstrap over so few
+    values covers too rarely (see tests/toolkit/analysis/test_statistics.py).
 
     Args:
         baseline, candidate: blocks of the same rounds, at least two rounds in each of at least two processes.
@@ -145,7 +145,7 @@ def ratio_of_times(
 
 
 def process_speedups(baseline: Sequence[BlockTime], candidate: Sequence[BlockTime]) -> list[float]:
-    """The logarithm of the speed-up in each process, from rounds that the two share (see ratio_of_times)."""
+    """The logarithm of the speed-up in each process, from shared rounds (see ratio_of_times)."""
     values = {block.round: block.value for block in baseline}
     shared = [block for block in candidate if block.round in values]
     logs = np.log([values[block.round] for block in shared]) - np.log([block.value for block in shared])
@@ -162,7 +162,7 @@ def process_times(blocks: Sequence[BlockTime]) -> list[float]:
 
 
 def welch_difference(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean of the first - mean of the second, at least two values each, of unlike spread (B. L. Welch, 1947)."""
+    """Mean of the first - mean of the second, at least two values each, with unequal variances (B. L. Welch, 1947)."""
     errors = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
     total, value = sum(errors), float(np.mean(first) - np.mean(second))
     if total == 0:
@@ -173,7 +173,7 @@ def welch_difference(first: Sequence[float], second: Sequence[float], confidence
 
 
 def typical_time(blocks: Sequence[BlockTime], confidence: float = CONFIDENCE) -> Interval:
-    """A model's typical block: the geometric mean of its processes' times, with the interval that they leave."""
+    """A model's typical block: the geometric mean of its processes' times, with its interval."""
     return exponential(student_mean(process_times(blocks), confidence))
 
 
@@ -190,14 +190,14 @@ def student_mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
 
 
 def hodges_lehmann(values: Sequence[float] | np.ndarray) -> float:
-    """The median of the averages of all pairs (J. L. Hodges and E. L. Lehmann, 1963), each value with itself too."""
+    """The median of the averages of all pairs, with itself too (J. L. Hodges and E. L. Lehmann, 1963)."""
     array = np.asarray(values, float)
     rows, columns = np.triu_indices(len(array))
     return float(np.median((array[rows] + array[columns]) / 2))
 
 
 def _pairs(values: np.ndarray) -> np.ndarray:
-    """The averages of neighbours two by two; a last odd one stands alone."""
+    """The averages of adjacent pairs; a last single value is kept."""
     even = len(values) // 2 * 2
     return np.append(values[:even].reshape(-1, 2).mean(axis=1), values[even:])
 
@@ -211,10 +211,10 @@ class Percentile:
 
 
 def percentile(values: np.ndarray, percent: int) -> Percentile | None:
-    """A percentile with its bound; None when there are too few values to support it.
+    """A percentile with its bound; None for too few values.
 
-    The bound is MLPerf's: the largest order statistic that leaves so few values above it that, were the true percentile
-    higher, as few would be seen in 1 % of samples at most (early stopping estimate, MLPerf Inference rules).
+    The bound is MLPerf's early stopping estimate (MLPerf Inference rules): the smallest order statistic that the true
+    percentile exceeds with a probability of at most 1 %.
     """
     count = len(values)
     if count < PERCENTILE_SAMPLES[percent]:
@@ -238,17 +238,17 @@ def _allowed_above(count: int, share: float, doubt: float = 0.01) -> int:
 
 
 def outliers(values: np.ndarray) -> np.ndarray:
-    """Which values lie beyond J. W. Tukey's fences (1977): 1.5 interquartile ranges outside the quartiles. bool [n]."""
+    """bool [n]: values beyond J. W. Tukey's fences (1977), 1.5 interquartile ranges outside the quartiles."""
     first, third = np.percentile(values, [25, 75])
     reach = 1.5 * (third - first)
     return (values < first - reach) | (values > third + reach)
 
 
 def mann_kendall(*series: Sequence[float]) -> float:
-    """Two-sided p of H. B. Mann's (1945) and M. G. Kendall's test for a monotone trend; ties are corrected for.
+    """Two-sided p of H. B. Mann's (1945) and M. G. Kendall's test for a monotone trend, corrected for ties.
 
-    Of several series the scores and their variances are added, as in the seasonal test of R. M. Hirsch and others
-    (1982): a trend within them is found, and a step from one to the next is none.
+    The scores and variances of several series are added, as in the seasonal test of R. M. Hirsch and others
+    (1982). Steps between series therefore do not count as a trend.
     """
     score, variance = 0, 0.0
     for values in series:
@@ -265,7 +265,7 @@ def mann_kendall(*series: Sequence[float]) -> float:
 def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
     """The slope of values over times: the median of the slopes of all pairs (H. Theil, 1950; P. K. Sen, 1968).
 
-    0 of a single value.
+    A single value has slope 0.
     """
     if len(values) < 2:
         return 0.0
@@ -275,10 +275,10 @@ def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
 
 
 def steady_state(times: Sequence[float], values: Sequence[float]) -> float:
-    """Where values that approach a limit exponentially, as a warming device's do, are heading.
+    """The limit of values that approach it exponentially, as on a warming device.
 
-    Least squares of `limit + size * exp(-time / constant)` for time constants from a tenth of the time seen to three
-    times it; without a significant trend the median of the second half.
+    Fitted by least squares to `limit + size * exp(-time / constant)`, for constants from a tenth to three times the
+    observed time. Without a significant trend it is the median of the second half.
     """
     if len(values) < 4 or mann_kendall(values) > 0.05:
         return float(np.median(values[len(values) // 2 :]))
@@ -305,7 +305,7 @@ def calibration_error(confidences: Sequence[float], right: np.ndarray, bins: int
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p values of several tests, raised so that the chance of any false alarm stays what it says (S. Holm, 1979)."""
+    """p values of several tests, adjusted to keep the chance of a false alarm at the nominal level (S. Holm, 1979)."""
     adjusted, largest = {}, 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))

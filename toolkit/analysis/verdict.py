@@ -1,4 +1,4 @@
-"""The verdict: a pure function of a report's models, so that reports of earlier schemas get it too."""
+"""The verdict, a pure function of a report's models, so that it applies to earlier schemas too."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,8 +24,8 @@ from .wording import mean_text, names_of, speedup_text
 
 AnyModel = TypeVar("AnyModel", bound=MeasuredModel)
 
-# Threads cost a little, and shorten a call at best by their number. A model that takes more than twice as long with
-# several as with one has threads that wait for one another.
+# Threads have a small cost, and divide a call's time at best by their number. If a model takes more than twice as
+# long with several threads as with one, they wait for one another.
 _COLLAPSE = 2.0
 
 
@@ -35,7 +35,7 @@ def judge_report(
     """A report with its models compared and its candidates judged.
 
     The drop is judged against the first model, the source. Speed is judged against the fastest model that is neither
-    quantized nor built, because that is what the user would run otherwise; torch eager stays a row of the table.
+    quantized nor built, because the user would run that one otherwise.
 
     Args:
         measured: the models, the source first.
@@ -76,7 +76,7 @@ def optimised(model: MeasuredModel) -> bool:
 
 
 def headline(models: Sequence[Model], candidates: Sequence[str]) -> str:
-    """How fast each candidate is beside what the user would run otherwise; the first line of any output."""
+    """The speed of each candidate against the model that the user would run otherwise; the first line of any output."""
     names = names_of(models)
     sentences = []
     for model in models:
@@ -97,14 +97,14 @@ def headline(models: Sequence[Model], candidates: Sequence[str]) -> str:
 
 
 def collapse(time_ms: float, one_thread_ms: float | None) -> float | None:
-    """How many times as long a model takes with several threads as with one; None where that is no collapse."""
+    """The ratio of a model's times with several threads and with one; None if that is no collapse."""
     return time_ms / one_thread_ms if one_thread_ms and time_ms > _COLLAPSE * one_thread_ms else None
 
 
 def one_thread_ratio(base: MeasuredModel, model: MeasuredModel) -> float | None:
-    """The speed-up with one thread, where that with several contradicts it; None where it does not.
+    """The speed-up with one thread if it contradicts that with several threads, else None.
 
-    It does where the two differ by more than twice, because the model that looks too slow collapses (see `collapse`).
+    It does if the two differ by more than a factor of two, and the slower-looking model collapses (see `collapse`).
     """
     before, after = base.get("one_thread_ms"), model.get("one_thread_ms")
     if not (before and after):
@@ -117,19 +117,19 @@ def one_thread_ratio(base: MeasuredModel, model: MeasuredModel) -> float | None:
 
 
 def doubt(judgements: Sequence[Judgement], seen: str) -> list[Judgement]:
-    """Leave the speed undecided, where the ratio with one thread contradicts it: threads that wait are no speed-up.
+    """Make the speed undecided, because the ratio with one thread contradicts it.
 
     Args:
-        seen: the ratio with several threads, as a sentence begins.
+        seen: the ratio with several threads, as the beginning of a sentence.
     """
-    sentence = f"{seen}: threads waited for one another, which measures no model; pass --threads 1"
+    sentence = f"{seen}: threads waited for one another, so the models were not measured; pass --threads 1"
     accuracy_judgements = [judgement for judgement in judgements if judgement.rule != "min_speedup"]
     strict = len(accuracy_judgements) < len(judgements)
     return [*accuracy_judgements, Judgement("min_speedup" if strict else "threads", "inconclusive", sentence, strict)]
 
 
 def admit(judgement: Judgement, noise: Sequence[Signal]) -> Judgement:
-    """Say in a judgement of speed that the machine was noisy: its interval holds what varied, not what stayed wrong."""
+    """Add to a judgement of speed that the machine was noisy: the interval covers variation, not constant errors."""
     if judgement.rule != "min_speedup" or not noise:
         return judgement
     names = ", ".join(dict.fromkeys(signal.name for signal in noise))
@@ -152,8 +152,8 @@ def as_entry(contract: Contract) -> ContractEntry:
 
 
 def outcome_of(speedup: Ratio) -> SpeedOutcome:
-    """What a ratio of the document is called: see contract.call; one that the ratio with one thread contradicts is
-    undecided."""
+    """The outcome of a ratio in the document (see contract.call); undecided if the ratio with one thread
+    contradicts it."""
     return "inconclusive" if "one_thread" in speedup else call(interval_of(speedup))
 
 
@@ -168,7 +168,7 @@ def ratio(speedup: Interval) -> Ratio:
 
 
 def block_times(model: MeasuredModel) -> list[BlockTime]:
-    """A model's blocks as the statistics see them: milliseconds per call."""
+    """A model's blocks for the statistics, in milliseconds per call."""
     return [BlockTime(block["round"], block["process"], block["ms"]) for block in model["blocks"]]
 
 
@@ -183,7 +183,7 @@ def drop_of(source: MeasuredModel, model: MeasuredModel, targets: Sequence[int],
 def _compare(
     model: MeasuredModel, models: Sequence[MeasuredModel], candidates: Sequence[str], confidence: float
 ) -> Model:
-    """A model's entry with its speed beside each other model and beside the one that it is judged against."""
+    """A model's entry with its speed-ups over each other model and over its baseline."""
     over: dict[str, Ratio] = {}
     for other in models:
         if other is not model:
@@ -202,10 +202,10 @@ def _compare(
 
 
 def _fastest(models: Sequence[AnyModel], candidates: Sequence[str], model: MeasuredModel) -> AnyModel:
-    """What a model's speed is judged against: the fastest that is neither quantized nor built.
+    """The baseline of a model's speed: the fastest that is neither quantized nor built.
 
-    A candidate that is neither itself (an export) is judged against the fastest that is no candidate; where there is
-    no such model, the first one stands in, which the user named as the baseline.
+    An unoptimised candidate (an export) is judged against the fastest other model that is no candidate. Without such
+    a model, the baseline is the first one.
     """
     plain = [candidate for candidate in models if not optimised(candidate)]
     if model["id"] in candidates and not optimised(model):
@@ -214,7 +214,7 @@ def _fastest(models: Sequence[AnyModel], candidates: Sequence[str], model: Measu
 
 
 def _alone(model: MeasuredModel, contract: Contract) -> Judgement:
-    """The verdict on a model with nothing to compare it with: does it answer as its golden samples say?"""
+    """The verdict on a single model: does it reproduce its golden samples?"""
     if contract.max_drop is not None or contract.min_speedup is not None:
         return Judgement(
             "baseline", "inconclusive", "there is no baseline to judge the contract against; pass --baseline", True

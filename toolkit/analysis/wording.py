@@ -1,4 +1,4 @@
-"""Figures as people read them, the same in the terminal and on the page."""
+"""Figures as text, the same in the terminal and on the page."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from .report_schema import (
     SustainedEntry,
 )
 
-# By how much a ratio of figures of three digits may be off.
+# Rounding error of a ratio of two figures with three digits.
 _ROUNDING = 0.01
 
 # Follows the model that is recommended, before its speed-up over each of the others.
@@ -29,12 +29,12 @@ FASTEST = ", the fastest that meets the contract"
 # Characters of a text that is read at once; a longer one is folded, or shortened.
 LONG = 300
 
-# Of a long run; the page lists all.
+# Minutes of a long run to list; the page lists all.
 _MINUTES_SHOWN = 10
 
 
 def subject(report: Report) -> str:
-    """What was measured where, for a title; the models' name only where they share one."""
+    """A title: the models' common name, if any, and the devices."""
     names = {model["name"] for model in report["models"]}
     shared = [names.pop()] if len(names) == 1 else []
     device = report["device"]
@@ -43,7 +43,7 @@ def subject(report: Report) -> str:
 
 
 def headline_of(document: Document) -> str:
-    """How fast the candidates are beside what they replace: the first line of any output."""
+    """The speed of the candidates against the models they replace: the first line of any output."""
     if "devices" in document:
         return "; ".join(f"{report['device']['name']}: {report['headline']}" for report in document["devices"])
     if "rows" in document:
@@ -59,12 +59,12 @@ def headline_of(document: Document) -> str:
 
 
 def model_names(report: Report) -> dict[str, str]:
-    """id -> how a model is called beside the others: without the name that they share."""
+    """id -> a model's short name, without the part that all models share."""
     return names_of(report["models"])
 
 
 def names_of(models: Sequence[Identity]) -> dict[str, str]:
-    """What `model_names` makes of models that are in no report yet."""
+    """Like `model_names`, for models that are not in a report yet."""
     shared = len({model["name"] for model in models}) == 1
     return {model["id"]: f"{model['precision']} {_runtime(model)}" if shared else model_name(model) for model in models}
 
@@ -75,7 +75,7 @@ def model_name(model: Identity) -> str:
 
 
 def _runtime(model: Identity) -> str:
-    """What ran it, with the options that are its own."""
+    """Its runtime, with its own options."""
     name, options = model["session"].get("runtime", model["format"]), model.get("runtime_options")
     return f"{name} {options_text(options)}" if options else name
 
@@ -96,7 +96,7 @@ def drop_text(drop: DropEntry | None) -> str:
 
 
 def speedup_text(speedup: Ratio | None) -> str:
-    """A ratio with the interval; and with one thread, where that contradicts it."""
+    """A ratio with the interval, and the contradicting ratio with one thread if there is one."""
     if speedup is None:
         return "-"
     text = f"{speedup['ratio']:.2f}x [{speedup['low']:.2f}, {speedup['high']:.2f}]"
@@ -114,13 +114,13 @@ def share(value: float) -> str:
 
 
 def percentile_text(model: Model, name: str) -> str:
-    """A percentile with its upper bound; a dash where too few samples support it."""
+    """A percentile with its upper bound; a dash for too few samples."""
     value, upper = model["latency_ms"][name], model["latency_upper_ms"][name]
     return "-" if value is None else f"{milliseconds(value)} (≤ {milliseconds(upper)})"
 
 
 def against_lines(report: Report) -> list[str]:
-    """What each candidate is against its counterpart of an earlier report."""
+    """Each candidate against its counterpart in an earlier report."""
     names, lines = model_names(report), []
     for model in report["models"]:
         if (against := model.get("against")) is not None:
@@ -133,7 +133,7 @@ def against_lines(report: Report) -> list[str]:
 
 
 def host_lines(report: Report) -> list[str]:
-    """How each model's answers on the device compare with the host's, image by image."""
+    """Each model's answers on the device compared with the host's, image by image."""
     names, lines = model_names(report), []
     for model in report["models"]:
         if (host := model["host"]) is None:
@@ -156,7 +156,7 @@ def host_lines(report: Report) -> list[str]:
 
 
 def thread_lines(report: Report) -> list[str]:
-    """How many threads were used and why, where a busy machine left fewer than it has cores."""
+    """The number of threads and the reason, if a busy machine left fewer than all cores."""
     device = report["device"]
     used, allowed, got = device.get("threads"), device.get("cores_allowed"), device.get("cores_got")
     if not (used and allowed and isinstance(got, int | float) and got > 0):
@@ -170,27 +170,31 @@ def thread_lines(report: Report) -> list[str]:
 def noise_summary(document: Noisy) -> list[str]:
     """One sentence on a noisy run, none on a quiet one."""
     names = ", ".join(dict.fromkeys(signal["name"] for signal in document["noise"]))
-    return [f"noisy run ({names}): the intervals are wider for it; a quieter machine narrows them"] if names else []
+    return (
+        [f"noisy run ({names}): this widens the intervals; measure on a quieter machine to narrow them"]
+        if names
+        else []
+    )
 
 
 def noise_details(document: Noisy) -> list[str]:
-    """What was seen of each signal, for who unfolds it."""
+    """The folded details of each signal."""
     return [f"{signal['name']}: {signal['detail']}" for signal in document["noise"]]
 
 
 def overlap_lines(report: Report) -> list[str]:
-    """What is known of test images that the models have seen; reports of earlier versions know nothing."""
+    """Notes on test images that the models were made with; earlier reports have none."""
     if not (overlap := report.get("overlap")):
         return []
     lines = []
     if overlap["unchecked"]:
         lines.append(
-            f"whether the models have seen test images is not checked: {', '.join(overlap['unchecked'])} "
+            f"cannot check whether the models have seen test images: {', '.join(overlap['unchecked'])} "
             "records no fingerprints of images"
         )
     if overlap["excluded"]:
         lines.append(
-            f"{overlap['excluded']} test images are left out, since a model was made with the very same ones: "
+            f"{overlap['excluded']} test images are left out, because a model was made with identical ones: "
             f"{_first(overlap['excluded_ids'], overlap['excluded'])}"
         )
     if overlap["near_duplicates"]:
@@ -209,7 +213,7 @@ def _first(entries: Sequence[str], count: int) -> str:
 
 
 def warning_lines(report: Report) -> list[str]:
-    """Each warning once, after the models that it is about."""
+    """Each warning once, after the names of its models."""
     names, models = model_names(report), report["models"]
     about: dict[str, list[str]] = {}
     for model in models:
@@ -222,7 +226,7 @@ def warning_lines(report: Report) -> list[str]:
 
 
 def scenario_lines(report: Report) -> list[str]:
-    """What the scenarios beside the single stream found, a line a model."""
+    """Results of the scenarios other than the single stream, one line per model."""
     names, lines = model_names(report), []
     for model in report["models"]:
         name = names[model["id"]]
@@ -247,10 +251,10 @@ def scenario_lines(report: Report) -> list[str]:
 
 
 def _sustained_text(sustained: SustainedEntry) -> str:
-    """How a long run went: of one at a fixed rate first what was held of it."""
+    """The result of a long run; at a fixed rate, it begins with the sustained rate."""
     trend = f"{sustained['slope_per_minute']:+.1%} a minute" if sustained["trend_p"] < 0.01 else "no trend"
     text = (
-        f"{milliseconds(sustained['first_ms'])} at first, heading for {milliseconds(sustained['steady_ms'])} ({trend})"
+        f"{milliseconds(sustained['first_ms'])} at first, approaching {milliseconds(sustained['steady_ms'])} ({trend})"
     )
     if (rate := sustained.get("rate")) is None:
         return f"sustained: {text}"
@@ -276,7 +280,7 @@ def speedup_cell(model: Model) -> str:
 
 
 def mean_text(model: MeasuredModel | ComparisonRow) -> str:
-    """The latency that speed-ups are ratios of: the mean of whole blocks, not the median of calls."""
+    """The latency behind speed-ups: the mean of complete blocks, not the median of calls."""
     return milliseconds(model["time_ms"]["value"])
 
 
@@ -305,7 +309,7 @@ def model_rows(report: Report) -> list[list[str]]:
 
 
 def noisy_devices(document: JoinedReport) -> list[str]:
-    """Which of several devices were noisy, and by which signals; their own reports say more."""
+    """The noisy devices and their signals; each device's report has the details."""
     return [
         f"noisy run on {report['device']['name']}: {', '.join(names)}"
         for report in document["devices"]
@@ -314,11 +318,11 @@ def noisy_devices(document: JoinedReport) -> list[str]:
 
 
 def agreement_lines(document: JoinedReport) -> list[str]:
-    """Whether several devices answer each image alike; and the devices that gave no report."""
+    """Whether several devices agree on each image, and the devices without a report."""
     lines = [f"{lost['device']} gave no report: {lost['error']} ({lost['fix']})" for lost in document["failed"]]
     for entry in document["agreement"]:
         if entry["images"] is None:
-            lines.append(f"{model_name(entry)}: not compared image by image, the images differ")
+            lines.append(f"{model_name(entry)}: not compared image by image, because the images differ")
             continue
         shown = ", ".join(f"{image['id']} ({', '.join(image['answers'])})" for image in entry["differ"][:5])
         same = entry["images"] - len(entry["differ"])
@@ -330,7 +334,7 @@ def agreement_lines(document: JoinedReport) -> list[str]:
 
 
 def engine_lines(report: Report) -> list[str]:
-    """What each engine consists of, how long its run takes on the way to the GPU and on it, where operators run."""
+    """Engine layers, times of copies and compute on the GPU, and the placement of operators."""
     names, lines = model_names(report), []
     for model in report["models"]:
         name = names[model["id"]]
@@ -347,7 +351,7 @@ def engine_lines(report: Report) -> list[str]:
 
 
 def recommendation_lines(report: Report | JoinedReport, *, short: bool = False) -> list[str]:
-    """What to take of several candidates; on each of several devices.
+    """The recommended candidate, on each device.
 
     Args:
         short: without its speed-up over each of the others.
@@ -366,7 +370,7 @@ def recommendation_lines(report: Report | JoinedReport, *, short: bool = False) 
 
 
 def ratio_lines(report: Report) -> list[str]:
-    """Where the mean latencies that the table shows do not make the speed-up: why."""
+    """The reason if a speed-up is not the ratio of the mean latencies in the table."""
     names, models = model_names(report), {model["id"]: model for model in report["models"]}
     lines = []
     for model in report["models"]:
@@ -377,13 +381,13 @@ def ratio_lines(report: Report) -> list[str]:
         if abs(shown - ratio) > _ROUNDING * ratio:
             lines.append(
                 f"{names[model['id']]}: {milliseconds(times[0])} over {milliseconds(times[1])} is {shown:.2f}x; the "
-                f"speed-up of {ratio:.2f}x compares blocks of the same round alone, since the machine's speed changed"
+                f"speed-up of {ratio:.2f}x compares only blocks of the same round, because the machine's speed changed"
             )
     return lines
 
 
 def speedups(report: Report) -> list[str]:
-    """How much faster each candidate is than the other models: the source, the steps between."""
+    """Speed-ups of each candidate over the other models: the source and the intermediate steps."""
     names = model_names(report)
     lines = []
     for model in report["models"]:

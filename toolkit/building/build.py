@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Of a source of full precision; "auto" is all of them, since the fastest one is not known before it is measured.
+# For an fp32 source; "auto" builds all of them, since only measuring shows which one is fastest.
 PRECISIONS = ("fp32", "fp16", "int8")
 _TARGET = "tensorrt"
 
@@ -44,11 +44,11 @@ class FindingEntry(TypedDict):
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What is known of a build without a GPU.
+    """A build as far as it can be planned without a GPU.
 
     Attributes:
-        findings: what the lint found, each once, for the releases that it is about (empty for all of them).
-        commands: release of TensorRT -> the trtexec command line that does the same.
+        findings: the lint's findings, each once, with the releases it applies to (empty for all).
+        commands: release of TensorRT -> the equivalent trtexec command line.
     """
 
     bundle: str
@@ -57,7 +57,7 @@ class BuildPlan:
 
 
 def plan_build(bundle: Bundle, options: Options | None = None) -> BuildPlan:
-    """Lint an ONNX bundle for three generations of TensorRT, and say how trtexec builds it.
+    """Lint an ONNX bundle for three generations of TensorRT, with the trtexec command lines.
 
     Raises:
         BundleError: not an ONNX bundle.
@@ -91,24 +91,24 @@ def build(
     """Build engines from an ONNX bundle, on the device that runs them.
 
     Args:
-        precision: fp32, fp16, int8, or "auto" for all three, from an fp32 bundle: the ONNX files of lower precision are
-            taken from `runs`, or made. None builds the bundle as it is.
+        precision: fp32, fp16, int8, or "auto" for all three. From an fp32 bundle, ONNX files of lower precision are
+            taken from `runs` or made. None builds the bundle as it is.
         device: the name of a device that builds engines (see deploy.devices.device.DEVICES).
         sign: an ed25519 private key to sign the engines with.
-        out: the new bundle's folder, of a single engine.
+        out: the new bundle's folder; for a single engine only.
 
     Returns:
         The engines, in the order of their precision.
 
     Raises:
-        BundleError: not an ONNX bundle, or not of the precision that was asked for.
-        EngineError: the lint found what TensorRT refuses, or would silently change; or it cannot build the model.
+        BundleError: not an ONNX bundle, or not of the requested precision.
+        EngineError: TensorRT would refuse or silently change the graph, or cannot build it.
         DeviceError: there is no GPU to build for.
     """
     options = options or Options()
     precisions = PRECISIONS if precision == "auto" else (precision or bundle.manifest.precision,)
     if out is not None and len(precisions) > 1:
-        raise EdgeKitError("--precision auto makes several engines", fix="leave out --out: they go to runs/")
+        raise EdgeKitError("--precision auto makes several engines", fix="leave out --out: they are written to runs/")
     if out is not None and out.exists():
         raise exists(out)
     for name in precisions:
@@ -134,7 +134,7 @@ def build(
 
 
 def check(bundle: Bundle, options: Options, device: Device) -> None:
-    """Refuse a graph with errors; say its warnings.
+    """Refuse a graph with errors; log its warnings.
 
     Raises:
         EngineError: the lint found errors.
@@ -157,7 +157,7 @@ def _entry(finding: Finding, releases: list[str]) -> FindingEntry:
 
 
 def _version(options: Options) -> tuple[int, ...] | None:
-    """Of the TensorRT here; None where there is none, or another product with numbers of its own."""
+    """The version of the installed TensorRT; None without one, or for another product with its own numbering."""
     if options.compute_capabilities or installed() != "tensorrt":
         return None
     return version_tuple(load("tensorrt").version)
@@ -175,10 +175,10 @@ def _graph(bundle: Bundle) -> "onnx.ModelProto":
 
 
 def _of_precision(bundle: Bundle, precision: str, runs: Path, progress: Progress) -> Bundle | None:
-    """The bundle itself, or the one of lower precision that was made from it, or is now; None where it is rejected.
+    """The bundle itself, or its derived bundle of lower precision, made if necessary; None if that is rejected.
 
     Raises:
-        BundleError: the bundle is of another precision, and not of the one that others are made from.
+        BundleError: the bundle has another precision, and is not the fp32 one that others are made from.
     """
     own = bundle.manifest
     if own.precision == precision:

@@ -1,4 +1,4 @@
-"""What TensorRT would refuse, slow down or silently change in an ONNX graph, told on any machine before it is built."""
+"""What TensorRT would refuse, slow down or silently change in an ONNX graph; needs no TensorRT."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from onnx import TensorProto, numpy_helper
 from ...export.onnx_file import producers
 from ..quantize.prepare import opset_of
 
-# Release from which on -> the highest opset that its parser is documented for (onnx-tensorrt's docs/operators.md and
-# release notes). What is newer may still be taken.
+# First release -> the highest opset that its parser is documented for (onnx-tensorrt's docs/operators.md and release
+# notes). Newer opsets may work too.
 _OPSETS = {(8, 5): 17, (9, 2): 19, (10, 0): 20, (10, 9): 22, (10, 13): 24, (11, 5): 25}
 
 # TensorRT casts int64 down to int32 before this release.
@@ -20,20 +20,20 @@ _INT64_FROM = (10, 0)
 
 _REQUANTIZE = "edgekit quantize --target tensorrt"
 
-# Layers that compute in int8, and what they are fused with where nothing is in between.
+# Layers that compute in int8, and the operators that are fused into them.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish")
 
 
 class Finding(NamedTuple):
-    """Something about a graph.
+    """A finding about a graph.
 
     Attributes:
         rule: its name.
-        severity: "error" (refused, or another model) or "warning" (slower, or perhaps not taken).
+        severity: "error" (refused, or changes the model) or "warning" (slower, or possibly unsupported).
         node: the node or tensor that it is about.
         message: what is wrong.
-        fix: what to type or do.
+        fix: the next step for the user.
     """
 
     rule: str
@@ -46,11 +46,11 @@ class Finding(NamedTuple):
 def lint(
     model: onnx.ModelProto, version: tuple[int, ...] | None, batch: tuple[int, int, int] | None = None
 ) -> list[Finding]:
-    """Look through a graph.
+    """Check a graph.
 
     Args:
         version: of TensorRT, e.g. (10, 3); None (or TensorRT for RTX) leaves out what depends on it.
-        batch: smallest, usual and largest number of images at once, if they will be said.
+        batch: smallest, usual and largest number of images per run, if the build will name them.
     """
     graph = _Graph(model)
     findings = [
@@ -68,7 +68,7 @@ def documented_opset(version: tuple[int, ...]) -> int:
 
 
 class _Graph:
-    """A graph with its ways from tensor to tensor."""
+    """A graph with its producers and readers of tensors."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.proto = model.graph
@@ -78,7 +78,7 @@ class _Graph:
         self._constants = {entry.name: entry for entry in model.graph.initializer}
 
     def inputs(self) -> list[onnx.ValueInfoProto]:
-        """What a caller feeds; old files list their constants too."""
+        """The inputs that a caller feeds; old files list their constants too."""
         return [entry for entry in self.proto.input if entry.name not in self._constants]
 
     def constants(self) -> Iterator[tuple[str, onnx.TensorProto]]:
@@ -119,9 +119,9 @@ def _zero_points(graph: _Graph) -> Iterator[Finding]:
         zero = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         values = numpy_helper.to_array(zero) if zero is not None else np.zeros(1, _rounded_to(node))
         if node.op_type == "DequantizeLinear" and zero is None:
-            continue  # its type is that of its input, which is looked at where it is made
+            continue  # its type is that of its input, which is checked at its producer
         if values.dtype == np.uint8:
-            silently = "" if values.any() else "; TensorRT takes it for int8, and every value over 127 becomes another"
+            silently = "" if values.any() else "; TensorRT reads it as int8, which changes every value over 127"
             yield Finding("uint8", "error", _name(node), f"quantizes to uint8, TensorRT to int8{silently}", _REQUANTIZE)
         elif values.any():
             yield Finding(
@@ -140,7 +140,7 @@ def _biases(graph: _Graph) -> Iterator[Finding]:
     for node in graph.nodes:
         if node.op_type == "DequantizeLinear" and graph.elem_type(node.input[0]) == TensorProto.INT32:
             yield Finding(
-                "int32-bias", "error", _name(node), "a bias quantized to int32, which the parser refuses", _REQUANTIZE
+                "int32-bias", "error", _name(node), "a bias quantized to int32, which the parser rejects", _REQUANTIZE
             )
 
 
@@ -150,8 +150,8 @@ def _int64(graph: _Graph, version: tuple[int, ...] | None) -> Iterator[Finding]:
         if kind != TensorProto.FLOAT:
             name = TensorProto.DataType.Name(kind).lower()
             yield Finding(
-                "io-type", "error", entry.name, f"is {name}; an image classifier takes and gives float32",
-                "export the network with float32 at its ends",
+                "io-type", "error", entry.name, f"is {name}; inputs and outputs must be float32",
+                "export the network with float32 input and output",
             )  # fmt: skip
     if version is None or version >= _INT64_FROM:
         return
@@ -160,12 +160,12 @@ def _int64(graph: _Graph, version: tuple[int, ...] | None) -> Iterator[Finding]:
         if value.data_type != TensorProto.INT64:
             continue
         numbers = numpy_helper.to_array(value)
-        # the largest number of all means "to the end" to Slice, which cutting it off means too
+        # Slice reads the largest int64 as "to the end", and its int32 truncation likewise
         numbers = numbers[np.abs(numbers.astype(np.float64)) < 2.0**62]
         if numbers.size and (numbers.min() < low or numbers.max() > high):
             yield Finding(
-                "int64", "error", name, "has int64 values that int32 cannot hold, which TensorRT 8 cuts off",
-                "use TensorRT 10 or newer, or take the numbers out of the graph",
+                "int64", "error", name, "has int64 values that do not fit into int32, and TensorRT 8 truncates them",
+                "use TensorRT 10 or newer, or remove the values from the graph",
             )  # fmt: skip
 
 
@@ -188,12 +188,13 @@ def _free_axes(graph: _Graph, batch: tuple[int, int, int] | None) -> Iterator[Fi
             )  # fmt: skip
         elif free and batch is None:
             yield Finding(
-                "free-axis", "error", entry.name, "takes any number of images, and no profile says how many",
-                "say smallest, usual and largest: edgekit build --batch 1,8,32",
+                "free-axis", "error", entry.name, "accepts any batch size, and no profile limits it",
+                "pass smallest, usual and largest: edgekit build --batch 1,8,32",
             )  # fmt: skip
         elif not free and batch is not None and batch != (shape.dim[0].dim_value,) * 3:
             yield Finding(
-                "fixed-batch", "error", entry.name, f"takes {shape.dim[0].dim_value} at once, whatever --batch says",
+                "fixed-batch", "error", entry.name,
+                f"has a fixed batch size of {shape.dim[0].dim_value}, so --batch does not apply",
                 "leave out --batch, or: edgekit export --format onnx --dynamic-batch",
             )  # fmt: skip
 
@@ -221,7 +222,7 @@ def _is_rounded(graph: _Graph, name: str) -> bool:
 
 
 def _rounded_layer(graph: _Graph, name: str) -> onnx.NodeProto | None:
-    """The layer whose result is rounded, and only then read under this name; None where it is not so."""
+    """The layer whose rounded result has this name; None if the value is not rounded."""
     dequantize = graph.makers.get(name)
     if dequantize is None or dequantize.op_type != "DequantizeLinear" or graph.readers[name] != 1:
         return None

@@ -5,21 +5,21 @@ import shlex
 from ...deploy.bundle import Bundle
 from ...deploy.engine.build import Options
 
-# release -> how its trtexec is told that the graph's own types count: weakly typed before 10, with flags that allow
-# what the graph has; strongly typed on demand in 10; always in 11, where the flags are gone
+# release -> how its trtexec keeps the graph's own types. Before 10, networks are weakly typed, and flags allow the
+# types in the graph. 10 has an option for strong typing; 11 always uses it and dropped the flags.
 RELEASES: dict[str, tuple[int, int]] = {"8.6": (8, 6), "10.x": (10, 3), "11.x": (11, 0)}
 
 
 def command_lines(bundle: Bundle, options: Options, input_name: str) -> dict[str, str]:
-    """Release -> its command line; where it cannot do what the options say, that in words instead."""
+    """Release -> its command line, or a sentence that says which option it lacks."""
     return {release: _command_line(bundle, options, input_name, version) for release, version in RELEASES.items()}
 
 
 def _command_line(bundle: Bundle, options: Options, input_name: str, version: tuple[int, int]) -> str:
     if options.compute_capabilities:
-        return "builds for the GPU that is here alone: --compute-capability is TensorRT for RTX's"
+        return "builds for the local GPU only: --compute-capability requires TensorRT for RTX"
     if options.strip_weights and version < (10, 0):
-        return "has no engines without weights: leave out --strip-weights"
+        return "cannot build engines without weights: leave out --strip-weights"
     arguments = ["trtexec", f"--onnx={bundle.model_path}", "--saveEngine=model.engine", "--noTF32"]
     if version < (10, 0):
         arguments += {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8"]}[bundle.manifest.precision]

@@ -35,44 +35,44 @@ def command(
     batch: Annotated[
         str | None,
         typer.Option(
-            help="Smallest, usual and largest number of images at once, of a free batch: 1,8,32.", rich_help_panel=MODEL
+            help="Smallest, usual and largest batch of a model with a free batch size: 1,8,32.", rich_help_panel=MODEL
         ),
     ] = None,
     workspace: Annotated[
-        int | None, typer.Option(help="Most scratch memory for a layer, in MiB.", rich_help_panel=MODEL)
+        int | None, typer.Option(help="Maximum scratch memory per layer, in MiB.", rich_help_panel=MODEL)
     ] = None,
     opt_level: Annotated[
         int | None,
-        typer.Option(help="0 (quickly built) to 5 (quickest to run). Default: TensorRT's, 3.", rich_help_panel=MODEL),
+        typer.Option(help="0 (fast to build) to 5 (fast to run). TensorRT's default is 3.", rich_help_panel=MODEL),
     ] = None,
     version_compatible: Annotated[
         bool,
-        typer.Option("--version-compatible", help="Newer versions of TensorRT load it too.", rich_help_panel=MODEL),
+        typer.Option("--version-compatible", help="Let newer versions of TensorRT load it.", rich_help_panel=MODEL),
     ] = False,
     hardware_compatible: Annotated[
         bool,
-        typer.Option(
-            "--hardware-compatible", help="Any GPU from Ampere on runs it, not this kind alone.", rich_help_panel=MODEL
-        ),
+        typer.Option("--hardware-compatible", help="Let it run on any GPU from Ampere on.", rich_help_panel=MODEL),
     ] = False,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Its weights can be exchanged later.", rich_help_panel=MODEL)
+        bool, typer.Option("--refit", help="Allow its weights to be replaced later.", rich_help_panel=MODEL)
     ] = False,
     strip_weights: Annotated[
         bool,
         typer.Option(
-            "--strip-weights", help="Without weights: they come from the ONNX file at loading.", rich_help_panel=MODEL
+            "--strip-weights",
+            help="Store no weights; they are read from the ONNX file at load time.",
+            rich_help_panel=MODEL,
         ),
     ] = False,
     compute_capability: Annotated[
         str | None,
-        typer.Option(help="GPUs that are not here, e.g. 8.6,8.9 (TensorRT for RTX).", rich_help_panel=DEVICE),
+        typer.Option(help="Build for GPUs elsewhere, e.g. 8.6,8.9 (TensorRT for RTX).", rich_help_panel=DEVICE),
     ] = None,
     plan: Annotated[
         bool,
         typer.Option(
             "--plan",
-            help="Only say what is wrong with the graph, and how trtexec would build it.",
+            help="Only report problems in the graph and the equivalent trtexec command lines.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -104,7 +104,7 @@ def command(
         show(build_plan, build_plan_table, as_json)
         raise typer.Exit(1 if any(finding["severity"] == "error" for finding in build_plan.findings) else 0)
     if as_json:
-        raise EdgeKitError("--json is for --plan", fix="leave it out: the engines' folders are printed one a line")
+        raise EdgeKitError("--json requires --plan", fix="leave it out: the engines' folders are printed one per line")
     with progress_bar() as bar:
         engines = build(source, precision=precision, options=options, device=device, sign=sign, out=out, progress=bar)
     for engine in engines:

@@ -17,7 +17,7 @@ def command(
         ),
     ],
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Remove without asking, also what others were made from.")
+        bool, typer.Option("--yes", "-y", help="Remove without asking, even if other bundles were made from it.")
     ] = False,
 ) -> None:
     """Remove folders from runs/."""
@@ -33,7 +33,7 @@ def command(
             continue
         reason = f"{', '.join(later)} was made from {run.path}, and is compared with it by validate"
         if not sys.stdin.isatty():
-            raise EdgeKitError(reason, fix="pass --yes to remove it all the same")
+            raise EdgeKitError(reason, fix="pass --yes to remove it anyway")
         say(reason)
         if not typer.confirm("Remove it?", err=True):
             raise typer.Exit(1)

@@ -14,7 +14,7 @@ from .output import show
 
 def command(
     bundle: Annotated[
-        Path | None, typer.Argument(help="With --self-test: a model to do it with.", autocompletion=complete_bundles)
+        Path | None, typer.Argument(help="With --self-test: the model to test with.", autocompletion=complete_bundles)
     ] = None,
     self_test: Annotated[
         bool,
@@ -25,19 +25,19 @@ def command(
         ),
     ] = False,
     seconds: Annotated[
-        float, typer.Option(help="With --self-test: how long.", min=1, rich_help_panel=MEASURING)
+        float, typer.Option(help="With --self-test: its duration.", min=1, rich_help_panel=MEASURING)
     ] = 60.0,
     device: Annotated[
         str | None,
         typer.Option(
-            help=f"Which machine: {addresses('describe')}. Default: local.",
+            help=f"Machine to examine: {addresses('describe')}. Default: local.",
             rich_help_panel=DEVICE,
             autocompletion=complete_devices,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What is installed, what this machine has and can measure, what is missing and the line that installs it."""
+    """Show what is installed, what this machine can measure, and how to install what is missing."""
     from ..console import progress_bar
     from ..doctor.diagnose import diagnose, diagnose_device
     from ..doctor.selftest import run_self_test
@@ -46,11 +46,11 @@ def command(
     opened = open_device(device) if device else None
     if opened is not None and self_test and not opened.here:
         raise EdgeKitError(
-            "the self-test is of this machine", fix="run edgekit doctor --self-test on the device itself"
+            "the self-test runs on this machine only", fix="run edgekit doctor --self-test on the device itself"
         )
     if not self_test:
         if bundle:
-            raise EdgeKitError("a bundle is used by the self-test alone", fix=f"edgekit doctor --self-test {bundle}")
+            raise EdgeKitError("a bundle is used with --self-test only", fix=f"edgekit doctor --self-test {bundle}")
         if opened is not None and not opened.here:
             show(diagnose_device(opened), board_table, as_json)
             return

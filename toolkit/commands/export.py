@@ -25,18 +25,18 @@ def command(
         ),
     ] = "onnx",
     dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Take any number of images at once.", rich_help_panel=MODEL)
+        bool, typer.Option("--dynamic-batch", help="Accept any batch size.", rich_help_panel=MODEL)
     ] = False,
     opset: Annotated[
         int | None, typer.Option(help="ONNX operator set. Default: the lowest that suffices.", rich_help_panel=MODEL)
     ] = None,
     cross_check: Annotated[
         bool,
-        typer.Option("--cross-check", help="Export with both of torch's exporters, compare.", rich_help_panel=MODEL),
+        typer.Option("--cross-check", help="Export with both of torch's exporters and compare.", rich_help_panel=MODEL),
     ] = False,
     out: Out = None,
 ) -> None:
-    """Export a network; refused unless it is the same model on real images."""
+    """Export a network; on real images it must answer as the original does."""
     from ...export.eager import TORCH_FORMATS
     from ...export.export_bundle import Options, export_bundle
     from ..workspace import given_or_newest, new_path

@@ -15,7 +15,7 @@ def command(
         str,
         typer.Argument(help=".onnx, TorchScript or .pt2 file, package.module:factory, net.py:Net, timm:NAME, ..."),
     ],
-    name: Annotated[str, typer.Option(help="What to call it.", rich_help_panel=MODEL)],
+    name: Annotated[str, typer.Option(help="Name of the model.", rich_help_panel=MODEL)],
     input: Annotated[str, typer.Option(help="Channels x height x width, e.g. 3x224x224.", rich_help_panel=MODEL)],
     images: Annotated[
         str,
@@ -26,7 +26,8 @@ def command(
         ),
     ],
     labels: Annotated[
-        Path | None, typer.Option(help="Text file: a class name a line, in the logits' order.", rich_help_panel=MODEL)
+        Path | None,
+        typer.Option(help="Text file with one class name per line, in the order of the logits.", rich_help_panel=MODEL),
     ] = None,
     resize: Annotated[
         str | None,
@@ -41,13 +42,13 @@ def command(
     mean: Annotated[
         str | None,
         typer.Option(
-            help="A value a channel on the scale 0 to 1, e.g. 0.485,0.456,0.406.", rich_help_panel=PREPROCESSING
+            help="One value per channel on the scale 0 to 1, e.g. 0.485,0.456,0.406.", rich_help_panel=PREPROCESSING
         ),
     ] = None,
     std: Annotated[
         str | None,
         typer.Option(
-            help="A value a channel on the scale 0 to 1, e.g. 0.229,0.224,0.225.", rich_help_panel=PREPROCESSING
+            help="One value per channel on the scale 0 to 1, e.g. 0.229,0.224,0.225.", rich_help_panel=PREPROCESSING
         ),
     ] = None,
     interpolation: Annotated[
@@ -57,11 +58,11 @@ def command(
         Path | None,
         typer.Option(help="For a factory or NAME: safetensors, or a plain state dict.", rich_help_panel=MODEL),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the division of the images into parts.", rich_help_panel=IMAGES)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for dividing the images into parts.", rich_help_panel=IMAGES)] = 0,
     skip_corrupt: SkipCorrupt = False,
     out: Out = None,
 ) -> None:
-    """Make a bundle of a model of your own."""
+    """Import your own model as a bundle."""
     from ..importing.import_model import import_model, input_dtype, read_labels
     from .parsing import preprocess_of, shape_of
 

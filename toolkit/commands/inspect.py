@@ -17,7 +17,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What is in a bundle."""
+    """Show what a bundle contains."""
     from ..inspect import inspect_bundle
     from ..report.terminal import facts_table
     from ..workspace import given_or_newest

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,9 @@ Out = Annotated[
 ]
 SkipCorrupt = Annotated[
     bool,
-    typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded; lists them.", rich_help_panel=IMAGES),
+    typer.Option(
+        "--skip-corrupt", help="Leave out images that cannot be decoded, and list them.", rich_help_panel=IMAGES
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 Images = Annotated[
@@ -26,7 +28,7 @@ Images = Annotated[
     typer.Option(
         "--images",
         "--data",
-        help="Images from elsewhere than the bundle's own data set: a folder, .npz or named set.",
+        help="Images to use instead of the bundle's own data set: a folder, .npz or named set.",
         rich_help_panel=IMAGES,
         autocompletion=complete_datasets,
     ),
@@ -41,7 +43,7 @@ MaxDrop = Annotated[
 ]
 
 MinSpeedup = Annotated[
-    float | None, typer.Option(help="Least allowed speed-up over the baseline (a ratio).", rich_help_panel=CONTRACT)
+    float | None, typer.Option(help="Minimum speed-up over the baseline (a ratio).", rich_help_panel=CONTRACT)
 ]
 Confidence = Annotated[
     float, typer.Option(help="Confidence level of all intervals.", min=0.5, max=0.999, rich_help_panel=CONTRACT)
@@ -49,7 +51,7 @@ Confidence = Annotated[
 Devices = Annotated[
     list[str] | None,
     typer.Option(
-        help=f"Where: {addresses()}. Repeatable. Default: local.",
+        help=f"Device to measure on: {addresses()}. Repeatable. Default: local.",
         rich_help_panel=DEVICE,
         autocompletion=complete_devices,
     ),
@@ -59,8 +61,8 @@ Runtimes = Annotated[
     typer.Option(
         "--runtime",
         metavar="NAME[:OPTION=VALUE,…]",
-        help=f"What runs the models: {', '.join(RUNTIMES)}, with options of its own, e.g. onnxruntime:threads=1. "
-        "Repeatable: each model is measured on each that opens its format. Default: the format's first.",
+        help=f"Runtime of the models: {', '.join(RUNTIMES)}, with its own options, e.g. onnxruntime:threads=1. "
+        "Repeatable: each model is measured on every runtime that opens its format. Default: the first one.",
         rich_help_panel=MEASURING,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Printing what a command did."""
+"""Printing the results of commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def made(bundle: "Bundle", remark: str = "") -> None:
-    """Say what was made: the folder on standard output, the rest for the user."""
+    """Report a new bundle: its folder on standard output, the details on standard error."""
     from ..console import say, stdout
 
     manifest = bundle.manifest
@@ -24,7 +24,7 @@ def made(bundle: "Bundle", remark: str = "") -> None:
 
 
 def write_report(result: "Validation", folder: Path) -> None:
-    """Write the report's files, and say where they are."""
+    """Write the report's files and log their paths."""
     from ..console import say
     from ..report.files import write_reports
 

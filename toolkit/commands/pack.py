@@ -21,7 +21,7 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="The file to write; with --verify, a folder for its bundles.", rich_help_panel=OUTPUT
+            "--out", "-o", help="Output file; with --verify, a folder for its bundles.", rich_help_panel=OUTPUT
         ),
     ] = None,
     baseline: Annotated[
@@ -34,13 +34,13 @@ def command(
     ] = None,
     images: Images = None,
     limit: Annotated[
-        int, typer.Option(help="How many test images go with it, drawn by class.", min=1, rich_help_panel=IMAGES)
+        int, typer.Option(help="Number of test images to include, drawn by class.", min=1, rich_help_panel=IMAGES)
     ] = 200,
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     confidence: Confidence = 0.95,
     seconds: Annotated[
-        float, typer.Option(help="Least time for the latency blocks.", min=0, rich_help_panel=MEASURING)
+        float, typer.Option(help="Minimum time for the latency blocks.", min=0, rich_help_panel=MEASURING)
     ] = 8.0,
     runtime: Runtimes = None,
     sign: Annotated[
@@ -52,7 +52,7 @@ def command(
     ] = None,
     skip_corrupt: SkipCorrupt = False,
 ) -> None:
-    """Make one file of a model to carry to a board: `python3 FILE` validates it there and writes result.json."""
+    """Pack a model into one file: `python3 FILE` validates it on a board and writes result.json."""
     from ...deploy.bundle import Bundle
     from ...deploy.measuring.plan import Plan
     from ..analysis.contract import Contract
@@ -64,7 +64,7 @@ def command(
         if sign or len(bundles or []) != 1:
             raise EdgeKitError("--verify takes one packed file", fix="edgekit pack --verify key.pub model.pyz")
         packed = verify_packed((bundles or [])[0], verify)
-        say(f"signed by the owner of {verify}, every byte as it was")
+        say(f"signed by the owner of {verify}, and unchanged")
         for path in unpack(packed, out) if out else []:
             stdout.print(str(path))
         return

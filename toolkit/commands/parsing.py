@@ -1,4 +1,4 @@
-"""Reading the command line's short forms: 3x224x224, 0.485,0.456,0.406, 10m."""
+"""Parsing short forms of the command line: 3x224x224, 0.485,0.456,0.406, 10m."""
 
 from typing import Literal
 
@@ -50,10 +50,10 @@ def plan_of(
     seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None,
     **options: OptionValue | None,
 ) -> Plan:  # fmt: skip
-    """The plan that validate's options describe.
+    """Make a plan from the options of validate.
 
     Args:
-        options: of every model whose runtime has them; None and False for those that were not passed.
+        options: for every model whose runtime has them; None and False mean that an option was not passed.
 
     Raises:
         RecipeError: an unknown scenario, or a value out of range.
@@ -69,10 +69,10 @@ def plan_of(
 def build_options(
     batch: str | None, workspace: int | None, opt_level: int | None, compute_capability: str | None, **flags: bool
 ) -> Options:
-    """The options that build's describe.
+    """Make build options from the command line's.
 
     Raises:
-        RecipeError: one is not of its form, or out of range.
+        RecipeError: an option cannot be parsed, or is out of range.
     """
     sizes: tuple[int, int, int] | None = None
     if batch is not None:
@@ -90,7 +90,7 @@ def preprocess_of(
     shape: tuple[int, int, int], resize: str | None, crop: int | None, mean: str | None, std: str | None,
     interpolation: str, dtype: Literal["float32", "uint8"] = "float32",
 ) -> Preprocess:  # fmt: skip
-    """The preprocessing that the import options describe; mean and std must be said, because nobody can see them.
+    """Make the preprocessing from the options of import; mean and std are required, as no file records them.
 
     A network that takes uint8 pixels normalizes them itself, so it has none.
 
@@ -106,7 +106,7 @@ def preprocess_of(
         mean, std = "0", "1"
     if mean is None or std is None:
         raise RecipeError(
-            "the model's mean and std are not known",
+            "the model's mean and std are unknown",
             fix="pass what it was trained with: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (0 and 1 for none)",
         )
     sides = _sides(resize, "--resize") if resize else [min(height, width)]
@@ -129,7 +129,7 @@ def _sides(text: str, option: str) -> list[int]:
     except ValueError:
         sides = [0]
     if min(sides) < 1:
-        raise RecipeError(f"{option} {text} is not a size", fix=f"whole pixels joined by x, e.g. {option} 3x224x224")
+        raise RecipeError(f"{option} {text} is not a size", fix=f"pixels joined by x, e.g. {option} 3x224x224")
     return sides
 
 

@@ -21,17 +21,21 @@ def command(
             autocompletion=complete_bundles,
         ),
     ],
-    top: Annotated[int, typer.Option(help="How many classes an image.", min=1, rich_help_panel=OUTPUT)] = 3,
-    csv: Annotated[Path | None, typer.Option(help="Write Image,Category here.", rich_help_panel=OUTPUT)] = None,
+    top: Annotated[int, typer.Option(help="Number of classes to show per image.", min=1, rich_help_panel=OUTPUT)] = 3,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a CSV file with Image,Category.", rich_help_panel=OUTPUT)
+    ] = None,
     grid: Annotated[
         Path | None,
-        typer.Option(help="Draw 12 random images with true and predicted labels here.", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="Write a picture of 12 random images with true and predicted labels.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     skip_corrupt: SkipCorrupt = False,
     verify: Verify = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict one image or many."""
+    """Predict the classes of images."""
     from ...deploy.bundle import Bundle
     from ...deploy.engine.passport import ENGINE_FORMAT
     from ...deploy.manifest import MANIFEST
@@ -41,12 +45,12 @@ def command(
 
     if len(arguments) > 2:
         raise EdgeKitError(
-            f"predict takes a bundle and one place of images, not {len(arguments)} arguments",
-            fix="pass a folder that holds the images",
+            f"predict takes a bundle and one image source, not {len(arguments)} arguments",
+            fix="pass a folder that contains the images",
         )
     *bundle, images = arguments
     if not bundle and (Path(images) / MANIFEST).is_file():
-        raise EdgeKitError(f"{images} is a bundle, and no images are given", fix=f"edgekit predict {images} IMAGES")
+        raise EdgeKitError(f"{images} is a bundle, and the images are missing", fix=f"edgekit predict {images} IMAGES")
     opened = (
         Bundle.open(bundle[0]) if bundle else newest(lambda m: m.format != ENGINE_FORMAT, "bundle", "edgekit train")
     )

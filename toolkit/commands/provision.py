@@ -21,15 +21,15 @@ def command(
         bool,
         typer.Option(
             "--offline",
-            help="Download the wheels here and send them, for a device without a network.",
+            help="Download the wheels on this machine and send them, for a device without a network.",
             rich_help_panel=DEVICE,
         ),
     ] = False,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Remove all that EdgeKit put there.", rich_help_panel=DEVICE)
+        bool, typer.Option("--clean", help="Remove everything that EdgeKit installed there.", rich_help_panel=DEVICE)
     ] = False,
 ) -> None:
-    """Install ONNX Runtime on a device, in a venv of EdgeKit's own; or remove all of EdgeKit from it."""
+    """Install ONNX Runtime in EdgeKit's own venv on a device, or remove EdgeKit from it."""
     from ..console import progress_bar, stdout
     from ..doctor.provision import provision, remove_all
 

@@ -31,30 +31,30 @@ def command(
     calibration: Annotated[
         str,
         typer.Option(
-            help=f"How ranges of activations are set: {', '.join(METHODS)}.",
+            help=f"Calibration method for the ranges of activations: {', '.join(METHODS)}.",
             rich_help_panel=IMAGES,
             autocompletion=complete_methods,
         ),
     ] = "minmax",
     calibration_images: Annotated[
-        int, typer.Option(help="Drawn by class from the training part.", rich_help_panel=IMAGES)
+        int, typer.Option(help="How many, drawn by class from the training part.", rich_help_panel=IMAGES)
     ] = 512,
     max_drop: MaxDrop = None,
     allow_few: Annotated[
-        bool, typer.Option("--allow-few", help="Calibrate with fewer than 8 images too.", rich_help_panel=IMAGES)
+        bool, typer.Option("--allow-few", help="Allow fewer than 8 calibration images.", rich_help_panel=IMAGES)
     ] = False,
     dynamic: Annotated[bool, typer.Option("--dynamic", hidden=True)] = False,
     skip_corrupt: SkipCorrupt = False,
     out: Out = None,
 ) -> None:
-    """Quantize an ONNX model after training, and hold it to the accuracy contract."""
+    """Quantize an ONNX model after training, and judge it by the accuracy contract."""
     from ..console import progress_bar, say
     from ..quantize.quantize import QuantizeOptions, quantize
     from ..workspace import given_or_newest
 
     if dynamic:
         raise EdgeKitError(
-            "dynamic quantization makes a CNN slower: its convolutions find their ranges anew at every image, and "
+            "dynamic quantization makes a CNN slower: it recomputes the ranges of convolutions for every image, and "
             "ONNX Runtime runs them as ConvInteger, which is slow or missing", fix="leave out --dynamic",
         )  # fmt: skip
     source = given_or_newest(

@@ -13,7 +13,9 @@ from .output import show
 def command(
     reports: Annotated[
         list[Path] | None,
-        typer.Argument(help="report.json or result.json files; of several, the last is compared with each before it."),
+        typer.Argument(
+            help="report.json or result.json files; with several, the last is compared with each earlier one."
+        ),
     ] = None,
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
@@ -22,17 +24,17 @@ def command(
     join: Annotated[
         bool, typer.Option("--join", help="Show reports of several devices side by side.", rich_help_panel=OUTPUT)
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write the page here.", rich_help_panel=OUTPUT)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as an HTML page.", rich_help_panel=OUTPUT)] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.", rich_help_panel=OUTPUT)] = None,
     markdown: Annotated[
-        Path | None, typer.Option(help="Write a summary for a pull request here.", rich_help_panel=OUTPUT)
+        Path | None, typer.Option(help="Write a Markdown summary for a pull request.", rich_help_panel=OUTPUT)
     ] = None,
     as_json: AsJson = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of report.json.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Show a report again, or compare one with earlier ones, without measuring."""
+    """Show a report, or compare it with earlier ones, without measuring."""
     if schema:
         from ...deploy.visible import visible_json
         from ..analysis.json_schema import report_schema
@@ -42,7 +44,7 @@ def command(
         print(visible_json(report_schema()))
         return
     if not reports:
-        raise EdgeKitError("no report is named", fix="edgekit report runs/….report/report.json")
+        raise EdgeKitError("no report given", fix="edgekit report runs/….report/report.json")
     from ..analysis.compare import compare_reports, read_document, read_report
     from ..analysis.contract import Contract
     from ..analysis.join import join_reports

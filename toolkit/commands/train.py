@@ -26,7 +26,7 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Network; its shipped recipe is taken when there is one.",
+            help="Network; its shipped recipe is used if there is one.",
             rich_help_panel=MODEL,
             autocompletion=complete_networks,
         ),
@@ -35,15 +35,17 @@ def command(
         str | None, typer.Option(help="Shipped recipe, or a .toml file. Default: digits.", rich_help_panel=TRAINING)
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="How often to go through the training images.", rich_help_panel=TRAINING)
+        int | None, typer.Option(help="Number of passes over the training images.", rich_help_panel=TRAINING)
     ] = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from the library's published weights.", rich_help_panel=MODEL)
     ] = False,
-    root: Annotated[str | None, typer.Option(help="Where a named data set is kept.", rich_help_panel=IMAGES)] = None,
+    root: Annotated[str | None, typer.Option(help="Folder of a named data set.", rich_help_panel=IMAGES)] = None,
     download: Annotated[
         bool,
-        typer.Option("--download", help="Fetch a named data set that is not on this machine.", rich_help_panel=IMAGES),
+        typer.Option(
+            "--download", help="Download a named data set that is not on this machine.", rich_help_panel=IMAGES
+        ),
     ] = False,
     skip_corrupt: SkipCorrupt = False,
     settings: Annotated[
@@ -54,7 +56,7 @@ def command(
         bool,
         typer.Option(
             "--resume",
-            help="Continue the newest interrupted training in runs/; with --epochs N, extend the newest to N.",
+            help="Continue the newest interrupted training in runs/; with --epochs N, extend the newest training to N.",
             rich_help_panel=TRAINING,
         ),
     ] = False,
@@ -94,7 +96,7 @@ def command(
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:
-    """The recipe that was named, else the model's, else the digits'; then the settings of single options."""
+    """The named recipe, else the model's, else the one for digits; single options override it."""
     from ..console import say
     from ..training.recipe import Recipe, for_model
     from ..workspace import safe_name

@@ -27,7 +27,7 @@ from .options import (
 )
 from .output import show, write_report
 
-# What may be asked for beside --reproduce; the rest is the report's.
+# Options that may accompany --reproduce; all others come from the report.
 _WITH_REPRODUCE = {"reproduce", "out", "as_json", "ort_web", "verify", "across_hardware"}
 
 
@@ -47,7 +47,8 @@ def command(
     ] = None,
     images: Images = None,
     limit: Annotated[
-        int | None, typer.Option(help="Take this many test images, drawn by class.", min=1, rich_help_panel=IMAGES)
+        int | None,
+        typer.Option(help="Use at most this many test images, drawn by class.", min=1, rich_help_panel=IMAGES),
     ] = None,
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
@@ -55,44 +56,50 @@ def command(
     seconds: Annotated[
         float,
         typer.Option(
-            help="Least time for the latency blocks; three times this at most.", min=0, rich_help_panel=MEASURING
+            help="Minimum time for the latency blocks; the maximum is three times this.",
+            min=0,
+            rich_help_panel=MEASURING,
         ),
     ] = 8.0,
     threads: Annotated[
         int | None,
-        typer.Option(help="Threads for one inference. Default: the cores allowed.", min=1, rich_help_panel=MEASURING),
+        typer.Option(
+            help="Threads per inference. Default: the allowed cores that are free.", min=1, rich_help_panel=MEASURING
+        ),
     ] = None,
     scenario: Annotated[
         str,
-        typer.Option(help="single_stream, or offline: that and throughput by batch size.", rich_help_panel=MEASURING),
+        typer.Option(help="single_stream, or offline to add throughput by batch size.", rich_help_panel=MEASURING),
     ] = "single_stream",
     fps: Annotated[
         float | None,
         typer.Option(
-            help="Also offer this many images a second; counts the deadlines missed.", rich_help_panel=MEASURING
+            help="Also offer this many images per second, and count missed deadlines.", rich_help_panel=MEASURING
         ),
     ] = None,
     sustained: Annotated[
         str | None,
-        typer.Option(help="Also run each model this long without a pause: 90s, 10m, 1h.", rich_help_panel=MEASURING),
+        typer.Option(help="Also run each model without a pause: for 90s, 10m, 1h.", rich_help_panel=MEASURING),
     ] = None,
     runtime: Runtimes = None,
     provider: Annotated[
         str | None,
         typer.Option(
-            help="ONNX Runtime's: cpu, cuda, tensorrt, tensorrt-rtx. It must leave nothing to the CPU.",
+            help="ONNX Runtime's provider: cpu, cuda, tensorrt, tensorrt-rtx. It must run every operator.",
             rich_help_panel=MEASURING,
         ),
     ] = None,
     allow_fallback: Annotated[
         bool,
         typer.Option(
-            "--allow-fallback", help="Operators that the provider leaves may run on the CPU.", rich_help_panel=MEASURING
+            "--allow-fallback",
+            help="Let the CPU run operators that the provider does not support.",
+            rich_help_panel=MEASURING,
         ),
     ] = False,
     cuda_graph: Annotated[
         bool,
-        typer.Option("--cuda-graph", help="Launch an engine's whole run as one CUDA graph.", rich_help_panel=MEASURING),
+        typer.Option("--cuda-graph", help="Launch each run of an engine as one CUDA graph.", rich_help_panel=MEASURING),
     ] = False,
     across_hardware: AcrossHardware = False,
     skip_corrupt: SkipCorrupt = False,
@@ -100,13 +107,11 @@ def command(
     device: Devices = None,
     ort_web: Annotated[
         Path | None,
-        typer.Option(help="With --device browser: folder of onnxruntime-web's files.", rich_help_panel=DEVICE),
+        typer.Option(help="With --device browser: folder with onnxruntime-web's files.", rich_help_panel=DEVICE),
     ] = None,
     reproduce: Annotated[
         Path | None,
-        typer.Option(
-            help="Measure again what this report.json records, and compare with it.", rich_help_panel=MEASURING
-        ),
+        typer.Option(help="Repeat the validation of this report.json, and compare.", rich_help_panel=MEASURING),
     ] = None,
     as_json: AsJson = False,
     out: Annotated[
@@ -116,7 +121,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Compare original and optimised models on this machine or another: accuracy, latency, a verdict."""
+    """Compare original and optimised models on a device: accuracy, latency and a verdict."""
     from ...deploy.bundle import Bundle
     from ..analysis.compare import read_report
     from ..analysis.contract import Contract
@@ -154,7 +159,7 @@ def _reproduce(
     ctx: typer.Context, path: Path, out: Path | None, ort_web: Path | None, verify: Path | None,
     *, as_json: bool, across_hardware: bool,
 ) -> NoReturn:  # fmt: skip
-    """Measure again what a report records, and print today's figures beside the report's."""
+    """Repeat a report's validation, and print today's figures next to the report's."""
     from ..analysis.compare import compare_reports, read_report
     from ..analysis.contract import Contract
     from ..console import progress_bars
@@ -165,7 +170,7 @@ def _reproduce(
     typed = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
     if refused := sorted({*typed} - _WITH_REPRODUCE):
         option = "bundles" if refused[0] == "bundles" else f"--{refused[0].replace('_', '-')}"
-        raise EdgeKitError(f"{option} is the report's with --reproduce", fix="leave it out")
+        raise EdgeKitError(f"with --reproduce, {option} comes from the report", fix="leave it out")
     again = recorded(path, across_hardware=across_hardware)
     device, folder = again.report["device"]["name"], out or path.parent / "reproduced"
     with progress_bars([f"validate on {device}"]) as bars:

@@ -1,4 +1,4 @@
-"""What is here, what is missing, and the line that installs it."""
+"""What is installed, what is missing, and the command that installs it."""
 
 import contextlib
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +13,7 @@ from ..analysis.noise import threads_advised
 from ..quantize.targets import TARGETS, target_for, this_machine
 from .selftest import overhead
 
-# What EdgeKit uses beside the packages of the runtimes.
+# Packages that EdgeKit uses in addition to those of the runtimes.
 _PACKAGES = tuple(
     Package(modules=(module,), distributions=(name,), extra=extra, purpose=purpose)
     for name, module, extra, purpose in (
@@ -63,10 +63,10 @@ def _describe(runtime: Runtime) -> RuntimeEntry:
 
 
 def diagnose_device(device: Device) -> DeviceDiagnosis:
-    """What is on another device and what it lacks; all about the machine where it can run EdgeKit's own code.
+    """Another device: its packages, what it lacks, and its hardware if it can run EdgeKit's own code.
 
     Raises:
-        DeviceError: it cannot describe itself, be reached, or has no Python that is new enough.
+        DeviceError: it cannot describe itself or be reached, or its Python is too old.
     """
     device.require("describe")
     with device:

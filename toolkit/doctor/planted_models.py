@@ -1,4 +1,4 @@
-"""Models whose speed is known, which a measurement is tested with."""
+"""Models of known speed that measurements are tested with."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ _SIDE, _CLASSES = 8, 10
 
 
 def null_bundle(path: Path, ns: int = 0, waiting_ns: int | None = None) -> Bundle:
-    """A bundle of the null runtime: its calls do nothing, for `ns` nanoseconds, with several threads `waiting_ns`."""
+    """A bundle of the null runtime: each call spins for `ns` nanoseconds, or `waiting_ns` with several threads."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, _SIDE, _SIDE), dtype=np.uint8)
     labels = tuple(str(label) for label in range(_CLASSES))
     images = ImageSet(labels, tuple(map(str, range(len(pixels)))), np.arange(len(pixels)) % _CLASSES, list(pixels))

@@ -12,18 +12,18 @@ from ...deploy.progress import Progress, silent
 
 # glibc's minor versions that manylinux wheels are built for (PEP 600); a wheel for an older one works on a newer.
 _GLIBC_MINORS = range(17, 60)
-# The tags from before PEP 600, and the glibc that each means.
+# The tags from before PEP 600, and the glibc version of each.
 _OLD_TAGS = {"manylinux2014": 17}
 
 
 def provision(name: str, *, offline: bool, progress: Progress = silent) -> dict[str, str]:
-    """Install what the agent needs on a device, and try it: package -> version.
+    """Install and test what the agent needs on a device: package -> version.
 
     Args:
         offline: the device's wheels are downloaded on this machine and sent.
 
     Raises:
-        DeviceError: it cannot be reached, or the installation failed; then all is as it was before.
+        DeviceError: it cannot be reached, or the installation failed and was undone.
     """
     device = open_device(name)
     device.require("provision")
@@ -32,7 +32,7 @@ def provision(name: str, *, offline: bool, progress: Progress = silent) -> dict[
 
 
 def remove_all(name: str) -> list[str]:
-    """Remove all that EdgeKit put on a device: the folders that are gone."""
+    """Remove everything that EdgeKit installed on a device; returns the removed folders."""
     device = open_device(name)
     device.require("provision")
     with device:
@@ -43,10 +43,12 @@ def download_wheels(facts: Facts, folder: Path) -> None:
     """Download the wheels that a device's Python needs into a new folder.
 
     Raises:
-        EdgeKitError: there is no pip here, or there are no such wheels.
+        EdgeKitError: pip is missing on this machine, or no such wheels exist.
     """
     if find_spec("pip") is None:
-        raise EdgeKitError("there is no pip here to download wheels with", fix="python -m ensurepip")
+        raise EdgeKitError(
+            "pip is not installed on this machine, and it downloads the wheels", fix="python -m ensurepip"
+        )
     major, minor, _ = facts.python
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", str(folder),
@@ -64,7 +66,7 @@ def download_wheels(facts: Facts, folder: Path) -> None:
 
 
 def platform_tags(facts: Facts) -> list[str]:
-    """The wheel platforms that a device takes, the newest first (PEP 600).
+    """The wheel platforms that a device accepts, newest first (PEP 600).
 
     Raises:
         DeviceError: not a Linux with glibc.
@@ -72,7 +74,7 @@ def platform_tags(facts: Facts) -> list[str]:
     name, version = facts.libc
     if name != "glibc":
         raise DeviceError(
-            f"the device has no glibc ({name or 'unknown C library'}), and ONNX Runtime has no wheels for it",
+            f"the device uses {name or 'an unknown C library'} instead of glibc, and ONNX Runtime has no wheels for it",
             fix="build ONNX Runtime there, or use a system with glibc",
         )
     minor, machine = int(version.split(".")[1]), facts.machine

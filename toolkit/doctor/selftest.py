@@ -1,4 +1,4 @@
-"""The measurement measured: what it costs a call, and the smallest difference that it finds on this machine."""
+"""Testing the measurement: its cost per call, and the smallest difference that it detects on this machine."""
 
 import io
 import time
@@ -23,15 +23,15 @@ from ..analysis.statistics import CONFIDENCE, process_speedups, ratio_of_times, 
 from ..analysis.verdict import ratio
 from .planted_models import null_bundle, slowed
 
-# What is planted, and has to be found.
+# The planted difference that the test has to find.
 SLOWER = 1.03
 
-# A process of three models takes about 3 seconds to start and warm up, whatever is timed in it after that.
+# A process of three models takes about 3 seconds to start and warm up.
 _PROCESS_S = 5.0
 
 
 def overhead() -> Overhead:
-    """Nanoseconds that a timed call of a model that does nothing takes: in this process, and through the agent."""
+    """Nanoseconds per timed call of a model that does nothing: in this process, and through the agent."""
     with scratch_folder() as folder:
         bundle = null_bundle(folder / "null")
         worker = Worker(io.StringIO())
@@ -47,21 +47,21 @@ def overhead() -> Overhead:
 def run_self_test(
     bundle: Bundle | None, seconds: float = 60.0, seed: int = 0, progress: Progress = silent
 ) -> tuple[SelfTest, int]:
-    """Measure a model against itself, and against itself planted 3 % slower, in about this many seconds.
+    """Measure a model against itself and against a copy slowed by 3 %, in about `seconds`.
 
     Args:
-        bundle: a model to do it with; None takes one that only spins, for a millisecond.
+        bundle: the model to test with; None takes one that spins for a millisecond.
 
     Returns:
-        What was found, and the exit code: 0 for "no difference" and "slower", 3 where one of them is the contrary, 4
-        where this machine is too noisy to say.
+        The result, and the exit code: 0 for "no difference" and "slower", 3 if one of them is the contrary, 4
+        if this machine is too noisy to decide.
     """
     processes = max(3, int(seconds / _PROCESS_S))
     plan = Plan(seconds=max(0.3, seconds - 3.0 * processes), processes=processes, seed=seed)
     begin = time.monotonic()
     with scratch_folder() as folder:
         if bundle is not None:
-            runtime_for(bundle).opener(bundle.manifest.format)  # before anything is planted in it
+            runtime_for(bundle).opener(bundle.manifest.format)  # before anything is planted
         source = bundle or null_bundle(folder / "null", ns=1_000_000)
         trio = [slowed(source, folder / name, factor) for name, factor in _trio()]
         measured = open_device("local", planted=True).measure(trio, plan, None, progress)
@@ -88,13 +88,13 @@ def run_self_test(
 
 
 def smallest_difference(comparisons: Sequence[Sequence[float]]) -> float:
-    """The smallest relative difference that is found nine times out of ten, given comparisons of known outcome.
+    """The smallest relative difference detected nine times out of ten, from comparisons of known outcome.
 
-    The usual sum of two quantiles of Student's t times the standard error, of the less exact comparison; it is an
-    estimate itself, from few processes.
+    The sum of two quantiles of Student's t, times the standard error of the less exact comparison. It is itself
+    an estimate from few processes.
 
     Args:
-        comparisons: logarithms of a ratio, a value a process.
+        comparisons: logarithms of a ratio, one value per process.
     """
     largest = 0.0
     for values in comparisons:

@@ -10,7 +10,7 @@ from ...export.onnx_file import reads, subgraphs
 
 
 def type_name(kind: int) -> str:
-    """TensorProto's name of a data type, in small letters; a number that it does not know as it stands."""
+    """TensorProto's name of a data type in lower case; an unknown number stays a number."""
     return next((name for name, value in TensorProto.DataType.items() if value == kind), str(kind)).lower()
 
 
@@ -20,7 +20,7 @@ def cut(path: Path, image: str, scores: str) -> str:
 
 
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the shapes that can be inferred; as it is where its nodes contradict each other."""
+    """The model with inferred shapes; unchanged if its nodes contradict each other."""
     try:
         return onnx.shape_inference.infer_shapes(model)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
@@ -28,14 +28,14 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def prepend(model: onnx.ModelProto, name: str, operator: str, **attributes: Any) -> None:
-    """Put an operator between a graph's input and all that reads it."""
+    """Insert an operator between a graph's input and its readers."""
     inner = _new_name(model, f"{name}_{operator.lower()}")
     _rename_reads(model.graph, name, inner)
     model.graph.node.insert(0, helper.make_node(operator, [name], [inner], inner, **attributes))
 
 
 def append(model: onnx.ModelProto, name: str, operator: str, **attributes: Any) -> None:
-    """Put an operator between a graph's output and what makes it."""
+    """Insert an operator between a graph's output and its producer."""
     inner = _new_name(model, f"{name}_{operator.lower()}")
     _rename_output(model.graph, name, inner)
     _rename_reads(model.graph, name, inner)
@@ -43,7 +43,7 @@ def append(model: onnx.ModelProto, name: str, operator: str, **attributes: Any) 
 
 
 def publish(model: onnx.ModelProto, source: str, name: str) -> None:
-    """Let the tensor `source` be the graph's output `name`, which nothing makes any more."""
+    """Make the tensor `source` the graph's output `name`, which has no producer any more."""
     produced = any(source in node.output for node in model.graph.node)
     if produced and not any(source in reads(node) for node in model.graph.node):
         _rename_output(model.graph, source, name)
@@ -52,7 +52,7 @@ def publish(model: onnx.ModelProto, source: str, name: str) -> None:
 
 
 def remove(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
-    """Take out nodes, the constants that only they read, and what is recorded of tensors that are gone."""
+    """Remove nodes, the constants that only they read, and the recorded shapes of removed tensors."""
     graph = model.graph
     candidates = {name for node in nodes for name in node.input}
     for node in nodes:
@@ -75,7 +75,7 @@ def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def _rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """In subgraphs too, but where one has a tensor of its own by that name."""
+    """Rename in subgraphs too, unless one has its own tensor of that name."""
     for node in graph.node:
         for at, name in enumerate(node.input):
             if name == old:

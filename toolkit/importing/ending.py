@@ -13,7 +13,7 @@ from ...deploy.postprocess import probabilities
 from ...export.onnx_file import producers
 from .edit import append, cut, inferred, publish, remove, type_name
 
-# What may stand between a graph's last real operator and its output.
+# Operators that may follow a graph's last real operator.
 _PASSING = (
     "Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Unsqueeze",
 )  # fmt: skip
@@ -47,12 +47,12 @@ _WHY = {
 
 
 class Ending(NamedTuple):
-    """What was done to a graph's end.
+    """The changes made to a graph's end.
 
     Attributes:
-        changes: a sentence each.
-        activation: logits [n, k] -> what the graph answered before.
-        ceiling: the largest value that this answer could have: a quantized Softmax reaches its calibrated maximum.
+        changes: one sentence per change.
+        activation: logits [n, k] -> the graph's original answer.
+        ceiling: the largest value of that answer; a quantized Softmax reaches its calibrated maximum.
     """
 
     changes: Sequence[str] = ()
@@ -61,10 +61,10 @@ class Ending(NamedTuple):
 
 
 def end_in_logits(model: onnx.ModelProto, path: Path) -> Ending:
-    """Make a graph's only output float32 logits [n, k], in place, as far as this can be seen before it runs.
+    """Make a graph's only output float32 logits [n, k], in place, as far as this is known before it runs.
 
     Raises:
-        BundleError: it answers with a class's number.
+        BundleError: it returns a class index.
     """
     output = model.graph.output[0]
     tail = _tail(model)
@@ -74,28 +74,28 @@ def end_in_logits(model: onnx.ModelProto, path: Path) -> Ending:
     if kind not in _REAL:
         name = type_name(kind)
         raise BundleError(
-            f"{path} answers with {name} numbers ({output.name}), not with a score per class",
+            f"{path} returns {name} numbers ({output.name}) instead of a score per class",
             fix="export it with the logits as output",
         )
     changes, activation, ceiling = [], _nothing, float("inf")
     if tail and _is_activation(tail):
         activation = _ACTIVATIONS[tail[-1].op_type]
         ceiling = _take_off(model, tail)
-        changes.append(f"it ends in {tail[-1].op_type}, which was taken off: {_WHY[activation]}")
+        changes.append(f"it ends in {tail[-1].op_type}, which was removed: {_WHY[activation]}")
     if _trailing_ones(model):
         append(model, output.name, "Flatten", axis=1)
         if output.type.tensor_type.HasField("shape"):
             del output.type.tensor_type.shape.dim[2:]
-        changes.append("its output is [n, classes, 1, 1]: a Flatten was put after it")
+        changes.append("its output is [n, classes, 1, 1]: a Flatten was added after it")
     if kind != TensorProto.FLOAT:
         append(model, output.name, "Cast", to=TensorProto.FLOAT)
         output.type.tensor_type.elem_type = TensorProto.FLOAT
-        changes.append(f"its output is {type_name(kind)}: a Cast was put after it")
+        changes.append(f"its output is {type_name(kind)}: a Cast was added after it")
     return Ending(changes, activation, ceiling)
 
 
 def _tail(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """From the output back to the last operator that does more than pass values on, that one included."""
+    """The nodes from the output back to the last operator that changes values, including it."""
     makers = producers(model.graph)
     name, nodes = model.graph.output[0].name, []
     while (node := makers.get(name)) is not None:
@@ -107,7 +107,7 @@ def _tail(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _is_activation(tail: Sequence[onnx.NodeProto]) -> bool:
-    """Whether a graph ends in what can be taken off: a quantized one has to be dequantized after it."""
+    """Whether a graph's last operator can be removed: a quantized one must be dequantized after it."""
     last = tail[-1]
     if last.op_type.startswith("QLinear") and not (
         len(last.input) >= 5 and len(tail) > 1 and tail[-2].op_type == "DequantizeLinear"
@@ -119,13 +119,13 @@ def _is_activation(tail: Sequence[onnx.NodeProto]) -> bool:
 def _refuse_choice(model: onnx.ModelProto, path: Path, node: onnx.NodeProto) -> None:
     image, scores = model.graph.input[0].name, node.input[0]
     raise BundleError(
-        f"{path} ends in {node.op_type}: it answers with a class's number, and EdgeKit needs the score of every class",
-        fix=f"take {scores} as its output: {cut(path, image, scores)}",
+        f"{path} ends in {node.op_type}: it returns a class index, and EdgeKit needs the score of every class",
+        fix=f"make {scores} its output: {cut(path, image, scores)}",
     )
 
 
 def _take_off(model: onnx.ModelProto, tail: Sequence[onnx.NodeProto]) -> float:
-    """Take the activation at the tail's end out of the graph, with its output's rounding; says that one's ceiling."""
+    """Remove the activation at the tail's end and the rounding of its output; returns the ceiling of that rounding."""
     last, after = tail[-1], list(reversed(tail[:-1]))
     constants = {entry.name: entry for entry in model.graph.initializer}
     if last.op_type.startswith("QLinear"):  # input, its scale and zero point, the output's scale and zero point
@@ -148,14 +148,14 @@ def _take_off(model: onnx.ModelProto, tail: Sequence[onnx.NodeProto]) -> float:
 
 
 def _ceiling(constants: dict[str, TensorProto], names: Sequence[str]) -> float:
-    """The largest value that a scale and a zero point can express; infinite where they are not known."""
+    """The largest value that a scale and a zero point can express; infinite if they are unknown."""
     values = [constants[name] for name in names if name in constants]
     if len(values) < 2:
         return float("inf")
     try:
         scale, zero = map(numpy_helper.to_array, values)
         return float(scale.max()) * (np.iinfo(zero.dtype).max - int(zero.min()))
-    except ValueError:  # no integers, or not as many as it says: the checker's matter
+    except ValueError:  # no integers, or too few: the checker reports it
         return float("inf")
 
 

@@ -1,4 +1,4 @@
-"""What a file is that was passed as a model or as weights: the kinds that are not taken, each with the way out."""
+"""Kinds of files that import does not accept as model or weights, each with its fix."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,17 +24,17 @@ class _Kind(NamedTuple):
     suffixes: tuple[str, ...] = ()
 
 
-# In this order: what the first bytes say comes before what the suffix does. {} is the file's path.
+# In order of precedence: first bytes before suffixes. {} is the file's path.
 _KINDS = (
     _Kind(
-        "a Git LFS pointer, not the file itself", "git lfs pull, in its repository (git lfs install comes first)",
+        "a Git LFS pointer, not the file itself", "run git lfs install, then git lfs pull, in its repository",
         _LFS,
     ),
     _Kind("a web page, not a model", "download the file itself (GitHub: the raw file)", b"<!doctype html"),
     _Kind("a web page, not a model", "download the file itself (GitHub: the raw file)", b"<html"),
     _Kind("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{}} --output model.onnx", b"TFL3", 4),
-    _Kind("an ONNX Runtime model (.ort)", "import the .onnx file that it was made from", b"ORTM", 4),
-    _Kind("a TensorRT engine", "import the ONNX file that it was built from; edgekit build makes the engine", b"ftrt"),
+    _Kind("an ONNX Runtime model (.ort)", "import the .onnx file it was made from", b"ORTM", 4),
+    _Kind("a TensorRT engine", "import the ONNX file it was built from; edgekit build makes the engine", b"ftrt"),
     _Kind("an HDF5 file (Keras)", f"{_TF2ONNX} --keras {{}} --output model.onnx", b"\x89hdf\r\n"),
     _Kind("compressed with gzip", "gunzip it first", b"\x1f\x8b"),
     _Kind(
@@ -44,21 +44,21 @@ _KINDS = (
     _Kind("a Keras model", f"{_TF2ONNX} --keras {{}} --output model.onnx", suffixes=(".keras", ".h5")),
     _Kind("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{}} --output model.onnx", suffixes=(".tflite",)),
     _Kind(
-        "a TensorRT engine", "import the ONNX file that it was built from; edgekit build makes the engine",
+        "a TensorRT engine", "import the ONNX file it was built from; edgekit build makes the engine",
         suffixes=(".engine", ".plan", ".trt"),
     ),
     _Kind(
-        "a model of OpenVINO", "import the ONNX file that it was made from", suffixes=(".xml",),
+        "an OpenVINO model", "import the ONNX file it was made from", suffixes=(".xml",),
     ),
-    _Kind("a model of Core ML", _EXPORT, suffixes=(".mlmodel", ".mlpackage")),
-    _Kind("a model of Caffe", _EXPORT, suffixes=(".caffemodel", ".prototxt")),
-    _Kind("a model of ncnn", _EXPORT, suffixes=(".param",)),
-    _Kind("a model of PaddlePaddle", "convert it with paddle2onnx", suffixes=(".pdmodel", ".pdparams")),
+    _Kind("a Core ML model", _EXPORT, suffixes=(".mlmodel", ".mlpackage")),
+    _Kind("a Caffe model", _EXPORT, suffixes=(".caffemodel", ".prototxt")),
+    _Kind("an ncnn model", _EXPORT, suffixes=(".param",)),
+    _Kind("a PaddlePaddle model", "convert it with paddle2onnx", suffixes=(".pdmodel", ".pdparams")),
 )  # fmt: skip
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse a file or folder that is certainly neither a model nor weights that EdgeKit reads, by its name for it.
+    """Refuse a file or folder of a kind that EdgeKit cannot read, and name the kind.
 
     Raises:
         BundleError: it is one of those, or empty, or a folder.
@@ -76,14 +76,14 @@ def refuse_foreign(path: Path) -> None:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file only says which one Git LFS keeps in its place."""
+    """Whether a file is a Git LFS pointer."""
     with path.open("rb") as file:
         return file.read(len(_LFS)) == _LFS
 
 
 def _folder_fix(path: Path) -> str:
     if (path / MANIFEST).is_file():
-        return f"it is a bundle already: edgekit validate {path}"
+        return f"it is already a bundle: edgekit validate {path}"
     if (path / "saved_model.pb").is_file():
         return f"{_TF2ONNX} --saved-model {path} --output model.onnx"
     if path.suffix == ".mlpackage":

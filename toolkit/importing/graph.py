@@ -1,4 +1,4 @@
-"""An ONNX file of another tool: checked, sorted, and made to take images and answer with logits."""
+"""ONNX files of other tools: checked, sorted, and adapted to take images and return logits."""
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -20,16 +20,17 @@ from .files import is_lfs_pointer
 from .precision import parameters_of, precision_of
 from .written import Written
 
-# How far a changed graph's answers may be from the user's, as a share of the largest: as an engine's (deploy.engine).
+# Allowed difference between a changed graph's answers and the original's, as a share of the largest; as for engines
+# (deploy.engine).
 _TOLERANCE = {"fp32": FLOAT_TOLERANCE, "fp16": 0.02, "int8": 0.2}
 
-# Of ONNX's own operators; ONNX Runtime's are com.microsoft and below it.
+# Domains of ONNX's own operators; ONNX Runtime's are com.microsoft and below.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 # The IR version that the oldest supported ONNX Runtime, 1.20, reads.
 _IR_VERSION = 10
 
-# A type of the input -> Preprocess.dtype; float16 gets a cast.
+# Type of the input -> Preprocess.dtype; float16 gets a cast.
 _INPUTS: dict[int, Literal["float32", "uint8"]] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float32",
@@ -38,10 +39,10 @@ _INPUTS: dict[int, Literal["float32", "uint8"]] = {
 
 
 def input_dtype(path: Path) -> Literal["float32", "uint8"]:
-    """Preprocess.dtype of an ONNX file's first input; float32 where it cannot be known yet."""
+    """Preprocess.dtype of an ONNX file's first input; float32 if it is not known yet."""
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception:  # whatever it is, copy_onnx says it
+    except Exception:  # copy_onnx reports the error
         return "float32"
     inputs = _inputs(model)
     return _INPUTS.get(inputs[0].type.tensor_type.elem_type, "float32") if inputs else "float32"
@@ -50,8 +51,8 @@ def input_dtype(path: Path) -> Literal["float32", "uint8"]:
 def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
     """Write an ONNX file with one [n, c, h, w] input of float32 or uint8 pixels, and one output of float32 logits.
 
-    External weights are taken in, nodes are sorted. Channels last, a float16 input or output and a Softmax at the end
-    are changed, which `Written.changes` says.
+    External weights are embedded and nodes sorted. Channels last, float16 input or output and a final Softmax are
+    changed; `Written.changes` lists the changes.
 
     Raises:
         BundleError: it is not such a classifier, or not valid ONNX.
@@ -75,12 +76,12 @@ def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
     elif _fits([shape[axis] for axis in (3, 1, 2)], spec):
         last = True
         _transpose(model, entry, spec)
-        changes.append("it takes channels last: a Transpose was put before it")
+        changes.append("it takes channels last: a Transpose was added before it")
     else:
-        raise BundleError(f"{path} takes {shape}, --input says {list(spec.shape)}", fix=_input_fix(shape))
+        raise BundleError(f"{path} takes {shape}, but --input is {list(spec.shape)}", fix=_input_fix(shape))
     if kind == TensorProto.FLOAT16:
         _cast_input(model, entry)
-        changes.append("its input is float16: a Cast was put before it")
+        changes.append("its input is float16: a Cast was added before it")
     ending = end_in_logits(model, path)
     changes += ending.changes
     out.write_bytes(_checked(model, path))
@@ -96,10 +97,10 @@ def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
-    """Sort the nodes, and see that each has the inputs and attributes that its operator needs.
+    """Sort the nodes, and check that each has the inputs and attributes its operator needs.
 
     Raises:
-        BundleError: one has not, or the graph has a cycle.
+        BundleError: one of them does not, or the graph has a cycle.
     """
     try:
         sort_nodes(model.graph)
@@ -113,7 +114,7 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _checked(model: onnx.ModelProto, path: Path) -> bytes:
-    """The file's content; where recorded shapes are missing or wrong, which runtimes pass over, they are inferred.
+    """The file's content; missing or wrong shapes, which runtimes ignore, are inferred.
 
     Raises:
         BundleError: it is not valid ONNX.
@@ -129,7 +130,7 @@ def _checked(model: onnx.ModelProto, path: Path) -> bytes:
 
 
 def _infer_output(model: onnx.ModelProto) -> None:
-    """Forget the recorded shapes, and record the output's as it is inferred, else as any [n, k]."""
+    """Drop the recorded shapes, and record the output's inferred shape, else any [n, k]."""
     del model.graph.value_info[:]
     output = model.graph.output[0].type.tensor_type
     output.ClearField("shape")
@@ -142,7 +143,7 @@ def _load(path: Path) -> onnx.ModelProto:
     """The model with its external weights.
 
     Raises:
-        BundleError: it is not ONNX, or a file of its weights is missing.
+        BundleError: it is not ONNX, or a file with its weights is missing.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -155,35 +156,36 @@ def _load(path: Path) -> onnx.ModelProto:
             raise BundleError(f"{path} reads weights from outside its folder: {location[:200]!r}", fix="do not use it")
         data = path.parent / location
         if not data.is_file():
-            raise BundleError(f"{path} has its weights in {location}, which is not there", fix=f"put it at {data}")
+            raise BundleError(f"{path} has its weights in {location}, which is missing", fix=f"put it at {data}")
         if is_lfs_pointer(data):
             raise BundleError(f"{data} is a Git LFS pointer, not the weights themselves", fix="git lfs pull")
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # as above
         raise BundleError(
-            f"{path}: its weights cannot be read: {_first_line(error)}", fix="get its files again, all of one export"
+            f"{path}: its weights cannot be read: {_first_line(error)}",
+            fix="get all of its files again, from one export",
         ) from error
     return model
 
 
 def _lower_ir_version(model: onnx.ModelProto, path: Path) -> list[str]:
-    """Let older runtimes read the file: writers stamp their own newest IR version, which the graph seldom needs.
+    """Lower the IR version for older runtimes: exporters record their newest one, which few graphs need.
 
     Raises:
-        BundleError: this onnx package does not know it.
+        BundleError: this onnx package does not support it.
     """
     own = model.ir_version
     if own > onnx.IR_VERSION:
         raise BundleError(
-            f"{path} has IR version {own}; onnx {onnx.__version__} knows up to {onnx.IR_VERSION}",
+            f"{path} has IR version {own}; onnx {onnx.__version__} supports up to {onnx.IR_VERSION}",
             fix="pip install --upgrade onnx onnxruntime",
         )
     needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
     if own <= max(needed, _IR_VERSION):
         return []
     model.ir_version = max(needed, _IR_VERSION)
-    return [f"its IR version {own} was lowered to {model.ir_version}, which its operators need"]
+    return [f"its IR version {own} was lowered to {model.ir_version}, which suffices for its operators"]
 
 
 def _refuse_foreign_operators(model: onnx.ModelProto, path: Path) -> None:
@@ -205,7 +207,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The graph's inputs but those that have a value (exporters before IR version 4 list weights too)."""
+    """The graph's inputs without a value (exporters before IR version 4 list weights too)."""
     initializers = {entry.name for entry in model.graph.initializer}
     return [entry for entry in model.graph.input if entry.name not in initializers]
 
@@ -252,20 +254,20 @@ def _input_fix(shape: list[int | None]) -> str:
 
 
 def _transpose(model: onnx.ModelProto, entry: onnx.ValueInfoProto, spec: TensorSpec) -> None:
-    """Let the graph take [n, c, h, w] where it takes [n, h, w, c]."""
+    """Change the graph's input from [n, h, w, c] to [n, c, h, w]."""
     prepend(model, entry.name, "Transpose", perm=[0, 2, 3, 1])
     for side, size in zip(entry.type.tensor_type.shape.dim[1:], spec.shape, strict=True):
         side.dim_value = size
 
 
 def _cast_input(model: onnx.ModelProto, entry: onnx.ValueInfoProto) -> None:
-    """Let the graph take float32 where it takes float16."""
+    """Change the graph's input from float16 to float32."""
     prepend(model, entry.name, "Cast", to=TensorProto.FLOAT16)
     entry.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def _runner(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """The user's own graph, as it is written: ONNX Runtime's optimisations are what a changed one may differ by."""
+    """Run the user's graph without ONNX Runtime's optimisations, since a changed graph may be optimised differently."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -280,7 +282,7 @@ def _compare(expected: np.ndarray, logits: np.ndarray, ending: Ending, tolerance
     """Refuse a changed graph that is not the user's.
 
     Raises:
-        ParityError: its answers are others.
+        ParityError: its answers differ.
     """
     expected = expected.reshape(len(expected), -1).astype(np.float32)
     answers = np.minimum(ending.activation(logits), ending.ceiling)
@@ -288,6 +290,6 @@ def _compare(expected: np.ndarray, logits: np.ndarray, ending: Ending, tolerance
     difference = float(np.abs(answers - expected).max()) if same else float("nan")
     if not difference <= tolerance * max(float(np.abs(expected).max()), 1e-3):
         raise ParityError(
-            f"changed ({'; '.join(ending.changes)}), the model answers otherwise: by up to {difference:.3g}",
+            f"changed ({'; '.join(ending.changes)}), the model answers differently, by up to {difference:.3g}",
             fix="export it with float32 [n, channels, height, width] input and logits as output",
         )

@@ -17,7 +17,7 @@ from .written import Written
 
 _log = logging.getLogger(__name__)
 
-# How a library's published weights become a file that --weights takes.
+# How to save a library's published weights to a file for --weights.
 _PUBLISHED = {
     "timm": "import timm, torch; torch.save(timm.create_network('{}', pretrained=True).state_dict(), '{}.pth')",
     "torchvision": (
@@ -34,15 +34,13 @@ def is_named(model: str) -> bool:
 
 
 def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, classes: int) -> Written:
-    """A network as `train --model` makes it, for so many classes.
+    """A network as `train --model` makes it, for this number of classes.
 
     Raises:
         EdgeKitError: no such network, or its weights do not fit.
     """
     if classes < 2:
-        raise EdgeKitError(
-            f"{name} has to know how many classes there are", fix="pass --labels, one class name per line"
-        )
+        raise EdgeKitError(f"{name} needs the number of classes", fix="pass --labels, one class name per line")
     try:
         network = create_network(name, classes, spec.channels, (spec.height, spec.width))
     except ModuleNotFoundError as error:
@@ -50,12 +48,14 @@ def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, 
     except ValueError as error:
         raise EdgeKitError(str(error), fix="check the name, or pass package.module:factory") from error
     if weights is not None:
-        _load_weights(network, weights, f"{name} is made for {classes} classes: --labels lists those of the weights")
+        _load_weights(
+            network, weights, f"{name} is made for {classes} classes: --labels must list the classes of the weights"
+        )
     else:
         library, _, entry = MODELS.get(name, name).partition(":")
         _log.warning(f"no --weights: {name} is imported untrained, with random weights")
         if library in _PUBLISHED:
-            _log.info(f'for the published ones: python -c "{_PUBLISHED[library].format(entry, entry)}"')
+            _log.info(f'to save the published ones: python -c "{_PUBLISHED[library].format(entry, entry)}"')
     if name.startswith("torchvision:") or MODELS.get(name, "").startswith("torchvision:"):
         from ...models.torchvision import SMALL
 
@@ -76,11 +76,14 @@ def capture_factory(module: str, factory: str, weights: Path | None, out: Path, 
 
     network = _call_factory(module, factory)
     if not isinstance(network, torch.nn.Module):
-        raise EdgeKitError(f"{module}:{factory} made a {type(network).__name__}", fix="name what makes a torch module")
+        raise EdgeKitError(
+            f"{module}:{factory} made a {type(network).__name__}, not a torch module",
+            fix="name a function or class that makes a torch module",
+        )
     if weights is not None:
         _load_weights(network, weights, "check both")
     else:
-        _log.info(f"no --weights: {factory} is imported with the weights that it makes itself")
+        _log.info(f"no --weights: {factory} is imported with its own initial weights")
     return _capture(network, factory, out, spec)
 
 
@@ -94,7 +97,7 @@ def _capture(network: Any, name: str, out: Path, spec: TensorSpec) -> Written:
     try:
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         batch = None
-    except Exception as free:  # torch.export refuses in many ways; a network may be fine with one image only
+    except Exception as free:  # torch.export fails in many ways; some networks support one image only
         try:
             program = torch.export.export(network, (example[:1],))
         except Exception as error:
@@ -112,7 +115,7 @@ def _capture(network: Any, name: str, out: Path, spec: TensorSpec) -> Written:
 def _call_factory(module: str, factory: str) -> Any:
     """Import the user's module as their own code would, and call the factory.
 
-    EdgeKit's own `models` and `export` are `edgekit.models` and `edgekit.export`, so they stand in nobody's way.
+    EdgeKit's own `models` and `export` are `edgekit.models` and `edgekit.export`, so they do not shadow the user's.
     """
     path = Path(module)
     try:
@@ -154,7 +157,7 @@ def _load_file(path: Path) -> Any:
 
 
 def _load_weights(network: Any, weights: Path, misfit: str) -> None:
-    """Load a state dict; `misfit` is what to do where it is another network's."""
+    """Load a state dict; `misfit` is the fix for one of another network."""
     import torch
     from safetensors.torch import load_file
 
@@ -171,11 +174,11 @@ def _load_weights(network: Any, weights: Path, misfit: str) -> None:
                 reader = torch._C.PyTorchFileReader(str(weights))
                 check_size(map(reader.get_record_size, reader.get_all_records()), weights)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of pickle protocols; the error below says what matters
+                warnings.simplefilter("ignore", UserWarning)  # about pickle protocols; the error below is what matters
                 state = torch.load(weights, map_location="cpu", weights_only=True)
     except EdgeKitError:
         raise
-    except Exception as error:  # what is not a pickle raises what its bytes happen to mean: KeyError, IndexError, …
+    except Exception as error:  # bytes that are no pickle raise any error: KeyError, IndexError, …
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EdgeKitError(
             f"{weights} is not a plain state dict: {reason[:200]}",
@@ -184,7 +187,7 @@ def _load_weights(network: Any, weights: Path, misfit: str) -> None:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise EdgeKitError(
-            f"{weights} is not a plain state dict: it holds a {type(state).__name__} of more than tensors",
+            f"{weights} is not a plain state dict: it is a {type(state).__name__} that contains more than tensors",
             fix="save it with torch.save(network.state_dict(), path)",
         )
     own = network.state_dict()

@@ -10,18 +10,18 @@ from ...deploy.errors import BundleError
 from ...export.onnx_file import producers
 from .edit import type_name
 
-# operator -> the place of its weights among its inputs: ONNX's own, and ONNX Runtime's (com.microsoft)
+# operator -> index of its weights among its inputs: ONNX's own, and ONNX Runtime's (com.microsoft)
 WEIGHTS = {
     "Conv": 1, "Gemm": 1, "MatMul": 1, "FusedConv": 1, "FusedGemm": 1, "FusedMatMul": 1,
     "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1,
     "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1,
 }  # fmt: skip
-# quantized operator -> the places of weights and bias; its other constants are scales and zero points
+# quantized operator -> indices of weights and bias; its other constants are scales and zero points
 _VALUES = {
     "QuantizeLinear": (0,), "DequantizeLinear": (0,), "QLinearConv": (3, 8), "QLinearMatMul": (3,), "QGemm": (3, 6),
     "ConvInteger": (1,), "MatMulInteger": (1,), "DynamicQuantizeMatMul": (1, 4), "MatMulIntegerToFloat": (1, 6),
 }  # fmt: skip
-# What may stand between a constant and the layer that reads it.
+# Operators that may come between a constant and the layer that reads it.
 _BETWEEN = ("Cast", "DequantizeLinear", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 _NAMES: dict[int, str] = {
@@ -33,10 +33,9 @@ _NAMES: dict[int, str] = {
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """fp32, fp16 or int8: that of most weight values of Conv, Gemm and MatMul; fp32 where there are none.
+    """fp32, fp16 or int8: the precision of most weights of Conv, Gemm and MatMul; fp32 without any.
 
-    Weights that the graph itself rounds (QuantizeLinear of a float constant) or casts to float16 count as what they
-    become.
+    Weights that the graph rounds (QuantizeLinear of a float constant) or casts to float16 count as the new type.
 
     Raises:
         BundleError: most weights are of another type (float64, bfloat16, int4, …).
@@ -56,7 +55,7 @@ def precision_of(model: onnx.ModelProto) -> str:
 
 
 def parameters_of(model: onnx.ModelProto) -> int:
-    """How many values the constants of real numbers have, quantized or not, without scales and zero points."""
+    """Number of values in real-valued constants, quantized or not, without scales and zero points."""
     biases, scales = set(), set()
     for node in model.graph.node:
         if node.op_type in _VALUES or node.op_type.startswith("QLinear"):
@@ -71,7 +70,7 @@ def parameters_of(model: onnx.ModelProto) -> int:
 
 
 def weight_types(model: onnx.ModelProto) -> Counter[int]:
-    """TensorProto data type -> how many weight values of Conv, Gemm and MatMul are computed with in it."""
+    """TensorProto data type -> number of weights of Conv, Gemm and MatMul that are computed in it."""
     constants = {entry.name: entry for entry in model.graph.initializer}
     makers = producers(model.graph)
     types: Counter[int] = Counter()
@@ -90,7 +89,7 @@ def weight_types(model: onnx.ModelProto) -> Counter[int]:
 def _constant(
     name: str, constants: dict[str, TensorProto], makers: dict[str, onnx.NodeProto]
 ) -> tuple[int, int] | None:
-    """The type that a constant is computed with in, and its size; None for an activation."""
+    """The type that a constant is computed in, and its size; None for an activation."""
     kind = None
     for _ in range(len(makers) + 1):
         if name in constants:

@@ -1,4 +1,4 @@
-"""What is known of a model file once it is written into a bundle."""
+"""Facts about a model file that was written into a bundle."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,13 +10,13 @@ class Written(NamedTuple):
     """A model file in a bundle.
 
     Attributes:
-        batch: that it is fixed to; None for any.
-        parameters: how many it has.
+        batch: its fixed batch size; None for any.
+        parameters: their number.
         precision: fp32, fp16 or int8.
         dtype: of its input, as Preprocess.dtype.
-        changes: what was changed in the user's file, a sentence each.
-        check: raises ParityError where the changed file, which answered inputs [n, c, h, w] with logits [n, k], is not
-            the user's model; None where nothing was changed.
+        changes: the changes to the user's file, one sentence each.
+        check: takes inputs [n, c, h, w] and the changed file's logits [n, k], and raises ParityError if they are not
+            the user's model; None without changes.
     """
 
     batch: int | None

@@ -32,21 +32,21 @@ from ..analysis.wording import (
 )
 from .zipapp_main import check_whole
 
-# Beside the agent's job: everything else that the report needs.
+# The rest of the report's input, next to the agent's job.
 PACKED = "packed.json"
 
 
 def main(path: Path, folder: Path) -> int:
-    """Run what was packed into `folder`; the exit code is validate's."""
+    """Run the unpacked job in `folder`; returns the exit code that validate would."""
     check_whole(path)
     sweep_scratch(folder.parent.parent)
     parser = argparse.ArgumentParser(prog=path.name, description="Measure the packed model on this machine.")
-    parser.add_argument("--out", type=Path, default=Path("result.json"), help="where the result goes")
-    parser.add_argument("--threads", type=int, help="threads for one inference; default: the cores allowed")
-    parser.add_argument("--seconds", type=float, help="least time for the latency blocks")
+    parser.add_argument("--out", type=Path, default=Path("result.json"), help="output file")
+    parser.add_argument("--threads", type=int, help="threads per inference; default: the allowed cores that are free")
+    parser.add_argument("--seconds", type=float, help="minimum time for the latency blocks")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
-    os.chdir(folder)  # no folder called edgekit where the user is may stand for this one
+    os.chdir(folder)  # a folder called edgekit in the user's directory must not shadow this package
     try:
         require_writable(out)  # before minutes are spent on measuring
         return _run(out, {key: getattr(arguments, key) for key in ("threads", "seconds") if getattr(arguments, key)})
@@ -74,7 +74,7 @@ def _run(out: Path, changes: dict[str, object]) -> int:
 
 
 def _progress() -> agent.Say:
-    """A line a stage on standard error."""
+    """One line per stage on standard error."""
     stages: set[str] = set()
 
     def say(message: agent.Message) -> None:

@@ -1,6 +1,6 @@
-"""The first lines of a packed model: is the file whole, is this Python new enough, are the packages there.
+"""The first lines of a packed model: is the file undamaged, is this Python new enough, are the packages installed.
 
-It is `__main__.py` of the file that `edgekit pack` makes, and runs before all else in it is loaded, on any Python 3.
+It is `__main__.py` of the file that `edgekit pack` writes. It runs before the rest is loaded, on any Python 3.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ NEEDS = "needs.json"
 
 
 def check_whole(path):
-    """End with one line if a byte of the file is not as it was written."""
+    """Exit with one line if any byte of the file has changed."""
     content = Path(path).read_bytes()
     if hashlib.sha256(content[:-HASH_DIGITS]).hexdigest().encode() != content[-HASH_DIGITS:]:
         sys.exit("error: " + str(path) + " is damaged: it is not as it was packed\nfix: copy it again")
@@ -56,12 +56,12 @@ def main():
 
 
 def end(number, _):
-    """A signal ends the process by way of what it has to remove."""
+    """On a signal, end the process after its temporary files are removed."""
     sys.exit(128 + number)
 
 
 def lock(folder):
-    """Lock a scratch folder as deploy/files.py does, which sweeps what nobody holds."""
+    """Lock a scratch folder as deploy/files.py does, which removes unlocked ones."""
     stream = (folder / "unlocked").open("x")
     try:
         fcntl = import_module("fcntl")
@@ -80,7 +80,7 @@ def run(path, folder):
     except OSError as error:
         sys.exit("error: no room to unpack: " + str(error) + "\nfix: set TMPDIR to a folder with room")
     sys.path[0] = str(folder)
-    # the processes that measure need it too, beside what the user has set
+    # the measuring processes need it too, in addition to the user's own setting
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ["TMPDIR"] = str(folder)  # what they leave goes with it
     sys.exit(import_module("edgekit.toolkit.packing.on_device").main(path, folder))

@@ -17,10 +17,10 @@ from .targets import Target
 
 
 def emit_int8(model: onnx.ModelProto, ranges: Ranges, target: Target, only: Sequence[str] = ()) -> onnx.ModelProto:
-    """The model with QuantizeLinear/DequantizeLinear pairs, int8 weights per channel, as the target wants them.
+    """The model with QuantizeLinear/DequantizeLinear pairs and int8 weights per channel, as the target requires.
 
     Args:
-        only: names of the nodes to quantize; none for all that the target runs in int8.
+        only: names of the nodes to quantize; empty for all that the target runs in int8.
 
     Raises:
         BundleError: the model has nothing to quantize.
@@ -72,13 +72,13 @@ def fp16_layers(model: onnx.ModelProto) -> list[str]:
 
 
 def _not_residual(model: onnx.ModelProto) -> list[str]:
-    """Names of the additions that add no two activations, but a constant to one."""
+    """Names of the additions of a constant to an activation."""
     fixed = constants(model.graph)
     return [node.name for node in model.graph.node if node.op_type == "Add" and fixed & set(node.input)]
 
 
 def _fuse_residuals(model: onnx.ModelProto) -> None:
-    """Let each sum of a residual block read one layer's result unrounded, so that the two run as one kernel.
+    """Let each sum of a residual block read one layer's result unrounded, so that both run as one kernel.
 
     Of two layers that are summed the later one computes the sum.
     """
@@ -94,7 +94,7 @@ def _fuse_residuals(model: onnx.ModelProto) -> None:
                 continue
             quantize = makers.get(dequantize.input[0])
             layer = makers.get(quantize.input[0]) if quantize is not None else None
-            # what else reads the result would have to be computed beside the sum
+            # another reader of the result would prevent the fusion
             if (
                 quantize is not None
                 and layer is not None
@@ -109,7 +109,7 @@ def _fuse_residuals(model: onnx.ModelProto) -> None:
 
 
 def _remove(graph: onnx.GraphProto, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> None:
-    """Take a pair out of the graph, with the constants that only it used."""
+    """Remove a pair from the graph, with the constants that only it used."""
     graph.node.remove(quantize)
     graph.node.remove(dequantize)
     used = {name for node in graph.node for name in node.input}
@@ -122,9 +122,9 @@ def _remove(graph: onnx.GraphProto, quantize: onnx.NodeProto, dequantize: onnx.N
 
 
 def _float_logits(model: onnx.ModelProto) -> None:
-    """Take out the QuantizeLinear/DequantizeLinear pair before the graph's output.
+    """Remove the QuantizeLinear/DequantizeLinear pair before the graph's output.
 
-    Eight bits for the logits buy nothing, since nothing integer follows, and can change the order of the best classes.
+    Eight-bit logits save nothing, since no integer operator follows, and can change the order of the best classes.
     """
     makers = producers(model.graph)
     for output in model.graph.output:
@@ -141,7 +141,7 @@ def emit_fp16(model: onnx.ModelProto, only: Sequence[str] = ()) -> onnx.ModelPro
     """The model with float16 weights and arithmetic; input and output stay float32.
 
     Args:
-        only: names of the nodes to convert; none for all.
+        only: names of the nodes to convert; empty for all.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -156,7 +156,7 @@ def emit_fp16(model: onnx.ModelProto, only: Sequence[str] = ()) -> onnx.ModelPro
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy, since both converters work in place."""
+    """A copy, because both converters work in place."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy

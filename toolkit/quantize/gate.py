@@ -1,4 +1,4 @@
-"""The gate on answers: how much of a lowered model's logits is noise, and which layers it comes from."""
+"""The gate on logits: how noisy a lowered model's logits are, and which layers cause it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ...deploy.progress import Progress
 from ...deploy.session import in_batches_of
 from ..analysis.contract import Judgement
 
-# At 10 dB the noise is a third of what tells the classes apart, and answers change in earnest; networks that quantize
+# At 10 dB the noise is a third of what distinguishes the classes, and many answers change; networks that quantize
 # well have 25 to 40 (ten of timm's with attention, random weights: 20 to 39).
 REFUSED_DB, WARNED_DB = 10.0, 20.0
 _NAMED_LAYERS = 3
@@ -23,7 +23,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class SignalToNoise:
-    """How far the logits are from what they should be, in dB (see deploy.parity.powers).
+    """Signal-to-noise ratio of the logits, in dB (see deploy.parity.powers).
 
     Attributes:
         golden, selection: as ONNX Runtime runs the file, against the float source; selection is None without images.
@@ -36,7 +36,7 @@ class SignalToNoise:
 
     @property
     def worst(self) -> tuple[float, str]:
-        """The lowest of them, and what it was measured against or on."""
+        """The lowest ratio, and the comparison it comes from."""
         places = {
             "on the golden images": self.golden,
             "on the selection images": self.selection,
@@ -46,10 +46,10 @@ class SignalToNoise:
 
 
 def unoptimised(content: bytes, batch: int | None) -> Run:
-    """What runs an ONNX file as it is written, without ONNX Runtime's graph optimisations.
+    """A function that runs an ONNX file without ONNX Runtime's graph optimisations.
 
     Args:
-        batch: the number of images that it takes at once; None for any.
+        batch: its fixed batch size; None for any.
     """
     run = _runner(content, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
     return lambda tensors: in_batches_of(batch, tensors, run)
@@ -58,10 +58,10 @@ def unoptimised(content: bytes, batch: int | None) -> Run:
 def refusal(
     noise: SignalToNoise, precision: str, layers: Callable[[], Sequence[tuple[str, float]]]
 ) -> Judgement | None:
-    """The judgement of a model whose logits are noise; None where they are not.
+    """The judgement of a model with too noisy logits; None if they are good enough.
 
     Args:
-        layers: finds the costliest layers (see `costliest`); it takes a while.
+        layers: finds the costliest layers (see `costliest`), which is slow.
     """
     value, place = noise.worst
     if value >= REFUSED_DB:
@@ -83,7 +83,7 @@ def refusal(
 
 
 def warning(noise: SignalToNoise, precision: str) -> str | None:
-    """What to say of a model that is kept, and is less like its source than models usually are."""
+    """The warning for a model that is kept with a lower ratio than usual."""
     value, place = noise.worst
     if value >= WARNED_DB:
         return None
@@ -98,12 +98,12 @@ def costliest(
     batch: int | None,
     progress: Progress,
 ) -> list[tuple[str, float]]:
-    """(layer, dB of the logits where it alone is lowered) of those that cost anything, the worst first.
+    """(layer, dB of the logits with only that layer lowered) of the costly layers, the worst first.
 
     Args:
         lower: the model with one layer lowered, by its name.
-        tensors, logits: float32 [n, c, h, w] and [n, k] of the float model; a few of them are measured.
-        batch: the number of images that the model takes at once; None for any.
+        tensors, logits: float32 [n, c, h, w] and [n, k] of the float model; only a few are used.
+        batch: the model's fixed batch size; None for any.
     """
     few = slice(_SENSITIVITY_IMAGES)
     costs = []

@@ -12,7 +12,7 @@ from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
 from .operators import OPS, Ranges
 
-# A batch is a few times as large in memory as one image, and no faster than this one.
+# A larger batch takes more memory and is no faster.
 _BATCH = 4
 
 
@@ -32,7 +32,7 @@ def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progre
     low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
     size = manifest.input.batch or _BATCH
     for start in range(0, len(images), size):
-        # a model of a fixed batch is filled up with the last image again, which changes no range
+        # a fixed batch is padded with its last image, which changes no range
         indices = [min(start + offset, len(images) - 1) for offset in range(size)]
         batch = manifest.preprocess.batch([images[index].image for index in indices])
         values = np.asarray(session.run(outputs, {session.get_inputs()[0].name: batch}), np.float64).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""The operators that int8 is for, and what is known of their values."""
+"""The operators that int8 applies to, and the known ranges of their values."""
 
 # Operators that ONNX Runtime, TensorRT and the like run on 8-bit integers, or that only move them.
 COMPUTE = ("Conv", "Gemm", "MatMul")

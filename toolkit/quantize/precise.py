@@ -14,18 +14,18 @@ _PRECISE = (
 )  # fmt: skip
 _SOFTMAX = ("Softmax", "LogSoftmax")
 MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Identity")
-# What would round on the way. Concat gives all its inputs one range: in CoaT a class token's beside the image's tokens.
+# Operators that round. Concat gives all its inputs one range: in CoaT a class token shares that of the image's tokens.
 _ROUNDED = ("Add", "Mul", "Sub", "Div", "Clip", "Concat")
 _WAY = (*MOVES, *_ROUNDED)
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 
 
 def leave_float(model: onnx.ModelProto) -> list[str]:
-    """Names of the elementwise nodes beside a precise operator.
+    """Names of the elementwise nodes next to a precise operator.
 
-    The way leads up and down from each precise operator, through what moves values and what combines them with a
-    constant (an affine, a bias, a scale), to the first node that combines two activations, which belongs to it: a
-    residual sum before a LayerNormalization, the product in a GELU.
+    The search goes up and down from each precise operator. It passes operators that move values or combine them
+    with a constant (an affine, a bias, a scale). It ends with the first node that combines two activations, which is
+    included: a residual sum before a LayerNormalization, the product in a GELU.
     """
     graph = model.graph
     fixed = constants(graph)
@@ -67,7 +67,7 @@ def _way(
 
 
 def read_float(model: onnx.ModelProto) -> None:
-    """Let each Softmax of a quantized graph read float values: the pairs before it are taken out, in place.
+    """Let each Softmax of a quantized graph read float values: the pairs before it are removed in place.
 
     Between two pairs ONNX Runtime runs a Softmax as QLinearSoftmax, whose float32 sums overflow where the scale of its
     output is fine for its length (1/425 for two values), and results become 0. The scale 1/256 is safe, but too coarse
@@ -94,7 +94,7 @@ def read_float(model: onnx.ModelProto) -> None:
 
 
 def remove_unread(graph: onnx.GraphProto) -> None:
-    """Take out the rounding nodes whose results nothing reads, and the constants that only they used; in place."""
+    """Remove unread rounding nodes and the constants that only they used, in place."""
     while True:
         read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
         unread = [node for node in graph.node if node.op_type in _ROUNDING and not read & set(node.output)]

@@ -13,15 +13,15 @@ QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteg
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model as ONNX Runtime's basic (hardware-independent) optimisations leave it.
+    """The model after ONNX Runtime's basic (hardware-independent) optimisations.
 
     Its shapes are inferred, and every node has a name.
 
     Raises:
-        BundleError: the model is quantized already, or its opset cannot be raised to one that can be.
+        BundleError: the model is already quantized, or its opset is too low and cannot be raised.
     """
     if any(node.op_type in QUANTIZED_OPS for node in model.graph.node):
-        raise BundleError("the model is quantized already", fix="pass the fp32 model that it was made from")
+        raise BundleError("the model is already quantized", fix="pass the fp32 model it was made from")
     if opset_of(model) < _MIN_OPSET:
         model = _upgraded(model, opset_of(model))
     with scratch_folder() as folder:
@@ -36,7 +36,9 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
         entry for entry in model.metadata_props if entry.key not in {known.key for known in optimized.metadata_props}
     )
     used = {node.domain for node in optimized.graph.node} | {"", "ai.onnx"}
-    kept = [entry for entry in optimized.opset_import if entry.domain in used]  # ONNX Runtime lists all that it knows
+    kept = [
+        entry for entry in optimized.opset_import if entry.domain in used
+    ]  # ONNX Runtime lists all domains it supports
     del optimized.opset_import[:]
     optimized.opset_import.extend(kept)
     for index, node in enumerate(optimized.graph.node):
@@ -54,6 +56,6 @@ def _upgraded(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(model, _UPGRADED_OPSET)
     except Exception as error:  # the converter raises RuntimeError and C++ errors of its own
         raise BundleError(
-            f"the model has opset {opset}, quantizing needs {_MIN_OPSET}, and it cannot be raised: {error}",
+            f"the model has opset {opset}, which cannot be raised to the {_MIN_OPSET} that quantizing needs: {error}",
             fix=f"export it again with opset {_UPGRADED_OPSET}",
         ) from error

@@ -1,4 +1,4 @@
-"""Post-training quantization: prepare, observe, emit, verify, judge: a stage a file."""
+"""Post-training quantization, one stage per file: prepare, observe, emit, verify, judge."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
     from .gate import SignalToNoise
 
-# Which part of the data calibrates, and which one judges: the test part is not touched before validate.
+# The parts of the data for calibration and for judging; the test part is first used by validate.
 _CALIBRATION, _SELECTION = "train", "validation"
 _SEED = 0
 
-# Ranges from fewer images than the first number are refused, from fewer than the second warned of.
+# Fewer calibration images than the first number are refused; fewer than the second cause a warning.
 _FEWEST, _FEW = 8, 100
-# The file is run unoptimised on this many selection images, because it is several times slower so.
+# Selection images for the unoptimised run, which is several times slower.
 _UNOPTIMISED_IMAGES = 48
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What quantize made.
+    """The result of quantize.
 
     Attributes:
-        bundle: the new bundle; its folder ends in `.rejected` when its logits are noise, or the contract was missed.
+        bundle: the new bundle; its folder ends in `.rejected` if its logits are too noisy or it missed the contract.
         drop: on the selection part; None without labelled images.
-        judgement: the outcome of the gate on the logits, or else the contract's.
-        remarks: warnings first, the most important one at the front.
+        judgement: the outcome of the gate on the logits, else the contract's.
+        remarks: warnings first, most important first.
     """
 
     bundle: Bundle
@@ -57,7 +57,7 @@ class Quantized:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What to say of it: a rejection or the warnings come first."""
+        """The sentences to show, a rejection or warnings first."""
         judged = (self.judgement.sentence,)
         return (*judged, *self.remarks) if self.judgement.outcome == "fail" else (*self.remarks, *judged)
 
@@ -69,9 +69,9 @@ class QuantizeOptions:
     Attributes:
         precision: int8 or fp16.
         target: a key of TARGETS; None is this machine.
-        calibration: a key of METHODS: how the ranges of activations are set.
-        calibration_images: how many images set them, drawn by class from the training part.
-        allow_few: calibrate with fewer than 8 images too.
+        calibration: a key of METHODS: the calibration method for the ranges of activations.
+        calibration_images: number of images for it, drawn by class from the training part.
+        allow_few: allow fewer than 8 calibration images.
     """
 
     precision: str = "int8"
@@ -98,13 +98,13 @@ def quantize(
     fp16: weights and arithmetic by casts; input and output stay float32.
 
     Args:
-        images: another place for calibration and selection images than the bundle's own data set.
+        images: source of calibration and selection images instead of the bundle's own data set.
         max_drop: see contract.judge_drop.
 
     Raises:
         BundleError: not an fp32 ONNX bundle.
         DataError: no calibration images, or too few.
-        EdgeKitError: the result is not what was asked for (weights left float).
+        EdgeKitError: the result is not as requested (weights stayed float).
     """
     import onnx
 
@@ -141,7 +141,7 @@ def quantize(
 
 
 def _check_request(bundle: Bundle, out: Path | None) -> None:
-    """Refuse before minutes are spent on quantizing."""
+    """Refuse bad requests before minutes are spent on quantizing."""
     if out is not None and out.exists():
         raise exists(out)
     if bundle.manifest.format != "onnx" or bundle.manifest.precision != "fp32":
@@ -154,7 +154,7 @@ def _check_request(bundle: Bundle, out: Path | None) -> None:
 def _write(
     source: Bundle, path: Path, manifest: Manifest, content: bytes, seen: Mapping[str, np.ndarray]
 ) -> Bundle:  # fmt: skip
-    """The quantized bundle: its model file, and what it has of its source."""
+    """The quantized bundle: its model file, and the parts copied from its source."""
     with create(path) as draft:
         (draft.folder / manifest.model).write_bytes(content)
         draft.add_golden(source.golden())
@@ -165,7 +165,7 @@ def _write(
 
 
 class _Request(NamedTuple):
-    """What lowering the precision may need to know."""
+    """The request to lower a bundle's precision."""
 
     bundle: Bundle
     options: QuantizeOptions
@@ -178,11 +178,11 @@ class _Lowered(NamedTuple):
     """A model of lower precision.
 
     Attributes:
-        details: what its manifest remembers of the making.
-        requires: what it requires of the machine.
-        layers: the nodes that were lowered.
-        alone: the model with only one of them lowered.
-        timed: whether this machine is what it was made for.
+        details: for its manifest.
+        requires: requirements on the machine.
+        layers: the lowered nodes.
+        alone: makes the model with only one of them lowered.
+        timed: whether this machine is its target.
     """
 
     model: "onnx.ModelProto"
@@ -241,7 +241,7 @@ def _fp16(model: "onnx.ModelProto", request: _Request) -> _Lowered:
 
 
 def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
-    """The calibration images, and what there is to warn of.
+    """The calibration images, and warnings about them.
 
     Raises:
         DataError: there are none, or too few.
@@ -252,9 +252,7 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
         )
     train = part_of(request.bundle, _CALIBRATION, request.images, skip_corrupt=request.skip_corrupt)
     if train is None or len(train) == 0:
-        raise DataError(
-            f"{request.bundle.path} knows of no images to calibrate with", fix="pass --images with a folder"
-        )
+        raise DataError(f"{request.bundle.path} records no images for calibration", fix="pass --images with a folder")
     images = train.stratified(request.options.calibration_images, _SEED)
     if len(images) < _FEWEST and not request.options.allow_few:
         raise DataError(
@@ -263,7 +261,7 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
         )
     warnings = []
     if len(images) < _FEW:
-        warnings.append(f"warning: only {len(images)} calibration images; take {_FEW} or more")
+        warnings.append(f"warning: only {len(images)} calibration images; use {_FEW} or more")
     classes = len(request.bundle.manifest.labels)
     seen = len(np.unique(images.targets)) if images.labelled else min(len(images), classes)
     if seen < classes:
@@ -272,7 +270,7 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
 
 
 class _Compared(NamedTuple):
-    """A new model beside its source; `slower` is a warning where it is slower here."""
+    """A new model compared with its source; `slower` is a warning if it is slower on this machine."""
 
     parity: Parity
     drop: Drop | None
@@ -312,16 +310,16 @@ def _compare(
 
 
 def _slower(source: Bundle, lowered: Bundle, tensor: np.ndarray) -> str | None:
-    """A warning where the new model is slower than its source in a short trial; None where it is not."""
+    """A warning if the new model is slower than its source in a short trial, else None."""
     from .trial import speedup
 
-    # threads that wait for one another on a busy machine are not the model's
+    # one thread: on a busy machine, several would mostly wait for one another
     first, second = (open_session(bundle, threads=1) for bundle in (source, lowered))
     median, upper = speedup(first, second, tensor)
     if upper >= 1:
         return None
     return (
-        f"warning: {lowered.manifest.precision} is slower than fp32 here: {median:.2f}x in a trial of a second on one "
+        f"warning: {lowered.manifest.precision} is slower than fp32 here: {median:.2f}x in a one-second trial with one "
         "thread; edgekit validate measures it"
     )
 
@@ -329,7 +327,7 @@ def _slower(source: Bundle, lowered: Bundle, tensor: np.ndarray) -> str | None:
 def _refusal(
     bundle: Bundle, noise: "SignalToNoise", precision: str, lowered: _Lowered, progress: Progress
 ) -> Judgement | None:
-    """The judgement of a model whose logits are noise, with the layers that cost most; None where they are not."""
+    """The judgement of a model with too noisy logits, with the costliest layers; None if they are good enough."""
     from .gate import costliest, refusal
 
     def layers() -> list[tuple[str, float]]:

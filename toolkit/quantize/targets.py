@@ -1,4 +1,4 @@
-"""What each target needs of a quantized graph, so that it runs it fast and right."""
+"""What each target needs from a quantized graph in order to run it fast and correctly."""
 
 import platform
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ class Target:
 
     Attributes:
         signed: int8 activations, else uint8.
-        symmetric: activations' zero point in the middle of their type (0 for int8).
+        symmetric: the zero point of activations is the middle of their type (0 for int8).
         reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
-        quantize_bias: int32 biases; without, they stay float.
+        quantize_bias: int32 biases, else float.
         fused: the compiler fuses a layer with what follows it, so values are rounded where such a group begins, not
             after each operator.
         why: one line for the user.
@@ -42,20 +42,20 @@ TARGETS: dict[str, Target] = {
     ),
     "tensorrt": Target(
         signed=True, symmetric=True, reduce_range=False, quantize_bias=False, fused=True,
-        why="symmetric int8 activations and float biases, the form its parser takes, and rounding only where it fuses",
+        why="symmetric int8 activations and float biases, as its parser requires, and rounding only where it fuses",
     ),
 }  # fmt: skip
 
 
 def this_machine() -> str:
-    """The target that this machine is."""
+    """This machine's target."""
     from ...deploy.environment import cpu_isa  # imports numpy, and --help lists the targets
 
     return target_for(platform.machine(), cpu_isa())
 
 
 def target_for(machine: str, isa: Sequence[str]) -> str:
-    """The target that a machine of this kind, with these extensions, is."""
+    """The target of a machine of this kind with these extensions."""
     from ...deploy.environment import has_vnni
 
     if machine.lower() in ("aarch64", "arm64"):

@@ -1,4 +1,4 @@
-"""Is the int8 model faster than its source here? A second's trial, that validate measures in earnest."""
+"""Is the int8 model faster than its source on this machine? A one-second trial; validate measures properly."""
 
 import time
 
@@ -11,11 +11,11 @@ _BLOCK_SECONDS = 0.02
 
 
 def speedup(first: Session, second: Session, tensor: np.ndarray, seconds: float = _SECONDS) -> tuple[float, float]:
-    """(median, upper quartile) of how many times as fast the second session is, over interleaved blocks.
+    """(median, upper quartile) of the second session's speed-up over the first, from interleaved blocks.
 
     Args:
-        tensor: float32 [n, c, h, w], an input that both take.
-        seconds: about how long it takes.
+        tensor: float32 [n, c, h, w], an input for both.
+        seconds: approximate duration.
     """
     calls = [max(1, int(_BLOCK_SECONDS / _call_seconds(session, tensor, 1))) for session in (first, second)]
     ratios: list[float] = []

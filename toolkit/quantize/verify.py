@@ -1,4 +1,4 @@
-"""Is a quantized file really quantized? Its weights by type, and what ONNX Runtime makes of its graph."""
+"""Is a quantized file really quantized? Its weights by type, and its operators after ONNX Runtime's optimisations."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ _MIN_SHARE = 0.9
 
 
 def verify_int8(model: onnx.ModelProto) -> dict[str, Any]:
-    """Weight bytes by type, the share of weights in int8, and the operators of the graph as ONNX Runtime runs it.
+    """Weight bytes by type, the share of int8 weights, and the operators that ONNX Runtime runs.
 
     Raises:
         EdgeKitError: less than 90 % of the weights of Conv, Gemm and MatMul are int8.
@@ -58,7 +58,7 @@ def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _share(model: onnx.ModelProto, data_type: int) -> float:
-    """The share of the weight values of Conv, Gemm and MatMul that are of the wanted type."""
+    """The share of the weights of Conv, Gemm and MatMul that have this data type."""
     constants = {entry.name: entry for entry in model.graph.initializer}
     makers = producers(model.graph)
     right = total = 0
@@ -76,11 +76,13 @@ def _share(model: onnx.ModelProto, data_type: int) -> float:
 
 
 def _as_run(model: onnx.ModelProto) -> Counter[str]:
-    """How often each operator is in the graph after all of ONNX Runtime's optimisations on this machine."""
+    """Operator -> its count after all of ONNX Runtime's optimisations on this machine."""
     with scratch_folder() as folder:
         path = folder / "optimized.onnx"
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # it warns that an optimised file is for this machine only, as is meant
+        options.log_severity_level = (
+            4  # suppresses the warning that an optimised file is for this machine only, which is intended
+        )
         options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return Counter(node.op_type for node in onnx.load(str(path)).graph.node)

@@ -1,4 +1,4 @@
-"""The page's sections on what the models answer: images on which they disagree, confusion, classes."""
+"""The page's sections on predictions: images with different answers, confusion, classes."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ _THUMBNAIL = 96
 
 
 def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
-    """Images whose answer changed, those that the optimised model loses first; without pictures as a table."""
+    """Images whose answer changed, starting with new errors; a table if there are no pictures."""
     base, last, names = report["models"][0], _shown_model(report), short_names(report)
     if base is last or not base["predictions"] or not last["predictions"]:
         return
@@ -61,7 +61,7 @@ def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
 
 
 def _shown_model(report: Report) -> Model:
-    """The model whose answers are shown: the candidate that the verdict is about, else the last."""
+    """The model whose answers are shown: the candidate of the verdict, else the last model."""
     return lead_candidate(report) or report["models"][-1]
 
 
@@ -84,7 +84,7 @@ def _encoded(image: Image.Image, kind: str) -> tuple[str, bytes]:
 
 
 def confusion(report: Report) -> Iterator[Element]:
-    """The optimised model's confusion matrix: a row a true class."""
+    """The optimised model's confusion matrix, one row per true class."""
     model, targets = _shown_model(report), report["targets"]
     if not model["predictions"] or -1 in targets:
         return

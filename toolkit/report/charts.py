@@ -16,7 +16,7 @@ from .svg import COLOURS, FONT, Axis, Box, Point
 
 WIDE, NARROW = 880, 350
 
-# Points of a scatter chart, rows of a bar chart; the table lists all models.
+# Limit of points in a scatter chart and rows in a bar chart; the table lists all models.
 _MOST = 40
 _ROW = 44
 _GRID = {"class": "grid"}
@@ -100,7 +100,7 @@ def _share_axis(spots: Sequence[Spot], area: Box) -> Axis:
 
 
 def _front_line(chart: Element, front: Sequence[Point], area: Box) -> list[Box]:
-    """The border of what the front beats, everything slower and less accurate; and the boxes around its lines."""
+    """The outline of the area that the front dominates (slower and less accurate), and the boxes of its lines."""
     corners = [(front[0][0], area.bottom), front[0]]
     for before, point in pairwise(front):
         corners += [(point[0], before[1]), point]
@@ -129,7 +129,7 @@ def _label(chart: Element, points: Sequence[Point], names: Sequence[str], bars: 
 
 
 def _numbered(figure: Element, names: Sequence[str]) -> None:
-    """The key of a chart whose points have numbers, shown where that chart is."""
+    """The key of a chart with numbered points, shown with that chart."""
     for chart in list(figure):
         if "numbered" in chart.get("class", ""):
             key = SubElement(figure, "ol", {"class": f"names {chart.get('class', '').split()[-1]}"})
@@ -161,7 +161,7 @@ def _latency_row(name: str, model: Model) -> Row:
 
 
 def intervals(rows: Sequence[Row]) -> Element:
-    """Bars of mean latencies from zero; points on a logarithmic axis where bars of one would not be seen."""
+    """Bars of mean latencies from zero, or points on a logarithmic axis if some bars would be invisible."""
     shown = rows[:_MOST]
     low, high = min(row.low for row in shown), max(row.high for row in shown)
     log = svg.latency_axis(low, high, 0, 1).log
@@ -189,7 +189,7 @@ def intervals(rows: Sequence[Row]) -> Element:
 
 
 def changes(document: Comparison) -> Element:
-    """How many times as fast as in each earlier report, with intervals, and the line of no change."""
+    """Speed-ups over each earlier report, with intervals, and a line at 1×."""
     rows = []
     for entry in document["rows"][:_MOST]:
         ratio = entry["against"]["speedup"]
@@ -197,7 +197,7 @@ def changes(document: Comparison) -> Element:
         name = f"{entry['name']} {entry['precision']}, {entry['against']['report']}"
         rows.append(Row(name, text, ratio["ratio"], ratio["low"], ratio["high"]))
     values = [1.0, *(row.value for row in rows)]
-    # an interval may reach to nothing or infinity: it is drawn to the edge
+    # an interval may reach zero or infinity: it is drawn to the edge
     low, high = min(values) / 3, max(values) * 3
     low = max(low, min(1.0, *(row.low for row in rows)) / 1.1)
     high = min(high, max(1.0, *(row.high for row in rows)) * 1.1)
@@ -231,7 +231,7 @@ def _row_text(chart: Element, row: Row, y: float, area: Box) -> None:
 
 
 def blocks(report: Report) -> Element:
-    """A strip per model: every block's average call as a dot, in their order in time, under the mean's interval."""
+    """A strip per model: the average call of each block as a dot, ordered by time, below the interval of the mean."""
     models, names = report["models"][:_MOST], model_names(report)
     values = [np.asarray([block["ms"] for block in model["blocks"]]) for model in models]
     low = min(*(v.min() for v in values), *(model["time_ms"]["low"] for model in models))
@@ -246,7 +246,7 @@ def blocks(report: Report) -> Element:
         for row, (model, ms) in enumerate(zip(models, values, strict=True)):
             middle, colour, time = row * height + 38, COLOURS[row % len(COLOURS)], model["time_ms"]
             _row_text(chart, _latency_row(names[model["id"]], model), middle - 20, area)
-            # spread over the row by their order in time, so that a drift shows as a slope
+            # spread over the row by time, so that a drift appears as a slope
             for number, value in enumerate(ms):
                 y = middle + 20 * (number / max(1, len(ms) - 1) - 0.5)
                 svg.circle(chart, (across(value), y), 3, {"fill": colour, "opacity": "0.45"})
@@ -259,7 +259,7 @@ def blocks(report: Report) -> Element:
 
 
 def sustained(report: Report) -> Element:
-    """Median latency by minute of each model's long run, and where it is heading as a broken line."""
+    """Median latency per minute of each model's long run; a dashed line marks the latency it approaches."""
     names = model_names(report)
     runs = [(names[model["id"]], run) for model in report["models"] if (run := model["sustained"])][:_MOST]
     figure = _wide_and_narrow(lambda width: _sustained([run for _, run in runs], width))
@@ -267,7 +267,7 @@ def sustained(report: Report) -> Element:
     for place, (name, _) in enumerate(runs):
         style = {"class": "key", "style": f"--key: {COLOURS[place % len(COLOURS)]}"}
         SubElement(caption, "span", style).text = name
-    SubElement(caption, "span").text = "broken line: the latency that the run is heading for"
+    SubElement(caption, "span").text = "dashed line: the latency that the run approaches"
     return figure
 
 
@@ -276,7 +276,7 @@ def _sustained(runs: Sequence[SustainedEntry], width: float) -> Element:
     height, count = 260, max(len(run["minutes"]) for run in runs)
     area = Box(64, 12, width - 14, height - 50)
     scale = svg.latency_axis(min(values), max(values), area.bottom, area.top)
-    chart = svg.chart(width, height, "Median latency by minute of a run without a pause")
+    chart = svg.chart(width, height, "Median latency per minute of a run without a pause")
     for value in scale.ticks(6):
         svg.text(chart, (area.left - 8, scale(value) + 4), f"{value:.3g}", "end")
         svg.line(chart, (area.left, scale(value)), (area.right, scale(value)), _GRID)
@@ -299,7 +299,7 @@ def _sustained(runs: Sequence[SustainedEntry], width: float) -> Element:
 
 
 def _latency_scale(chart: Element, across: Axis, area: Box, title: str) -> None:
-    """Grid, values and title of a level axis of milliseconds."""
+    """Grid, values and title of a horizontal axis in milliseconds."""
     for value in across.ticks(int((area.right - area.left) / 65)):
         svg.line(chart, (across(value), area.top), (across(value), area.bottom), _GRID)
         svg.text(chart, (across(value), area.bottom + 16), f"{value:.3g}", "middle")
@@ -312,7 +312,7 @@ def _logarithmic(axis: Axis) -> str:
 
 
 def _wide_and_narrow(draw: Callable[[float], Element]) -> Element:
-    """A figure with the chart drawn for a wide page and for a phone, of which the style sheet shows one."""
+    """A figure with the chart for a wide page and for a phone; the style sheet shows one of them."""
     figure = Element("figure", {"class": "chart"})
     for width, kind in ((WIDE, "wide"), (NARROW, "narrow")):
         chart = draw(width)

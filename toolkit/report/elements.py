@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, SubElement
 
-# A cell of more characters may be broken into lines.
+# Longer cells may wrap.
 _UNBROKEN = 26
 
 
@@ -15,7 +15,7 @@ def paragraph(text: str, kind: str = "") -> Element:
 
 
 def notes(lines: Iterable[str], kind: str = "") -> list[Element]:
-    """A list of sentences; nothing where there are none."""
+    """A list of sentences; empty lists are omitted."""
     items = Element("ul", {"class": f"notes {kind}".strip()})
     for line in lines:
         SubElement(items, "li").text = line
@@ -23,12 +23,12 @@ def notes(lines: Iterable[str], kind: str = "") -> list[Element]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str | Element]]) -> Element:
-    """A table that scrolls sideways in its own box where the screen is narrow."""
+    """A table that scrolls sideways on a narrow screen."""
     return scrolling(_table(header, rows))
 
 
 def cards(header: Sequence[str], rows: Sequence[Sequence[Element]]) -> Element:
-    """A table that a phone shows as a card per row; each cell knows the title of its column."""
+    """A table shown as one card per row on a phone; each cell has the title of its column."""
     for row in rows:
         for title, cell in zip(header, row, strict=True):
             cell.set("data-title", title)
@@ -63,7 +63,7 @@ def section(title: str, content: Iterable[Element]) -> Element:
 
 
 def scrolling(content: Element) -> Element:
-    """Content that scrolls sideways where the screen is narrow."""
+    """Content that scrolls sideways on a narrow screen."""
     frame = Element("div", {"class": "scroll"})
     frame.append(content)
     return frame

@@ -16,7 +16,7 @@ from .markdown import markdown
 
 
 def write_reports(report: Report | JoinedReport, images: ImageSet | None, folder: Path) -> list[Path]:
-    """Write the four files into `folder`, over those of an earlier validation of the same model."""
+    """Write the four files into `folder`, replacing those of an earlier validation of the same model."""
     contents = {
         "report.json": visible_json(report),
         "junit.xml": junit(report),
@@ -24,7 +24,7 @@ def write_reports(report: Report | JoinedReport, images: ImageSet | None, folder
         "report.html": render(report, images),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, wait=True):  # of two validations at once, all four files are of one
+    with locked(folder, wait=True):  # two simultaneous validations must not mix their files
         for name, content in contents.items():
             write_file(folder / name, content)
     return [folder / name for name in contents]
@@ -36,22 +36,22 @@ def device_slug(device: str) -> str:
 
 
 def write_result(result: Result, folder: Path) -> Path:
-    """Write result.json into `folder`: what `report` makes a report from."""
+    """Write result.json, the input of `report`, into `folder`."""
     path = folder / "result.json"
     write_file(path, json.dumps(result.to_json()))
     return path
 
 
 def write_page(report: Document, path: Path) -> None:
-    """Write a report's page; without the test images at hand it has no pictures of them."""
+    """Write a report's page, without pictures of the test images."""
     write_file(path, render(report, None))
 
 
 def write_junit(document: Document, path: Path) -> None:
-    """Write the judgements of a report, or of reports compared, as JUnit XML."""
+    """Write the judgements of a report or a comparison as JUnit XML."""
     write_file(path, junit(document))
 
 
 def write_markdown(document: Document, path: Path) -> None:
-    """Write the summary of a report, or of reports compared."""
+    """Write the summary of a report or a comparison."""
     write_file(path, markdown(document))

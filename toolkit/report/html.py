@@ -1,7 +1,7 @@
 """A report as one self-contained HTML page: no script, no font, no request; light, dark, phone and paper.
 
-Built with ElementTree, which escapes every label and file name by itself. The order is the reader's: the verdict as a
-sentence, one chart, the models' table, and what explains them, folded.
+Built with ElementTree, which escapes every label and file name by itself. It begins with the verdict as a sentence,
+one chart and the models' table; the explanations are folded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,15 +49,15 @@ from .answers import gallery
 from .elements import cards, cell, folded, notes, paragraph, section
 from .sections import against_host, details, scenarios
 
-# Speed-ups over the other models that are listed; more are folded.
+# Number of listed speed-ups over other models; more are folded.
 _FEW = 4
 
 
 def render(document: Document, images: ImageSet | None) -> str:
-    """The page of a report, of several devices' reports joined, or of reports compared.
+    """The page of a report, of joined reports, or of a comparison.
 
     Args:
-        images: the test images, for the gallery of those on which the models disagree; None leaves it out.
+        images: the test images, for the gallery of changed answers; None leaves it out.
     """
     page = Element("html", lang="en")
     head = SubElement(page, "head")
@@ -78,7 +78,7 @@ def render(document: Document, images: ImageSet | None) -> str:
 
 
 def _show_controls(body: Element) -> None:
-    """Show characters of labels and names that act instead of being shown, wherever they are in the page."""
+    """Escape control characters in labels and names everywhere in the page."""
     for element in body.iter():
         element.text, element.tail = visible(element.text or ""), visible(element.tail or "")
         for name, value in element.items():
@@ -103,7 +103,7 @@ def _joined(document: JoinedReport, images: ImageSet | None) -> Iterator[Element
 
 
 def _compared(document: Comparison) -> Iterator[Element]:
-    """The last report's models beside those of each earlier report."""
+    """The last report's models next to those of each earlier report."""
     yield _header(document, f"{document['report']} compared with earlier reports")
     yield section("Speed compared with the earlier reports", [charts.changes(document)])
     rows = []
@@ -140,19 +140,19 @@ def _header(document: Document, kind: str) -> Element:
 
 
 def _advice(document: Report | JoinedReport) -> Iterator[Element]:
-    """A recommendation; one that compares many models is folded to what it recommends."""
+    """A recommendation; a long comparison is folded."""
     for line, short in zip(recommendation_lines(document), recommendation_lines(document, short=True), strict=True):
         yield paragraph(line) if len(line) <= LONG else folded(short, [paragraph(line)], kind="noise")
 
 
 def _noise(document: Noisy) -> Iterator[Element]:
-    """One sentence on a noisy run; what was seen, folded below it."""
+    """One sentence on a noisy run, with the folded details."""
     for line in noise_summary(document):
         yield folded(line, map(paragraph, noise_details(document)), kind="noise")
 
 
 def _sections(report: Report, images: ImageSet | None) -> Iterator[Element]:
-    """All that is known of one device's models; empty sections are omitted."""
+    """All sections on one device's models; empty ones are omitted."""
     if report["models"][0]["top1"] is not None:
         yield section("Accuracy against latency", [charts.plane(report)])
     else:
@@ -169,7 +169,7 @@ def _sections(report: Report, images: ImageSet | None) -> Iterator[Element]:
 
 
 def _models_table(reports: Sequence[Report]) -> Element:
-    """A row per model, of each device where there are several: what the verdict rests on."""
+    """The figures behind the verdict: one row per model and device."""
     header = ["model", "speed-up", "mean latency", "top-1", "drop, points", "size"]
     rows = []
     for report in reports:
@@ -188,7 +188,7 @@ def _models_table(reports: Sequence[Report]) -> Element:
 
 
 def _role(model: Model, report: Report) -> str:
-    """The outcome of each judgement of a candidate; of the others what they are for."""
+    """The outcome of each judgement of a candidate; the role of any other model."""
     return _outcomes(model) or ("speed is compared with it" if model["id"] == report["speed_baseline"] else "")
 
 
@@ -225,7 +225,7 @@ def _milliseconds_range(time: Milli) -> str:
 
 
 def _remarks(report: Report) -> Iterator[Element]:
-    """What the table does not say: warnings first, then how the figures came about."""
+    """Notes below the table: warnings first, then the method."""
     yield from notes(warning_lines(report), "warning")
     other_speedups = speedups(report)
     lines = (thread_lines, ratio_lines, against_lines, engine_lines)

@@ -10,7 +10,7 @@ from ..analysis.wording import headline_of, model_name, noise_summary
 
 
 def junit(document: Document) -> str:
-    """JUnit XML: the headline, a test case for each judgement of each candidate, and what made the run noisy."""
+    """JUnit XML: the headline, one test case per judgement of a candidate, and the signs of noise."""
     suite = ElementTree.Element("testsuite", name="edgekit validate")
     cases = 0
     failed = 0
@@ -37,7 +37,7 @@ def junit(document: Document) -> str:
 
 
 def _models(document: Document) -> Sequence[Model | ComparisonRow]:
-    """What was judged; of several devices each with the device before its name."""
+    """The judged entries; those of several devices have the device before their name."""
     if "devices" in document:
         return [
             {**model, "name": f"{report['device']['name']} {model['name']}"}
@@ -48,5 +48,5 @@ def _models(document: Document) -> Sequence[Model | ComparisonRow]:
 
 
 def _xml(text: str) -> str:
-    """Text that XML 1.0 can hold (production 2): besides what `visible` shows, two characters have no form in it."""
+    """Text for XML 1.0 (production 2), which lacks two characters that `visible` keeps."""
     return re.sub("[\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", visible(text))

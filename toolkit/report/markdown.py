@@ -31,14 +31,14 @@ from ..analysis.wording import (
     warning_lines,
 )
 
-# Inline markup of GitHub's Markdown; what makes a list, a heading or a rule at the start of a line; and what becomes a
-# link or a mention without any markup, if a space of no width does not stand after it.
+# Inline markup of GitHub's Markdown; markers of lists, headings and rules at the start of a line; and text that
+# becomes a link or a mention unless a zero-width space follows.
 _MARKUP = re.compile(r"[\\`*_\[\]<>|!&~$]")
 _BLOCK = re.compile(r"^(\d*)([-+=#.])")
 _LINK = re.compile(r"[@#](?=\w)|:(?=//)|www(?=\.)", re.IGNORECASE)
 
 
-# What a summary says below its table.
+# The notes below a summary's table.
 _REMARKS = (thread_lines, ratio_lines, against_lines, scenario_lines, host_lines)
 _ICONS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
 
@@ -93,7 +93,7 @@ def _folded(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def _changes(comparison: Comparison) -> list[str]:
-    """What each model is compared with earlier reports."""
+    """Each model compared with earlier reports."""
     rows = [
         [model_name(row), row["against"]["report"], drop_text(row["against"]["drop"]), mean_text(row),
          milliseconds(row["against"].get("time_ms")),
@@ -110,11 +110,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _line(text: str) -> str:
-    """Text that is no markup at the start of a line either."""
+    """Text escaped for the start of a line too."""
     return _BLOCK.sub(r"\1\\\2", _escaped(text))
 
 
 def _escaped(text: str) -> str:
-    """Text that is no markup, no link, no mention of a user or an issue: a label or a file name may hold anything."""
+    """Text without markup, links, or mentions of users and issues: labels and file names may contain anything."""
     text = _MARKUP.sub(r"\\\g<0>", " ".join(visible(text).split()))
     return _LINK.sub("\\g<0>\N{ZERO WIDTH SPACE}", text)

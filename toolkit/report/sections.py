@@ -21,7 +21,7 @@ from .elements import cell, folded, notes, paragraph, table
 
 
 def details(report: Report) -> Iterator[Element]:
-    """What explains the table, folded; empty parts are omitted."""
+    """Folded explanations of the table; empty parts are omitted."""
     names = model_names(report)
     for title, parts in (
         ("Percentiles, top-5, memory and parity", _figures(report)),
@@ -56,7 +56,7 @@ def _figures(report: Report) -> Iterator[Element]:
     header = "model|p50|p90|p95|p99|top-5|calibration error|flips|peak memory|parity"
     yield table(header.split("|"), rows)
     text = (
-        "(≤ …) bounds the true percentile at 99 % confidence; a dash stands where too few samples support a figure. "
+        "(≤ …) bounds the true percentile at 99 % confidence; a dash means too few samples for a figure. "
         "Flips are images whose answer is not the source's. Parity is the largest difference of the golden samples' "
         "logits."
     )
@@ -76,14 +76,14 @@ def _percentile(model: Model, name: str) -> Element:
 
 
 def _parity(model: Model) -> str:
-    """By how much the logits of the golden samples differ from the source's, and what is the first to differ."""
+    """The largest logit difference on the golden samples, and the first stage that differs."""
     difference, first = model["parity"]["logits_max_abs"], model["first_difference"]
     text = "not a number" if difference is None else f"{difference:.2g}"
     return text if first in ("none", "logits") else f"{text} ({first} differs)"
 
 
 def _steps(report: Report) -> Iterator[Element]:
-    """Each step from the file on the disk to the answer, timed apart; and the outliers among the timed calls."""
+    """Times of each step from file to answer, and the outliers among the timed calls."""
     names, rows = model_names(report), []
     for model in report["models"]:
         beyond = model["outliers"]
@@ -136,7 +136,7 @@ def scenarios(report: Report) -> Iterator[Element]:
 
 
 def against_host(report: Report) -> Iterator[Element]:
-    """Whether the device answers each image as the host does, and the images where it does not."""
+    """Whether device and host give the same answers, and the images with different ones."""
     names = model_names(report)
     yield from notes(host_lines(report))
     rows = [
@@ -165,7 +165,7 @@ def _environment(report: Report) -> Iterator[Element]:
 
 
 def _state(report: Report) -> Iterator[Element]:
-    """What the machine was like before and after, changes marked."""
+    """The machine's state before and after, with changes marked."""
     before, after = (report["device"].get(key, {}) for key in ("before", "after"))
     rows = []
     for key in before:

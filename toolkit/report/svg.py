@@ -9,7 +9,7 @@ import numpy as np
 
 Point = tuple[float, float]
 
-FONT = 13  # of the viewBox's units; report.css draws charts at 0.85 of their size or more
+FONT = 13  # in units of the viewBox; report.css draws charts at 0.85 of their size or more
 COLOURS = tuple(f"var(--c{number})" for number in range(6))
 
 # Latencies that span more than this are drawn on a logarithmic axis.
@@ -25,13 +25,13 @@ class Box(NamedTuple):
     bottom: float
 
     def overlaps(self, other: "Box") -> bool:
-        """Whether the two share an area."""
+        """Whether the two boxes overlap."""
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
     def inside(self, other: "Box") -> bool:
-        """Whether it lies within another."""
+        """Whether the box lies within another."""
         return (
             self.left >= other.left
             and self.right <= other.right
@@ -51,7 +51,7 @@ class Axis:
         self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
 
     def __call__(self, value: float) -> float:
-        """The pixel; a value out of range lies at the end of the axis."""
+        """The pixel of a value; values out of range are clamped to the axis."""
         value = min(max(value, self.low), self.high)
         if self.log:
             share = float(np.log(value / self.low) / np.log(self.high / self.low))
@@ -60,18 +60,18 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, most: int) -> list[float]:
-        """At most so many round values."""
+        """At most `count` round values."""
         return _log_ticks(self.low, self.high, most) if self.log else _even_ticks(self.low, self.high, most)
 
     def decimals(self, most: int) -> int:
-        """How many decimals tell the ticks of a linear axis apart."""
+        """Number of decimals that the ticks of a linear axis need."""
         ticks = self.ticks(most)
         step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
         return next((digits for digits in range(6) if abs(round(step, digits) - step) < step / 100), 6)
 
 
 def latency_axis(low: float, high: float, start: float, end: float) -> Axis:
-    """An axis of positive times with room at both ends; logarithmic where they span more than tenfold."""
+    """An axis of positive times with a margin at both ends; logarithmic if they span more than a factor of ten."""
     if high / low > _LOG_SPAN:
         room = (high / low) ** 0.06
         return Axis(low / room, high * room, start, end, log=True)
@@ -97,7 +97,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def chart(width: float, height: float, label: str) -> Element:
-    """An empty chart with the text that a screen reader reads."""
+    """An empty chart with its text for screen readers."""
     return Element(
         "svg",
         {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": label,
@@ -108,7 +108,7 @@ def chart(width: float, height: float, label: str) -> Element:
 def text(
     parent: Element, at: Point, content: str, anchor: str = "start", kind: str = "", *, upright: bool = True
 ) -> None:
-    """A line of text; turned by 90° where it is not upright."""
+    """A line of text, rotated by 90° if vertical."""
     place = {"x": f"{at[0]:.1f}", "y": f"{at[1]:.1f}"}
     turned = {} if upright else {"transform": f"rotate(-90 {at[0]:.1f} {at[1]:.1f})"}
     SubElement(
@@ -128,7 +128,7 @@ def circle(parent: Element, at: Point, radius: float, style: Mapping[str, str]) 
 
 
 def error_bar(parent: Element, start: Point, end: Point, colour: str) -> None:
-    """An interval: a level or upright line with a cap at each end."""
+    """An interval: a horizontal or vertical line with a cap at each end."""
     style = {"stroke": colour, "stroke-width": "1.5"}
     line(parent, start, end, style)
     across = (0, 4) if start[1] == end[1] else (4, 0)
@@ -137,7 +137,7 @@ def error_bar(parent: Element, start: Point, end: Point, colour: str) -> None:
 
 
 def text_width(content: str) -> float:
-    """About how wide a text of the charts is; rather too wide, since the reader's font is not known."""
+    """Approximate width of a text; an overestimate, because the reader's font is unknown."""
     ems = {"W": 1.05, "F": 1.05}
     return FONT * sum(
         ems.get(east_asian_width(sign), 0.78 if sign.isupper() or sign in "mw%" else 0.62) for sign in content
@@ -145,7 +145,7 @@ def text_width(content: str) -> float:
 
 
 def shortened(content: str, width: float) -> str:
-    """The text, or its beginning and an ellipsis where it is wider."""
+    """The text, shortened with an ellipsis if it is wider."""
     if text_width(content) <= width:
         return content
     while content and text_width(content + "…") > width:
@@ -154,16 +154,16 @@ def shortened(content: str, width: float) -> str:
 
 
 def place_labels(points: Sequence[Point], widths: Sequence[float], bars: Sequence[Box], area: Box) -> list[Box | None]:
-    """Where each point's label goes, so that none covers another label, a point or the edge.
+    """Place each point's label so that it covers no other label, point or edge.
 
     Args:
         points: the places of the points.
-        widths: of the labels; their height is a line's.
-        bars: what a label had better not cover: interval bars.
+        widths: of the labels, which are one line high.
+        bars: interval bars, which labels avoid if possible.
         area: where labels may lie.
 
     Returns:
-        A box per label; None where nothing is free.
+        A box per label; None if no place is free.
     """
     dots = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in points]
     placed: list[Box | None] = []

@@ -1,4 +1,4 @@
-"""Results as tables that people read in a terminal."""
+"""Results as tables for the terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -46,14 +46,14 @@ from ..predict import Prediction
 from ..runs import RunEntry
 
 _NODES_SHOWN = 3
-# Columns that hold words; the others hold figures.
+# Columns with text; the others have figures.
 _NAMES = ("model", "run", "made from", "device", "against", "against itself", "found", "expected")
-# Columns that no table needs.
+# Columns that may be dropped.
 _UNLIMITED = 10_000
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
-# What is said below a validation's table.
+# The notes below a validation's table.
 _TOLD = (
     thread_lines, ratio_lines, speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines,
 )  # fmt: skip
@@ -67,7 +67,7 @@ def document_table(document: Document) -> Iterator[RenderableType]:
 
 
 def validation_table(report: Report) -> Iterator[RenderableType]:
-    """What came out in one line, the models side by side, the warnings, and the verdict last, where the eye is."""
+    """The headline, the table of models, the warnings, and the verdict last, next to the prompt."""
     yield styled(report["headline"], "bold")
     yield subject(report)
     table = _table("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up")
@@ -99,7 +99,7 @@ def devices_table(document: JoinedReport) -> Iterator[RenderableType]:
 
 
 def prediction_table(predictions: Sequence[Prediction]) -> Iterator[RenderableType]:
-    """A row an image."""
+    """One row per image."""
     table = Table()
     for column in ("image", "true", "predicted"):
         table.add_column(column)
@@ -133,7 +133,7 @@ class _BuildPlan(Protocol):
 
 
 def build_plan_table(plan: _BuildPlan) -> Iterator[RenderableType]:
-    """What troubles TensorRT in a graph, a line a rule with its first nodes, and the command lines."""
+    """Findings of the TensorRT lint, one line per rule with its first nodes, and the command lines."""
     rules: dict[tuple[str, str, str], list[_Finding]] = {}
     for finding in plan.findings:
         rules.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
@@ -152,7 +152,7 @@ def build_plan_table(plan: _BuildPlan) -> Iterator[RenderableType]:
 
 
 def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
-    """A row per bundle and unfinished training, what is damaged below."""
+    """One row per bundle and unfinished training; damaged ones below."""
     table = _table("run", "model", "size", "created", "verdict", "made from")
     for run in runs:
         if run["kind"] == "damaged":
@@ -164,7 +164,7 @@ def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
             megabytes(run["size_bytes"]), created, run["verdict"] or "",
             run["made_from"] or "",
         )  # fmt: skip
-    yield _Fitting(table) if table.row_count else "runs/ holds no bundle yet: edgekit train"
+    yield _Fitting(table) if table.row_count else "there is no bundle in runs/ yet: edgekit train"
     yield from (styled(f"damaged: {run['path']}: {run['problem']}", "yellow") for run in runs if run["problem"])
 
 
@@ -176,14 +176,14 @@ def facts_table(facts: Mapping[str, object]) -> Iterator[RenderableType]:
 
 
 def doctor_table(diagnosis: Diagnosis) -> Iterator[RenderableType]:
-    """The machine, its state, what measuring costs on it, then the packages."""
+    """The machine, its state, the overhead of measuring, and the packages."""
     overhead = diagnosis["overhead"]
     yield from facts_table(
         {
             **diagnosis["machine"],
             "gpu that torch sees": diagnosis["gpu"] or "none",
             "state": diagnosis["state"],
-            "a call that does nothing takes": f"{overhead['in_process_ns'] / 1e3:.2f} µs, "
+            "overhead of a timed call": f"{overhead['in_process_ns'] / 1e3:.2f} µs, "
             f"through the agent {overhead['through_agent_ns'] / 1e3:.2f} µs",
         }
     )
@@ -197,7 +197,7 @@ def doctor_table(diagnosis: Diagnosis) -> Iterator[RenderableType]:
 
 
 def board_table(diagnosis: DeviceDiagnosis) -> Iterator[RenderableType]:
-    """A board: the machine and its state as far as it can say, the packages, what is amiss."""
+    """A board: the machine and its state as far as known, the packages, and problems."""
     facts = diagnosis["python"]
     own = {
         "python": f"{'.'.join(map(str, facts['python']))} {facts['executable']}",
@@ -235,8 +235,8 @@ def _runtimes(runtimes: Sequence[RuntimeEntry]) -> Table:
 
 
 def self_test_table(result: SelfTest) -> Iterator[RenderableType]:
-    """A model against itself and against itself slowed, and what this machine resolves."""
-    yield f"{result['model']}, {milliseconds(result['call_ms'])} a call"
+    """A model against itself and a slowed copy, and the difference that this machine resolves."""
+    yield f"{result['model']}, {milliseconds(result['call_ms'])} per call"
     table = _table("against itself", "speed-up", "found", "expected")
     planted = f"slowed to {result['slowed']['planted']:.3f}x"
     for name, comparison, expected in (
@@ -253,7 +253,7 @@ def self_test_table(result: SelfTest) -> Iterator[RenderableType]:
 
 
 def comparison_table(comparison: Comparison) -> Iterator[RenderableType]:
-    """The last report's candidates against each report before it, and the verdict against the first."""
+    """The last report's candidates against each earlier report, and the verdict against the first."""
     yield styled(headline_of(comparison), "bold")
     yield comparison["report"]
     table = _table("model", "against", "drop, points", "mean latency", "before", "speed-up")
@@ -278,7 +278,7 @@ def _verdict(document: Verdict) -> Text:
 
 
 def _table(*columns: str) -> Table:
-    """An empty table: names may be broken between words, figures are not broken at all."""
+    """An empty table: names wrap between words, figures never wrap."""
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
         name = column in _NAMES
@@ -288,12 +288,12 @@ def _table(*columns: str) -> Table:
 
 
 def _stacked(text: str) -> Text:
-    """An estimate over its interval over its outcome, so that the table fits 80 columns."""
+    """Estimate, interval and outcome on separate lines, so that the table fits 80 columns."""
     return Text(visible(text).replace(" [", "\n[").replace("] ", "]\n"))
 
 
 class _Fitting:
-    """A table; where the terminal is too narrow for its words, each row's cells one below the other instead."""
+    """A table; on a terminal too narrow for its words, the cells of each row are stacked."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -323,7 +323,7 @@ class _Fitting:
 
 
 def _least_width(column: Column) -> int:
-    """How narrow a column can be: as its longest word, or its longest figure."""
+    """The minimum width of a column: that of its longest word or figure."""
     cells = [_plain(cell) for cell in (column.header, *column.cells)]
     return max(cell_len(part) for cell in cells for part in (cell.splitlines() if column.no_wrap else cell.split()))
 

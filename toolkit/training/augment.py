@@ -1,4 +1,4 @@
-"""Training images as tensors: decoded, randomly changed (torchvision.transforms.v2), normalised by the one
+"""Training images as tensors: decoded, augmented (torchvision.transforms.v2), and normalised by the shared
 preprocessing."""
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ _INTERPOLATION = {mode.value: mode for mode in InterpolationMode}
 
 
 class Example(NamedTuple):
-    """float32 [c, h, w] and the label's index."""
+    """Returns Returns float32 [c, h, w] and the label's index."""
 
     tensor: torch.Tensor
     target: int
@@ -37,8 +37,8 @@ class Examples(torch.utils.data.Dataset):
         return len(self._images)
 
     def __getitems__(self, indices: Sequence[int]) -> "list[Example] | EdgeKitError":
-        """A batch as a DataLoader asks for it. An error is handed over like one: raised in a loader process, it would
-        arrive as the text of its traceback."""
+        """A batch for a DataLoader. An error is returned instead of raised: from a loader process, it would arrive as
+        the text of its traceback."""
         try:
             return [self[index] for index in indices]
         except EdgeKitError as error:
@@ -62,15 +62,15 @@ class Examples(torch.utils.data.Dataset):
 
 
 def collate(examples: "list[Example] | EdgeKitError") -> Any:
-    """A batch of tensors, or the error that came instead of the examples."""
+    """A batch of tensors, or the error from loading it."""
     return examples if isinstance(examples, EdgeKitError) else default_collate(examples)
 
 
 def batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The loader's batches.
+    """Iterate over the loader's batches.
 
     Raises:
-        EdgeKitError: what went wrong in loading one, here or in another process.
+        EdgeKitError: a batch could not be loaded, here or in another process.
     """
     for batch in loader:
         if isinstance(batch, EdgeKitError):

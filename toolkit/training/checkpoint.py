@@ -1,4 +1,4 @@
-"""What a training run keeps on disk after each epoch: the best weights, its whole state, metrics and curves."""
+"""Files of a training run after each epoch: the best weights, the complete state, metrics and curves."""
 
 import csv
 import io
@@ -21,10 +21,10 @@ class RunState:
     """How far a run has come.
 
     Attributes:
-        epoch: whole epochs.
+        epoch: complete epochs.
         best: the best validation accuracy.
-        history: a row of metrics an epoch.
-        planned: the number of epochs that the schedule was made for.
+        history: one row of metrics per epoch.
+        planned: the number of epochs of the schedule.
     """
 
     epoch: int = 0
@@ -33,7 +33,7 @@ class RunState:
     planned: int = 0
 
     def add(self, row: dict[str, float]) -> bool:
-        """Count an epoch; says whether it is the best so far."""
+        """Count an epoch; returns whether it is the best so far."""
         better = row["validation_accuracy"] > self.best
         self.epoch += 1
         self.best = max(self.best, row["validation_accuracy"])
@@ -42,7 +42,7 @@ class RunState:
 
 
 def save(work: Path, state: RunState, better: bool, network: nn.Module, optimizer: Any, scheduler: Any) -> None:
-    """Write an epoch's files, each whole or not at all; the state last, since resuming believes it."""
+    """Write an epoch's files atomically; the state last, because resuming relies on it."""
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     if better:
         write_file(work / BEST, save_weights(weights))
@@ -59,15 +59,15 @@ def save(work: Path, state: RunState, better: bool, network: nn.Module, optimize
 
 
 def epochs(work: Path) -> int:
-    """How many whole epochs a run's folder holds."""
+    """The number of complete epochs in a run's folder."""
     return torch.load(work / STATE, weights_only=True)["epoch"]
 
 
 def restore(work: Path, network: nn.Module, optimizer: Any, scheduler: Any, planned: int) -> RunState:
-    """Load the last whole epoch into the network, optimizer and schedule; a run's beginning when there is none.
+    """Load the last complete epoch into the network, optimizer and schedule; without one, start from the beginning.
 
     Args:
-        planned: epochs of the schedule, where the state does not say.
+        planned: epochs of the schedule, if the state does not record them.
     """
     if not (work / STATE).is_file():
         return RunState()

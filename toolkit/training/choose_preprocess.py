@@ -1,4 +1,4 @@
-"""Deciding a data set's preprocessing from its training images, where the recipe leaves it open."""
+"""Choosing preprocessing from the training images, for settings that the recipe leaves to "auto"."""
 
 import numpy as np
 
@@ -15,8 +15,8 @@ _STATISTICS_IMAGES = 1024
 def decide(settings: PreprocessSettings, images: ImageSet) -> Preprocess:
     """Fill in what the settings leave to "auto".
 
-    mode: L when the images are grey, else RGB. size: the images' own when they are small and all alike, else 224.
-    resize: the size itself when small, else what leaves a margin of 12.5 % for the crop. mean and std: of up to 1,024
+    mode: L for grey images, else RGB. size: the images' own if they are small and all the same, else 224. resize:
+    the size itself if small, else a margin of 12.5 % for the crop. mean and std: of up to 1,024
     training images, drawn by class, after resizing and cropping.
     """
     sample = images.stratified(_STATISTICS_IMAGES, seed=0)
@@ -39,7 +39,7 @@ def decide(settings: PreprocessSettings, images: ImageSet) -> Preprocess:
 
 
 def _statistics(plain: Preprocess, images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, standard deviation) a channel over all pixels, rounded to 4 digits."""
+    """(mean, standard deviation) per channel over all pixels, rounded to 4 digits."""
     total = squares = np.zeros(len(plain.mean))
     for sample in images:
         tensor = plain(sample.image).astype(np.float64)

@@ -1,9 +1,10 @@
-"""What a training's history shows: its curves, and over-fitting."""
+"""Curves of a training's history, and a check for over-fitting."""
 
 import io
 from collections.abc import Sequence
 
-# A validation loss this far above its best, while the training loss still falls, is over-fitting and not noise.
+# A validation loss this far above its best, while the training loss still falls, counts as over-fitting rather than
+# noise.
 _RISE = 1.1
 
 
@@ -27,7 +28,7 @@ def draw_curves(history: Sequence[dict[str, float]]) -> bytes:
 
 
 def over_fitting(history: Sequence[dict[str, float]]) -> str | None:
-    """One line when the validation loss rose from its best while the training loss went on falling, else None."""
+    """One line if the validation loss rose from its best while the training loss kept falling, else None."""
     best = min(range(len(history)), key=lambda index: history[index]["validation_loss"])
     first, last = history[best], history[-1]
     rose = last["validation_loss"] > _RISE * first["validation_loss"]

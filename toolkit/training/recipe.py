@@ -1,4 +1,4 @@
-"""Recipes: every setting of a training, read from TOML, strict about its keys."""
+"""Recipes: every setting of a training, read strictly from TOML."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports] # only installed where it is needed
 
 
-# A recipe has some forty lines.
+# A recipe has about forty lines.
 _MAX_BYTES = 1 << 20
 
 _SHIPPED = Path(__file__).parent / "recipes"
@@ -47,11 +47,11 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class PreprocessSettings:
-    """How an image becomes the network's input; "auto" is decided from the training images (see preprocessing.py).
+    """How an image becomes the network's input; "auto" is chosen from the training images (see choose_preprocess.py).
 
     Attributes:
         size: (height and width) in pixels, 0 for auto.
-        resize: the shorter side before the crop, in pixels, 0 for auto.
+        resize: the shorter side before the crop in pixels, 0 for auto.
         mean, std: one value per channel on the scale [0, 1]; empty for auto.
     """
 
@@ -86,9 +86,9 @@ class TrainSettings:
 
     Attributes:
         lr: learning rate, the peak of one-cycle.
-        step_size, gamma: StepLR's: the rate is multiplied by `gamma` every `step_size` epochs.
+        step_size, gamma: of StepLR: the rate is multiplied by `gamma` every `step_size` epochs.
         clip: largest norm of the gradient, 0 for no limit.
-        workers: processes that load a part; -1 is auto: none for arrays, and for few or small files (screening.py).
+        workers: loader processes per part; -1 is auto: none for arrays and for few or small files (screening.py).
         device: auto, cpu or cuda.
     """
 
@@ -172,7 +172,7 @@ def shipped() -> list[str]:
 
 
 def for_model(model: str) -> Recipe:
-    """The shipped recipe of a network, or the general one for a network without."""
+    """The shipped recipe of a network, or the general one."""
     recipe = Recipe.load(model) if model in shipped() else Recipe()
     return Recipe.from_dict({**recipe.to_dict(), "model": asdict(replace(recipe.model, name=model))})
 
@@ -191,8 +191,8 @@ def _read(path: Path) -> str:
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # ValueError of a number without end
-        raise RecipeError(f"{where} is not TOML: {error}", fix="correct the line it names") from error
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # ValueError for an overlong number
+        raise RecipeError(f"{where} is not TOML: {error}", fix="correct that line") from error
 
 
 def _value(text: str) -> Any:
@@ -239,7 +239,7 @@ def _typed(hint: object, value: object, where: str) -> Any:
 
 
 def _check(recipe: Recipe) -> None:
-    """Values that have the right type and make no sense."""
+    """Refuse values of the right type that make no sense."""
     train, augment = recipe.train, recipe.augment
     rules = {
         "train.epochs must be 1 or more": train.epochs >= 1,

@@ -1,4 +1,4 @@
-"""Optimizers, and schedules of the learning rate that are stepped once a batch."""
+"""Optimizers, and learning rate schedules that are stepped once per batch."""
 
 import warnings
 from typing import Any
@@ -13,12 +13,12 @@ OPTIMIZERS = {
     "adamw": lambda weights, s: torch.optim.AdamW(weights, s.lr, weight_decay=s.weight_decay),
 }
 
-# Schedules whose rate at a step depends on how many steps there are in all.
+# Schedules whose rate depends on the total number of steps.
 OF_THE_TOTAL = ("cosine", "one-cycle")
 
 
 def make_schedule(optimizer: Any, settings: TrainSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule that is stepped once a batch."""
+    """A schedule that is stepped once per batch."""
     schedules = torch.optim.lr_scheduler
     total = settings.epochs * steps
     if settings.schedule == "step":
@@ -31,12 +31,12 @@ def make_schedule(optimizer: Any, settings: TrainSettings, steps: int) -> torch.
 
 
 def remake_schedule(optimizer: Any, settings: TrainSettings, steps: int, epoch: int) -> Any:
-    """The schedule of all the epochs, as it stands after `epoch` of them; the optimizer keeps its moments."""
+    """The schedule of all epochs, advanced to `epoch`; the optimizer keeps its moments."""
     for group in optimizer.param_groups:
         del group["initial_lr"]
         group["lr"] = settings.lr
     scheduler = make_schedule(optimizer, settings, steps)
-    with warnings.catch_warnings():  # the optimizer's steps were taken before
+    with warnings.catch_warnings():  # torch warns that the optimizer has not stepped yet
         warnings.simplefilter("ignore", UserWarning)
         for _ in range(epoch * steps):
             scheduler.step()

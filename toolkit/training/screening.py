@@ -1,4 +1,4 @@
-"""What is looked at before the first epoch: every image's header, the classes, and whether loader processes pay off."""
+"""Checks before the first epoch: every image's header, the classes, and whether loader processes pay off."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ _MOST_PROCESSES = 4
 
 
 def screen(dataset: Dataset) -> dict[str, list[Header]]:
-    """The headers of every part's image files, after a check that the set can train a classifier.
+    """The image headers of every part, after a check that the set can train a classifier.
 
     Raises:
         TrainingError: images without labels, or all of one class.
@@ -37,12 +37,12 @@ def screen(dataset: Dataset) -> dict[str, list[Header]]:
     headers = {part: read_headers(getattr(dataset, part)) for part in PARTS}
     deep = sum(header.mode in SIXTEEN_BITS for part_headers in headers.values() for header in part_headers)
     if deep:
-        _log.info(f"{deep} grey images of 16 bits: the upper 8 bits are used, here and on the device")
+        _log.info(f"{deep} 16-bit grey images: the upper 8 bits are used, here and on the device")
     return headers
 
 
 def processes(setting: int, headers: Sequence[Header]) -> int:
-    """How many processes load a part: the setting, or for -1 as many as its image files are worth (arrays: none)."""
+    """The number of loader processes of a part: the setting, or for -1 a number that pays off (none for arrays)."""
     if setting >= 0:
         return setting
     ms = sum(_MS_AN_IMAGE + _MS_A_MEGAPIXEL * header.size[0] * header.size[1] / 1e6 for header in headers)
@@ -50,17 +50,17 @@ def processes(setting: int, headers: Sequence[Header]) -> int:
 
 
 def _one_class(dataset: Dataset, name: str) -> TrainingError:
-    """The error, which names the folder that holds the class folders where there is one."""
+    """The error; its fix names the folder that contains the class folders, if there is one."""
     folder = Path(dataset.data) / name
     while folder.is_dir() and len(below := _folders(folder)) == 1:
         folder = below[0]
     if folder.is_dir() and (below := _folders(folder)):
         names = ", ".join(entry.name for entry in below[:5])
         return TrainingError(
-            f"{dataset.data} has one class, {name}; its folder holds class folders: {names}", fix=f"--data {folder}"
+            f"{dataset.data} has one class, {name}; that folder contains class folders: {names}", fix=f"--data {folder}"
         )
     return TrainingError(
-        f"all training images of {dataset.data} are of one class, {name}", fix="a classifier needs two classes at least"
+        f"all training images of {dataset.data} are of one class, {name}", fix="a classifier needs at least two classes"
     )
 
 

@@ -57,7 +57,7 @@ def test_without_a_shared_baseline_the_times_are_compared(written: Callable[...,
     after["models"][0] = {**after["models"][0], "id": "another"}
     comparison = compare_reports([before, after], Contract())
     against = comparison["rows"][0]["against"]
-    assert "state of the day" in against["how"]
+    assert "machine's state on each day" in against["how"]
     assert against["speedup"]["ratio"] == pytest.approx(1.0, rel=0.02)
     assert against["outcome"] == "no difference"
     assert comparison["exit_code"] == 0

@@ -64,7 +64,7 @@ def _rules(model: onnx.ModelProto, version: tuple[int, int] = (10, 3), **setting
     ("zero", "found", "words"),
     [("zero", set(), ""), ("five", {("asymmetric", "error")}, "zero point is 5"),
      ("middle", {("uint8", "error")}, "quantizes to uint8"),
-     ("byte", {("uint8", "error")}, "takes it for int8, and every value over 127")],
+     ("byte", {("uint8", "error")}, "reads it as int8, which changes every value over 127")],
 )  # fmt: skip
 def test_zero_points(zero: str, found: set, words: str) -> None:
     """Symmetric int8 alone; uint8 with a zero point of 0 is the one that TensorRT takes, and changes."""
@@ -206,7 +206,7 @@ def test_command_lines(fp32: Bundle) -> None:
     assert set(lines["10.x"]) == common | {"--stronglyTyped"}
     assert set(lines["11.x"]) == common
     stripped = command_lines(fp32, Options(strip_weights=True), "image")
-    assert "no engines without weights" in stripped["8.6"]
+    assert "cannot build engines without weights" in stripped["8.6"]
     assert "--stripWeights" in stripped["10.x"]
 
 
@@ -225,7 +225,7 @@ def test_a_free_batch_needs_its_sizes(trained: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     free = export_bundle(trained, "onnx", tmp_path / "free", ExportOptions(dynamic_batch=True))
     somewhere = Options(compute_capabilities=("8.6",))
-    with pytest.raises(EngineError, match="takes any number of images") as caught:
+    with pytest.raises(EngineError, match="accepts any batch size") as caught:
         build(free, options=somewhere, out=tmp_path / "engine")
     assert "--batch 1,8,32" in caught.value.fix
     (engine,) = build(free, options=dataclasses.replace(somewhere, batch=(1, 4, 8)), out=tmp_path / "engine")

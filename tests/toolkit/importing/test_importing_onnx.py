@@ -213,7 +213,7 @@ def test_a_softmax_is_not_applied_twice(
     operators = {node.op_type for node in onnx.load(str(bundle.model_path)).graph.node}
     assert not operators & {"Softmax", "QLinearSoftmax"}
     taken = "LogSoftmax" not in operators
-    assert ("which was taken off" in caplog.text) == taken
+    assert ("which was removed" in caplog.text) == taken
     assert any("Softmax" in change for change in bundle.manifest.details["changes"]) == taken
     onnx.checker.check_model(str(bundle.model_path), full_check=True)
 
@@ -262,7 +262,7 @@ def test_a_class_number_is_refused_with_the_line_that_cuts_it(
     ended.graph.node[-2].input[0] = ended.graph.node[-3].output[0] = "logits_before"
     with pytest.raises(BundleError, match="ends in ArgMax") as caught:
         bring(ended)
-    assert "take shares as its output" in caught.value.fix
+    assert "make shares its output" in caught.value.fix
     code = caught.value.fix.partition('python -c "')[2].rstrip('"')
     monkeypatch.chdir(tmp_path)
     exec(code)  # noqa: S102 # the line that the user is shown
@@ -366,8 +366,8 @@ def _one_at_a_time(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize(
     ("make", "batch", "words"),
-    [(lambda m: _conv_head([1, 1, 32, 32]), 1, "a Flatten was put after it"),
-     (lambda m: _conv_head(["n", 1, "h", "w"]), None, "a Flatten was put after it"),
+    [(lambda m: _conv_head([1, 1, 32, 32]), 1, "a Flatten was added after it"),
+     (lambda m: _conv_head(["n", 1, "h", "w"]), None, "a Flatten was added after it"),
      (lambda m: _change(m, _one_at_a_time), 1, "one image at a time"),
      (lambda m: _change(m, lambda m: setattr(m, "ir_version", onnx.IR_VERSION)), 1, "IR version")],
     ids=["[n, k, 1, 1]", "free axes", "one at a time", "newest IR version"],
@@ -408,7 +408,7 @@ def _one_output(model: onnx.ModelProto) -> None:
     [
         (_two_outputs, r"1 inputs and 2 outputs \(.*float \[1, 10\]", "onnx.utils.extract_model"),
         (_foreign_operator, "org.openvinotoolkit:FakeQuantize", "QuantizeLinear and DequantizeLinear"),
-        (lambda m: setattr(m, "ir_version", 99), "IR version 99; onnx .* knows up to", "--upgrade onnx"),
+        (lambda m: setattr(m, "ir_version", 99), "IR version 99; onnx .* supports up to", "--upgrade onnx"),
         (lambda m: setattr(m.opset_import[0], "version", 99), "theirs.onnx: .*Opset 99", "lower --opset"),
         (_one_output, "1 output: it is not a classifier", "at least 2 outputs"),
         (lambda m: setattr(m.graph.node[0], "op_type", "Nonsense"), "No Op registered for Nonsense", "export it again"),
@@ -489,7 +489,7 @@ def test_external_weights_that_are_not_there(
     onnx.save(model, str(path), save_as_external_data=True, location="net.data", size_threshold=0)
     whole = data.read_bytes()
     data.unlink()
-    with pytest.raises(BundleError, match="weights in net.data, which is not there") as caught:
+    with pytest.raises(BundleError, match="weights in net.data, which is missing") as caught:
         bring(path)
     assert caught.value.fix == f"put it at {data}"
     data.write_bytes(_POINTER)
@@ -546,7 +546,7 @@ def test_on_the_command_line(model: onnx.ModelProto, edgekit: Callable[..., Any]
     refused = edgekit(*settings, "--mean", "0.3", "--std", "0.3", code=1)
     assert "fix: leave out --mean and --std" in refused.stderr
     done = edgekit(*settings)
-    assert "theirs.onnx: it ends in Softmax, which was taken off" in done.stderr
+    assert "theirs.onnx: it ends in Softmax, which was removed" in done.stderr
     assert "0" in edgekit("predict", done.stdout.strip(), "digits").stdout
     facts = json.loads(edgekit("inspect", done.stdout.strip(), "--json").stdout)
     assert facts["preprocess"]["dtype"] == "uint8"

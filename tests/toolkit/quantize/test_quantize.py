@@ -202,7 +202,7 @@ def test_only_fp32_onnx_is_quantized(int8: Bundle, trained: Bundle, fp32: Bundle
     for bundle in (int8, trained):
         with pytest.raises(BundleError, match="quantize takes fp32 ONNX"):
             quantize(bundle)
-    with pytest.raises(BundleError, match="quantized already"):
+    with pytest.raises(BundleError, match="already quantized"):
         quantize(dataclasses.replace(int8, manifest=dataclasses.replace(int8.manifest, precision="fp32")))
 
 

@@ -163,7 +163,7 @@ def test_an_older_bundle_opens_and_it_is_said(fp32: Bundle, caplog: pytest.LogCa
     assert len(left) == 10
     assert overlap.unchecked == (str(fp32.path),)
     assert "records no fingerprints" in caplog.text
-    assert "is not checked" in overlap_lines({"images": 10, "overlap": plain(overlap)})[0]
+    assert "cannot check whether" in overlap_lines({"images": 10, "overlap": plain(overlap)})[0]
     assert overlap_lines({"images": 10}) == [], "a report of an earlier version"
 
 
