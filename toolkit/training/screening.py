@@ -37,7 +37,7 @@ def screen(dataset: Dataset) -> dict[str, list[Header]]:
     headers = {part: read_headers(getattr(dataset, part)) for part in PARTS}
     deep = sum(header.mode in SIXTEEN_BITS for part_headers in headers.values() for header in part_headers)
     if deep:
-        _log.info(f"{deep} 16-bit grey images: the upper 8 bits are used, here and on the device")
+        _log.info(f"{deep} grey images of 16 bits: the upper 8 bits are used, here and on the device")
     return headers
 
 
