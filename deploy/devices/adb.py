@@ -1,7 +1,7 @@
-"""Android devices over USB or TCP, by the Android Debug Bridge's own client, `adb`.
+"""Android devices over USB or TCP, through `adb`, the client of the Android Debug Bridge.
 
-Untried on a phone: it is tested with the real client and a server that speaks the protocol. What runs there needs a
-Python that the bridge's user (`shell`) may run; adb://SERIAL/path/of/its/python names it.
+Untried on a phone: it is tested with the real client and a server that speaks the protocol. It requires a Python
+that the bridge's user (`shell`) may run; adb://SERIAL/path/of/its/python names it.
 """
 
 import os
@@ -20,12 +20,12 @@ from .transport import CHUNK, Transport, last_line
 
 # adb starts its server first, and waits for a device that is still connecting.
 _CONNECT_S = 20.0
-# A push shows no progress; it may take this long, and the time of the slowest line on top.
+# A push reports no progress; its time limit is this plus the time of the slowest connection.
 _PUSH_S, _SLOWEST_BYTES_S = 60.0, 100_000
-# adb push, where the device answers that it does not take the file
+# adb push, if the device rejects the file
 _REFUSED_FILE = re.compile("failed to copy .*: remote |Permission denied|Read-only file system|[Ii]s a directory")
 
-# A serial number as adb prints it, also of a device over TCP or Wi-Fi: 0123456789ABCDEF, emulator-5554, 10.0.0.7:5555,
+# A serial number as adb prints it, including devices over TCP or Wi-Fi: 0123456789ABCDEF, emulator-5554, 10.0.0.7:5555,
 # adb-XYZ._adb-tls-connect._tcp. It is never an option.
 _SERIAL = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]{0,127}")
 _ADDRESS = re.compile(rf"adb://(?P<serial>{_SERIAL.pattern})?(?P<path>/.*)?")
@@ -34,14 +34,14 @@ _TCP = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[A-Za-z0-9._-]+):\d+")
 # pattern in adb's standard error -> what it means, and the fix
 _REFUSALS = {
     r"unauthorized|still authorizing": (
-        "does not trust this machine yet", "unlock it and accept the question about USB debugging; then try again",
+        "does not trust this machine yet", "unlock it and allow USB debugging; then try again",
     ),
-    r"more than one": ("is not the only one", "name one of those that adb devices lists: --device adb://SERIAL"),
+    r"more than one": ("is not the only one", "name one from adb devices: --device adb://SERIAL"),
     r"no devices|no emulators": (
-        "is not connected", "plug it in, and switch on USB debugging in its developer options; adb devices lists it",
+        "is not connected", "plug it in and enable USB debugging in its developer options; adb devices must list it",
     ),
     r"offline|still connecting": ("is offline", "plug it in again, or restart it; adb reconnect may suffice"),
-    r"not found": ("is not connected", "adb devices lists what is; for one over TCP: adb connect HOST:PORT"),
+    r"not found": ("is not connected", "adb devices lists connected devices; over TCP: adb connect HOST:PORT"),
     r"no permissions|insufficient permissions": (
         "may not be used by this account", "Debian: apt install android-sdk-platform-tools-common (udev rules)",
     ),
@@ -49,20 +49,20 @@ _REFUSALS = {
         "has no shell that reports exit codes", "Android 7 or newer is required",
     ),
     r"cannot connect to daemon|failed to (start|check)": (
-        "cannot be reached, since adb's server does not run", "adb kill-server, then adb start-server",
+        "cannot be reached, because adb's server does not run", "adb kill-server, then adb start-server",
     ),
 }  # fmt: skip
 
 
 def open_board(name: str) -> Board:
-    """The board at an address adb://[serial][/path/of/its/python]; without a serial it is the only device.
+    """The board at an address adb://[serial][/path/of/its/python]; without a serial, the only connected device.
 
     Raises:
-        DeviceError: not such an address.
+        DeviceError: it is not such an address.
     """
     match = _ADDRESS.fullmatch(name)
     if match is None:
-        raise DeviceError(f"{name} is not an address of adb", fix="e.g. --device adb://0123456789ABCDEF, or adb://")
+        raise DeviceError(f"{name} is not an adb address", fix="e.g. --device adb://0123456789ABCDEF, or adb://")
     return Board(name, Adb(match["serial"], match["path"]))
 
 
@@ -73,7 +73,7 @@ class Adb(Transport):
         self.host, self.python = f"adb://{serial}" if serial else "the Android device", python
         self._wanted, self._serial = serial, serial or ""
         self._adb = ""
-        # adb of some versions reports success where the line breaks; a line of standard error proves the end
+        # some versions of adb report success on a broken connection; a line on standard error marks the real end
         self._mark = f"edgekit-ended-{secrets.token_hex(8)}"
 
     def connect(self) -> None:
@@ -83,39 +83,39 @@ class Adb(Transport):
             DeviceError: there is no adb, or the device is not ready.
         """
         self._adb = _program()
-        # the server outlives this command: it may have none of its pipes
+        # the server outlives this command, so it must not inherit its pipes
         self._ask("start-server")
         if self._wanted and _TCP.fullmatch(self._wanted):
             self._ask("connect", self._wanted)
         which = ["-s", self._wanted] if self._wanted else []
         state = self._checked(*which, "get-state")
         if state != "device":
-            raise DeviceError(f"{self.host} is not running Android: it is in {state[:40]!r}", fix="adb reboot")
+            raise DeviceError(f"{self.host} is not running Android: its state is {state[:40]!r}", fix="adb reboot")
         serial = self._wanted or self._checked("get-serialno")
         if not _SERIAL.fullmatch(serial):
-            raise DeviceError(f"adb names a device {serial[:80]!r}, which is not a serial number", fix="adb devices")
+            raise DeviceError(f"adb lists a device {serial[:80]!r}, which is not a serial number", fix="adb devices")
         self._serial = serial
         code, _, errors = self._ask("-s", serial, "shell", "-T", "true")
         if code:
             raise self._refused(errors)
 
     def close(self) -> None:
-        """Nothing is held between commands; adb's server stays, as adb has it."""
+        """Nothing is open between commands; adb's server keeps running, as usual."""
 
     def command_line(self, command: str) -> list[str]:
-        """By `adb shell` without a terminal, which passes bytes on as they are."""
+        """Uses `adb shell` without a terminal, which leaves bytes unchanged."""
         marked = f"sh -c {shlex.quote(command)}; echo {self._mark} $? >&2"
         return [self._adb, "-s", self._serial, "shell", "-T", "-e", "none", marked]
 
     def outcome(self, code: int, errors: str) -> tuple[int, str]:
-        """As the mark says; without it the line broke."""
+        """Reads the marker; without it the connection broke."""
         match = re.search(rf"{self._mark} (\d{{1,3}})\s*", errors)
         if match is None:
             raise self.lost(last_line(errors) or f"adb ended with exit code {code}")
         return int(match[1]), errors[: match.start()] + errors[match.end() :]
 
     def put(self, path: Path, remote: str, sent: int, progress: Callable[[float], None]) -> None:
-        """By `adb push`, always from the start: it cannot resume, but is far faster than a shell's standard input."""
+        """Uses `adb push` from the start: it cannot resume, but is far faster than a shell's standard input."""
         del sent
         limit_s = _PUSH_S + path.stat().st_size / _SLOWEST_BYTES_S
         code, output, errors = self._ask("-s", self._serial, "push", str(path), remote, timeout=limit_s)
@@ -127,11 +127,11 @@ class Adb(Transport):
         if "o space left" in errors or "uota exceeded" in errors:
             raise DeviceError(f"{self.host}: the disk is full", fix="free space there, or edgekit provision --clean")
         if _REFUSED_FILE.search(errors):
-            raise DeviceError(f"{self.host}: a file cannot be sent: {reason}", fix="check what its user may write")
+            raise DeviceError(f"{self.host}: a file cannot be sent: {reason}", fix="check where its user may write")
         raise self.lost(reason or f"adb push ended with exit code {code}")
 
     def _checked(self, *arguments: str) -> str:
-        """What adb prints.
+        """The output of adb.
 
         Raises:
             DeviceError: it failed.
@@ -142,12 +142,12 @@ class Adb(Transport):
         return output.strip()
 
     def _ask(self, *arguments: str, timeout: float = _CONNECT_S) -> tuple[int, str, str]:
-        """Run adb: its exit code, standard output and standard error, of each the first 64 KiB.
+        """Run adb; returns its exit code and the first 64 KiB of standard output and standard error.
 
         Raises:
             LostDeviceError: it does not end within `timeout` seconds.
         """
-        # files, not pipes: a server that is started on the way would keep pipes open
+        # files, because a server that adb starts would keep pipes open
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             try:
                 code = subprocess.run(
@@ -172,7 +172,7 @@ class Adb(Transport):
 
 
 def _program() -> str:
-    """The client: from PATH, or from the Android SDK.
+    """Find the client in PATH or in the Android SDK.
 
     Raises:
         DeviceError: it is in neither.
@@ -184,6 +184,6 @@ def _program() -> str:
         if variable in os.environ and path.is_file():
             return str(path)
     raise DeviceError(
-        "there is no adb on this machine, neither in PATH nor in ANDROID_HOME",
+        "adb is not installed: it is neither in PATH nor in ANDROID_HOME",
         fix="install it: apt install adb, brew install android-platform-tools, or the Android SDK's platform-tools",
     )

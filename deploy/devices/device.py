@@ -17,14 +17,14 @@ if TYPE_CHECKING:  # --help shows the registry, and loads nothing heavy
     from ..progress import Progress
     from .board.probe import Facts
 
-# What a kind of device can do beside measuring: build engines, describe itself, take an installation.
+# Abilities of a kind of device in addition to measuring: build engines, describe itself, install packages.
 Ability = Literal["build", "describe", "provision"]
 
-# ability -> what the device does not do, and the fix
+# ability -> message without it, and the fix
 _UNABLE: dict[Ability, tuple[str, str]] = {
-    "build": ("builds no engines", "build on the machine that runs them: {others}"),
-    "describe": ("describes itself only while it measures", "validate on it, or name another device: {others}"),
-    "provision": ("takes no installation", "name another device: {others}"),
+    "build": ("cannot build engines", "build on the machine that runs them: {others}"),
+    "describe": ("can only be examined while it measures", "validate on it, or name another device: {others}"),
+    "provision": ("does not support installing packages", "name another device: {others}"),
 }
 
 
@@ -32,10 +32,10 @@ class Kind(NamedTuple):
     """A kind of device.
 
     Attributes:
-        opens: what makes the Device of a name.
-        address: how the names are written, as help texts show it (where rich takes [word] for markup).
+        opens: makes the Device of a name.
+        address: form of the names in help texts (where rich interprets [word] as markup).
         can: its abilities.
-        settings: the keyword arguments that `opens` takes beside the name.
+        settings: keyword arguments of `opens` in addition to the name.
     """
 
     opens: str
@@ -49,7 +49,7 @@ _BOARD: frozenset[Ability] = frozenset(("build", "describe", "provision"))
 # the name of this machine
 _HERE = "local"
 
-# what a device's name begins with, up to "://" -> its kind
+# prefix of a device's name, up to "://" -> its kind
 DEVICES: dict[str, Kind] = {
     _HERE: Kind(".local:LocalDevice", "local", frozenset(("build", "describe")), ("planted",)),
     "ssh": Kind(".ssh:open_board", "ssh://user@host[:port]", _BOARD),
@@ -60,14 +60,14 @@ DEVICES: dict[str, Kind] = {
 
 
 class Description(NamedTuple):
-    """What a device is and lacks.
+    """A device's state, and what it lacks.
 
     Attributes:
         facts: its Python and free space.
-        packages: the packages that it needs for measuring -> the version there, None where it is missing or broken.
-        lacks: what it needs before it can measure, one sentence each.
-        remarks: what else to know, one sentence each.
-        about: its hardware and state; None where it lacks something.
+        packages: the packages required for measuring -> version there, None if missing or broken.
+        lacks: what it lacks for measuring, one sentence each.
+        remarks: other notes, one sentence each.
+        about: its hardware and state; None if it lacks something.
     """
 
     facts: "Facts"
@@ -97,52 +97,52 @@ class Device:
         """Disconnect."""
 
     def require(self, ability: Ability) -> None:
-        """Refuse a device of a kind without this ability; needs no connection.
+        """Refuse a device without this ability; requires no connection.
 
         Raises:
-            DeviceError: the kind cannot do it; the fix names those that can.
+            DeviceError: this kind lacks it; the fix names the kinds that have it.
         """
         if ability not in kind_of(self.name).can:
             lack, fix = _UNABLE[ability]
             raise DeviceError(f"{self.name} {lack}", fix=fix.format(others=addresses(ability)))
 
     def runtimes(self) -> set[str]:
-        """The runtimes that are there (keys of runtimes.runtime.RUNTIMES).
+        """The installed runtimes (keys of runtimes.runtime.RUNTIMES).
 
         Raises:
-            DeviceError: the device cannot run anything; the message says what it lacks.
+            DeviceError: the device cannot run anything; the message names what it lacks.
         """
         raise NotImplementedError
 
     def measure(
         self, bundles: "Sequence[Bundle]", plan: "Plan", images: "ImageSet | None", progress: "Progress"
     ) -> "Measured":
-        """Measure the bundles together there, each on the runtimes that the plan says.
+        """Measure the bundles together on the device, each on the runtimes in the plan.
 
         Raises:
-            EdgeKitError: a model cannot be run there, or the device did not answer.
-            LostDeviceError: the device went away; the error has what was measured so far.
+            EdgeKitError: a model cannot be run, or the device did not answer.
+            LostDeviceError: the device went away; the error contains the measurements so far.
         """
         raise NotImplementedError
 
     def build(self, bundle: "Bundle", options: "Options", out: Path, progress: "Progress") -> None:
-        """Build a TensorRT engine from an ONNX bundle there, and write it here as the new bundle `out`.
+        """Build a TensorRT engine from an ONNX bundle on the device, and write it here as the new bundle `out`.
 
         Raises:
-            EdgeKitError: it cannot be built there (see engine.build.build), or the device did not answer.
+            EdgeKitError: it cannot be built (see engine.build.build), or the device did not answer.
         """
         raise NotImplementedError
 
     def describe(self) -> Description:
-        """What the device is and what it lacks.
+        """The device's state, and what it lacks.
 
         Raises:
-            DeviceError: it has no Python that EdgeKit can use, or did not answer.
+            DeviceError: it has no suitable Python, or did not answer.
         """
         raise NotImplementedError
 
     def provision(self, download: "Callable[[Facts, Path], None] | None", progress: "Progress") -> dict[str, str]:
-        """Install what measuring needs, in EdgeKit's own folder there, and try it: package -> version.
+        """Install and test the packages for measuring, in EdgeKit's own folder there: package -> version.
 
         Args:
             download: fetches the wheels for that Python into a new folder here, to be sent; None lets the device
@@ -154,7 +154,7 @@ class Device:
         raise NotImplementedError
 
     def clean(self) -> list[str]:
-        """Remove all that EdgeKit put there: the folders that are gone."""
+        """Remove everything that EdgeKit installed there; returns the removed folders."""
         raise NotImplementedError
 
 
@@ -168,12 +168,12 @@ def kind_of(name: str) -> Kind:
 
 
 def is_here(name: str) -> bool:
-    """Whether a device's name, as reports hold it, is that of this machine."""
+    """Whether a device's name in a report is that of this machine."""
     return name == _HERE
 
 
 def addresses(ability: Ability | None = None) -> str:
-    """How the names of devices are written, of all kinds or of those with an ability: "local, ssh://…, …"."""
+    """The forms of device names, for all kinds or those with an ability: "local, ssh://…, …"."""
     return ", ".join(kind.address for kind in DEVICES.values() if ability is None or ability in kind.can)
 
 
@@ -181,10 +181,10 @@ def open_device(name: str, **settings: Any) -> Device:
     """The device called `name`: "local", "browser", or an address such as "ssh://user@host". It is not connected yet.
 
     Args:
-        settings: for kinds that take them; each gets those that its entry in DEVICES names. None is the kind's default.
+        settings: for kinds that take them; each gets the settings in its DEVICES entry. None is the kind's default.
 
     Raises:
-        DeviceError: no such kind of device, or not an address of that kind.
+        DeviceError: no such kind of device, or an invalid address.
     """
     kind = kind_of(name)
     given = {key: settings[key] for key in kind.settings if settings.get(key) is not None}

@@ -19,7 +19,7 @@ from ..progress import Progress
 from ..runtimes.runtime import all_runtimes
 from .device import Device
 
-# An agent that is ended lets its workers end first.
+# A terminated agent first waits for its workers.
 _PATIENCE_S = 5.0
 
 
@@ -27,7 +27,7 @@ class LocalDevice(Device):
     """This machine, measured through the same agent as any other.
 
     Args:
-        planted: the models are the self-test's own (see runtime.PLANTED).
+        planted: the models belong to the self-test (see runtime.PLANTED).
     """
 
     here = True
@@ -52,24 +52,24 @@ class LocalDevice(Device):
             return Measured.from_json(_run(job, request, progress), self.name, bundles, len(images or ()), plan)
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
-        """Build an engine in a child process, which native code may end without ending this one."""
+        """Build an engine in a child process, because native code may crash it."""
         with scratch_folder() as job:
             _run(job, cargo.build_job(bundle, options, str(bundle.path.resolve())), progress)
             cargo.adopt(job / agent.BUILT, bundle, out)
 
 
 def _run(job: Path, request: Mapping[str, object], progress: Progress) -> dict[str, object]:
-    """Run the agent on a job in a child process: its result."""
+    """Run the agent on a job in a child process; returns its result."""
     (job / agent.JOB).write_text(json.dumps(request), encoding="utf-8")
     command = [sys.executable, "-m", agent.__name__, str(job)]
-    # what the agent and its workers leave goes with the job, however they end
+    # temporary files of the agent and its workers are removed with the job
     place = {**os.environ, "TMPDIR": str(job)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=place) as process:
         assert process.stdout  # noqa: S101 # it is a pipe
         try:
             return agent.follow(process.stdout, progress)
         except KeyboardInterrupt:
-            process.terminate()  # it ends its workers
+            process.terminate()  # the agent ends its workers
             raise
         finally:
             try:

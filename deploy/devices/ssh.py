@@ -1,4 +1,4 @@
-"""Devices over SSH, by the system's OpenSSH client, so that the user's own configuration, keys and jump hosts count.
+"""Devices over SSH, by the system's OpenSSH client, so that the user's configuration, keys and jump hosts apply.
 
 The client is never allowed to ask a question.
 """
@@ -20,9 +20,9 @@ from .board.board import Board
 from .transport import CHUNK, CommandError, Transport, ended, last_line
 
 _CONNECT_S, _ASK_S = 20.0, 20.0
-# With ServerAliveInterval these make a dead line known after 9 to 12 seconds.
+# With ServerAliveInterval, these detect a dead connection after 9 to 12 seconds.
 _ALIVE_S, _ALIVE_TIMES = 3, 3
-# ssh's own exit code; rsync's of a line that broke.
+# ssh's own exit code; those of rsync for a broken connection.
 _LOST, _RSYNC_LOST = 255, (12, 30)
 
 _ADDRESS = re.compile(
@@ -32,16 +32,16 @@ _ADDRESS = re.compile(
 # pattern in ssh's standard error -> what it means, and the fix
 _REFUSALS = {
     r"REMOTE HOST IDENTIFICATION HAS CHANGED": (
-        "has another host key than when it was last seen: another machine answers there, or it was set up anew",
-        "if it was set up anew: ssh-keygen -R {host}, then ssh {login} once to accept the new key",
+        "has a different host key than before: another machine answers there, or it was reinstalled",
+        "if it was reinstalled: ssh-keygen -R {host}, then ssh {login} once to accept the new key",
     ),
     r"Host key verification failed": (
-        "has a host key that this machine does not know", "ssh {login} once, and accept the key if it is the board's",
+        "has an unknown host key", "ssh {login} once, and accept the key if it is the board's",
     ),
     r"Permission denied|Too many authentication failures": (
-        "wants a password or another key; EdgeKit does not ask for passwords", "ssh-copy-id {login}, then try again",
+        "requires a password or another key; EdgeKit does not ask for passwords", "ssh-copy-id {login}, then try again",
     ),
-    r"Could not resolve hostname": ("is not a name that can be resolved", "check the name, or pass the address"),
+    r"Could not resolve hostname": ("has a name that cannot be resolved", "check the name, or pass the address"),
     r"Connection refused": ("refuses the connection: no ssh server listens there", "check the port, start sshd there"),
     r"timed out|No route to host|Network is unreachable": ("does not answer", "check that it is on, in this network"),
 }  # fmt: skip
@@ -51,7 +51,7 @@ def open_board(name: str) -> Board:
     """The board at an address ssh://[user@]host[:port][/path/of/its/python].
 
     Raises:
-        DeviceError: not such an address.
+        DeviceError: it is not such an address.
     """
     return Board(name, Ssh(Address.parse(name)))
 
@@ -73,12 +73,12 @@ class Address(NamedTuple):
         """
         match = _ADDRESS.fullmatch(text)
         if match is None or match["host"].startswith("-") or (match["user"] or "").startswith("-"):
-            raise DeviceError(f"{text} is not an address of a board", fix="e.g. --device ssh://pi@raspberrypi.local")
+            raise DeviceError(f"{text} is not an ssh address", fix="e.g. --device ssh://pi@raspberrypi.local")
         return cls(match["user"], match["host"], match["port"], match["path"])
 
     @property
     def login(self) -> str:
-        """As one types it after ssh."""
+        """The login as typed after ssh."""
         port = f"-p {self.port} " if self.port else ""
         return f"{port}{self.user}@{self.host}" if self.user else f"{port}{self.host}"
 
@@ -86,7 +86,7 @@ class Address(NamedTuple):
 class Ssh(Transport):
     """One login that all commands and transfers share (OpenSSH's ControlMaster)."""
 
-    # kept from asking in a window
+    # no questions in a window
     environment = {"SSH_ASKPASS_REQUIRE": "never"}  # noqa: RUF012 # never changed
 
     def __init__(self, address: Address) -> None:
@@ -101,13 +101,13 @@ class Ssh(Transport):
         """Log in.
 
         Raises:
-            DeviceError: there is no ssh, or the board does not let in.
+            DeviceError: ssh is missing, or the login failed.
         """
         if not self._ssh:
-            raise DeviceError("there is no ssh on this machine", fix="install the OpenSSH client")
+            raise DeviceError("ssh is not installed on this machine", fix="install the OpenSSH client")
         self._folder = self._scratch.enter_context(scratch_folder())
         options = ["-o", "ControlMaster=yes", "-o", "ControlPersist=no", *self._options()]
-        # it lives as long as its standard input, so it ends with this process however that ends
+        # it ends with its standard input, and so with this process
         self._master = self.popen(
             [self._ssh, *options, "-T", "--", self._host(), "echo edgekit; exec cat"], stderr=subprocess.PIPE
         )
@@ -134,17 +134,17 @@ class Ssh(Transport):
         self._folder = None
 
     def command_line(self, command: str) -> list[str]:
-        """By a POSIX shell, whatever the user's shell there is."""
+        """Uses a POSIX shell, whatever the user's login shell."""
         return [self._ssh, *self._options(), "-T", "--", self._host(), f"exec sh -c {shlex.quote(command)}"]
 
     def outcome(self, code: int, errors: str) -> tuple[int, str]:
-        """Ssh passes the exit code on; 255 is its own."""
+        """Ssh returns the command's exit code; 255 is its own."""
         if code == _LOST:
             raise self.lost(last_line(errors) or "closed the connection")
         return code, errors
 
     def put(self, path: Path, remote: str, sent: int, progress: Callable[[float], None]) -> None:
-        """By rsync where both ends have it, else by sftp; both resume."""
+        """Uses rsync if both ends have it, else sftp; both resume."""
         if self._has_rsync():
             self._transfer([
                 "rsync", "--partial", "--append-verify", "--protect-args", "--info=progress2", "--timeout=20",
@@ -164,7 +164,7 @@ class Ssh(Transport):
 
     def _transfer(self, command: Sequence[str], batch: str, progress: Callable[[float], None]) -> None:
         """Run rsync, or sftp with a batch of commands."""
-        # of standard error a board may fill at most this many blocks of 512 bytes (POSIX, ulimit)
+        # limit of standard error, in blocks of 512 bytes (POSIX, ulimit)
         limited = ["sh", "-c", f'ulimit -f {CHUNK // 512}; exec "$@"', "sh", *command]
         with tempfile.TemporaryFile() as errors:
             process = self.popen(limited, stderr=errors)
@@ -182,20 +182,20 @@ class Ssh(Transport):
             self._check_sent(code, errors.read(CHUNK).decode(errors="replace"))
 
     def _check_sent(self, code: int, errors: str) -> None:
-        """Raise the error that the end of rsync or sftp means."""
+        """Raise the error for the result of rsync or sftp."""
         if code == 0:
             return
         reason = last_line(errors)
         dead = self._master is None or self._master.poll() is not None or code in (*_RSYNC_LOST, _LOST)
         if "o space left" in errors or "uota exceeded" in errors or (not dead and "write remote" in errors):
             raise DeviceError(
-                f"{self.host}: the disk is full", fix="free some room there, or edgekit provision --clean"
+                f"{self.host}: the disk is full", fix="free some space there, or edgekit provision --clean"
             )
         if dead:
             raise self.lost(reason or "the connection broke")
         raise DeviceError(
             f"{self.host}: a file cannot be sent: {reason or f'exit code {code}'}",
-            fix="the board needs rsync or an sftp server, and free space: edgekit doctor --device reports both",
+            fix="the board requires rsync or an sftp server, and free space: edgekit doctor --device reports both",
         )
 
     def _options(self) -> list[str]:
@@ -213,7 +213,7 @@ class Ssh(Transport):
         return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
     def _host(self) -> str:
-        """As ssh wants it; rsync and sftp want brackets around an IPv6 address."""
+        """The host for ssh; rsync and sftp require brackets around an IPv6 address."""
         return self.host.strip("[]")
 
     def _refused(self, errors: str) -> DeviceError:
@@ -221,7 +221,7 @@ class Ssh(Transport):
         for pattern, (meaning, fix) in _REFUSALS.items():
             if re.search(pattern, errors):
                 return DeviceError(f"{self.host} {meaning}", fix=fix.format(host=self.host, login=login))
-        reason = last_line(errors) or f"it did not let in within {_CONNECT_S:.0f} s"
+        reason = last_line(errors) or f"no login within {_CONNECT_S:.0f} s"
         return DeviceError(f"{self.host} cannot be reached: {reason}", fix=f"try: ssh {login}")
 
 

@@ -1,6 +1,6 @@
-"""Transports: how a device with a shell and a Python is reached. What is done there is in board/, once for all of them.
+"""Transports: ways to reach a device with a shell and a Python. The code above them, in board/, is shared.
 
-A transport runs a client program of this machine (ssh, adb) that runs shell commands on the device.
+A transport uses a local client program (ssh, adb) to run shell commands on the device.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from typing import Any
 
 from ..errors import DeviceError, LostDeviceError
 
-# A result is one line, of some megabytes with ten thousand images. An agent prints some lines a second, for hours.
+# A result is one line, a few megabytes for ten thousand images. An agent prints a few lines per second, for hours.
 _MAX_LINE_BYTES = 64 << 20
 _MAX_LINES, _MAX_S = 1_000_000, 24 * 3600.0
-# The end of standard error is kept for the error message, and waited for this long after standard output has ended.
+# Bytes of standard error kept for messages, and how long to wait for them after standard output ends.
 _STDERR_BYTES, _STDERR_S = 4096, 5.0
-# A file arrives at some speed, however slow the line.
+# Minimum speed of a file transfer.
 _STALLED_S = 60.0
-# A client program that is to end gets this long to end by itself.
+# Time for a client program to exit by itself.
 _ENDING_S = 3.0
 CHUNK = 1 << 16
 
@@ -44,7 +44,7 @@ class Transport(ABC):
     Attributes:
         host: what messages call the device.
         python: path of the Python on the device that the address names; None where it names none.
-        environment: variables for the client program, beside those of this process.
+        environment: variables for the client program, in addition to those of this process.
     """
 
     host: str
@@ -61,7 +61,7 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Disconnect; harmless where nothing is connected."""
+        """Disconnect; harmless without a connection."""
 
     @abstractmethod
     def command_line(self, command: str) -> list[str]:
@@ -69,7 +69,7 @@ class Transport(ABC):
 
     @abstractmethod
     def outcome(self, code: int, errors: str) -> tuple[int, str]:
-        """A command's exit code and standard error, from those of the client program.
+        """Derive a command's exit code and standard error from those of the client program.
 
         Args:
             errors: the last 4096 bytes of the client's standard error.
@@ -83,7 +83,7 @@ class Transport(ABC):
         """Write a file of this machine to an absolute path on the device.
 
         Args:
-            sent: bytes of it that are there from an earlier try; a transport may send them again.
+            sent: bytes that already arrived in an earlier attempt; a transport may send them again.
 
         Raises:
             LostDeviceError: the device is gone.
@@ -98,7 +98,7 @@ class Transport(ABC):
         self.close()
 
     def reconnect(self, patience_s: float) -> None:
-        """Connect again, trying for this long.
+        """Reconnect, with attempts for this long.
 
         Raises:
             DeviceError: the device cannot be reached.
@@ -133,7 +133,7 @@ class Transport(ABC):
         return self.popen(self.command_line(command), stderr=subprocess.PIPE)
 
     def popen(self, command: list[str], *, stderr: Any) -> subprocess.Popen[bytes]:
-        """Start a client program with pipes; Ctrl-C is not passed on to it."""
+        """Start a client program with pipes, protected from Ctrl-C."""
         pipe = subprocess.PIPE
         environment = {**os.environ, "LC_ALL": "C", **self.environment}
         return subprocess.Popen(
@@ -145,7 +145,7 @@ class Transport(ABC):
 
         Raises:
             LostDeviceError: the device is gone, or printed no line for `timeout` seconds.
-            DeviceError: a line is too long, or there are too many, or they take too long.
+            DeviceError: a line is too long, or there are too many lines, or they take too long.
             CommandError: the command failed.
         """
         count, begun, pending = 0, time.monotonic(), bytearray()
@@ -160,19 +160,18 @@ class Transport(ABC):
             count += len(complete)
             if len(pending) > _MAX_LINE_BYTES or count > _MAX_LINES or time.monotonic() - begun > _MAX_S:
                 raise DeviceError(
-                    f"{self.host} does not stop printing: line {count + 1}, {len(pending)} bytes",
+                    f"{self.host} prints too much: line {count + 1}, {len(pending)} bytes",
                     fix="check what runs there; EdgeKit's own agent prints far less",
                 )
             if time.monotonic() > due:
-                raise self.lost(f"said nothing for {timeout:.0f} s")
+                raise self.lost(f"no output for {timeout:.0f} s")
         if pending:
             yield pending.decode(errors="replace")
 
     def get(self, remote: str, path: Path, most: int) -> None:
-        """Fetch a file of at most `most` bytes into `path`, which is new.
+        """Fetch a file of at most `most` bytes into the new file `path`.
 
-        By `cat`: with sftp, rsync and adb pull the device decides how much is written, with some of them under which
-        names.
+        Uses `cat`: with sftp, rsync and adb pull, the device controls how much is written, and partly the names.
 
         Raises:
             LostDeviceError: the device is gone.
@@ -185,7 +184,8 @@ class Transport(ABC):
                     size += len(chunk)
                     if size > most:
                         raise DeviceError(
-                            f"{self.host} sends more than {most} bytes for a file", fix="do not use this device"
+                            f"{self.host} sends more than the allowed {most} bytes for a file",
+                            fix="do not use this device",
                         )
                     stream.write(chunk)
         except (CommandError, OSError) as error:
@@ -196,7 +196,7 @@ class Transport(ABC):
     def lost(self, reason: str) -> LostDeviceError:
         """The error of a device that is gone."""
         return LostDeviceError(
-            f"{self.host} is gone: {reason}", fix="check the device and the line, then run the command again"
+            f"{self.host} is gone: {reason}", fix="check the device and its connection, then run the command again"
         )
 
     def _output(self, process: subprocess.Popen[bytes], timeout: float) -> Iterator[bytes]:
@@ -215,8 +215,8 @@ class Transport(ABC):
                 ready = selector.select(max(0.0, due - time.monotonic()))
                 if time.monotonic() > due:
                     if process.stdout.fileno() not in streams:
-                        break  # something that was started there keeps standard error open
-                    raise self.lost(f"said nothing for {timeout:.0f} s")
+                        break  # a background process there keeps standard error open
+                    raise self.lost(f"no output for {timeout:.0f} s")
                 for key, _ in ready:
                     content = os.read(key.fd, CHUNK)
                     if not content:
@@ -231,11 +231,11 @@ class Transport(ABC):
         self._check_ended(process, timeout, errors.decode(errors="replace"))
 
     def _check_ended(self, process: subprocess.Popen[bytes], timeout: float, errors: str) -> None:
-        """Raise the error that the end of a command means."""
+        """Raise the error for the result of a command."""
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise self.lost("a command there does not end") from None
+            raise self.lost("a command does not end") from None
         code, errors = self.outcome(code, errors)
         if code:
             raise CommandError(code, errors)
@@ -243,7 +243,7 @@ class Transport(ABC):
 
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
-    """See that a process has ended after the block: its input is closed, and after 3 s it is killed."""
+    """End a process after the block: close its input, and kill it after 3 s."""
     try:
         yield
     finally:
@@ -261,5 +261,5 @@ def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
 
 
 def last_line(text: str) -> str:
-    """The last line that is not empty, of a thousand characters at most."""
+    """The last line that is not empty, at most a thousand characters."""
     return next((line.strip()[:1000] for line in reversed(text.splitlines()) if line.strip()), "")

@@ -98,7 +98,7 @@ def test_what_provision_installs_is_found_without_a_python_in_the_address(
         ("authorizing", "does not trust this machine yet", "unlock it"),
         ("offline", "is offline", "plug it in again"),
         ("no permissions", "may not be used by this account", "udev"),
-        ("recovery", "is in 'recovery'", "adb reboot"),
+        ("recovery", "its state is 'recovery'", "adb reboot"),
     ],
 )
 def test_a_device_that_is_not_ready(phone: Bridge, state: str, message: str, fix: str) -> None:
@@ -174,7 +174,7 @@ def test_files_go_both_ways(transport: Adb, phone: Bridge, tmp_path: Path) -> No
     transport.put(tmp_path / "file", there, 0, lambda share: None)
     transport.get(there, tmp_path / "back", len(content))
     assert (tmp_path / "back").read_bytes() == content
-    with pytest.raises(DeviceError, match="sends more than 1000 bytes"):
+    with pytest.raises(DeviceError, match="sends more than the allowed 1000 bytes"):
         transport.get(there, tmp_path / "bounded", 1000)
     with pytest.raises(DeviceError, match="cannot be fetched"):
         transport.get(f"{there}?", tmp_path / "missing", 1000)
@@ -265,7 +265,7 @@ def test_where_adb_is(phone: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("ANDROID_HOME", raising=False)
     monkeypatch.delenv("ANDROID_SDK_ROOT", raising=False)
-    with pytest.raises(DeviceError, match="there is no adb on this machine") as caught:
+    with pytest.raises(DeviceError, match="adb is not installed") as caught:
         open_board("adb://").__enter__()
     assert "apt install adb" in caught.value.fix
     tools = tmp_path / "sdk/platform-tools"

@@ -52,14 +52,14 @@ def test_a_setting_reaches_the_kinds_that_take_it(tmp_path: Path) -> None:
     """The folder of a browser's files means nothing to a board."""
     assert "ort_web" in kind_of("browser").settings
     open_device("ssh://board", ort_web=tmp_path)
-    with pytest.raises(DeviceError, match="ONNX Runtime Web is not here"):
+    with pytest.raises(DeviceError, match="ONNX Runtime Web is not installed"):
         open_device("browser", ort_web=tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("name", ["local", "browser"])
 def test_what_takes_no_installation(name: str) -> None:
     """Refused before anything is connected or downloaded."""
-    with pytest.raises(DeviceError, match="takes no installation") as caught:
+    with pytest.raises(DeviceError, match="does not support installing packages") as caught:
         provision(name, offline=True)
     assert "ssh://" in caught.value.fix
     assert "adb://" in caught.value.fix
@@ -68,9 +68,9 @@ def test_what_takes_no_installation(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["doctor", "--device", "browser"], "browser describes itself only while it measures"),
+        (["doctor", "--device", "browser"], "browser can only be examined while it measures"),
         (["doctor", "--device", "serial://x"], "unknown device 'serial'"),
-        (["provision", "--device", "browser", "--clean"], "browser takes no installation"),
+        (["provision", "--device", "browser", "--clean"], "browser does not support installing packages"),
         (["doctor", "--device", "ssh://board", "--self-test"], "the self-test runs on this machine only"),
         (["doctor", "--device", "local://x"], "local://x is not this machine"),
     ],

@@ -194,7 +194,7 @@ def test_any_edit_of_an_answer_is_taken_or_refused(
 def test_a_probe_takes_no_path_that_is_none(message: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder with a line break would be a command in sftp's batch language."""
     monkeypatch.setattr(Board, "_ask", lambda self, request: iter([json.loads(json.dumps(message))]))
-    with pytest.raises(DeviceError, match="does not understand"):
+    with pytest.raises(DeviceError, match="sent an invalid message"):
         open_board("ssh://board").probe(Wanted())
 
 
@@ -229,7 +229,7 @@ def test_endless_output_ends(program: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(transport, "_MAX_LINES", 10_000)
     tracemalloc.start()
     try:
-        with _started(program) as process, pytest.raises(DeviceError, match="does not stop printing"):
+        with _started(program) as process, pytest.raises(DeviceError, match="prints too much"):
             for _ in CONNECTION.lines(process, 20.0):
                 pass
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
@@ -245,7 +245,7 @@ def test_endless_output_ends(program: str, monkeypatch: pytest.MonkeyPatch) -> N
 )  # fmt: skip
 def test_a_command_that_prints_no_line_is_lost(program: str) -> None:
     """Silent, a character now and then, standard error alone, or closed and still running."""
-    with _started(program) as process, pytest.raises(LostDeviceError, match="said nothing for 1 s|does not end"):
+    with _started(program) as process, pytest.raises(LostDeviceError, match="no output for 1 s|does not end"):
         list(CONNECTION.lines(process, 1.0))
 
 
@@ -269,7 +269,11 @@ def test_a_file_of_a_board_is_bounded(
     with _started(program) as process:
         monkeypatch.setattr(Ssh, "start", lambda self, command: process)
         monkeypatch.setattr(transport, "ended", lambda process: contextlib.nullcontext())
-        with contextlib.nullcontext() if fits else pytest.raises(DeviceError, match="sends more than 3000000 bytes"):
+        with (
+            contextlib.nullcontext()
+            if fits
+            else pytest.raises(DeviceError, match="sends more than the allowed 3000000 bytes")
+        ):
             CONNECTION.get("/cache/x", path, 3_000_000)
     assert path.stat().st_size == size if fits else path.stat().st_size <= 3_000_000
 

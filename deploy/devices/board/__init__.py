@@ -1,1 +1,1 @@
-"""Boards: what is the same whichever transport reaches the device. The transports are beside this folder."""
+"""Boards: everything that does not depend on the transport. The transports are next to this folder."""

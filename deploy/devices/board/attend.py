@@ -1,4 +1,4 @@
-"""Running the agent on a board: it is started, hears every few seconds that this side is there, and is listened to."""
+"""Running the agent on a board: start it, send heartbeats every few seconds, and read its messages."""
 
 import contextlib
 import json
@@ -12,9 +12,9 @@ from ...progress import Progress
 from ..transport import CommandError, Transport, ended
 from .remote_agent import HEARTBEAT_S, PATIENCE_S, RECEIVED
 
-# An agent that says nothing for this long, though the line is alive, is stuck.
+# An agent that is silent for this long on a live connection is stuck.
 _SILENCE_S = 60.0
-# After a cut: how long the device is tried.
+# After a lost connection: how long to try to reconnect.
 RECONNECT_S = 30.0
 
 
@@ -26,11 +26,11 @@ def attend(
 
     Args:
         agent: the shell command that starts it.
-        request: the line that it reads first.
-        collect: fetches a result that the board kept when the line was cut; None where it has none.
+        request: the first line of its input.
+        collect: fetches a result that the board kept after a lost connection; None if it has none.
 
     Raises:
-        EdgeKitError: what the agent reports.
+        EdgeKitError: the agent reported an error.
         LostDeviceError: the board went away and kept no result.
     """
     process = transport.start(agent)
@@ -52,24 +52,24 @@ def attend(
 
 
 def _lines(transport: Transport, name: str, process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """What the agent prints. Where it is killed, the measurement is lost."""
+    """The agent's output. If it is killed, the measurement is lost."""
     try:
         yield from transport.lines(process, _SILENCE_S)
     except CommandError as error:
         raise LostDeviceError(
-            f"{name}: the agent was ended there ({error})", fix=f"edgekit doctor --device {name} reports more"
+            f"{name}: the agent was killed on the device ({error})", fix=f"edgekit doctor --device {name} reports more"
         ) from error
 
 
 @contextlib.contextmanager
 def _beating(process: subprocess.Popen[bytes], request: Mapping[str, object]) -> Iterator[Callable[[str], None]]:
-    """Send the request, then an empty line every few seconds; yields a way to send another line."""
+    """Send the request, then an empty line every few seconds; yields a function that sends another line."""
     over, lock = threading.Event(), threading.Lock()
     assert process.stdin  # noqa: S101 # it is a pipe
     stream = process.stdin
 
     def say(line: str) -> None:
-        with lock, contextlib.suppress(OSError, ValueError):  # that the line is dead shows in the other direction
+        with lock, contextlib.suppress(OSError, ValueError):  # the reading side notices a dead connection
             stream.write(f"{line}\n".encode())
             stream.flush()
 

@@ -1,4 +1,4 @@
-"""A board: what it needs is sent once and kept by its hash, the agent measures or builds, its result comes back."""
+"""A board: files are sent once and stored by hash; the agent measures or builds, and returns its result."""
 
 import contextlib
 import getpass
@@ -43,8 +43,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_GROWTH, _MOST_ENGINE_BYTES = 8, 256 << 20
 
 _BOOTSTRAP = Path(__file__).parent / "bootstrap.py"
-# The Python that provision installed, in either place where it may be (see bootstrap.caches), if the folder belongs to
-# the user: in /tmp anybody may have been first. Else the system's.
+# The Python that provision installed, in either cache folder (see bootstrap.caches), if the user owns it: others can
+# create folders in /tmp. Else the system's Python.
 _PYTHON = """\
 for d in "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit" "${TMPDIR:-/tmp}/edgekit-$(id -u)"; do
 [ -O "$d" ] && [ ! -L "$d" ] && [ -x "$d/venv/bin/python3" ] && exec "$d/venv/bin/python3" -
@@ -53,7 +53,7 @@ exec python3 -"""
 
 
 class Board(Device):
-    """A device with a shell and a Python, however it is reached."""
+    """A device with a shell and a Python, over any transport."""
 
     def __init__(self, name: str, transport: Transport) -> None:
         self.name, self._transport = name, transport
@@ -67,7 +67,7 @@ class Board(Device):
         self._transport.close()
 
     def runtimes(self) -> set[str]:
-        """ONNX Runtime, and those whose packages are there.
+        """ONNX Runtime, and the runtimes whose packages are installed.
 
         Raises:
             DeviceError: the board lacks Python, a package, or a folder that can be written.
@@ -81,19 +81,19 @@ class Board(Device):
         }
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
-        """Send what is not there yet, and run the agent."""
+        """Send missing files, and run the agent."""
         with scratch_folder() as folder:
             parcels = list(_parcels(bundles, images, folder))
             _, result = self._run(parcels, cargo.job(bundles, plan, self.name), progress)
             return Measured.from_json(result, self.name, bundles, len(images or ()), plan)
 
     def build(self, bundle: Bundle, options: Options, out: Path, progress: Progress) -> None:
-        """Send the model, have it built there, and fetch the engine; the board keeps its copy for running it."""
+        """Send the model, build the engine there, and fetch it; the board keeps a copy to run."""
         if default_runtime(ENGINE_FORMAT).name not in self.runtimes():
             raise DeviceError(
-                f"{self.name} has no TensorRT that its Python finds",
-                fix="on a Jetson it is the system's: name a Python that sees it, --device ssh://host/usr/bin/python3, "
-                "or that of a venv made with --system-site-packages",
+                f"{self.name} has no TensorRT that its Python can import",
+                fix="on a Jetson, the system Python has it: --device ssh://host/usr/bin/python3, "
+                "or the Python of a venv made with --system-site-packages",
             )
         with scratch_folder() as folder:
             job = cargo.build_job(bundle, options, cargo.bundle_folder(bundle))
@@ -115,7 +115,7 @@ class Board(Device):
             cargo.adopt(made, bundle, out)
 
     def describe(self) -> Description:
-        """Its Python and packages; where it lacks nothing, the machine and its state, by the code that measures."""
+        """Its Python and packages; if nothing is missing, also the machine and its state."""
         probe = self.inspect()
         remark, missing = clock_remark(probe.facts), lacks(probe)
         packages = {NEEDED[module]: package.version for module, package in probe.packages.items()}
@@ -123,7 +123,7 @@ class Board(Device):
         return Description(probe.facts, packages, missing, [remark] if remark else [], about)
 
     def provision(self, download: Callable[[Facts, Path], None] | None, progress: Progress) -> dict[str, str]:
-        """Make a venv in EdgeKit's folder there."""
+        """Make a venv in EdgeKit's folder on the board."""
         probe = self.probe(Wanted())
         if remark := clock_remark(probe.facts):
             _log.info(f"{self.name}: {remark}")
@@ -131,26 +131,26 @@ class Board(Device):
         if self._transport.python:
             scheme, _, rest = self.name.partition("://")
             _log.info(f"installed for --device {scheme}://{rest.partition('/')[0]}, without a Python in the address")
-        self._transport.python, self._probe = None, None  # asks the new Python, as validate will
+        self._transport.python, self._probe = None, None  # the next probe uses the new Python, as validate will
         packages = self.inspect().packages
         broken = [f"{NEEDED[module]}: {package.error}" for module, package in packages.items() if not package.version]
         if broken:
             raise DeviceError(
-                f"installed, but it does not work there: {'; '.join(broken)}",
+                f"installed, but not working: {'; '.join(broken)}",
                 fix=f"edgekit doctor --device {self.name}",
             )
         return {NEEDED[module]: package.version or "" for module, package in packages.items()}
 
     def clean(self) -> list[str]:
-        """Remove all that EdgeKit put on the board: the folders that are gone."""
+        """Remove everything that EdgeKit installed on the board; returns the removed folders."""
         answers = (read_answer(message, self.name).cleaned for message in self._ask({"clean": True}))
         return next((list(cleaned) for cleaned in answers if cleaned is not None), [])
 
     def inspect(self) -> Probe:
-        """The board's packages; it is asked once.
+        """The board's packages; the probe runs once.
 
         Raises:
-            DeviceError: there is no Python, it is too old, or no folder can be written.
+            DeviceError: Python is missing or too old, or no folder is writable.
         """
         if self._probe is None:
             modules = [
@@ -164,10 +164,10 @@ class Board(Device):
         return self._probe
 
     def probe(self, wanted: Wanted) -> Probe:
-        """Ask what is there, and let what has arrived find its place (see bootstrap.main).
+        """Probe the board, and move received files into place (see bootstrap.main).
 
         Raises:
-            DeviceError: there is no Python, it is too old, or no folder can be written.
+            DeviceError: Python is missing or too old, or no folder is writable.
         """
         return read_probe(self._ask(wanted.request()), wanted, self.name)
 
@@ -186,10 +186,10 @@ class Board(Device):
             ) from error
 
     def send(self, parcels: Sequence[Parcel], progress: Progress, code: str | None = None) -> Probe:
-        """See that every parcel is in the board's cache, undamaged; a cut line is connected again.
+        """Send every parcel to the board's cache and verify it; a lost connection is opened again.
 
         Args:
-            code: the hash of the parcel with EdgeKit's code, which is unpacked there.
+            code: the hash of the parcel with EdgeKit's code, which is unpacked on the board.
         """
         hashes = [parcel.sha256 for parcel in parcels]
         for attempt in range(_TRIES):
@@ -207,14 +207,12 @@ class Board(Device):
                     raise
                 progress("reconnecting", 0.0)
                 self._transport.reconnect(RECONNECT_S)
-        raise DeviceError(
-            f"{self.name}: files arrive damaged, {_TRIES} times over", fix="check the board's memory card"
-        )
+        raise DeviceError(f"{self.name}: files arrived damaged {_TRIES} times", fix="check the board's memory card")
 
     def _run(
         self, parcels: Sequence[Parcel], job: Mapping[str, object], progress: Progress
     ) -> tuple[Probe, dict[str, object]]:  # fmt: skip
-        """Send what is not there yet, the code first, and run the agent: its result."""
+        """Send missing files, the code first, and run the agent; returns its result."""
         code, *others = parcels
         probe = self.send(parcels, progress, code.sha256)
         request = {
@@ -245,7 +243,7 @@ class Board(Device):
         raise DeviceError(f"{self.name} did not describe itself", fix="run edgekit doctor --device again")
 
     def _check(self) -> None:
-        """Raise DeviceError where the board cannot measure."""
+        """Raise DeviceError if the board cannot measure."""
         for lack in lacks(self.inspect()):
             raise DeviceError(
                 f"{self.name}: {lack}",
@@ -258,7 +256,7 @@ class Board(Device):
         return self._messages(f"exec {shlex.quote(python)} -" if python else _PYTHON, program)
 
     def _messages(self, command: str, text: str) -> Iterator[dict[str, object]]:
-        """The messages of a command. Its exit code does not count: a message that is missing is noticed."""
+        """The messages of a command. Its exit code is ignored, because missing messages are detected."""
         with contextlib.suppress(CommandError):
             for line in self._transport.run(command, text, _PROBE_S):
                 yield heard(line)
@@ -272,19 +270,19 @@ class Board(Device):
 
             part(0.0)
             there, sent = f"{probe.cache}/{parcel.sha256}.part", int(probe.files.get(parcel.sha256, 0))
-            if sent >= parcel.size:  # of the right length and wrong: neither rsync nor sftp would touch it
+            if sent >= parcel.size:  # right length, wrong content: rsync and sftp would skip it
                 self.run(f"rm {shlex.quote(there)}", _PROBE_S)
                 sent = 0
             self._transport.put(parcel.path, there, sent, part)
             done += parcel.size
 
     def _check_room(self, probe: Probe, missing: Sequence[Parcel], parcels: Sequence[Parcel]) -> None:
-        """What is sent, and all of it unpacked."""
+        """Check for room for the parcels and their unpacked content."""
         needed, free = sum(parcel.size for parcel in (*missing, *parcels)), probe.facts.free_bytes
         if free < needed:
             raise DeviceError(
-                f"{self.name}: {megabytes(free)} are free in {probe.cache}, {megabytes(needed)} are needed",
-                fix=f"free some room there, or edgekit provision --device {self.name} --clean, or pass --limit",
+                f"{self.name}: {probe.cache} has {megabytes(free)} free and needs {megabytes(needed)}",
+                fix=f"free some space there, or edgekit provision --device {self.name} --clean, or pass --limit",
             )
 
 

@@ -1,7 +1,7 @@
-"""The first words on a board: what is there, which files are whole, and cleaning up.
+"""The first program on a board: reports its state, checks received files, and cleans up.
 
-This file is sent over standard input, followed by a call of `main`, before EdgeKit's own code is there. It needs
-nothing but Python, and runs on any version 3 that a board may have, if only to say that it is too old.
+This file is sent over standard input, followed by a call of `main`, before EdgeKit's own code. It requires only
+Python, and runs on any Python 3, so that it can report one that is too old.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from pathlib import Path
 
 
 def main(request):
-    """Answer one request, a dictionary with any of these keys, by lines of JSON.
+    """Answer one request with lines of JSON. Its keys, all optional:
 
-    land: hashes of files to check; those that arrived whole are given their names.
+    land: hashes of files to check; complete ones get their final names.
     code: the hash of the code, to be unpacked.
-    collect: the name of a result, to be handed over.
+    collect: the name of a result to return.
     clean: remove everything EdgeKit ever put here.
-    find: modules that are looked for, and not imported.
-    import: packages that are tried.
+    find: modules to find without importing them.
+    import: packages to try to import.
     """
     if request.get("clean"):
         say({"cleaned": [str(folder) for folder in caches() if remove(folder)]})
@@ -57,13 +57,13 @@ def main(request):
 
 
 def say(message):
-    """One line for the other side."""
+    """Print one line of JSON."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 def caches():
-    """Where EdgeKit may keep files: the user's cache folder; the temporary one where that cannot be written."""
+    """Folders for EdgeKit's files: the user's cache folder, or the temporary one if that is not writable."""
     home = os.environ.get("XDG_CACHE_HOME")
     return [
         (Path(home) if home else Path.home() / ".cache") / "edgekit",
@@ -72,7 +72,7 @@ def caches():
 
 
 def choose_cache():
-    """The first that can be made and written, and is this user's alone; None where there is none."""
+    """The first one that can be created and written and belongs to this user; None without one."""
     for folder in caches():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def choose_cache():
 
 
 def facts(cache):
-    """The board's Python and room."""
+    """The board's Python and free space."""
     found = {
         "python": list(sys.version_info[:3]),
         "executable": sys.executable,
@@ -106,7 +106,7 @@ def facts(cache):
 
 
 def land(path):
-    """A file by its hash: "whole", or how many bytes of it have arrived. What is damaged is removed."""
+    """A file by its hash: "whole", or the number of received bytes. A damaged one is removed."""
     part = path.with_name(path.name + ".part")
     for candidate in (path, part):
         if candidate.is_file() and digest(candidate) == path.name:
@@ -127,7 +127,7 @@ def digest(path):
 
 
 def unpack(cache, name):
-    """Unpack the code once, whole or not at all. Its folder."""
+    """Unpack the code once and atomically; returns its folder."""
     folder = cache / ("code-" + name)
     if not folder.is_dir():
         partial = Path(tempfile.mkdtemp(prefix="code-", dir=str(cache)))
@@ -138,7 +138,7 @@ def unpack(cache, name):
 
 
 def collect(path):
-    """The text of a finished result, which is removed; None where there is none."""
+    """Return and remove the text of a finished result; None without one."""
     if not path.is_file():
         return None
     text = path.read_text()
@@ -147,7 +147,7 @@ def collect(path):
 
 
 def remove(folder):
-    """Remove a folder if it is there and this user's."""
+    """Remove a folder if it exists and belongs to this user."""
     there = folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
     if there:
         shutil.rmtree(str(folder))

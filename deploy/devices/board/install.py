@@ -1,4 +1,4 @@
-"""Installing the runtime on a board: a venv in EdgeKit's folder there, nothing else is touched."""
+"""Installing the runtime on a board, in a venv in EdgeKit's folder; nothing else is changed."""
 
 import shlex
 from collections.abc import Callable
@@ -21,15 +21,15 @@ Download = Callable[[Facts, Path], None]
 
 
 def install(probe: Probe, run: Run, send: Send, download: Download | None, progress: Progress) -> None:
-    """Make the venv anew; the old one stays until the new one is complete.
+    """Make a new venv; the old one stays until the new one is complete.
 
     Args:
-        run: runs a shell command there, for at most so many seconds.
-        send: brings files into the board's cache.
-        download: fetches the wheels for the board's Python into a new folder here; None lets the board fetch them.
+        run: runs a shell command there, with a time limit in seconds.
+        send: sends files to the board's cache.
+        download: fetches the wheels for the board's Python into a new folder here; None lets the board download them.
 
     Raises:
-        DeviceError: the installation failed; then all is as it was before.
+        DeviceError: the installation failed and was undone.
     """
     wheels = shlex.quote(_send_wheels(probe, run, send, download, progress)) if download else None
     venv, old = (shlex.quote(f"{probe.cache}/{name}") for name in ("venv", "venv.old"))
@@ -38,7 +38,7 @@ def install(probe: Probe, run: Run, send: Send, download: Download | None, progr
     wanted = " ".join(NEEDED.values())
     put_back = f"if [ -d {old} ]; then rm -rf {venv} && mv {old} {venv}; fi"
     progress("installing", 0.0)
-    # what works stays until there is something better, also where an earlier try was cut off
+    # the working venv stays until its replacement is complete, even after an interrupted attempt
     run(f"{put_back}; if [ -d {venv} ]; then mv {venv} {old}; fi", _MOVE_S)
     try:
         if wheels:
@@ -51,12 +51,12 @@ def install(probe: Probe, run: Run, send: Send, download: Download | None, progr
     except DeviceError as error:
         run(f"rm -rf {venv}; {put_back}", _MOVE_S)
         raise DeviceError(
-            f"{error}", fix="on Debian: apt install python3-venv there; without a network: --offline"
+            f"{error}", fix="on Debian: apt install python3-venv on the device; without a network: --offline"
         ) from error
 
 
 def _send_wheels(probe: Probe, run: Run, send: Send, download: Download, progress: Progress) -> str:
-    """Download wheels here and send them; their folder there."""
+    """Download wheels here and send them; returns their folder on the board."""
     with scratch_folder() as folder:
         progress("downloading", 0.0)
         download(probe.facts, folder / "wheels")

@@ -1,4 +1,4 @@
-"""What is on a board: the bootstrap's messages, checked and typed."""
+"""The state of a board: the bootstrap's messages, checked and typed."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -9,19 +9,19 @@ from ...errors import DeviceError
 from ...runtimes.runtime import runtime_named
 
 OLDEST_PYTHON = (3, 10)
-# what the agent and its runtime import -> the package that brings it
+# module imported by the agent and its runtime -> package that provides it
 NEEDED = {
     "numpy": "numpy",
     "PIL": "pillow",
     **{one.modules[0]: one.distributions[0] for one in runtime_named("onnxruntime").packages},
 }
 
-# A clock that is off by more is reported: certificates are refused, file times are wrong.
+# A larger clock error is reported: certificates are rejected, file times are wrong.
 _CLOCK_S = 86400.0
 
 
 class Package(NamedTuple):
-    """A package on a board: its version, or why it cannot be imported; both None where it is missing."""
+    """A package on a board: its version, or its import error; both None if it is missing."""
 
     version: str | None
     error: str | None
@@ -44,7 +44,7 @@ class Facts(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What bootstrap.main prints: each of its messages has some of these keys."""
+    """A message of bootstrap.main; each has some of these keys."""
 
     facts: Facts | None = None
     files: dict[str, int | str] | None = None
@@ -62,16 +62,16 @@ class Answer(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What is on a board.
+    """The state of a board.
 
     Attributes:
         facts: its Python and free space.
         cache: EdgeKit's folder there, an absolute path.
-        packages: import name -> what is there.
-        files: hash -> "whole", or how many bytes have arrived.
-        code: the folder of EdgeKit's own code, None where it was not asked for.
-        collected: a finished result, None where there is none.
-        found: the modules asked for that are there; they were not imported.
+        packages: import name -> its package.
+        files: hash -> "whole", or the number of received bytes.
+        code: the folder of EdgeKit's own code, None if not requested.
+        collected: a finished result, None without one.
+        found: the requested modules that exist; they were not imported.
     """
 
     facts: Facts
@@ -84,14 +84,14 @@ class Probe(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a probe asks for (see bootstrap.main).
+    """The request of a probe (see bootstrap.main).
 
     Attributes:
-        land: hashes of files that may have arrived.
-        code: the hash of the code that is to be unpacked.
+        land: hashes of files to check.
+        code: the hash of the code to unpack.
         collect: the name of a result.
-        packages: import names that are tried.
-        modules: that are looked for.
+        packages: import names to try.
+        modules: modules to find.
     """
 
     land: Sequence[str] = ()
@@ -112,7 +112,7 @@ class Wanted(NamedTuple):
 
 
 def read_answer(message: dict[str, object], device: str) -> Answer:
-    """A message of the bootstrap; JSON with other keys, as a login script may print, is an empty answer.
+    """A message of the bootstrap; JSON with other keys, as from a login script, is an empty answer.
 
     Raises:
         DeviceError: an entry has another type, or a path is not an absolute, printable one.
@@ -131,14 +131,12 @@ def read_answer(message: dict[str, object], device: str) -> Answer:
         if collected is not None and not isinstance(collected, str):
             raise DocumentError("a result that is not a text")
     except DocumentError as error:
-        raise DeviceError(
-            f"{device} answers with what EdgeKit does not understand: {error}", fix="do not trust this device"
-        ) from error
+        raise DeviceError(f"{device} sent an invalid message: {error}", fix="do not trust this device") from error
     return answer._replace(collected=collected)
 
 
 def read_probe(messages: Iterable[dict[str, object]], wanted: Wanted, device: str) -> Probe:
-    """The bootstrap's messages together; of what they name, only what was asked for.
+    """Combine the bootstrap's messages, and ignore anything that was not requested.
 
     Raises:
         DeviceError: there is no Python, it is too old, or no folder can be written.
@@ -152,7 +150,7 @@ def read_probe(messages: Iterable[dict[str, object]], wanted: Wanted, device: st
             packages[part.imported] = Package(part.version or "unknown", None)
         elif part.failed is not None:
             packages[part.failed] = Package(None, None if part.missing else part.error)
-        elif part.importing is not None:  # it stays so where the import kills the interpreter
+        elif part.importing is not None:  # remains if the import kills the interpreter
             packages[part.importing] = Package(None, "importing it ends the interpreter")
         else:
             answer = answer._replace(**{key: value for key, value in part._asdict().items() if value is not None})
@@ -168,29 +166,29 @@ def _usable(answer: Answer, device: str) -> Facts:
     facts, needed = answer.facts, ".".join(map(str, OLDEST_PYTHON))
     if facts is None:
         raise DeviceError(
-            f"{device} has no python3 that answers",
+            f"{device} has no working python3",
             fix=f"install Python {needed} there, or name another in the address: {_named(device, '/usr/bin/python3')}",
         )
     if facts.python < OLDEST_PYTHON:
         raise DeviceError(
             f"{device} has Python {'.'.join(map(str, facts.python))}; EdgeKit needs {needed} or newer",
-            fix=f"install one there, and name it in the address: {_named(device, '/usr/bin/python3.11')}",
+            fix=f"install a newer Python there, and name it in the address: {_named(device, '/usr/bin/python3.11')}",
         )
     if facts.cache is None:
-        raise DeviceError(f"{device} has no folder that can be written", fix="make ~/.cache or /tmp writable there")
+        raise DeviceError(f"{device} has no writable folder", fix="make ~/.cache or /tmp writable there")
     if answer.unwritable is not None:
-        raise DeviceError(f"{device} cannot write: {answer.unwritable}", fix="free some room there")
+        raise DeviceError(f"{device} cannot write: {answer.unwritable}", fix="free some space there")
     return facts
 
 
 def _named(device: str, python: str) -> str:
-    """The option that names another Python of a device."""
+    """The option that selects another Python on a device."""
     scheme, _, rest = device.partition("://")
     return f"--device {scheme}://{rest.partition('/')[0]}{python}"
 
 
 def lacks(probe: Probe) -> list[str]:
-    """What a board needs before it can measure, one sentence each."""
+    """What a board lacks for measuring, one sentence each."""
     found = []
     for module, package in probe.packages.items():
         if package.error is not None:
@@ -201,8 +199,8 @@ def lacks(probe: Probe) -> list[str]:
 
 
 def clock_remark(facts: Facts) -> str | None:
-    """What follows from a clock that is wrong; None where it is right."""
+    """The consequence of a wrong clock; None if it is right."""
     off = facts.time - time.time()
     if abs(off) <= _CLOCK_S:
         return None
-    return f"its clock is off by {off / 86400:+.0f} days: it refuses certificates, so provision it with --offline"
+    return f"its clock is off by {off / 86400:+.0f} days, so it rejects certificates: provision it with --offline"

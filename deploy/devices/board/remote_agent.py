@@ -1,7 +1,7 @@
 """The agent on a board: `python -m edgekit.deploy.devices.board.remote_agent CACHE`, attended over its pipes.
 
-The first line on standard input is the job; after it lines come every few seconds for as long as the other side is
-there. Once they stop, everything that was started here ends and the job's folder is removed. One job at a time.
+The first line on standard input is the job, followed by a heartbeat line every few seconds. When these stop, all
+processes started here end and the job's folder is removed. One job runs at a time.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from ...errors import DeviceError
 from ...measuring import cargo
 from ...measuring.agent import BUILT, JOB, Message, run_and_say
 
-# How often either side says that it is there, and how long the silence of the other is borne.
+# Heartbeat interval of either side, and the longest tolerated silence of the other.
 HEARTBEAT_S, PATIENCE_S = 2.0, 15.0
-# What the other side says when it has the result, and how the files are called that hold results until then.
+# The host's acknowledgement of a result, and the pattern of files that keep results until then.
 RECEIVED, RESULT = "received", "result-"
 
 _CODE = Path(__file__).resolve()
 
 
 class _Voice:
-    """Standard output, for more than one thread; a silence that nobody hears ends the job."""
+    """Standard output for several threads; a broken pipe ends the job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,13 +45,13 @@ class _Voice:
 def main() -> None:
     """Run the one job that standard input describes."""
     cache = Path(sys.argv[1])
-    with contextlib.suppress(PermissionError):  # it leads a group of its own already
+    with contextlib.suppress(PermissionError):  # it already leads its own group
         os.setsid()
     voice = _Voice()
     request = json.loads(sys.stdin.readline())
     try:
         with _alone(cache, request["host"]), _folder(cache / "job") as job:
-            os.environ["TMPDIR"] = str(job)  # what the workers leave goes with the job
+            os.environ["TMPDIR"] = str(job)  # the workers' temporary files are removed with the job
             listener = _attend(voice, job, cache / request["result"])
             for name in request["parcels"]:
                 with zipfile.ZipFile(cache / name) as archive:
@@ -61,7 +61,7 @@ def main() -> None:
             def say(message: Message) -> None:
                 if BUILT in message.get("result", {}):
                     message = {"result": {"parcel": _parcel_of(job / BUILT, cache)}}
-                if "result" in message:  # kept until it is known to have arrived: a cut just now must not cost it
+                if "result" in message:  # kept until acknowledged, in case the connection breaks now
                     (cache / request["result"]).write_text(json.dumps(message), encoding="utf-8")
                 voice.say(message)
 
@@ -74,17 +74,17 @@ def main() -> None:
 
 
 def _parcel_of(folder: Path, cache: Path) -> str:
-    """Put a new bundle into the cache, as it would be sent from the host: the host need not send it back to run it."""
+    """Put a new bundle into the cache as if the host had sent it, so that the host need not send it to run it."""
     bundle = Bundle.open(folder)
     return cargo.parcel(cargo.bundle_files(bundle, cargo.bundle_folder(bundle)), cache).sha256
 
 
 @contextlib.contextmanager
 def _alone(cache: Path, host: str) -> Iterator[None]:
-    """Hold the board's lock, which ends with this process however it ends.
+    """Hold the board's lock, which the system releases with this process.
 
     Raises:
-        DeviceError: another holds it.
+        DeviceError: another process holds it.
     """
     with (cache / "lock").open("a+", encoding="utf-8") as lock:
         try:
@@ -92,7 +92,7 @@ def _alone(cache: Path, host: str) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise DeviceError(
-                f"another EdgeKit is measuring on this board, for {lock.read().strip() or 'somebody'}",
+                f"another EdgeKit is measuring on this board, for {lock.read().strip() or 'another user'}",
                 fix="wait until it is done, or end it: two at once would disturb each other",
             ) from None
         _write(lock, host)
@@ -109,7 +109,7 @@ def _write(lock: IO[str], text: str) -> None:
 
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[Path]:
-    """A new folder, removed in the end; what an earlier job left behind goes first, and older code."""
+    """A new folder, removed at the end; leftovers of earlier jobs and older code are removed first."""
     shutil.rmtree(path, ignore_errors=True)
     for code in path.parent.glob("code-*"):
         if code not in _CODE.parents:
@@ -124,8 +124,7 @@ def _folder(path: Path) -> Iterator[Path]:
 
 
 def _attend(voice: _Voice, job: Path, result: Path) -> threading.Thread:
-    """Watch that the other side is there, and say that this one is. The thread returned ends when the other side does,
-    or has the result."""
+    """Exchange heartbeats with the host. The returned thread ends when the host is gone or has the result."""
     heard = [time.monotonic()]
 
     def end(*_: object) -> None:
@@ -144,7 +143,7 @@ def _attend(voice: _Voice, job: Path, result: Path) -> threading.Thread:
         while time.monotonic() - heard[0] < PATIENCE_S:
             try:
                 voice.say({"alive": True})
-            except OSError:  # nobody listens any more
+            except OSError:  # the host is gone
                 break
             time.sleep(HEARTBEAT_S)
         end()

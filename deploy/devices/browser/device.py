@@ -1,4 +1,4 @@
-"""A browser: a page that this machine serves runs the models in ONNX Runtime Web, and sends back what it measured."""
+"""A browser: a page served by this machine runs the models in ONNX Runtime Web and returns its measurements."""
 
 import hashlib
 import json
@@ -49,9 +49,9 @@ FILES = {
     },
 }
 
-# How long the page may take to be opened, and to say something once it was.
+# Time limits for opening the page, and for its messages after that.
 _OPEN_S, _SILENCE_S = 600.0, 30.0
-# No measurement takes longer.
+# Time limit of a measurement.
 _MAX_S = 24 * 3600.0
 
 # Preprocess.dtype -> how tensors of it travel to the page, little-endian
@@ -68,10 +68,10 @@ _NAME = re.compile(r"browser(?P<webgpu>\+webgpu)?(?:://(?P<address>[\w.-]+)(?::(
 
 
 class BrowserDevice(Device):
-    """Whatever opens the address: "browser", or "browser+webgpu"; "://ADDRESS:PORT" chooses where it is served.
+    """A browser at "browser" or "browser+webgpu"; "://ADDRESS:PORT" selects where the page is served.
 
     Args:
-        ort_web: the folder of ONNX Runtime Web's files; None is that which `make ort-web` fills.
+        ort_web: the folder of ONNX Runtime Web's files; None is the folder that `make ort-web` fills.
         invite: shows the page's address to the user; by default it is logged.
     """
 
@@ -79,7 +79,7 @@ class BrowserDevice(Device):
         match = _NAME.fullmatch(name)
         if match is None:
             raise DeviceError(
-                f"{name} is no browser", fix="--device browser, or browser+webgpu, or browser://0.0.0.0:8000"
+                f"{name} is not a browser address", fix="--device browser, or browser+webgpu, or browser://0.0.0.0:8000"
             )
         self.name = name
         self._provider = "webgpu" if match["webgpu"] else "wasm"
@@ -92,26 +92,26 @@ class BrowserDevice(Device):
             path = self._ort_web / name
             fix = f"npm pack onnxruntime-web@{ORT_WEB}, unpack it, and pass --ort-web package/dist"
             if not path.is_file():
-                raise DeviceError(f"ONNX Runtime Web is not here: no {path}", fix=fix)
+                raise DeviceError(f"ONNX Runtime Web is not installed: {path} is missing", fix=fix)
             if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-                raise DeviceError(f"{path} is not that of ONNX Runtime Web {ORT_WEB}", fix=fix)
+                raise DeviceError(f"{path} is not from ONNX Runtime Web {ORT_WEB}", fix=fix)
         return self
 
     def runtimes(self) -> set[str]:
-        """ONNX Runtime, which is here ONNX Runtime Web."""
+        """ONNX Runtime, as ONNX Runtime Web."""
         return {"onnxruntime"}
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
-        """Serve the page, wait until somebody opens it, listen."""
+        """Serve the page, wait until it is opened, and read its messages."""
         if plan.offline or plan.fps is not None or plan.sustained_s is not None:
             raise DeviceError(
-                "a browser measures the single stream alone", fix="leave out --scenario, --fps and --sustained"
+                "a browser measures the single stream only", fix="leave out --scenario, --fps and --sustained"
             )
         candidates = plan.measured(bundle.id for bundle in bundles)
         own = {name for candidate in candidates for name in candidate.options} | plan.options.keys()
         if beyond := sorted(own - {"threads"}):
             raise DeviceError(
-                f"a browser takes threads and no {beyond[0]}",
+                f"a browser supports the option threads, but not {beyond[0]}",
                 fix="leave it out; --device browser+webgpu chooses ONNX Runtime Web's other provider",
             )
         try:
@@ -160,11 +160,11 @@ class BrowserDevice(Device):
     def _words(
         self, server: Server, bundles: Sequence[Bundle], candidates: Sequence[Candidate]
     ) -> Iterator[str]:  # fmt: skip
-        """What the page says, as the agent would."""
+        """The page's messages, in the form of the agent's."""
         patience, end = _OPEN_S, time.monotonic() + _MAX_S
         while True:
             if time.monotonic() > end:
-                raise DeviceError(f"the page is not done after {_MAX_S / 3600:.0f} hours", fix="run it again")
+                raise DeviceError(f"the page has not finished after {_MAX_S / 3600:.0f} hours", fix="run it again")
             try:
                 message = server.messages.get(timeout=patience)
             except queue.Empty:
@@ -173,14 +173,14 @@ class BrowserDevice(Device):
                         f"nobody opened the page in {_OPEN_S / 60:.0f} minutes", fix="run it again"
                     ) from None
                 raise LostDeviceError(
-                    f"the page has said nothing for {_SILENCE_S:.0f} s",
+                    f"the page has been silent for {_SILENCE_S:.0f} s",
                     fix="keep it open and the screen on; run it again",
                 ) from None
             patience = _SILENCE_S
             if "error" in message:
                 message = {
                     "error": f"the browser: {str(message['error'])[:1000]}",
-                    "fix": "try another browser, see its console",
+                    "fix": "check the browser's console, or try another browser",
                 }
             for key in ("measured", "result"):
                 if key in message:
@@ -188,10 +188,10 @@ class BrowserDevice(Device):
             yield json.dumps(message)
 
     def _measured(self, found: object, bundles: Sequence[Bundle], candidates: Sequence[Candidate]) -> Measured:
-        """What the page measured, in the form that all devices have.
+        """The page's measurements, in the form common to all devices.
 
         Raises:
-            DeviceError: it is not of that form.
+            DeviceError: they are invalid.
         """
         try:
             answer = read(PageAnswer, found)
@@ -210,16 +210,16 @@ class BrowserDevice(Device):
             ]  # fmt: skip
             return Measured(_environment(said), measurements)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-            raise DeviceError(f"the page sent what is not a measurement: {error!r}", fix="run it again") from error
+            raise DeviceError(f"the page sent an invalid measurement: {error!r}", fix="run it again") from error
 
 
 def preprocess_settings(preprocess: Preprocess) -> dict[str, object]:
-    """What the page's preprocessing needs to do as this machine's Pillow does."""
+    """Settings for the page's preprocessing, to match Pillow on this machine."""
     return {**plain(preprocess), "height_first": int(pillow_version.partition(".")[0]) >= 13}
 
 
 def _environment(said: PageFacts) -> Environment:
-    """The keys that a report needs of any machine; a browser says little."""
+    """The keys that a report requires for any machine; a browser reveals little."""
     agent = said["userAgent"]
     system = re.search(r"\(([^)]*)\)", agent)
     program = re.findall(r"(?:Firefox|FxiOS|Edg|OPR|SamsungBrowser|CriOS|Chrome|Version)/\S+", agent)
@@ -248,7 +248,7 @@ def _environment(said: PageFacts) -> Environment:
 
 
 def _measurement(key: str, bundle: Bundle, found: PageModel, session: Mapping[str, object]) -> Measurement:
-    """One candidate's, with the parity worked out here."""
+    """One candidate's measurement, with the parity computed here."""
     golden, answer = bundle.golden(), found["golden"]
     logits = np.asarray([[np.nan if value is None else value for value in row] for row in answer["logits"]], np.float32)
     same = float(np.mean(np.asarray(answer["checksums"], np.uint32) == golden.checksums))

@@ -1,4 +1,4 @@
-"""The page's server: under one secret path, to the first browser that opens it, the chosen models and images alone."""
+"""The page's server: it serves the chosen models and images, under a secret path, to the first browser only."""
 
 import hmac
 import queue
@@ -21,9 +21,9 @@ Pages = Mapping[str, Page]
 # of a server: the connection (socketserver has a datagram too)
 Request = socket.socket | tuple[bytes, socket.socket]
 
-# A result is of some megabytes with ten thousand images; a body takes no longer to arrive.
+# A result takes a few megabytes for ten thousand images; time limit for receiving a body.
 _MAX_BYTES, _BODY_S = 64 << 20, 120.0
-# A browser opens six connections to a server; messages wait to be read.
+# A browser opens six connections to a server; limit of unread messages.
 _MAX_CONNECTIONS, _MAX_WAITING = 64, 16
 
 # The first two isolate the page from others, which gives it threads and a finer clock where the browser trusts the
@@ -41,7 +41,7 @@ _HEADERS = {
 
 
 class _BoundedServer(ThreadingHTTPServer):
-    """A thread a connection, and so many connections at most; others are closed at once."""
+    """One thread per connection, with a limit of connections; others are closed at once."""
 
     daemon_threads = True
 
@@ -63,11 +63,11 @@ class _BoundedServer(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that breaks is no news; the standard library prints its traceback."""
+        """Ignore broken connections, whose traceback the standard library would print."""
 
 
 class Server:
-    """Serves while its `with` block lasts; what the page says is in `messages`."""
+    """Serves while its `with` block lasts; the page's messages are in `messages`."""
 
     def __init__(self, address: str, port: int, pages: Pages) -> None:
         self.messages: queue.Queue[dict[str, object]] = queue.Queue(_MAX_WAITING)
@@ -91,7 +91,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The address to open."""
+        """The page's address."""
         return f"http://{self.host}/{self.secret}/"
 
 
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(HTTPStatus.OK, content(), kind)
 
     def do_POST(self) -> None:  # its name in the standard library
-        self.close_connection = True  # unless all that it sends has been read
+        self.close_connection = True  # unless the complete request has been read
         length = self.headers.get("Content-Length", "")
         if self._path() != "message":
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._deliver(message)
 
     def _deliver(self, message: dict[str, object]) -> None:
-        """Hand a message on, once there is room for it."""
+        """Pass a message on, once the queue has room."""
         try:
             self.server.page.messages.put(message, timeout=_BODY_S)
         except queue.Full:
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
 
     def _message(self, length: int) -> dict[str, object] | None:
-        """The body, where it is a JSON object that arrives whole, in time."""
+        """The body, if it is a JSON object and arrives completely in time."""
         end, parts = time.monotonic() + _BODY_S, []
         while length > 0 and time.monotonic() < end:
             part = self.rfile.read1(min(length, 1 << 16))  # type: ignore[attr-defined] # it is a BufferedReader
@@ -146,10 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
         return heard(b"".join(parts).decode(errors="replace")) or None if length == 0 else None
 
     def _path(self) -> str | None:
-        """What is asked for; None for whoever does not know the secret, or is not the first who did.
+        """The requested content; None without the secret, or for a second browser.
 
-        The Host must be the address that was announced, so that another site's name, pointed at this machine,
-        reads nothing (DNS rebinding).
+        The Host must be the announced address, as a protection against DNS rebinding.
         """
         if self.headers.get("Host") != self.server.page.host:
             return None
@@ -172,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def own_address() -> str:
-    """This machine's address in its network: that from which it would reach another. Nothing is sent."""
+    """This machine's address in its network, from which it would reach others. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737)

@@ -182,7 +182,7 @@ def test_wheels_for_a_board() -> None:
         (["--device", "local", "--device", "local"], "named twice"),
         (["--ort-web", "x"], "--ort-web is for a browser"),
         (["--device", "serial://x"], "unknown device 'serial'"),
-        (["--device", "ssh://"], "is not an address of a board"),
+        (["--device", "ssh://"], "is not an ssh address"),
     ],
 )
 def test_wrong_devices(
