@@ -55,7 +55,7 @@ def read_npy(stream: IO[bytes], most: int) -> np.ndarray:
         raise ValueError(f"an array of {str(kind)[:80]}")
     size = math.prod(shape) * kind.itemsize
     if size > most:
-        raise ValueError(f"an array that claims {size} bytes, which is more than there can be")
+        raise ValueError(f"an array that declares {size} bytes, more than the file can hold")
     array = _read_exactly(stream, size).view(kind)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
@@ -96,7 +96,7 @@ def read_idx(path: Path) -> np.ndarray:
             shape = tuple(int(side) for side in np.frombuffer(sides[: len(sides) // 4 * 4], ">u4"))
             size = math.prod(shape)
             if len(shape) != head[3] or len(shape) > 8 or size > _most(path):
-                raise ValueError("its header claims more than there can be")
+                raise ValueError("its header declares more than the file can hold")
             return _read_exactly(stream, size).reshape(shape)
 
 
@@ -111,7 +111,7 @@ def _read_exactly(stream: _Readable, size: int) -> np.ndarray:
         content[at : at + len(block)] = np.frombuffer(block, np.uint8)
         at += len(block)
     if stream.read(1):
-        raise ValueError(f"more than the {size} bytes that its header claims")
+        raise ValueError(f"more than the {size} bytes that its header declares")
     return content
 
 

@@ -76,7 +76,7 @@ class Bundle:
         if not source.is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", fix="pass a folder under runs/")
         if source.is_symlink() or source.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{source} is a link or far too large", fix="get the bundle again from its maker")
+            raise BundleError(f"{source} is a link, or far too large", fix="get the bundle again from its maker")
         try:
             text = source.read_bytes()
         except OSError as error:
@@ -242,7 +242,7 @@ class Draft:
 
 @contextlib.contextmanager
 def create(path: Path) -> Iterator[Draft]:
-    """Write a bundle whole or not at all: `with create(path) as draft: …; draft.finish(manifest)`.
+    """Write a bundle atomically: `with create(path) as draft: …; draft.finish(manifest)`.
 
     Raises:
         EdgeKitError: `path` exists, or cannot be written.
@@ -279,7 +279,7 @@ def tool_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def _check_listed(folder: Path, manifest: Manifest) -> None:
-    """Refuse what the manifest does not list: a runtime might load it by its name all the same."""
+    """Refuse files that the manifest does not list, because a runtime might still load them by name."""
     listed = {MANIFEST, SIGNATURE, *manifest.files}
     folders = {parent.as_posix() for name in listed for parent in PurePosixPath(name).parents}
     for place, below, files in os.walk(folder):
@@ -328,7 +328,7 @@ def _check_file(folder: Path, name: str, facts: Mapping[str, object]) -> None:
     if any(os.path.islink(part) for part in inside):
         raise BundleError(f"{path} is a symbolic link", fix="do not use this bundle")
     if not path.is_file():
-        raise BundleError(f"{path} is missing", fix="copy the whole bundle again, or make it again")
+        raise BundleError(f"{path} is missing", fix="copy the complete bundle again, or make it again")
     if not stat.S_ISREG(path.stat().st_mode):
         raise BundleError(f"{path} is not a regular file", fix="do not use this bundle")
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""JSON from outside, read strictly: typed by annotations, bounded, and refused in one line that names the place."""
+"""Strict reading of untrusted JSON: typed by annotations, bounded, with errors in one line that name the place."""
 
 import dataclasses
 import json
@@ -114,7 +114,7 @@ class Length(NamedTuple):
         count = len(cast("Sequence[object]", value))
         if count < self.low or (self.high is not None and count > self.high):
             wanted = f"{self.low}" if self.high == self.low else f"at least {self.low}"
-            raise DocumentError(f"{_at(place)}a list of {count} where one of {wanted} belongs")
+            raise DocumentError(f"{_at(place)}a list of {count} instead of {wanted}")
 
 
 @runtime_checkable
@@ -304,7 +304,7 @@ def _text(value: object, place: str) -> str:
     try:
         value.encode(errors="surrogateescape")  # names of files that are not UTF-8 are read so (PEP 383)
     except UnicodeEncodeError:
-        raise DocumentError(f"{_at(place)}half of a surrogate pair in a text") from None
+        raise DocumentError(f"{_at(place)}an unpaired surrogate in a text") from None
     return value
 
 

@@ -1,4 +1,4 @@
-"""What machine this is, and in what state. Anything that cannot be read is "unavailable", never zero."""
+"""This machine and its state. Values that cannot be read are "unavailable", never zero."""
 
 import hashlib
 import os
@@ -139,7 +139,7 @@ def allowed_cores() -> int:
 
 
 def cores_got(threads: int, seconds: float = 0.3) -> float:
-    """How many cores so many busy threads really get, now: the processor time they had over the time that passed.
+    """Cores that `threads` busy threads get right now: their processor time over the elapsed time.
 
     Where other processes keep b of n cores busy, n threads get about n * n / (n + b).
     """
@@ -169,7 +169,7 @@ def free_cores(allowed: int, got: float) -> int:
 
 
 def fastest_cores(count: int, seconds: float = 0.05) -> list[int] | None:
-    """The cores on which most work gets done now, by trying each; None where all are wanted, or none can be chosen.
+    """The cores that are fastest now, by trying each; None if all are used, or none can be chosen.
 
     Models that are compared have to run on the same ones: cores differ (big and little ones, a busy one, one that
     shares its units with another machine's), and the system leaves each process on the core that it is on.

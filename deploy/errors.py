@@ -1,4 +1,4 @@
-"""The errors a user can do something about.
+"""Errors that a user can fix.
 
 EdgeKitError                 one line for the user, and the next thing to type
 ├── BundleError              a bundle is damaged, foreign, or not of the kind that was asked for
@@ -71,7 +71,7 @@ class DeviceError(EdgeKitError):
 
 
 class LostDeviceError(DeviceError):
-    """A device went away while it measured; `measured` is what it had said until then, None for nothing."""
+    """A device went away while it measured; `measured` has its measurements so far, if any."""
 
     def __init__(self, message: str, *, fix: str, measured: object = None) -> None:
         super().__init__(message, fix=fix)
@@ -109,7 +109,7 @@ def missing_package(error: ModuleNotFoundError) -> MissingPackageError | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that `name` is not one of `known`, with the nearest ones ("did you mean"), else with those that there are."""
+    """A message that `name` is not one of `known`, with the nearest names ("did you mean"), else the known ones."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"one of: {listed(known)}"

@@ -1,7 +1,7 @@
 """Writing files and folders completely or not at all, and scratch folders that do not outlive their maker.
 
-What is not complete yet stands in a hidden folder beside its place: with a random name, made exclusively, and with a
-lock that its writer holds. Whatever has no holder was left by a process that is gone, and the next writer removes it.
+Incomplete output is in a hidden folder next to its place, with a random name and a lock that its writer holds. An
+unlocked one was left by a dead process, and the next writer removes it.
 """
 
 import atexit
@@ -84,7 +84,7 @@ def require_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `path` when the block ends well, and is removed when it does not.
+    """A folder that becomes `path` if the block succeeds, and is removed if it fails.
 
     Raises:
         EdgeKitError: `path` exists already, another process is writing it, its parent is read-only, or the disk is
@@ -296,13 +296,13 @@ def cache_folder() -> Path:
 
 def exists(path: Path) -> EdgeKitError:
     """The error for an output that is there already."""
-    return EdgeKitError(f"{path} exists already", fix="choose another --out, or remove it first")
+    return EdgeKitError(f"{path} already exists", fix="choose another --out, or remove it first")
 
 
 def _no_scratch(place: Path | str, error: OSError) -> EdgeKitError:
     return EdgeKitError(
-        f"no temporary files can be written in {place}: {error.strerror or error}",
-        fix="free some room there, or set TMPDIR to a folder that has some",
+        f"cannot write temporary files in {place}: {error.strerror or error}",
+        fix="free some space there, or set TMPDIR to a folder with space",
     )
 
 
@@ -318,5 +318,5 @@ def _explained(path: Path) -> Iterator[None]:
         if not here and error.errno not in _FULL:
             raise
         raise EdgeKitError(
-            f"cannot write {path}: {error.strerror}", fix="choose a writable place with room for it (--out)"
+            f"cannot write {path}: {error.strerror}", fix="choose a writable place with enough space (--out)"
         ) from error

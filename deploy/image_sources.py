@@ -76,7 +76,7 @@ def _read_npz(path: Path, labels: Sequence[str] | None) -> ImageSet:
         raise DataError(f"cannot read {path}: {error}", fix="write it with numpy.savez, or savez_compressed") from error
     if "images" not in found or "labels" not in found:
         raise DataError(
-            f"{path} holds {', '.join(found) or 'neither'} of images and labels",
+            f"{path} has {', '.join(found) or 'neither'} of images and labels",
             fix="numpy.savez_compressed(path, images=uint8[n,h,w] or [n,h,w,3], labels=int[n], names=str[k])",
         )
     names = [str(name) for name in found["names"].ravel()] if "names" in found else None
@@ -97,16 +97,16 @@ def _from_arrays(pictures: np.ndarray, indices: np.ndarray, labels: Sequence[str
     if len(pictures) == 0 or indices.shape != (len(pictures),) or indices.dtype.kind not in "iu":
         raise DataError(
             f"{name} holds {len(pictures)} images and labels of shape {list(indices.shape)} and type {indices.dtype}",
-            fix="one whole-number label an image",
+            fix="one integer label per image",
         )
     targets = indices.astype(np.int64)
     if not labels and int(targets.max()) >= _MAX_NUMBERED:
-        raise DataError(f"{name} has the label {targets.max()} and no names", fix="add names=str[k] to the file")
+        raise DataError(f"{name} has the label {targets.max()} but no names", fix="add names=str[k] to the file")
     names = tuple(labels) if labels else tuple(str(index) for index in range(int(targets.max()) + 1))
     outside = np.flatnonzero((targets < 0) | (targets >= len(names)))
     if len(outside):
         raise DataError(
-            f"{name}: image {outside[0]} has label {targets[outside[0]]}, the label list has {len(names)} entries",
+            f"{name}: image {outside[0]} has label {targets[outside[0]]}, but the label list has {len(names)} entries",
             fix="pass the full --labels list, or correct the label",
         )
     return ImageSet(names, tuple(str(index) for index in range(len(pictures))), targets, pictures)
@@ -137,7 +137,7 @@ def _read_csv(path: Path, tables: list[Path], labels: Sequence[str] | None) -> I
     files = [_numbered_image(path, row["Image"], table) for row in rows]
     repeated = [name for name, times in Counter(row["Image"] for row in rows).items() if times > 1]
     if repeated:
-        raise DataError(f"{table} lists the image {repeated[0]} more than once", fix="leave one row an image")
+        raise DataError(f"{table} lists the image {repeated[0]} more than once", fix="leave one row per image")
     targets = [_index_of(row["Category"], names, f"{table}, image {row['Image']}") for row in rows]
     return ImageSet(names, tuple(row["Image"] for row in rows), np.asarray(targets, np.int64), files)
 

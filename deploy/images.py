@@ -99,7 +99,7 @@ class ImageSet:
         missing = [name for name in ids if name not in where]
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(ids)} recorded images are not there any more, the first is {missing[0]}",
+                f"{len(missing)} of {len(ids)} recorded images are missing, the first is {missing[0]}",
                 fix="pass --images with the folder that holds them",
             )
         return self.take([where[name] for name in ids])

@@ -154,7 +154,7 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME:
         raise DocumentError(
-            f"the name {name[:80]!r} is not of letters, digits and . _ + - alone (at most {_MAX_NAME} bytes, no dot "
+            f"the name {name[:80]!r} may only contain letters, digits and . _ + - (at most {_MAX_NAME} bytes, no dot "
             "first)"
         )
 

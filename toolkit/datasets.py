@@ -102,7 +102,7 @@ def load_dataset(
             fix=f"pass a path, or one of: {', '.join(DATASETS)}",
         )
     elif download:
-        raise DataError(f"{data} is here already: --download is for named sets", fix="leave it out")
+        raise DataError(f"{data} is on this machine: --download is for named sets", fix="leave it out")
     else:
         data = place(data)
         parts = _open_parts(Path(data), labels, skip_corrupt)
@@ -344,8 +344,8 @@ def _torchvision(name: str, class_name: str, keep: Path, download: bool) -> list
 def _not_here(name: str, keep: Path) -> DataError:
     return DataError(
         f"the data set {name} is not in {keep}",
-        fix=f"edgekit train with --data digits runs at once, with --data {name} --download fetches it first; or pass a "
-        "folder of images",
+        fix=f"edgekit train with --data digits starts at once, with --data {name} --download fetches the set first; "
+        "or pass a folder of images",
     )
 
 

@@ -62,7 +62,7 @@ def predict(bundle: Bundle, images: ImageSet | Path | str, top: int = 5) -> list
     if not isinstance(images, ImageSet):
         images = open_for_prediction(bundle, str(images))
     if top < 1:
-        raise DataError(f"--top {top} asks for nothing", fix="pass 1 or more")
+        raise DataError(f"--top {top} is too small", fix="pass 1 or more")
     session = open_session(bundle)
     names = bundle.manifest.labels
     predictions = []

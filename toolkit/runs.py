@@ -190,7 +190,7 @@ def named_run(name: str, runs: Path = RUNS) -> Run:
     if runs.is_symlink() or path.is_symlink():
         raise EdgeKitError(f"{path} is a link, or in a folder that is one", fix="remove links by hand")
     if not path.is_dir():
-        raise EdgeKitError(f"there is no folder {path}", fix="edgekit runs lists those that there are")
+        raise EdgeKitError(f"there is no folder {path}", fix="edgekit runs lists the folders")
     run = read_run(path)
     if run is None and path.name.endswith(TRAINING) and (path / _RECIPE).is_file():
         return Run(path, "training")

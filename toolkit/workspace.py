@@ -126,7 +126,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise EdgeKitError(
-            f"cannot write {path}: {error.strerror}", fix="choose a writable place with room for it (--out)"
+            f"cannot write {path}: {error.strerror}", fix="choose a writable place with enough space (--out)"
         ) from error
 
 
@@ -135,7 +135,7 @@ def _numbers(runs: Path, pattern: re.Pattern[str]) -> list[int]:
 
 
 def newest(accept: Callable[[Manifest], bool], kind: str, make: str, runs: Path = RUNS) -> Bundle:
-    """The newest bundle in `runs` that `accept` takes; says which.
+    """The newest bundle in `runs` that `accept` takes; logs which.
 
     Args:
         kind: what kind of bundle it is, for the message.

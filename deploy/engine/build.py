@@ -88,19 +88,19 @@ class Options:
 def build(source: Bundle, path: Path, options: Options, progress: Progress, named: str | None = None) -> None:
     """Build an engine from an ONNX bundle and write it as a bundle.
 
-    Where the GPU that it is for is here, the engine is run before it gets its name: its answers on the golden samples
-    are compared with the source's, and one image must get one answer wherever it is in a batch.
+    If its GPU is on this machine, the engine is run before the bundle is complete. Its answers on the golden samples
+    are compared with the source's, and an image must get the same answer anywhere in a batch.
 
     Args:
         path: the new bundle's folder.
-        named: how the user calls the ONNX bundle, for the command that builds the engine again; None is its path.
+        named: the user's name for the ONNX bundle, for the command that rebuilds the engine; None is its path.
 
     Raises:
         BundleError: not an ONNX bundle, or a free batch without `options.batch`.
         EngineError: TensorRT cannot parse or build the model; the message names the node.
         DeviceError: there is no GPU to build for, or the library cannot do what the options say.
         MissingPackageError: no TensorRT is installed.
-        ParityError: the engine answers otherwise than its source.
+        ParityError: the engine answers differently from its source.
     """
     if source.manifest.format != "onnx":
         raise BundleError(
@@ -170,7 +170,7 @@ def _targets(library: Library, options: Options, gpu: Gpu | None) -> tuple[str, 
         if gpu is None:
             raise DeviceError(
                 "there is no NVIDIA GPU here to build for",
-                fix="build where it is: --device ssh://user@host; or name it, with TensorRT for RTX: "
+                fix="build on the machine with the GPU: --device ssh://user@host; or, with TensorRT for RTX, name it: "
                 "--compute-capability 8.6",
             )
         return (gpu.compute_capability,)
@@ -194,7 +194,7 @@ def _compile(
     logger = listening_logger(trt, heard)
     builder = trt.Builder(logger)
     progress("parsing", 0.0)
-    # TensorRT 11 has no other networks, and no flag any more in some releases
+    # TensorRT 11 has only these networks, and some releases dropped the flag
     strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly is None else 1 << int(strongly))
     parser = trt.OnnxParser(network, logger)
@@ -211,7 +211,7 @@ def _compile(
     if engine is None:
         raise EngineError(
             f"{library.flavour} {library.version} cannot build {source.path}: {last_error(heard)}",
-            fix="edgekit build --plan says what is known to trouble it; a larger --workspace may help",
+            fix="edgekit build --plan lists known problems; a larger --workspace may help",
         )
     return bytes(engine), flags, timing and _keep_timings(config, cache, timing)
 
@@ -226,7 +226,7 @@ def _parser_errors(library: Library, source: Bundle, parser: Any) -> str:
         error = parser.get_error(index)
         where = f"{error.node_operator()} {error.node_name()}".strip() or f"node {error.node()}"
         found.append(f"{where}: {' '.join(error.desc().split())}")
-    return f"{library.flavour} {library.version} does not take {source.path}: {'; '.join(found)}"
+    return f"{library.flavour} {library.version} cannot parse {source.path}: {'; '.join(found)}"
 
 
 def _add_profile(builder: Any, network: Any, config: Any, source: Bundle, options: Options) -> None:
@@ -286,7 +286,7 @@ def _configure(library: Library, config: Any, options: Options, targets: tuple[s
         if not hasattr(trt.BuilderFlag, name):
             raise DeviceError(
                 f"{library.flavour} {library.version} has no {name.lower().replace('_', '-')} engines",
-                fix="upgrade it, or leave the option out",
+                fix="upgrade it, or leave out the option",
             )
         config.set_flag(getattr(trt.BuilderFlag, name))
     if options.hardware_compatible:
@@ -346,7 +346,7 @@ def _run(source: Bundle, built: Bundle, progress: Progress) -> dict[str, Any]:
         spread = batch_spread(session.run, golden.tensors[:1], built.manifest.details["build"]["batch"])
         if not spread <= allowed * scale:
             raise ParityError(
-                f"the engine answers one image differently in different places of a batch: logits differ by up to "
+                f"the engine's answer to an image depends on its place in the batch: logits differ by up to "
                 f"{spread:.3g} (largest {scale:.3g})",
                 fix="nothing was kept; try another --opt-level, or a fixed batch, and report it with this version",
             )
@@ -356,7 +356,7 @@ def _run(source: Bundle, built: Bundle, progress: Progress) -> dict[str, Any]:
             parity = compare(golden._replace(logits=reference.run(golden.tensors)), logits)
         if not parity.logits_max_abs <= allowed * parity.scale:  # nor where it is not a number
             raise ParityError(
-                f"the engine is not the model that it was built from: its logits differ from ONNX Runtime's by up to "
+                f"the engine differs from the model it was built from: its logits differ from ONNX Runtime's by up to "
                 f"{parity.logits_max_abs:.3g} (largest {parity.scale:.3g}), the same top-1 on "
                 f"{parity.top1_agreement:.0%} of the golden images",
                 fix="nothing was kept; try another --opt-level, and report the network with this version",

@@ -185,7 +185,7 @@ def _driver() -> Any:
     except (DeviceError, RuntimeError) as error:
         raise DeviceError(
             f"there is no NVIDIA GPU here that can be used: {error}",
-            fix="run it where the GPU is: --device ssh://user@host; nvidia-smi says whether the driver is well",
+            fix="run it on the machine with the GPU: --device ssh://user@host; nvidia-smi shows the driver's state",
         ) from error
     bindings = driver.CUDA_VERSION // 1000
     if bindings > served:
@@ -206,6 +206,6 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     if int(status) != 0:
         raise DeviceError(
             f"{function.__name__} failed: {getattr(status, 'name', status)}",
-            fix="nvidia-smi says whether the GPU is well",
+            fix="nvidia-smi shows the GPU's state",
         )
     return values[0] if values else None

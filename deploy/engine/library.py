@@ -70,7 +70,7 @@ def load(flavour: str | None = None) -> Library:
     version = str(trt.__version__)
     if version_tuple(version) < _OLDEST[chosen]:
         raise DeviceError(
-            f"{name} {version} has no strongly typed networks",
+            f"{name} {version} does not support strongly typed networks",
             fix="upgrade to TensorRT 10 (JetPack 6), or take the trtexec line for 8.6 from: edgekit build --plan",
         )
     return Library(trt, chosen, version)
@@ -108,7 +108,7 @@ def listening_logger(trt: Any, heard: list[Message]) -> Any:
 
 def last_error(heard: list[Message]) -> str:
     """The last error that was logged, for a message of our own."""
-    return next((message.text for message in reversed(heard) if message.kind == "error"), "it does not say why")
+    return next((message.text for message in reversed(heard) if message.kind == "error"), "no reason given")
 
 
 def progress_monitor(trt: Any, show: Callable[[float], None]) -> Any:

@@ -78,7 +78,7 @@ class Passport:
             return cls._from_json(entry)  # type: ignore[arg-type] # what is not a mapping is a TypeError there
         except (TypeError, ValueError, KeyError) as error:
             raise BundleError(
-                f"{bundle.path} is an engine without a passport that can be read: {error!r}", fix=rebuild(bundle)
+                f"{bundle.path} is an engine without a readable passport: {error!r}", fix=rebuild(bundle)
             ) from error
 
     @classmethod
@@ -131,15 +131,16 @@ def check(bundle: Bundle, library: Library, gpu: Gpu | None, device: str | None 
     passport = check_system(bundle, device)
     fix = rebuild(bundle, device)
     if passport.flavour != library.flavour:
-        raise EngineError(f"{bundle.path} is for {passport.flavour}, here is {library.flavour}", fix=fix)
+        raise EngineError(f"{bundle.path} requires {passport.flavour}, but {library.flavour} is installed", fix=fix)
     if not _takes(passport, library):
         raise EngineError(
-            f"{bundle.path} was built with {passport.flavour} {passport.version}; here is {library.version}", fix=fix
+            f"{bundle.path} was built with {passport.flavour} {passport.version}; {library.version} is installed",
+            fix=fix,
         )
     if gpu is None:
         raise EngineError(
-            f"{bundle.path} needs an NVIDIA GPU of compute capability {_listed(passport)}, and there is none here",
-            fix="validate it where the GPU is: --device ssh://user@host",
+            f"{bundle.path} needs an NVIDIA GPU of compute capability {_listed(passport)}, and this machine has none",
+            fix="validate it on the machine with the GPU: --device ssh://user@host",
         )
     if not _runs_on(passport, gpu.compute_capability):
         raise EngineError(

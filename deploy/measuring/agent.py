@@ -89,8 +89,8 @@ class Measured(NamedTuple):
             check_measurements(measurements, asked, images)
         except DocumentError as error:
             raise DeviceError(
-                f"{device} answered with what is not a measurement of these models: {error}",
-                fix="run it again; if it stays so, do not trust this device",
+                f"{device} sent an invalid measurement: {error}",
+                fix="run it again; if it happens again, do not trust this device",
             ) from error
         return cls(answer.environment, measurements)
 
@@ -212,7 +212,9 @@ def _understood(kind: type[T], content: object, job: Path) -> T:
     try:
         return read(kind, content)
     except DocumentError as error:
-        raise DeviceError(f"{job / JOB} is no job: {error}", fix="run the command that made it again") from error
+        raise DeviceError(
+            f"{job / JOB} is not a valid job: {error}", fix="run the command that made it again"
+        ) from error
 
 
 def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
@@ -239,14 +241,14 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
                 progress(what.progress[:_SHOWN], what.share)
     except DocumentError as error:
         raise DeviceError(
-            f"the device answers with what EdgeKit does not understand: {error}", fix="run edgekit doctor; try again"
+            f"the device sent an invalid message: {error}", fix="run edgekit doctor; try again"
         ) from error
     except LostDeviceError as error:
         error.measured = so_far
         raise
     raise LostDeviceError(
-        "the process that does the work ended with no result",
-        fix="run edgekit doctor; its last words are above",
+        "the measuring process ended without a result",
+        fix="run edgekit doctor; its last output is above",
         measured=so_far,
     )
 

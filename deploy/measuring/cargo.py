@@ -130,7 +130,9 @@ def unpack_bundles(source: Path | IO[bytes], folder: Path, most: int, where: str
                 for name in names
             )
             if not entries or not sound or len({entry.filename for entry in entries}) < len(entries):
-                raise BundleError(f"{where} holds something that is not a bundle", fix="do not trust it; get it again")
+                raise BundleError(
+                    f"{where} contains something that is not a bundle", fix="do not trust it; get it again"
+                )
             if len(entries) > _MAX_FILES or sum(entry.file_size for entry in entries) > most:
                 raise BundleError(f"{where} unpacks to more than {most} bytes", fix="do not trust it; get it again")
             archive.extractall(folder, entries)  # no more of an entry than its size here says
@@ -151,7 +153,7 @@ def adopt(folder: Path, source: Bundle, out: Path) -> None:
     """
     built = Bundle.open(folder).manifest
     if built.format != ENGINE_FORMAT or [step["id"] for step in built.lineage[-1:]] != [source.id]:
-        raise BundleError(f"what was built is not an engine of {source.path}", fix="do not trust this device")
+        raise BundleError(f"the device did not return an engine of {source.path}", fix="do not trust this device")
     with new_folder(out) as new:
         for name in (MANIFEST, *built.files):
             (new / name).parent.mkdir(parents=True, exist_ok=True)

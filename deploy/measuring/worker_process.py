@@ -40,7 +40,7 @@ class WorkerProcess:
 
         Raises:
             EdgeKitError: the worker says what is wrong.
-            DeviceError: the worker is gone; the message has its last words.
+            DeviceError: the worker is gone; the message has its last output.
         """
         if not self._started:
             self._started = True
@@ -84,11 +84,11 @@ class WorkerProcess:
         if code == -signal.SIGKILL:
             limit, peak = memory_cap()
             return DeviceError(
-                f"{message}; mostly that is the kernel's doing, out of memory: the cap here is {megabytes(limit)}, the "
+                f"{message}, most likely by the kernel for lack of memory: the limit is {megabytes(limit)}, the "
                 f"peak was {megabytes(peak)}",
                 fix="free memory, or use a smaller model",
             )
-        return DeviceError(message, fix="run edgekit doctor; if the model is sound this is a bug worth reporting")
+        return DeviceError(message, fix="run edgekit doctor; if the model is valid, please report a bug")
 
 
 def megabytes(size: int | str) -> str:

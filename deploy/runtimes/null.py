@@ -1,4 +1,4 @@
-"""A model that computes nothing and takes as long as it is told: what is left is the harness itself."""
+"""A model that computes nothing for a given time, which leaves the cost of the harness itself."""
 
 import json
 import time

@@ -41,7 +41,7 @@ class OrtOptions(ThreadOptions):
         super().__post_init__()
         choose(PROVIDERS, self.provider, "provider")
         if self.allow_fallback and self.provider == "cpu":
-            raise RecipeError("--allow-fallback needs something to fall back from", fix="e.g. --provider cuda")
+            raise RecipeError("--allow-fallback requires a provider other than cpu", fix="e.g. --provider cuda")
 
 
 RUNTIME = Runtime(
@@ -109,7 +109,7 @@ class OrtSession:
         if wanted.threads is not None:
             options.intra_op_num_threads = wanted.threads
             options.inter_op_num_threads = 1
-        if profile is not None:  # where each operator runs is told by the profile of a run, in every version
+        if profile is not None:  # in every version, the profile of a run shows where each operator runs
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         # what TensorRT leaves, CUDA takes before the CPU does
@@ -127,7 +127,7 @@ class OrtSession:
         if [entry.type for entry in inputs] != [_TYPES[dtype]]:
             found = ", ".join(entry.type for entry in inputs) or "nothing"
             raise BundleError(
-                f"{bundle.model_path} takes {found}, and its manifest says {dtype}", fix="import the model again"
+                f"{bundle.model_path} takes {found}, but its manifest says {dtype}", fix="import the model again"
             )
         self._input = inputs[0].name
         self._batch = bundle.manifest.input.batch
@@ -168,7 +168,7 @@ def read_placement(events: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _refuse_fallback(bundle: Bundle, provider: str, placement: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a session whose operators run where nobody asked for; a CPU session has no placement to check."""
+    """Refuse a session with operators on an unrequested provider; CPU sessions are not checked."""
     left = placement.get(_CPU, []) if provider != _CPU else []
     if not left:
         return
@@ -176,5 +176,5 @@ def _refuse_fallback(bundle: Bundle, provider: str, placement: Mapping[str, Sequ
     few = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
     raise DeviceError(
         f"{provider} leaves {len(left)} of {total} operators of {bundle.path} to the CPU: {few}",
-        fix="--allow-fallback measures it so; else see that the provider's own libraries are installed and whole",
+        fix="pass --allow-fallback to measure it anyway, or check that the provider's libraries are installed",
     )

@@ -1,4 +1,4 @@
-"""A torch.export archive looked at before torch loads it, since loading one can run code that it holds.
+"""Checks of a torch.export archive before torch loads it, because loading can run code in it.
 
 torch.export.load unpickles weights, constants and sample inputs, evaluates symbolic shapes (sympy.sympify), looks up
 operators by dotted Python names, loads compiled libraries, and generates Python from names and guards. What is let
@@ -70,7 +70,7 @@ def check_program(path: Path) -> None:
             raise _refused(path, f"it holds {name[:80]!r}, which is not a tensor of a torch.export program")
     if _MODEL not in names:
         raise BundleError(
-            f"{path} holds no program of today's format",
+            f"{path} holds no program of a supported format",
             fix="export it again with torch 2.8 or newer: torch.export.save",
         )
     for name in {*_CONFIGS} & {*names}:

@@ -196,7 +196,7 @@ class Runtime:
                 raise RecipeError(
                     unknown(f"option of {self.name}", name, names)
                     if names
-                    else f"{self.name} has no options, {name!r} neither",
+                    else f"{self.name} has no options, not even {name!r}",
                     fix=f"{self.name} takes {', '.join(names) or 'no options'}",
                 )
         values = {name: value for name, value in (defaults or {}).items() if name in names}
@@ -332,5 +332,5 @@ def require_options_used(options: Mapping[str, OptionValue], names: Iterable[str
         if not any(option in runtime.option_names() for runtime in measured):
             having = [runtime.name for runtime in all_runtimes() if option in runtime.option_names()]
             raise EdgeKitError(
-                f"--{option.replace('_', '-')} is for {', '.join(having)}, and no model runs on it", fix="leave it out"
+                f"--{option.replace('_', '-')} is for {', '.join(having)}, but no model runs on it", fix="leave it out"
             )

@@ -32,7 +32,9 @@ class SlowedSession:
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{bundle.model_path} slows nothing: {error}", fix="make the bundle again") from error
         if manifest.model not in manifest.files or manifest.format == bundle.manifest.format:
-            raise BundleError(f"{bundle.model_path} slows no model of its own bundle", fix="make the bundle again")
+            raise BundleError(
+                f"{bundle.model_path} does not name a model of its own bundle", fix="make the bundle again"
+            )
         inner = dataclasses.replace(bundle, manifest=manifest)
         runtime = runtime_for(inner, planted=True)
         threads = {} if options.threads is None else {"threads": options.threads}

@@ -117,7 +117,7 @@ def test_an_existing_path_is_not_overwritten(tmp_path: Path) -> None:
     """Nothing is lost by naming the same --out twice."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "mine").write_text("x")
-    with pytest.raises(EdgeKitError, match="exists already"), create(tmp_path / "kept"):
+    with pytest.raises(EdgeKitError, match="already exists"), create(tmp_path / "kept"):
         pass
     assert (tmp_path / "kept" / "mine").read_text() == "x"
 

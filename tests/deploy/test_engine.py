@@ -106,12 +106,13 @@ def test_passport_says_what_the_engine_is_for(rtx_engine: Bundle) -> None:
 @pytest.mark.parametrize(
     ("changes", "library", "gpu", "words"),
     [
-        ({}, ("tensorrt-rtx", "1.7.1.116"), ORIN, "is for tensorrt, here is tensorrt-rtx"),
-        ({}, ("tensorrt", "10.4.0"), ORIN, "built with tensorrt 10.3.0; here is 10.4.0"),
-        ({}, ("tensorrt", "8.6.1"), ORIN, "here is 8.6.1"),
-        ({"version_compatible": True}, ("tensorrt", "10.2.0"), ORIN, "here is 10.2.0"),
-        ({"version_compatible": True}, ("tensorrt", "12.0.0"), ORIN, "here is 12.0.0"),
-        ({"flavour": "tensorrt-rtx", "version_compatible": True}, ("tensorrt-rtx", "10.4.0"), ORIN, "here is 10.4.0"),
+        ({}, ("tensorrt-rtx", "1.7.1.116"), ORIN, "requires tensorrt, but tensorrt-rtx is installed"),
+        ({}, ("tensorrt", "10.4.0"), ORIN, "built with tensorrt 10.3.0; 10.4.0 is installed"),
+        ({}, ("tensorrt", "8.6.1"), ORIN, "8.6.1 is installed"),
+        ({"version_compatible": True}, ("tensorrt", "10.2.0"), ORIN, "10.2.0 is installed"),
+        ({"version_compatible": True}, ("tensorrt", "12.0.0"), ORIN, "12.0.0 is installed"),
+        ({"flavour": "tensorrt-rtx", "version_compatible": True}, ("tensorrt-rtx", "10.4.0"), ORIN,
+         "10.4.0 is installed"),
         ({}, ("tensorrt", "10.3.0"), None, "needs an NVIDIA GPU of compute capability 8.7"),
         ({}, ("tensorrt", "10.3.0"), dataclasses.replace(ORIN, compute_capability="8.9"), "the Orin here has 8.9"),
         ({"hardware_compatible": True}, ("tensorrt", "10.3.0"), dataclasses.replace(ORIN, compute_capability="7.5"),
@@ -383,7 +384,8 @@ session.close()
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("wrong-answers", "not the model that it was built from"), ("uneven-batch", "in different places of a batch"),
+    [("wrong-answers", "differs from the model it was built from"),
+     ("uneven-batch", "depends on its place in the batch"),
      ("parser", "Conv /features/conv: planted: this node is not taken"),
      ("builder", "no implementation for node /features/conv"),
      ("deserialize", "the plan is not for this device")],
@@ -407,7 +409,7 @@ def test_an_engine_on_another_machine_is_refused(
     rebuild = f"fix: edgekit build {fp32.path} --opt-level 5"
     for name, value, words in (
         ("SIMULATED_CAPABILITY", "8.9", "was built for compute capability 8.7; the Simulated Orin here has 8.9"),
-        ("SIMULATED_TENSORRT", "10.4.0", "was built with tensorrt 10.3.0; here is 10.4.0"),
+        ("SIMULATED_TENSORRT", "10.4.0", "was built with tensorrt 10.3.0; 10.4.0 is installed"),
     ):
         gpu.setenv(name, value)
         for command in (("validate", "engine", "--baseline", fp32.path), ("predict", "engine", "digits")):

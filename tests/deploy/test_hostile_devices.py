@@ -64,7 +64,11 @@ def test_a_board_cannot_name_a_file_on_the_host(
 
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [(b"x", "arrived damaged"), (b"", "is not an engine of"), (None, "holds something that is not a bundle")],
+    [
+        (b"x", "arrived damaged"),
+        (b"", "did not return an engine of"),
+        (None, "contains something that is not a bundle"),
+    ],
 )
 def test_what_a_board_built_is_an_engine_of_what_was_sent(
     damage: bytes | None, words: str, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -160,7 +164,7 @@ def test_a_sound_answer_is_read(answer: dict, fp32: Bundle) -> None:
 def test_an_answer_agrees_with_what_was_asked(answer: dict, fp32: Bundle, change: Callable[[dict], object]) -> None:
     """The models, the images, the classes; times are times."""
     change(answer["measurements"][0])
-    with pytest.raises(DeviceError, match="pi answered with what is not a measurement"):
+    with pytest.raises(DeviceError, match="pi sent an invalid measurement"):
         Measured.from_json(answer, "pi", [fp32], 3)
 
 

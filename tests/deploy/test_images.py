@@ -265,7 +265,7 @@ def test_what_unpacks_without_end_is_refused_by_its_header(kind: str, tmp_path: 
     path = _bomb(tmp_path / f"set.{kind}", kind, 300 << 20)
     assert path.stat().st_size < 1 << 20
     tracemalloc.start()
-    with pytest.raises(DataError, match="more than there can be"):
+    with pytest.raises(DataError, match="more than the file can hold"):
         open_images(path) if kind == "npz" else read_idx(path, path)
     assert tracemalloc.get_traced_memory()[1] < 5 << 20
     tracemalloc.stop()

@@ -80,7 +80,7 @@ def test_any_text_is_a_choice_or_one_line(text: str) -> None:
         ("onnxruntime:threads=99999999999999999999", "whole number"),
         ("onnxruntime:provider=cude", "did you mean cuda"),
         ("onnxruntime:allow_fallback=yes", "true or false"),
-        ("onnxruntime:allow_fallback=true", "something to fall back from"),
+        ("onnxruntime:allow_fallback=true", "requires a provider other than cpu"),
         ("onnxruntime:", "NAME:OPTION=VALUE"),
         ("onnxruntime:threads", "NAME:OPTION=VALUE"),
         ("onnxruntime:threads=1,threads=2", "twice"),
@@ -244,8 +244,8 @@ def test_a_planted_runtime_is_not_named_by_a_job(fp32: Bundle, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("plan", "words"),
     [
-        (Plan(candidates=(Candidate("b", Choice("onnxruntime", {"provider": "cuda"})),)), "no provider"),
-        (Plan(options={"provider": "cuda"}), "no provider"),
+        (Plan(candidates=(Candidate("b", Choice("onnxruntime", {"provider": "cuda"})),)), "but not provider"),
+        (Plan(options={"provider": "cuda"}), "but not provider"),
     ],
 )
 def test_a_browser_has_no_options_but_threads(plan: Plan, words: str, fp32: Bundle) -> None:

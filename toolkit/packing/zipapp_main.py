@@ -47,7 +47,7 @@ def main():
     try:
         folder = Path(tempfile.mkdtemp(prefix="edgekit-tmp-"))
     except OSError as error:
-        sys.exit("error: no temporary files can be written: " + str(error) + "\nfix: set TMPDIR to a folder with room")
+        sys.exit("error: cannot write temporary files: " + str(error) + "\nfix: set TMPDIR to a folder with space")
     try:
         with lock(folder):
             run(path, folder / "content")
@@ -78,7 +78,7 @@ def run(path, folder):
         with zipfile.ZipFile(str(path)) as archive:
             archive.extractall(str(folder))
     except OSError as error:
-        sys.exit("error: no room to unpack: " + str(error) + "\nfix: set TMPDIR to a folder with room")
+        sys.exit("error: not enough space to unpack: " + str(error) + "\nfix: set TMPDIR to a folder with space")
     sys.path[0] = str(folder)
     # the measuring processes need it too, in addition to the user's own setting
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

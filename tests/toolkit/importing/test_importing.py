@@ -298,7 +298,7 @@ def test_a_name_that_no_file_can_have_is_refused_first(
     bring: Callable[..., Bundle], tmp_path: Path, name: str, better: str
 ) -> None:
     """It was found when the new bundle was opened."""
-    with pytest.raises(EdgeKitError, match="is not of letters") as caught:
+    with pytest.raises(EdgeKitError, match="may only contain letters") as caught:
         bring("lenet", name=name)
     assert caught.value.fix == f"--name {better}"
     assert not (tmp_path / "imported").exists()

@@ -107,7 +107,7 @@ def test_a_training_under_way_is_nobody_elses(recipe: Recipe, monkeypatch: pytes
             with pytest.raises(TrainingError) as caught:
                 attempt()
             found.append(str(caught.value))
-        with pytest.raises(EdgeKitError, match="exists already"):
+        with pytest.raises(EdgeKitError, match="already exists"):
             training.train(recipe, out=Path("runs/a"))
         raise KeyboardInterrupt
 
