@@ -41,11 +41,9 @@ def main() -> int:
 
     source = edgekit.import_model(
         f"{__file__}:Net",
-        weights=Path("net.safetensors"),
+        edgekit.ImportOptions(labels=CLASSES, weights=Path("net.safetensors")),
         name="shapes",
-        input=(3, SIDE, SIDE),
         preprocess=PREPROCESS,
-        labels=CLASSES,
         images="shapes",
     )
     exported = edgekit.export_bundle(source, "onnx", Path("runs/shapes-onnx-fp32"))

@@ -22,7 +22,7 @@ from edgekit.deploy.measuring.plan import Plan
 from edgekit.deploy.progress import silent
 from edgekit.toolkit.doctor.diagnose import diagnose_device
 from edgekit.toolkit.doctor.provision import provision, remove_all
-from edgekit.toolkit.validation.validate import validate
+from edgekit.toolkit.validation.validate import ValidateOptions, validate
 
 from .bridge import Bridge, bridge, need_adb
 
@@ -49,7 +49,9 @@ def transport(phone: Bridge) -> Iterator[Adb]:
 
 def test_models_are_validated_over_the_bridge(phone: Bridge, fp32: Bundle, int8: Bundle) -> None:
     """Code, models and images are pushed once, the agent measures, its answers are the host's; doctor reads it too."""
-    result = validate([int8], baseline=fp32, images="digits", limit=20, plan=QUICK, devices=[PHONE])
+    result = validate(
+        [int8], baseline=fp32, images="digits", limit=20, plan=QUICK, options=ValidateOptions(devices=[PHONE])
+    )
     report = result.report
     assert report["device"]["name"] == PHONE
     assert report["images"] == 20
@@ -227,8 +229,8 @@ def test_a_cable_that_is_pulled_while_it_measures(
         shown.append(stage)
 
     def measure() -> Any:
-        return validate([fp32], images="digits", limit=5, plan=plan, devices=[PHONE], keep=tmp_path / "kept",
-                        progress=show)  # fmt: skip
+        options = ValidateOptions(devices=[PHONE], keep=tmp_path / "kept")
+        return validate([fp32], options, images="digits", limit=5, plan=plan, progress=show)
 
     with pytest.raises(LostDeviceError, match="is gone"):
         measure()

@@ -27,7 +27,7 @@ from edgekit.toolkit.doctor.diagnose import diagnose_device
 from edgekit.toolkit.doctor.provision import remove_all
 from edgekit.toolkit.packing.pack import write_packed
 from edgekit.toolkit.report.files import write_reports
-from edgekit.toolkit.validation.validate import validate
+from edgekit.toolkit.validation.validate import ValidateOptions, validate
 
 from tests.conftest import heed_signals
 
@@ -70,7 +70,12 @@ def test_fp32_and_int8_are_validated_on_arm64(
     """Parity, accuracy on 60 images, the whole report; the same answers as here. A second run sends nothing."""
     fp32, int8 = arm
     result = validate(
-        [int8], baseline=fp32, images=str(photos), plan=QUICK, contract=Contract(max_drop=20.0), devices=[board.device]
+        [int8],
+        baseline=fp32,
+        images=str(photos),
+        plan=QUICK,
+        contract=Contract(max_drop=20.0),
+        options=ValidateOptions(devices=[board.device]),
     )
     report = result.report
     assert report["device"]["name"] == board.device
@@ -265,7 +270,11 @@ def test_a_folder_of_somebody_else_is_not_trusted(board: VirtualBoard) -> None:
 def test_several_devices_at_once(board: VirtualBoard, arm: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     """One report compares them; a device that fails is told, and costs the other nothing."""
     result = validate(
-        [arm[0]], images="digits", limit=20, plan=QUICK, devices=["local", board.device, "ssh://nobody@127.0.0.1:1"]
+        [arm[0]],
+        images="digits",
+        limit=20,
+        plan=QUICK,
+        options=ValidateOptions(devices=["local", board.device, "ssh://nobody@127.0.0.1:1"]),
     )
     report = result.report
     assert [one["device"]["name"] for one in report["devices"]] == ["local", board.device]

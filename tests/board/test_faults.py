@@ -22,7 +22,7 @@ from edgekit.deploy.measuring import cargo
 from edgekit.deploy.measuring.plan import Plan
 from edgekit.toolkit.doctor.diagnose import diagnose_device
 from edgekit.toolkit.doctor.provision import provision
-from edgekit.toolkit.validation.validate import validate
+from edgekit.toolkit.validation.validate import ValidateOptions, validate
 
 from .conftest import Wire
 from .virtual import VirtualBoard
@@ -146,7 +146,7 @@ def test_the_line_is_cut_while_it_measures(
             images="digits",
             limit=10,
             plan=LONG,
-            devices=[wired.board.device],
+            options=ValidateOptions(devices=[wired.board.device]),
             keep=tmp_path / "kept",
             progress=lambda stage, share: shown.append((stage, share)),
         )
@@ -184,7 +184,11 @@ def test_a_long_and_lossy_line(wired: Wire, arm: tuple[Bundle, Bundle]) -> None:
     """40 ms there and back, one packet in a hundred lost: slower, and the same answers."""
     wired.set(delay_ms=20, loss=0.01)
     report = wired.run(
-        lambda: validate([arm[0]], images="digits", limit=50, plan=QUICK, devices=[wired.board.device]).report
+        lambda: (
+            validate(
+                [arm[0]], images="digits", limit=50, plan=QUICK, options=ValidateOptions(devices=[wired.board.device])
+            ).report
+        )
     ).result(300)
     assert report["models"][0]["host"] is not None
     assert report["models"][0]["host"]["differ"] == []
@@ -216,13 +220,13 @@ def test_the_board_restarts(board: VirtualBoard, arm: tuple[Bundle, Bundle], unt
 
 def test_memory_ends(board: VirtualBoard, tmp_path: Path) -> None:
     """The kernel kills the model's process: said with the cap and the peak, and the agent lives to say it."""
-    from edgekit.toolkit.importing.import_model import import_model
+    from edgekit.toolkit.importing.import_model import ImportOptions, import_model
 
     _write_fat_model(tmp_path / "fat.onnx")
     preprocess = Bundle.open(Path(__file__).parent.parent / "data/lenet-fp32").manifest.preprocess
     fat = import_model(
-        str(tmp_path / "fat.onnx"), name="fat", input=(1, 32, 32), preprocess=preprocess,
-        labels=tuple("0123456789"), images="digits", out=tmp_path / "fat",
+        str(tmp_path / "fat.onnx"), ImportOptions(tuple("0123456789")), name="fat", preprocess=preprocess,
+        images="digits", out=tmp_path / "fat",
     )  # fmt: skip
     group = Path(f"/sys/fs/cgroup/memory/edgekit-{os.getpid()}")
     if not group.parent.is_dir():

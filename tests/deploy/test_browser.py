@@ -37,9 +37,9 @@ from edgekit.deploy.measuring.plan import Candidate, Plan
 from edgekit.deploy.measuring.rules import RULES
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
 from edgekit.toolkit.importing.edit import prepend
-from edgekit.toolkit.importing.import_model import import_model
+from edgekit.toolkit.importing.import_model import ImportOptions, import_model
 from edgekit.toolkit.report.files import write_reports
-from edgekit.toolkit.validation.validate import validate
+from edgekit.toolkit.validation.validate import ValidateOptions, validate
 from edgekit.toolkit.validation.validation import Validation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -106,7 +106,14 @@ def test_fp32_and_int8_on_a_phone(
 ) -> None:
     """Bit for bit the same input, the same answers as here, a report like any other's."""
     work = in_background(
-        lambda: validate([int8], baseline=fp32, images="digits", limit=64, plan=QUICK, devices=["browser://127.0.0.1"])
+        lambda: validate(
+            [int8],
+            baseline=fp32,
+            images="digits",
+            limit=64,
+            plan=QUICK,
+            options=ValidateOptions(devices=["browser://127.0.0.1"]),
+        )
     )
     *said, shown = _open_and_wait(browser, invited.result(30), work, tmp_path / "phone.png")
     result: Validation = work.result()
@@ -146,11 +153,13 @@ def test_uint8_pixels_on_a_phone(
     onnx.save(model, str(tmp_path / "pixels.onnx"))
     preprocess = replace(fp32.manifest.preprocess, mean=(0.0,), std=(1.0,), dtype="uint8")
     bundle = import_model(
-        str(tmp_path / "pixels.onnx"), name="pixels", input=fp32.manifest.input.shape, preprocess=preprocess,
-        labels=fp32.manifest.labels, images="digits", out=tmp_path / "pixels",
+        str(tmp_path / "pixels.onnx"), ImportOptions(fp32.manifest.labels), name="pixels", preprocess=preprocess,
+        images="digits", out=tmp_path / "pixels",
     )  # fmt: skip
     work = in_background(
-        lambda: validate([bundle], images="digits", limit=16, plan=QUICK, devices=["browser://127.0.0.1"])
+        lambda: validate(
+            [bundle], images="digits", limit=16, plan=QUICK, options=ValidateOptions(devices=["browser://127.0.0.1"])
+        )
     )
     said = _open_and_wait(browser, invited.result(30), work)
     (measured,) = work.result().report["models"]
@@ -187,7 +196,11 @@ def test_over_plain_http_from_another_network(
 ) -> None:
     """No isolation, one thread, a clock of 0.1 ms: blocks are long enough that its steps do not matter."""
     here, program = elsewhere
-    work = in_background(lambda: validate([fp32], images="digits", limit=50, plan=QUICK, devices=[f"browser://{here}"]))
+    work = in_background(
+        lambda: validate(
+            [fp32], images="digits", limit=50, plan=QUICK, options=ValidateOptions(devices=[f"browser://{here}"])
+        )
+    )
     with open_browser(program) as browser:
         _open_and_wait(browser, invited.result(30), work)
     report = work.result().report
@@ -471,7 +484,7 @@ def test_scenarios_are_refused(fp32: Bundle, change: dict[str, Any]) -> None:
 def test_what_a_browser_cannot_run_is_refused(trained: Bundle, ort_web: None) -> None:
     """By name, with what it does run."""
     with pytest.raises(DeviceError, match=r"is torch, which browser://127.0.0.1 cannot run: it runs onnx"):
-        validate([trained], devices=["browser://127.0.0.1"])
+        validate([trained], ValidateOptions(devices=["browser://127.0.0.1"]))
 
 
 def test_a_port_that_is_taken(fp32: Bundle, ort_web: None) -> None:

@@ -16,19 +16,9 @@ from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall
 from .document import make_report
 from .join import join_reports
 from .migrate import migrate_report
+from .model_schema import Against, DropEntry, Model, Named, identity_of
 from .noise import Signal
-from .report_schema import (
-    SCHEMA,
-    Against,
-    Comparison,
-    ComparisonRow,
-    DropEntry,
-    JoinedReport,
-    Model,
-    Named,
-    Report,
-    identity_of,
-)
+from .report_schema import SCHEMA, Comparison, ComparisonRow, JoinedReport, Report
 from .schema import check_bounds, check_joined, check_report
 from .statistics import (
     Interval,

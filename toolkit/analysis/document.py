@@ -20,16 +20,9 @@ from ...deploy.parity import Parity
 from ...deploy.runtimes.runtime import default_runtime
 from .contract import Contract, compare_accuracy
 from .host_answers import unexplained
+from .model_schema import ClassFlips, MeasuredModel, Outliers, ParityEntry, SourceComparison
 from .noise import signals
-from .report_schema import (
-    SCHEMA,
-    ClassFlips,
-    MeasuredModel,
-    Outliers,
-    ParityEntry,
-    Report,
-    SourceComparison,
-)
+from .report_schema import SCHEMA, Report
 from .scenarios import scenarios
 from .statistics import (
     PERCENTILE_SAMPLES,

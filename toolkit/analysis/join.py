@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from ...deploy.errors import EdgeKitError
 from .contract import ExitCode, Outcome
-from .report_schema import SCHEMA, Agreement, DeviceAnswers, Failed, JoinedReport, Report, identity_of
+from .model_schema import identity_of
+from .report_schema import SCHEMA, Agreement, DeviceAnswers, Failed, JoinedReport, Report
 
 _BADNESS = {"pass": 0, "inconclusive": 1, "fail": 2}
 

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from ...deploy.documents import read
 from .contract import Contract
-from .report_schema import MeasuredModel, MeasuredReport
+from .model_schema import MeasuredModel
+from .report_schema import MeasuredReport
 from .statistics import PERCENTILE_SAMPLES, BlockTime, typical_time
 from .verdict import judge_report
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from .report_schema import Model, Recommendation
+from .model_schema import Model
+from .report_schema import Recommendation
 from .wording import FASTEST, names_of, speedup_text
 
 

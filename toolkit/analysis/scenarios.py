@@ -6,7 +6,7 @@ import numpy as np
 
 from ...deploy.measuring.measurement import Measurement, Sustained
 from ...deploy.measuring.plan import Plan
-from .report_schema import BatchRate, Counts, FramesEntry, Minute, Offline, Rate, Scenarios, SustainedEntry
+from .scenario_schema import BatchRate, Counts, FramesEntry, Minute, Offline, Rate, Scenarios, SustainedEntry
 from .statistics import mann_kendall, percentile, steady_state, student_mean, theil_sen, wilson
 
 # A shorter last minute says little about the rate.

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from ...deploy.documents import DocumentError, check_numbers, read
-from .report_schema import JoinedReport, Model, Report
+from .model_schema import Model
+from .report_schema import JoinedReport, Report
 
 
 def check_bounds(document: object) -> None:

@@ -6,18 +6,8 @@ from typing import NamedTuple
 from ...deploy.devices.device import is_here
 from ...deploy.environment import UNAVAILABLE
 from .contract import DEFAULT_MAX_DROP
-from .report_schema import (
-    Against,
-    Comparison,
-    ComparisonRow,
-    Document,
-    DropEntry,
-    JoinedReport,
-    Model,
-    Noisy,
-    Ratio,
-    Report,
-)
+from .model_schema import Against, DropEntry, Model, Ratio
+from .report_schema import Comparison, ComparisonRow, Document, JoinedReport, Noisy, Report
 from .wording import milliseconds, model_name, model_names, percent
 
 # Limit of devices or comparisons in one sentence; the page lists all.

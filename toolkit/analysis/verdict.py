@@ -8,17 +8,10 @@ import numpy as np
 
 from ...deploy.engine.passport import ENGINE_FORMAT
 from .contract import Contract, Drop, Judgement, SpeedOutcome, call, compare_accuracy, overall, reason
+from .model_schema import JudgementEntry, MeasuredModel, Model, Ratio
 from .noise import Signal
 from .recommend import recommend
-from .report_schema import (
-    ContractEntry,
-    JudgementEntry,
-    MeasuredModel,
-    MeasuredReport,
-    Model,
-    Ratio,
-    Report,
-)
+from .report_schema import ContractEntry, MeasuredReport, Report
 from .statistics import BlockTime, Interval, ratio_of_times
 from .wording import mean_text, names_of, speedup_text
 

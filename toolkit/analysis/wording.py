@@ -5,20 +5,10 @@ from collections.abc import Sequence
 from ...deploy.environment import UNAVAILABLE
 from ...deploy.runtimes.runtime import options_text
 from .host_answers import unexplained
+from .model_schema import DropEntry, Identity, MeasuredModel, Model, Ratio
 from .noise import load_text
-from .report_schema import (
-    ComparisonRow,
-    Document,
-    DropEntry,
-    Identity,
-    JoinedReport,
-    MeasuredModel,
-    Model,
-    Noisy,
-    Ratio,
-    Report,
-    SustainedEntry,
-)
+from .report_schema import ComparisonRow, Document, JoinedReport, Noisy, Report
+from .scenario_schema import SustainedEntry
 
 # Rounding error of a ratio of two figures with three digits.
 _ROUNDING = 0.01

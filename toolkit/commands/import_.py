@@ -63,15 +63,14 @@ def command(
     out: Out = None,
 ) -> None:
     """Import your own model as a bundle."""
-    from ..importing.import_model import import_model, input_dtype, read_labels
+    from ..importing.import_model import ImportOptions, import_model, input_dtype, read_labels
     from .parsing import preprocess_of, shape_of
 
     shape = shape_of(input)
     preprocess = preprocess_of(shape, resize, crop, mean, std, interpolation, input_dtype(model))
     made(
         import_model(
-            model, name=name, input=shape, preprocess=preprocess,
-            labels=read_labels(labels) if labels else (), images=images, weights=weights, seed=seed,
-            skip_corrupt=skip_corrupt, out=out,
+            model, ImportOptions(read_labels(labels) if labels else (), weights, seed, skip_corrupt),
+            name=name, preprocess=preprocess, images=images, out=out,
         )
     )  # fmt: skip

@@ -66,6 +66,43 @@ Runtimes = Annotated[
         rich_help_panel=MEASURING,
     ),
 ]
+Seconds = Annotated[
+    float,
+    typer.Option(
+        help="Minimum time for the latency blocks; the maximum is three times this.", min=0, rich_help_panel=MEASURING
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads per inference. Default: the cores allowed.", min=1, rich_help_panel=MEASURING),
+]
+Scenario = Annotated[
+    str,
+    typer.Option(help="single_stream, or offline to add throughput by batch size.", rich_help_panel=MEASURING),
+]
+Fps = Annotated[
+    float | None,
+    typer.Option(help="Also offer this many images per second, and count missed deadlines.", rich_help_panel=MEASURING),
+]
+Sustained = Annotated[
+    str | None,
+    typer.Option(help="Also run each model without a pause: for 90s, 10m, 1h.", rich_help_panel=MEASURING),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        help="ONNX Runtime's provider: cpu, cuda, tensorrt, tensorrt-rtx. It must run every operator.",
+        rich_help_panel=MEASURING,
+    ),
+]
+AllowFallback = Annotated[
+    bool,
+    typer.Option(
+        "--allow-fallback",
+        help="Let the CPU run operators that the provider does not support.",
+        rich_help_panel=MEASURING,
+    ),
+]
 Verify = Annotated[
     Path | None,
     typer.Option(help="Refuse bundles that the owner of this ed25519 public key did not sign.", rich_help_panel=MODEL),

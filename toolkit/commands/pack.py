@@ -7,7 +7,24 @@ import typer
 
 from ...deploy.errors import EdgeKitError
 from .completion import complete_bundles
-from .options import IMAGES, MEASURING, MODEL, OUTPUT, Confidence, Images, MaxDrop, MinSpeedup, Runtimes, SkipCorrupt
+from .options import (
+    IMAGES,
+    MODEL,
+    OUTPUT,
+    AllowFallback,
+    Confidence,
+    Fps,
+    Images,
+    MaxDrop,
+    MinSpeedup,
+    Provider,
+    Runtimes,
+    Scenario,
+    Seconds,
+    SkipCorrupt,
+    Sustained,
+    Threads,
+)
 
 
 def command(
@@ -39,10 +56,14 @@ def command(
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     confidence: Confidence = 0.95,
-    seconds: Annotated[
-        float, typer.Option(help="Minimum time for the latency blocks.", min=0, rich_help_panel=MEASURING)
-    ] = 8.0,
+    seconds: Seconds = 8.0,
+    threads: Threads = None,
+    scenario: Scenario = "single_stream",
+    fps: Fps = None,
+    sustained: Sustained = None,
     runtime: Runtimes = None,
+    provider: Provider = None,
+    allow_fallback: AllowFallback = False,
     sign: Annotated[
         Path | None, typer.Option(help="Sign it with this ed25519 private key.", rich_help_panel=OUTPUT)
     ] = None,
@@ -54,11 +75,11 @@ def command(
 ) -> None:
     """Pack a model into one file: `python3 FILE` validates it on a board and writes result.json."""
     from ...deploy.bundle import Bundle
-    from ...deploy.measuring.plan import Plan
     from ..analysis.contract import Contract
     from ..console import say, stdout
-    from ..packing.pack import pack, unpack, verify_packed
+    from ..packing.pack import PackOptions, pack, unpack, verify_packed
     from ..workspace import newest
+    from .parsing import plan_of
 
     if verify:
         if sign or len(bundles or []) != 1:
@@ -71,10 +92,14 @@ def command(
     chosen = [Bundle.open(path) for path in bundles or []] or [
         newest(lambda m: m.format == "onnx" and bool(m.lineage), "ONNX bundle", "edgekit quantize")
     ]
+    plan = plan_of(
+        seconds=seconds, threads=threads, scenario=scenario, fps=fps, sustained=sustained, provider=provider,
+        allow_fallback=allow_fallback,
+    )  # fmt: skip
     path = pack(
-        chosen, out, baseline=Bundle.open(baseline) if baseline else None, images=images, limit=limit,
-        contract=Contract(max_drop, min_speedup, confidence), plan=Plan(seconds=seconds),
-        runtimes=runtime or (), sign=sign, skip_corrupt=skip_corrupt,
+        chosen, PackOptions(runtimes=runtime or (), sign=sign, skip_corrupt=skip_corrupt), out=out,
+        baseline=Bundle.open(baseline) if baseline else None, images=images, limit=limit,
+        contract=Contract(max_drop, min_speedup, confidence), plan=plan,
     )  # fmt: skip
     say(f"{path.stat().st_size / 1e6:.2f} MB; on the board: python3 {path.name}, then here: edgekit report result.json")
     stdout.print(str(path))

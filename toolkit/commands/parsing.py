@@ -47,10 +47,10 @@ def seconds_of(text: str, option: str) -> float:
 
 
 def plan_of(
-    seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None,
+    *, seconds: float, threads: int | None, scenario: str, fps: float | None, sustained: str | None,
     **options: OptionValue | None,
 ) -> Plan:  # fmt: skip
-    """Make a plan from the options of validate.
+    """Make a plan from the measuring options.
 
     Args:
         options: for every model whose runtime has them; None and False mean that an option was not passed.
@@ -109,13 +109,17 @@ def preprocess_of(
             "the model's mean and std are unknown",
             fix="pass what it was trained with: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (0 and 1 for none)",
         )
+    if crop and (crop, crop) != (height, width):
+        raise RecipeError(
+            f"--crop {crop} makes {crop}x{crop} images, --input says {height}x{width}", fix="let them agree"
+        )
     sides = _sides(resize, "--resize") if resize else [min(height, width)]
     if len(sides) > 2:
         raise RecipeError(f"--resize {resize} has too many sides", fix="--resize 256, or --resize 224x224")
     return Preprocess(
         mode="RGB" if channels == 3 else "L",
         resize=(sides[0], sides[1]) if len(sides) == 2 else sides[0],
-        crop=(crop, crop) if crop else (height, width),
+        crop=(height, width),
         interpolation=interpolation,
         mean=_values(mean, "--mean", channels),
         std=_values(std, "--std", channels),

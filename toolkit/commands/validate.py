@@ -15,14 +15,21 @@ from .options import (
     MODEL,
     OUTPUT,
     AcrossHardware,
+    AllowFallback,
     AsJson,
     Confidence,
     Devices,
+    Fps,
     Images,
     MaxDrop,
     MinSpeedup,
+    Provider,
     Runtimes,
+    Scenario,
+    Seconds,
     SkipCorrupt,
+    Sustained,
+    Threads,
     Verify,
 )
 from .output import show, write_report
@@ -53,50 +60,14 @@ def command(
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     confidence: Confidence = 0.95,
-    seconds: Annotated[
-        float,
-        typer.Option(
-            help="Minimum time for the latency blocks; the maximum is three times this.",
-            min=0,
-            rich_help_panel=MEASURING,
-        ),
-    ] = 8.0,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads per inference. Default: the allowed cores that are free.", min=1, rich_help_panel=MEASURING
-        ),
-    ] = None,
-    scenario: Annotated[
-        str,
-        typer.Option(help="single_stream, or offline to add throughput by batch size.", rich_help_panel=MEASURING),
-    ] = "single_stream",
-    fps: Annotated[
-        float | None,
-        typer.Option(
-            help="Also offer this many images per second, and count missed deadlines.", rich_help_panel=MEASURING
-        ),
-    ] = None,
-    sustained: Annotated[
-        str | None,
-        typer.Option(help="Also run each model without a pause: for 90s, 10m, 1h.", rich_help_panel=MEASURING),
-    ] = None,
+    seconds: Seconds = 8.0,
+    threads: Threads = None,
+    scenario: Scenario = "single_stream",
+    fps: Fps = None,
+    sustained: Sustained = None,
     runtime: Runtimes = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            help="ONNX Runtime's provider: cpu, cuda, tensorrt, tensorrt-rtx. It must run every operator.",
-            rich_help_panel=MEASURING,
-        ),
-    ] = None,
-    allow_fallback: Annotated[
-        bool,
-        typer.Option(
-            "--allow-fallback",
-            help="Let the CPU run operators that the provider does not support.",
-            rich_help_panel=MEASURING,
-        ),
-    ] = False,
+    provider: Provider = None,
+    allow_fallback: AllowFallback = False,
     cuda_graph: Annotated[
         bool,
         typer.Option("--cuda-graph", help="Launch each run of an engine as one CUDA graph.", rich_help_panel=MEASURING),
@@ -127,27 +98,29 @@ def command(
     from ..analysis.contract import Contract
     from ..console import progress_bars
     from ..report.terminal import document_table
-    from ..validation.validate import validate
+    from ..validation.validate import ValidateOptions, validate
     from ..workspace import RUNS, newest
     from .parsing import plan_of
 
     if reproduce is not None:
         _reproduce(ctx, reproduce, out, ort_web, verify, as_json=as_json, across_hardware=across_hardware)
     plan = plan_of(
-        seconds, threads, scenario, fps, sustained, provider=provider, allow_fallback=allow_fallback,
-        cuda_graph=cuda_graph,
+        seconds=seconds, threads=threads, scenario=scenario, fps=fps, sustained=sustained, provider=provider,
+        allow_fallback=allow_fallback, cuda_graph=cuda_graph,
     )  # fmt: skip
-    stored = read_report(baseline) if baseline and baseline.is_file() else None
+    compared = baseline and (read_report(baseline) if baseline.is_file() else Bundle.open(baseline))
     chosen = [Bundle.open(path) for path in bundles or []] or [
         newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit quantize")
     ]
     folder, devices = out or RUNS / f"{chosen[-1].path.name}.report", device or ["local"]
+    options = ValidateOptions(
+        devices=devices, runtimes=runtime or (), skip_corrupt=skip_corrupt, across_hardware=across_hardware,
+        verify=verify, keep=folder, ort_web=ort_web, command=sys.argv[1:],
+    )  # fmt: skip
     with progress_bars([f"validate on {name}" for name in devices]) as bars:
         result = validate(
-            chosen, baseline=Bundle.open(baseline) if baseline and stored is None else None, stored=stored,
-            images=images, limit=limit, contract=Contract(max_drop, min_speedup, confidence), plan=plan,
-            runtimes=runtime or (), devices=devices, skip_corrupt=skip_corrupt, across_hardware=across_hardware,
-            keep=folder, ort_web=ort_web, verify=verify, command=sys.argv[1:],
+            chosen, options, baseline=compared, images=images, limit=limit,
+            contract=Contract(max_drop, min_speedup, confidence), plan=plan,
             progress=dict(zip(devices, bars, strict=True)),
         )  # fmt: skip
     write_report(result, folder)
@@ -165,21 +138,23 @@ def _reproduce(
     from ..console import progress_bars
     from ..report.terminal import comparison_table
     from ..validation.reproduce import recorded, warn_of_versions
-    from ..validation.validate import validate
+    from ..validation.validate import ValidateOptions, validate
 
     typed = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
     if refused := sorted({*typed} - _WITH_REPRODUCE):
         option = "bundles" if refused[0] == "bundles" else f"--{refused[0].replace('_', '-')}"
         raise EdgeKitError(f"with --reproduce, {option} comes from the report", fix="leave it out")
     again = recorded(path, across_hardware=across_hardware)
-    device, folder = again.report["device"]["name"], out or path.parent / "reproduced"
+    asked, device = again.provenance, again.report["device"]["name"]
+    folder = out or path.parent / "reproduced"
+    options = ValidateOptions(
+        devices=[device], runtimes=asked.get("runtimes", ()), skip_corrupt=asked["skip_corrupt"], verify=verify,
+        keep=folder, ort_web=ort_web, command=sys.argv[1:], reproduces=asked,
+    )  # fmt: skip
     with progress_bars([f"validate on {device}"]) as bars:
         result = validate(
-            again.bundles, baseline=again.baseline, images=again.provenance["images"],
-            limit=again.provenance["limit"], skip_corrupt=again.provenance["skip_corrupt"], contract=again.contract,
-            plan=again.plan, runtimes=again.provenance.get("runtimes", ()), devices=[device], ort_web=ort_web,
-            verify=verify, command=sys.argv[1:], reproduces=again.provenance, keep=folder,
-            progress=dict(zip([device], bars, strict=True)),
+            again.bundles, options, baseline=again.baseline, images=asked["images"], limit=asked["limit"],
+            contract=again.contract, plan=again.plan, progress=bars[0],
         )  # fmt: skip
     write_report(result, folder)
     now = read_report(folder / "report.json")

@@ -49,17 +49,30 @@ class Source:
     packages: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ImportOptions:
+    """What belongs to a model, and how its images are divided.
+
+    Attributes:
+        labels: class names, in the order of the logits; empty for numbers.
+        weights: for a factory or a name: safetensors, or a state dict (loaded with weights_only).
+        seed: of the division of the images into parts.
+        skip_corrupt: leave out images that cannot be decoded.
+    """
+
+    labels: Sequence[str] = ()
+    weights: Path | None = None
+    seed: int = 0
+    skip_corrupt: bool = False
+
+
 def import_model(
     model: str,
+    options: ImportOptions | None = None,
     *,
     name: str,
-    input: tuple[int, int, int],
     preprocess: Preprocess,
-    labels: Sequence[str],
     images: str,
-    weights: Path | None = None,
-    seed: int = 0,
-    skip_corrupt: bool = False,
     out: Path | None = None,
     runs: Path = RUNS,
 ) -> Bundle:
@@ -68,26 +81,27 @@ def import_model(
     Args:
         model: a file (.onnx, TorchScript, .pt2), `package.module:factory`, `path/to/net.py:Net`, or a network's name as
             `models.create` takes it.
-        input: (channels, height, width).
-        preprocess: its dtype is that of `input_dtype(model)`.
-        labels: class names, in the order of the logits; empty for numbers.
+        preprocess: makes images of the size that the model takes, with its crop; its dtype is `input_dtype(model)`.
         images: a folder or named data set; golden samples, calibration and test images come from it.
-        weights: for a factory or a name: safetensors, or a state dict (loaded with weights_only).
 
     Raises:
         BundleError: the file is not a model of one image input and one [n, k] output of these shapes.
         EdgeKitError: the factory or its weights cannot be loaded.
         DataError: the images cannot be used.
         ParityError: the model's answers are not numbers, or depend on what else is in the batch.
-        RecipeError: mean or std are not on the scale 0 to 1.
+        RecipeError: mean or std are not on the scale 0 to 1, or preprocessing has no crop.
     """
+    options = options or ImportOptions()
     _check_name(name)
-    source = _source(model, weights)
-    _check_preprocess(preprocess, input)
-    dataset = load_dataset(images, seed=seed, labels=tuple(labels) or None, skip_corrupt=skip_corrupt)
-    labels = tuple(labels) or dataset.test.labels
+    source = _source(model, options.weights)
+    check_scale(preprocess)
+    if preprocess.crop is None:
+        raise RecipeError("images of any size cannot be a model's input", fix="give Preprocess the input's size: crop")
+    given = tuple(options.labels)
+    dataset = load_dataset(images, seed=options.seed, labels=given or None, skip_corrupt=options.skip_corrupt)
+    labels = given or dataset.test.labels
     path = out or new_path(name, runs)
-    spec = TensorSpec(*input)
+    spec = TensorSpec(len(preprocess.mean), *preprocess.crop)
     with create(path) as draft:
         written = source.write(draft.folder / f"model{source.suffix}", spec, len(labels))
         if written.dtype != preprocess.dtype:
@@ -97,9 +111,8 @@ def import_model(
             )
         for change in written.changes:
             _log.info(f"{model}: {change}")
-        details = {
-            "imported": model, "weights": str(weights) if weights else None, "changes": list(written.changes),
-        }  # fmt: skip
+        weights = str(options.weights) if options.weights else None
+        details = {"imported": model, "weights": weights, "changes": list(written.changes)}
         manifest = Manifest(
             name=name, format=source.format, precision=written.precision, model=f"model{source.suffix}", labels=labels,
             input=replace(spec, batch=written.batch), preprocess=preprocess, parameters=written.parameters,
@@ -114,17 +127,6 @@ def _check_name(name: str) -> None:
         check_name(name)
     except DocumentError as error:
         raise EdgeKitError(str(error), fix=f"--name {safe_name(name)}") from error
-
-
-def _check_preprocess(preprocess: Preprocess, input: tuple[int, int, int]) -> None:
-    """Refuse preprocessing on another scale, or that makes other images than the model takes."""
-    check_scale(preprocess)
-    channels, height, width = input
-    if preprocess.crop != (height, width) or len(preprocess.mean) != channels:
-        raise BundleError(
-            f"preprocessing makes {len(preprocess.mean)} x {preprocess.crop} images, --input says {input}",
-            fix="let --crop, --mean and --std agree with --input",
-        )
 
 
 def input_dtype(model: str) -> Literal["float32", "uint8"]:

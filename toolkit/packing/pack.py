@@ -7,7 +7,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +19,13 @@ from ...deploy.measuring import agent, cargo
 from ...deploy.measuring.measurement import Environment
 from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.result import Result, ids_and_targets
-from ...deploy.runtimes.runtime import Choice, all_runtimes, runtime_named
+from ...deploy.runtimes.runtime import Choice, all_runtimes, require_options_used, runtime_named
 from ...deploy.session import runtime_for
 from ..analysis.contract import Contract
 from ..datasets import own_images, part_of
 from ..signing import PACKED_MODEL, sign, verify
 from ..validation.ancestors import with_ancestors
-from ..validation.candidates import candidates_of
+from ..validation.candidates import candidates_of, runtimes_of
 from ..validation.overlap import unseen
 from .on_device import PACKED
 from .zipapp_main import HASH_DIGITS, NEEDS, SIGNATURE_DIGITS
@@ -44,6 +44,21 @@ _CODE = ("deploy", "toolkit/__init__.py", "toolkit/analysis", "toolkit/packing")
 _NOT_MEASURED: Environment = {"cores_allowed": 1, "cores_got": 1.0, "before": {}, "after": {}, "isa": []}
 
 
+@dataclass(frozen=True)
+class PackOptions:
+    """What goes into a packed file beside the models.
+
+    Attributes:
+        runtimes: what runs the models there (see ValidateOptions).
+        sign: an ed25519 private key to sign the file with.
+        skip_corrupt: leave out test images that cannot be decoded.
+    """
+
+    runtimes: Sequence[str] = ()
+    sign: Path | None = None
+    skip_corrupt: bool = False
+
+
 class Packed(NamedTuple):
     """A packed file, read: its content, the digest that a signature is of, the signature or None."""
 
@@ -54,16 +69,14 @@ class Packed(NamedTuple):
 
 def pack(
     bundles: Sequence[Bundle],
-    out: Path | None = None,
+    options: PackOptions | None = None,
     *,
+    out: Path | None = None,
     baseline: Bundle | None = None,
     images: str | None = None,
     limit: int = 200,
     contract: Contract | None = None,
     plan: Plan | None = None,
-    runtimes: Sequence[str] = (),
-    sign: Path | None = None,
-    skip_corrupt: bool = False,
 ) -> Path:
     """Write one file that validates the models on any machine with Python and ONNX Runtime; returns its path.
 
@@ -73,8 +86,6 @@ def pack(
         baseline: compared with instead, alone.
         images: test images from elsewhere than the first bundle's own test part.
         limit: the number of test images that go with it, drawn by class.
-        runtimes: what runs the models there (see `validate`).
-        sign: an ed25519 private key to sign the file with.
 
     Raises:
         BundleError: the bundles do not belong together.
@@ -82,16 +93,18 @@ def pack(
         EdgeKitError: `out` exists or cannot be written, or the key cannot be read.
     """
     chain = with_ancestors(bundles, baseline, {PACKED_FORMAT}, "a packed file")
-    choices, judged = [Choice.parse(text) for text in runtimes], {bundle.id for bundle in bundles}
+    options = options or PackOptions()
+    choices, judged = [Choice.parse(text) for text in options.runtimes], {bundle.id for bundle in bundles}
     there = [one.name for one in all_runtimes() if one.boards and PACKED_FORMAT in one.formats]
     candidates = candidates_of(chain, judged, choices, there, "a packed file")
     plan = replace(plan or Plan(), candidates=candidates if choices else ())
-    test = part_of(bundles[0], "test", images, skip_corrupt=skip_corrupt)
+    require_options_used(plan.options, runtimes_of(chain, candidates))
+    test = part_of(bundles[0], "test", images, skip_corrupt=options.skip_corrupt)
     if test is not None:
         test, _ = unseen(bundles, test, own=own_images(bundles[0], images), limit=limit)
     path = out or Path(f"{bundles[-1].manifest.name}.pyz")
     keys = [one.key for one in candidates if one.bundle in judged]
-    write_packed(chain, keys, test, plan, contract or Contract(), path, sign)
+    write_packed(chain, keys, test, plan, contract or Contract(), path, options.sign)
     return path
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ...deploy.images import ImageSet
-from ..analysis.report_schema import Model, Report
+from ..analysis.model_schema import Model
+from ..analysis.report_schema import Report
 from ..analysis.sentence import lead_candidate, short_names
 from ..analysis.wording import model_names, percent
 from .elements import folded, paragraph, table

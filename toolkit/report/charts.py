@@ -7,8 +7,10 @@ from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
+from ..analysis.model_schema import Model
 from ..analysis.recommend import pareto_front
-from ..analysis.report_schema import Comparison, JoinedReport, Milli, Model, Report, SustainedEntry
+from ..analysis.report_schema import Comparison, JoinedReport, Report
+from ..analysis.scenario_schema import Milli, SustainedEntry
 from ..analysis.sentence import short_names
 from ..analysis.wording import milliseconds, model_names
 from . import svg

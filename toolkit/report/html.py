@@ -10,18 +10,9 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from ...deploy.images import ImageSet
 from ...deploy.visible import visible
-from ..analysis.report_schema import (
-    Comparison,
-    ComparisonRow,
-    Document,
-    DropEntry,
-    JoinedReport,
-    Milli,
-    Model,
-    Noisy,
-    Ratio,
-    Report,
-)
+from ..analysis.model_schema import DropEntry, Model, Ratio
+from ..analysis.report_schema import Comparison, ComparisonRow, Document, JoinedReport, Noisy, Report
+from ..analysis.scenario_schema import Milli
 from ..analysis.sentence import verdict_sentence
 from ..analysis.wording import (
     LONG,

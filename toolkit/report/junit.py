@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from ...deploy.visible import visible
-from ..analysis.report_schema import ComparisonRow, Document, Model
+from ..analysis.model_schema import Model
+from ..analysis.report_schema import ComparisonRow, Document
 from ..analysis.wording import headline_of, model_name, noise_summary
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
 from ..analysis.host_answers import near_tie
-from ..analysis.report_schema import EngineEntry, Model, Report
+from ..analysis.model_schema import EngineEntry, Model
+from ..analysis.report_schema import Report
 from ..analysis.wording import (
     host_lines,
     megabytes,

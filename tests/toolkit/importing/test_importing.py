@@ -4,18 +4,21 @@ import os
 import pickle
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.errors import BundleError, DataError, EdgeKitError, ParityError
+from edgekit.deploy.errors import BundleError, DataError, EdgeKitError, ParityError, RecipeError
 from edgekit.deploy.preprocess import Preprocess
 from edgekit.deploy.session import load
 from edgekit.models.network import create_network
-from edgekit.toolkit.importing.import_model import import_model, read_labels
+from edgekit.toolkit.commands.parsing import preprocess_of
+from edgekit.toolkit.importing.import_model import ImportOptions, import_model, read_labels
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import nn
@@ -51,10 +54,11 @@ def bring(image_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Bu
     """Import a model with the settings above."""
     images = image_folder(each=10, size=30)
 
-    def run(model: object, **changes: object) -> Bundle:
-        settings = {"name": "mine", "input": (3, 20, 20), "preprocess": PREPROCESS, "labels": ("cat", "dog"),
-                    "images": str(images), "out": tmp_path / "imported"}  # fmt: skip
-        return import_model(str(model), **{**settings, **changes})  # type: ignore[arg-type]
+    def run(model: object, **changes: Any) -> Bundle:
+        own = {name: changes.pop(name) for name in ("labels", "weights") if name in changes}
+        options = ImportOptions(**{"labels": ("cat", "dog"), **own})
+        settings = {"name": "mine", "preprocess": PREPROCESS, "images": str(images), "out": tmp_path / "imported"}
+        return import_model(str(model), options, **{**settings, **changes})
 
     return run
 
@@ -245,9 +249,11 @@ def test_labels_must_fit(bring: Callable[..., Bundle], network: nn.Module, tmp_p
 
 
 def test_preprocessing_must_fit_the_input(bring: Callable[..., Bundle], network: nn.Module) -> None:
-    """A crop of another size than the network's input is no input."""
-    with pytest.raises(BundleError, match="--input says"):
-        bring("net.py:Net", input=(3, 24, 24))
+    """A crop of another size than the network's input is refused, and so are images of any size."""
+    with pytest.raises(RecipeError, match="--crop 24 makes 24x24 images, --input says 20x20"):
+        preprocess_of((3, 20, 20), None, 24, "0.5", "0.2", "bilinear")
+    with pytest.raises(RecipeError, match="any size"):
+        bring("net.py:Net", preprocess=replace(PREPROCESS, crop=None))
 
 
 @pytest.mark.parametrize(("name", "side"), [("timm:test_resnet", 32), ("torchvision:squeezenet1_1", 64), ("lenet", 32)])
@@ -257,7 +263,7 @@ def test_networks_by_their_names(bring: Callable[..., Bundle], tmp_path: Path, n
     network = create_network(name, 2, 3, (side, side)).eval()
     torch.save(network.state_dict(), tmp_path / "w.pth")
     preprocess = Preprocess("RGB", side, (side, side), "bilinear", (0.5,) * 3, (0.25,) * 3)
-    settings = {"input": (3, side, side), "preprocess": preprocess, "weights": tmp_path / "w.pth"}
+    settings = {"preprocess": preprocess, "weights": tmp_path / "w.pth"}
     bundle = bring(name, **settings)
     assert (bundle.manifest.format, bundle.manifest.details["imported"]) == ("exported-program", name)
     assert bundle.manifest.architecture == {}, "the bundle does not need the library"
@@ -270,7 +276,7 @@ def test_a_named_network_needs_fitting_weights(
     """Weights of other classes, an unknown name; without weights it is said that it knows nothing yet."""
     torch.save(create_network("lenet", 3, 3, (32, 32)).state_dict(), tmp_path / "w.pth")
     preprocess = Preprocess("RGB", 32, (32, 32), "bilinear", (0.5,) * 3, (0.25,) * 3)
-    settings = {"input": (3, 32, 32), "preprocess": preprocess}
+    settings = {"preprocess": preprocess}
     with pytest.raises(EdgeKitError, match="does not fit the network") as caught:
         bring("lenet", weights=tmp_path / "w.pth", **settings)
     assert "made for 2 classes" in caught.value.fix

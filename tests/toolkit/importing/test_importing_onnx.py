@@ -21,7 +21,7 @@ from edgekit.deploy.preprocess import Preprocess, decode
 from edgekit.deploy.session import load, open_session
 from edgekit.toolkit.commands.parsing import preprocess_of, shape_of
 from edgekit.toolkit.importing.graph import copy_onnx
-from edgekit.toolkit.importing.import_model import check_scale, import_model, input_dtype
+from edgekit.toolkit.importing.import_model import ImportOptions, check_scale, import_model, input_dtype
 from edgekit.toolkit.inspect import inspect_bundle
 from edgekit.toolkit.predict import predict
 from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
@@ -53,9 +53,8 @@ def bring(fp32: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
         own = fp32.manifest.preprocess
         if input_dtype(str(path)) == "uint8":
             own = dataclasses.replace(own, mean=(0.0,), std=(1.0,), dtype="uint8")
-        settings = {"name": "theirs", "input": (1, 32, 32), "preprocess": own, "labels": fp32.manifest.labels,
-                    "images": "digits", "out": tmp_path / "imported"}  # fmt: skip
-        return import_model(str(path), **{**settings, **changes})
+        settings = {"name": "theirs", "preprocess": own, "images": "digits", "out": tmp_path / "imported"}
+        return import_model(str(path), ImportOptions(fp32.manifest.labels), **{**settings, **changes})
 
     return run
 
@@ -519,7 +518,7 @@ def test_mean_and_std_of_pixels_up_to_255(bring: Callable[..., Bundle], mean: st
     """Refused with the line that is right."""
     preprocess = preprocess_of((3, 32, 32), None, None, mean, std, "bilinear")
     with pytest.raises(RecipeError, match="pixels from 0 to 255") as caught:
-        bring(DATA / "lenet-fp32" / "model.onnx", input=(3, 32, 32), preprocess=preprocess)
+        bring(DATA / "lenet-fp32" / "model.onnx", preprocess=preprocess)
     assert caught.value.fix == fix
 
 

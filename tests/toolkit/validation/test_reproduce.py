@@ -14,7 +14,7 @@ from edgekit.deploy.errors import EdgeKitError
 from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.report.files import write_reports
 from edgekit.toolkit.validation.reproduce import check_images, recorded
-from edgekit.toolkit.validation.validate import validate
+from edgekit.toolkit.validation.validate import ValidateOptions, validate
 
 from tests.toolkit.validation.test_validate import QUICK
 
@@ -92,7 +92,7 @@ def test_options_beside_it_are_refused(written: Callable[..., Path], edgekit: Ed
 @pytest.mark.slow
 def test_a_validation_is_measured_again(int8: Bundle, tmp_path: Path, edgekit: Edgekit) -> None:
     """On the same images; today's figures beside the report's."""
-    first = validate([int8], limit=20, plan=QUICK, command=["validate", "x"])
+    first = validate([int8], ValidateOptions(command=["validate", "x"]), limit=20, plan=QUICK)
     path = write_reports(first.report, first.images, tmp_path / "first")[0]
     assert json.loads(path.read_text())["provenance"]["command"] == ["validate", "x"]
     output = edgekit("validate", "--reproduce", str(path), "--json").stdout

@@ -13,7 +13,7 @@ from edgekit.deploy.measuring.plan import Plan
 from edgekit.toolkit.analysis.compare import read_report
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.report.files import write_reports
-from edgekit.toolkit.validation.validate import validate
+from edgekit.toolkit.validation.validate import ValidateOptions, validate
 
 QUICK = Plan(seconds=0.1, rounds=6, processes=3, block_ms=5, threads=1)
 
@@ -58,7 +58,7 @@ def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path:
     before = validate([int8], limit=100, plan=QUICK)
     path = write_reports(before.report, before.images, tmp_path / "before")[0]
     stored = read_report(path)
-    now = validate([int8], stored=stored, limit=100, plan=QUICK, contract=Contract(max_drop=5.0, min_speedup=0.05))
+    now = validate([int8], baseline=stored, limit=100, plan=QUICK, contract=Contract(max_drop=5.0, min_speedup=0.05))
     candidate = now.report["models"][-1]
     assert candidate["against"]["report"] == str(path)
     assert candidate["against"]["paired"]
@@ -68,7 +68,7 @@ def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path:
     assert str(path) in now.report["reason"]
     stored["models"] = [model for model in stored["models"] if model["id"] == fp32.id]
     with pytest.raises(EdgeKitError, match="has no lenet onnx int8"):
-        validate([int8], stored=stored, limit=10, plan=QUICK)
+        validate([int8], baseline=stored, limit=10, plan=QUICK)
 
 
 def test_a_report_of_another_machine_is_refused_before_measuring(
@@ -84,7 +84,7 @@ def test_a_report_of_another_machine_is_refused_before_measuring(
 
     monkeypatch.setattr(LocalDevice, "measure", measure)
     with pytest.raises(EdgeKitError, match="different machines: .*cpu"):
-        validate([int8], stored=stored, limit=10, plan=QUICK)
+        validate([int8], baseline=stored, limit=10, plan=QUICK)
     assert measured == []
     with pytest.raises(KeyboardInterrupt):
-        validate([int8], stored=stored, limit=10, plan=QUICK, across_hardware=True)
+        validate([int8], ValidateOptions(across_hardware=True), baseline=stored, limit=10, plan=QUICK)

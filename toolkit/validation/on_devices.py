@@ -1,0 +1,139 @@
+"""Measuring one request on one device, or on several at the same time."""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ...deploy.bundle import Bundle
+from ...deploy.devices.device import Device
+from ...deploy.errors import EdgeKitError, LostDeviceError
+from ...deploy.images import ImageSet
+from ...deploy.measuring.agent import Measured
+from ...deploy.measuring.plan import Plan
+from ...deploy.measuring.result import Result, ids_and_targets
+from ...deploy.progress import Progress
+from ...deploy.runtimes.runtime import Choice, formats, require_options_used
+from ..analysis.contract import Contract
+from ..analysis.host_answers import compare_with_host
+from ..analysis.report_schema import Failed
+from ..report.files import device_slug, write_result
+from .ancestors import with_ancestors
+from .candidates import candidates_of, runtimes_of
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is measured on each device.
+
+    Attributes:
+        bundles: the candidates.
+        candidates: their keys in the plan.
+        baseline: the bundle to compare with; None for the models that the candidates were made from.
+        choices: the runtimes; empty for the default of each format.
+        images: the test images; None without accuracy.
+        keep: folder for what was measured before a device went away.
+    """
+
+    bundles: Sequence[Bundle]
+    candidates: Sequence[str]
+    baseline: Bundle | None
+    choices: Sequence[Choice]
+    contract: Contract
+    plan: Plan
+    images: ImageSet | None
+    keep: Path | None
+
+
+def measure_on(
+    devices: Mapping[str, Device], request: Request, progress: Mapping[str, Progress]
+) -> tuple[dict[str, Result], list[Failed]]:
+    """Measure on one device, or on several at the same time.
+
+    Args:
+        devices: by the names that reports show.
+        progress: a callback per device.
+
+    Returns:
+        The result per device, and the devices that failed.
+
+    Raises:
+        EdgeKitError: one device failed, or all of several.
+        LostDeviceError: the only device went away.
+    """
+    if len(devices) == 1:
+        ((name, device),) = devices.items()
+        results, failed = {name: _measure(name, device, request, request.keep, progress[name])}, []
+    else:
+        results, failed = _side_by_side(devices, request, progress)
+    for name, result in results.items():
+        if not devices[name].here and request.images is not None:
+            answers = compare_with_host(result.measured(), request.images, progress[name])
+            results[name] = replace(result, host=answers)
+    return results, failed
+
+
+def _side_by_side(
+    devices: Mapping[str, Device], request: Request, progress: Mapping[str, Progress]
+) -> tuple[dict[str, Result], list[Failed]]:
+    """Measure on all devices at once; those that failed are listed apart.
+
+    Raises:
+        EdgeKitError: it failed on all of them.
+    """
+    outcomes: dict[str, Result | BaseException] = {}
+
+    def run(name: str) -> None:
+        keep = request.keep and request.keep / device_slug(name)
+        try:
+            outcomes[name] = _measure(name, devices[name], request, keep, progress[name])
+        except BaseException as error:  # raised again below
+            outcomes[name] = error
+
+    # daemons, so that Ctrl-C ends this process at once; that ends the connections, and these what runs on the boards
+    threads = [threading.Thread(target=run, args=[name], daemon=True) for name in devices]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results: dict[str, Result] = {}
+    failed: list[Failed] = []
+    for name in devices:
+        outcome = outcomes[name]
+        if isinstance(outcome, Result):
+            results[name] = outcome
+        elif isinstance(outcome, EdgeKitError):
+            failed.append({"device": name, "error": str(outcome), "fix": outcome.fix})
+        else:
+            raise outcome
+    if not results:
+        raise outcomes[next(iter(devices))]  # type: ignore[misc] # none is a result
+    return results, failed
+
+
+def _measure(name: str, opened: Device, request: Request, keep: Path | None, progress: Progress) -> Result:
+    """Everything that the report of one device is made from."""
+    with opened as device:
+        runtimes = device.runtimes()
+        chain = with_ancestors(request.bundles, request.baseline, set(formats(runtimes)), name)
+        named = {bundle.id for bundle in request.bundles}
+        measured = candidates_of(chain, named, request.choices, runtimes, name)
+        require_options_used(request.plan.options, runtimes_of(chain, measured))
+        plan = replace(request.plan, candidates=measured if request.choices else ())
+        ids, targets = ids_and_targets(request.images)
+
+        def result(measured: Measured) -> Result:
+            contract = asdict(request.contract)
+            return Result(device.name, chain, request.candidates, plan, contract, ids, targets, *measured)
+
+        try:
+            return result(device.measure(chain, plan, request.images, progress))
+        except LostDeviceError as lost:
+            if keep is not None and lost.measured is not None:
+                measured = Measured.from_json(lost.measured, device.name, chain, len(request.images or ()), plan)
+                path = write_result(result(measured), keep)
+                _log.info(f"what was measured until then is kept: edgekit report {path}")
+            raise
