@@ -245,3 +245,22 @@ def test_each_runtime_is_declared_under_its_own_name() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+MAX_FUNCTION, MAX_MODULE, MAX_PARAMETERS = 60, 400, 8
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_functions_and_modules_are_short(folder: str) -> None:
+    """A command has a parameter per option: its declarations are not counted."""
+    for path in _modules(folder):
+        text = path.read_text()
+        assert len(text.splitlines()) <= MAX_MODULE, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                is_command = path.parent.name == "commands" and node.name == "command"
+                lines = (node.end_lineno or 0) - (node.body[0].lineno if is_command else node.lineno) + 1
+                assert lines <= MAX_FUNCTION, f"{path}: {node.name} has {lines} lines"
+                names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                count = len([name for name in names if name not in ("self", "cls")])
+                assert is_command or count <= MAX_PARAMETERS, f"{path}: {node.name} has {count} parameters"

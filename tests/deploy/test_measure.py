@@ -25,6 +25,7 @@ from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measuring import agent, cargo, measure
 from edgekit.deploy.measuring.measurement import Block, Measurement
 from edgekit.deploy.measuring.plan import SAMPLES_WANTED, Candidate, Plan
+from edgekit.deploy.measuring.subject import Subject
 from edgekit.deploy.measuring.worker import Worker
 from edgekit.deploy.measuring.worker_process import WorkerProcess
 from edgekit.deploy.runtimes.runtime import default_runtime
@@ -198,7 +199,7 @@ def test_a_model_that_is_slow_to_start_gets_fewer_processes(
 def test_the_others_are_not_measured_longer_for_a_slow_model(samples: int, share: float, waits: bool) -> None:
     """Six blocks of one call each, after 30 % of the time budget: p99's 662 samples are out of reach, so nothing is
     waited for; where they are not, or a narrow interval is still lacking, it is."""
-    subject = measure._Subject(Candidate("id"), default_runtime("onnx"), Path(), None, False, "onnx fp32", 3)
+    subject = Subject(Candidate("id"), default_runtime("onnx"), Path(), None, False, "onnx fp32", 3)
     times = [1_000_000, 1_200_000] if samples == 40 else [1_000_000, 1_000_100]
     subject.blocks = [Block(at, 0, 0.1 * at, 1, (times[at % 2],) * samples, 0) for at in range(6)]
     assert measure._worth_waiting_for(subject, 6, QUICK, share) == waits

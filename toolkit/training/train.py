@@ -4,11 +4,9 @@ import contextlib
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +16,27 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
-from torch.utils.data import DataLoader
 
 from ...deploy.bundle import Bundle, create, make_golden
-from ...deploy.errors import RecipeError, TrainingError
+from ...deploy.errors import TrainingError
 from ...deploy.files import exists, new_folder, write_file
 from ...deploy.manifest import Manifest, TensorSpec
-from ...deploy.preprocess import Header, Preprocess
+from ...deploy.preprocess import Preprocess
 from ...deploy.progress import Progress, silent
-from ...models.network import create_network
-from ..datasets import PARTS, Dataset, load_dataset
+from ..datasets import Dataset, load_dataset
 from ..runs import RUNS, TRAINING
 from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
-from .augment import Examples, batches, collate
+from .augment import batches
 from .choose_preprocess import decide
 from .curves import over_fitting
-from .recipe import Recipe, TrainSettings
-from .schedules import OF_THE_TOTAL, OPTIMIZERS, make_schedule, remake_schedule
-from .screening import processes, screen
+from .recipe import Recipe
+from .screening import screen
+from .setup import Run, make_loaders, make_network, open_fabric, start
 
 _log = logging.getLogger(__name__)
 
 _RECIPE = "recipe.json"
-_SPOKEN = {"train": "training", "validation": "validation", "test": "test"}
-
-
-@dataclass
-class _Run:
-    """A training under way. `network` is what Fabric makes of `plain`, whose weights are the same."""
-
-    fabric: lightning_fabric.Fabric
-    settings: TrainSettings
-    work: Path
-    plain: nn.Module
-    network: Any
-    optimizer: Any
-    scheduler: Any
-    loaders: dict[str, Any]
-    state: checkpoint.RunState
-    progress: Progress
 
 
 def train(
@@ -76,7 +55,7 @@ def train(
         RecipeError: the network cannot be made like this, or the device is not there.
         DataError: the data set is not usable.
     """
-    fabric = _fabric(recipe.train)
+    fabric = open_fabric(recipe.train)
     # of several processes one takes the number
     own = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
     bundle_path = fabric.broadcast(own)
@@ -98,7 +77,7 @@ def resume_training(work: Path, progress: Progress = silent) -> Bundle:
     if not (work / _RECIPE).is_file() or bundle_path.exists():
         raise TrainingError(f"{work} is not the folder of an unfinished training", fix="pass a folder runs/*.train")
     recipe = _read_recipe(work)
-    return _train(_fabric(recipe.train), recipe, work, bundle_path, progress, resumed=True)
+    return _train(open_fabric(recipe.train), recipe, work, bundle_path, progress, resumed=True)
 
 
 def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bundle:
@@ -116,7 +95,7 @@ def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bun
         raise TrainingError(f"{work} has {done} epochs already", fix=f"ask for more: --resume --epochs {2 * done}")
     recipe = _read_recipe(work)
     recipe = recipe.changed([f"train.epochs={epochs}"])
-    fabric = _fabric(recipe.train)
+    fabric = open_fabric(recipe.train)
     bundle_path = _bundle_of(work)
     if bundle_path.exists():
         copied = Path()
@@ -191,11 +170,11 @@ def _train(
     )  # fmt: skip
     headers = screen(dataset)
     preprocess = decide(recipe.preprocess, dataset.train)
-    plain, architecture = _network(recipe, preprocess, len(dataset.train.labels))
+    plain, architecture = make_network(recipe, preprocess, len(dataset.train.labels))
     with _occupied(fabric, work, resumed):
         if fabric.is_global_zero:
             write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
-        run = _start(fabric, recipe, _loaders(dataset, headers, preprocess, recipe), plain, work, progress)
+        run = start(fabric, recipe, make_loaders(dataset, headers, preprocess, recipe), plain, work, progress)
         try:
             _fit(run)
         except KeyboardInterrupt:
@@ -215,7 +194,7 @@ def _train(
     return Bundle.open(bundle_path)
 
 
-def _fit(run: _Run) -> None:
+def _fit(run: Run) -> None:
     """The loop: train, evaluate and record, epoch after epoch."""
     for epoch in range(run.state.epoch, run.settings.epochs):
         # One seed per epoch: a resumed run draws what an uninterrupted one does.
@@ -233,7 +212,7 @@ def _fit(run: _Run) -> None:
         )
 
 
-def _train_epoch(run: _Run, epoch: int) -> dict[str, float]:
+def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
     """One pass over the training images; returns the epoch's row of metrics."""
     run.network.train()
     if hasattr(run.loaders["train"].sampler, "set_epoch"):
@@ -269,7 +248,7 @@ def _train_epoch(run: _Run, epoch: int) -> dict[str, float]:
     }
 
 
-def _evaluate(run: _Run, loader: Any) -> dict[str, float]:
+def _evaluate(run: Run, loader: Any) -> dict[str, float]:
     """Mean loss and accuracy over a part, summed over all processes."""
     run.network.eval()
     sums = torch.zeros(3, device=run.fabric.device, dtype=torch.float64)
@@ -282,7 +261,7 @@ def _evaluate(run: _Run, loader: Any) -> dict[str, float]:
     return {"loss": loss / seen, "accuracy": right / seen}
 
 
-def _not_a_number(run: _Run, value: float, epoch: int, step: int) -> TrainingError:
+def _not_a_number(run: Run, value: float, epoch: int, step: int) -> TrainingError:
     best = run.work / checkpoint.BEST
     kept = f"the best checkpoint so far is {best}" if best.exists() else "no epoch was finished yet"
     return TrainingError(
@@ -290,96 +269,6 @@ def _not_a_number(run: _Run, value: float, epoch: int, step: int) -> TrainingErr
         f"{run.scheduler.get_last_lr()[0]:.3g}: the rate is too high or the gradients explode; {kept}",
         fix="try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
     )
-
-
-def _start(
-    fabric: lightning_fabric.Fabric,
-    recipe: Recipe,
-    parts: dict[str, DataLoader],
-    plain: nn.Module,
-    work: Path,
-    progress: Progress,
-) -> _Run:
-    """Everything the loop needs, from the beginning or from where an interrupted run stopped."""
-    settings = recipe.train
-    counts = ", ".join(f"{len(loader.dataset)} {_SPOKEN[part]}" for part, loader in parts.items())  # type: ignore[arg-type]
-    _log.info(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
-    optimizer = OPTIMIZERS[settings.optimizer](plain.parameters(), settings)
-    network, wrapped = fabric.setup(plain, optimizer)
-    loaders = {part: fabric.setup_dataloaders(loader) for part, loader in parts.items()}
-    scheduler = make_schedule(optimizer, settings, steps=len(loaders["train"]))
-    state = checkpoint.restore(work, plain, optimizer, scheduler, settings.epochs)
-    if state.epoch:
-        _log.info(f"resuming {work} after epoch {state.epoch}")
-    if state.epoch and state.planned != settings.epochs and settings.schedule in OF_THE_TOTAL:
-        _log.info(
-            f"the schedule {settings.schedule} depends on the number of epochs: {state.epoch} followed that of "
-            f"{state.planned}, the rest follow that of {settings.epochs}; a run of {settings.epochs} from the start "
-            "would differ"
-        )
-        scheduler = remake_schedule(optimizer, settings, len(loaders["train"]), state.epoch)
-    state.planned = settings.epochs
-    return _Run(fabric, settings, work, plain, network, wrapped, scheduler, loaders, state, progress)
-
-
-def _fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
-    """Fabric on the wanted device; under torchrun on all of its processes."""
-    cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not cuda:
-        raise RecipeError("torch finds no CUDA GPU here", fix="--set train.device=cpu, or run edgekit doctor")
-    device = ("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device
-    precision: Any = settings.precision
-    if precision == "auto":
-        mixed = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "16-mixed"
-        precision = mixed if device == "cuda" else "32-true"
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // here
-    fabric = lightning_fabric.Fabric(accelerator=device, devices=here, num_nodes=nodes, precision=precision)
-    fabric.launch()
-    return fabric
-
-
-def _network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, and the arguments that make it again."""
-    architecture = {
-        "name": recipe.model.name,
-        "num_classes": classes,
-        "in_channels": len(preprocess.mean),
-        "image_size": preprocess.crop,
-        "activation": recipe.model.activation,
-    }
-    try:
-        network = create_network(**architecture, pretrained=recipe.model.pretrained)
-        with torch.inference_mode():  # some networks say only here that an image is too small for them
-            network.eval()(torch.zeros(1, architecture["in_channels"], *preprocess.crop or ()))
-        return network, architecture
-    except (ValueError, RuntimeError) as error:
-        raise RecipeError(
-            f"{recipe.model.name} cannot be made for images of {preprocess.crop}: {error}",
-            fix="another --model, or other settings, e.g. --set preprocess.mode=RGB --set preprocess.size=64",
-        ) from error
-    except OSError as error:
-        raise RecipeError(
-            f"cannot download the published weights: {error}", fix="--set model.pretrained=false"
-        ) from error
-
-
-def _loaders(
-    dataset: Dataset, headers: dict[str, list[Header]], preprocess: Preprocess, recipe: Recipe
-) -> dict[str, DataLoader]:
-    """A loader for each part, with as many processes as its images are worth."""
-    settings = recipe.train
-    # BatchNorm cannot train on a last batch of one image
-    short = len(dataset.train) > settings.batch_size and len(dataset.train) % settings.batch_size == 1
-    loaders = {}
-    for part in PARTS:
-        workers, training = processes(settings.workers, headers[part]), part == "train"
-        loaders[part] = DataLoader(
-            Examples(getattr(dataset, part), preprocess, recipe.augment if training else None),
-            shuffle=training, drop_last=training and short, batch_size=settings.batch_size, collate_fn=collate,
-            num_workers=workers, persistent_workers=workers > 0, multiprocessing_context="spawn" if workers else None,
-        )  # fmt: skip
-    return loaders
 
 
 def _write(

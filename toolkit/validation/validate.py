@@ -105,17 +105,7 @@ def validate(
     test, overlap = _test_images(named, images, limit, skip_corrupt=options.skip_corrupt)
     if options.reproduces is not None:
         check_images(options.reproduces, test)
-    provenance: Provenance = {
-        "command": list(options.command),
-        "edgekit": __version__,
-        "candidates": [bundle.id for bundle in bundles],
-        "runtimes": [str(choice) for choice in choices],
-        "baseline": source and source.id,
-        "images": images,
-        "images_sha256": None if test is None else test.sha256(),
-        "limit": limit,
-        "skip_corrupt": options.skip_corrupt,
-    }
+    provenance = _provenance(bundles, source, options, images, limit, test)
     candidates = [candidate.key for candidate in judged]
     request = Request(bundles, candidates, source, choices, contract, plan, test, options.keep)
     callbacks = progress if isinstance(progress, Mapping) else dict.fromkeys(devices, progress)
@@ -127,6 +117,24 @@ def validate(
     if stored is not None:
         report = hold_against(stored, report, candidates, contract, across_hardware=options.across_hardware)
     return Validation(report, test)
+
+
+def _provenance(
+    bundles: Sequence[Bundle], baseline: Bundle | None, options: ValidateOptions, images: str | None,
+    limit: int | None, test: ImageSet | None,
+) -> Provenance:  # fmt: skip
+    """What makes the report again."""
+    return {
+        "command": list(options.command),
+        "edgekit": __version__,
+        "candidates": [bundle.id for bundle in bundles],
+        "runtimes": [str(Choice.parse(text)) for text in options.runtimes],
+        "baseline": baseline and baseline.id,
+        "images": images,
+        "images_sha256": None if test is None else test.sha256(),
+        "limit": limit,
+        "skip_corrupt": options.skip_corrupt,
+    }
 
 
 def _opened(options: ValidateOptions) -> dict[str, Device]:

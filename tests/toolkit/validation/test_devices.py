@@ -23,6 +23,7 @@ from edgekit.toolkit.report.html import render
 from edgekit.toolkit.report.junit import junit
 from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import devices_table
+from edgekit.toolkit.validation.validate import ValidateOptions
 
 from tests.toolkit.conftest import ENVIRONMENT, measurement
 
@@ -116,7 +117,7 @@ def test_the_progress_is_of_the_device_that_answered(
     stages: dict[str, set[str]] = {"ssh://a": set(), "ssh://b": set()}
     progress = {name: lambda what, share, name=name: stages[name].add(what) for name in stages}
     found = validate_module.validate(
-        [int8], baseline=fp32, plan=Plan(processes=3), devices=list(stages), progress=progress
+        [int8], ValidateOptions(devices=list(stages)), baseline=fp32, plan=Plan(processes=3), progress=progress
     )
     assert [failed["device"] for failed in found.report["failed"]] == [lost]
     (answered,) = stages.keys() - {lost}

@@ -1,0 +1,80 @@
+"""What is measured beside the single stream: batches, images at a fixed rate, and a long run."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from ..environment import temperature
+from ..progress import Progress
+from .measurement import Frames, Sustained, Throughput
+from .plan import SAMPLES_WANTED, Plan
+from .subject import Loading, Subject, workers
+
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_THROUGHPUT_S = 0.3
+
+# A device is cool again when it is so near to its temperature before.
+_COOL_ENOUGH_C = 3.0
+
+
+def measure_batches(subjects: Sequence[Subject], process: int, progress: Progress, plan: Plan) -> None:
+    """Throughput by batch size, doubled as long as that helps; the first process settles the sizes for all of them."""
+    batches = sorted({*_BATCHES, *(subject.batch for subject in subjects if subject.batch is not None)})
+    for position, batch in enumerate(batches):
+        for subject in subjects:
+            progress("offline", (process + position / len(batches)) / plan.processes)
+            if batch in _sizes(subject, process):
+                answer = subject.ask("throughput", batch=batch, seconds=_THROUGHPUT_S)
+                subject.throughput.append(Throughput(process, batch, tuple(answer["ns"])))
+
+
+def _sizes(subject: Subject, process: int) -> Sequence[int]:
+    """The batch sizes that are still worth trying."""
+    if subject.batch is not None:
+        return [subject.batch]
+    first = [entry for entry in subject.throughput if entry.process == 0]
+    if process > 0:
+        return [entry.batch for entry in first]
+    rates = [entry.batch / median(entry.ns) for entry in first]
+    slow = bool(first) and median(first[-1].ns) > 2e9
+    return () if slow or (rates and rates[-1] < 0.9 * max(rates)) else _BATCHES
+
+
+def measure_frames(subjects: Sequence[Subject], process: int, progress: Progress, plan: Plan, fps: float) -> None:
+    """Images at a fixed rate to one model after the other: as many as the 99th percentile needs, a minute at most."""
+    frames = math.ceil(min(max(SAMPLES_WANTED, fps * plan.seconds), 60 * fps) / plan.processes)
+    for index, subject in enumerate(subjects):
+        progress("frames", (process + index / len(subjects)) / plan.processes)
+        answer = subject.ask("serve", fps=fps, frames=frames)
+        subject.frames.append(Frames(process, fps, frames, tuple(answer["ns"])))
+
+
+def measure_sustained(
+    subjects: Sequence[Subject], images: Path | None, how: Loading, plan: Plan, progress: Progress
+) -> None:
+    """Each model alone, without a pause or at the plan's rate; a device that got warm cools down before the next."""
+    cold, seconds = temperature(), plan.sustained_s or 0.0
+    for index, subject in enumerate(subjects):
+        if index:
+            _cool_down(cold, seconds, progress)
+        with workers([subject], images):
+            subject.ask("open", **how.of(subject))
+            subject.ask("prepare")
+            start = time.monotonic()
+            while (at := time.monotonic() - start) < seconds:
+                progress("sustained", (index + at / seconds) / len(subjects))
+                looked = not subject.sustained or at // 60 > subject.sustained[-1].at // 60
+                subject.sustained.append(Sustained(at, **subject.ask("sustain", look=looked, fps=plan.fps)))
+
+
+def _cool_down(cold: float | str, longest_s: float, progress: Progress) -> None:
+    """Wait until the device is nearly as cool as it was; where it has no sensor there is nothing to wait for."""
+    start = time.monotonic()
+    while (spent := time.monotonic() - start) < longest_s:
+        warm = temperature()
+        if isinstance(cold, str) or isinstance(warm, str) or warm <= cold + _COOL_ENOUGH_C:
+            return
+        progress("cool-down", spent / longest_s)
+        time.sleep(1.0)
