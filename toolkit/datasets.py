@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,32 +110,86 @@ def load_dataset(
     return _divide(data, root, seed, validation, parts)
 
 
-def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrupt: bool = False) -> ImageSet | None:
-    """The images of one part ("train", "validation", "test") for a bundle, None when it does not know of any.
+class BundleImages:
+    """The images of a bundle's parts, from a source that is opened once, when the first part is asked for.
 
     Args:
         images: another place to take them from; the bundle's own data set by its name or path is no other place.
+        skip_corrupt: leave out images that cannot be decoded.
 
-    Raises:
-        DataError: the data set is not where it was, or is not the one that was recorded.
+    Attributes:
+        own: whether they are of the data set that the bundle records.
     """
-    labels = bundle.manifest.labels
-    recorded = bundle.manifest.data
-    if images is not None and not own_images(bundle, images):
-        return _part_elsewhere(bundle, images, part, skip_corrupt)
-    if not recorded:
-        return None
-    if recorded["data"] in DATASETS:
-        parts = _reader(recorded["data"])(Path(recorded["root"]) if recorded["root"] else None, False)
-    elif not Path(recorded["data"]).exists():
-        raise DataError(
-            f"the data set of {bundle.path.name} was at {recorded['data']}, which is not on this machine",
-            fix="pass --images with a folder of class folders",
-        )
-    else:
-        parts = _open_parts(Path(recorded["data"]), labels, skip_corrupt=False)
-    chosen = _joined(parts).select(bundle.splits()[part])
-    return _log_left_out(without_corrupt(chosen)) if skip_corrupt else chosen
+
+    def __init__(self, bundle: Bundle, images: str | None = None, *, skip_corrupt: bool = False) -> None:
+        self.own = own_images(bundle, images)
+        self._bundle, self._images, self._skip_corrupt = bundle, images or "", skip_corrupt
+        self._parts: dict[str, ImageSet | None] = {}
+
+    def part(self, part: str) -> ImageSet | None:
+        """The images of "train", "validation" or "test"; None when the bundle does not know of any.
+
+        Raises:
+            DataError: the data set is not where it was, or is not the one that was recorded.
+        """
+        if part not in self._parts:
+            self._parts[part] = self._own_part(part) if self.own else self._part_elsewhere(part)
+        return self._parts[part]
+
+    def _own_part(self, part: str) -> ImageSet | None:
+        if not self._bundle.manifest.data:
+            return None
+        chosen = self._recorded.select(self._bundle.splits()[part])
+        return _log_left_out(without_corrupt(chosen)) if self._skip_corrupt else chosen
+
+    @cached_property
+    def _recorded(self) -> ImageSet:
+        """All images of the data set that the manifest records."""
+        recorded = self._bundle.manifest.data
+        if recorded["data"] in DATASETS:
+            return _joined(_reader(recorded["data"])(Path(recorded["root"]) if recorded["root"] else None, False))
+        if not Path(recorded["data"]).exists():
+            raise DataError(
+                f"the data set of {self._bundle.path.name} was at {recorded['data']}, which is not on this machine",
+                fix="pass --images with a folder of class folders",
+            )
+        return _joined(_open_parts(Path(recorded["data"]), self._bundle.manifest.labels, skip_corrupt=False))
+
+    def _part_elsewhere(self, part: str) -> ImageSet:
+        """A part of another data set, divided as `load_dataset` does it.
+
+        A folder that does not come divided is the test part as a whole, unless the model was calibrated on it: then it
+        is divided here as it was there, and only images that the model has not seen are left.
+        """
+        manifest, images = self._bundle.manifest, self._images
+        if images in DATASETS:
+            dataset = self._named
+            if dataset.test.labels != manifest.labels:
+                raise DataError(
+                    f"{images} has other labels than the model: {', '.join(dataset.test.labels[:5])} …",
+                    fix="pass --images with the model's own data",
+                )
+            return getattr(dataset, part)
+        folders = self._folders
+        seen = calibration_of(manifest).get("images") == place(images)
+        if part == "test" and not seen and ("all" in folders or "test" in folders):
+            return folders.get("test") or folders["all"]
+        return getattr(_divide(images, None, 0, _VALIDATION_SHARE, dict(folders)), part)
+
+    @cached_property
+    def _named(self) -> Dataset:
+        """The named data set to take them from instead."""
+        return load_dataset(self._images)
+
+    @cached_property
+    def _folders(self) -> dict[str, ImageSet]:
+        """The parts of the folder to take them from instead."""
+        return _open_parts(Path(self._images), self._bundle.manifest.labels, self._skip_corrupt)
+
+
+def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrupt: bool = False) -> ImageSet | None:
+    """The images of one part for a bundle (see BundleImages)."""
+    return BundleImages(bundle, images, skip_corrupt=skip_corrupt).part(part)
 
 
 def place(images: str) -> str:
@@ -151,27 +206,6 @@ def calibration_of(manifest: Manifest) -> Mapping[str, Any]:
     """What quantize recorded of its calibration; empty where it did not calibrate."""
     recorded = manifest.details.get("calibration")
     return recorded if isinstance(recorded, Mapping) else {}
-
-
-def _part_elsewhere(bundle: Bundle, images: str, part: str, skip_corrupt: bool) -> ImageSet:
-    """A part of another data set, divided as `load_dataset` does it.
-
-    A folder that does not come divided is the test part as a whole, unless the model was calibrated on it: then it is
-    divided here as it was there, and only images that the model has not seen are left.
-    """
-    if images in DATASETS:
-        dataset = load_dataset(images)
-        if dataset.test.labels != bundle.manifest.labels:
-            raise DataError(
-                f"{images} has other labels than the model: {', '.join(dataset.test.labels[:5])} …",
-                fix="pass --images with the model's own data",
-            )
-        return getattr(dataset, part)
-    parts = _open_parts(Path(images), bundle.manifest.labels, skip_corrupt)
-    seen = calibration_of(bundle.manifest).get("images") == place(images)
-    if part == "test" and not seen and ("all" in parts or "test" in parts):
-        return parts.get("test") or parts["all"]
-    return getattr(_divide(images, None, 0, _VALIDATION_SHARE, parts), part)
 
 
 def _open_parts(path: Path, labels: Sequence[str] | None, skip_corrupt: bool) -> dict[str, ImageSet]:

@@ -3,11 +3,14 @@
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import DataError
+from edgekit.deploy.images import ImageSet
+from edgekit.toolkit import datasets
 from edgekit.toolkit.datasets import load_dataset, part_of
 from PIL import Image
 
@@ -122,7 +125,9 @@ def test_images_from_elsewhere(fp32: Bundle, tmp_path: Path) -> None:
         part_of(fp32, "train", str(tmp_path / "own"))
 
 
-def test_a_folder_that_calibrated_is_not_the_test_set(fp32: Bundle, tmp_path: Path) -> None:
+def test_a_folder_that_calibrated_is_not_the_test_set(
+    fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--images with one folder for quantize and for validate: calibration, selection and test stay disjoint."""
     from edgekit.toolkit.quantize.quantize import quantize
 
@@ -132,7 +137,16 @@ def test_a_folder_that_calibrated_is_not_the_test_set(fp32: Bundle, tmp_path: Pa
         sample.image.save(folder / f"{index}.png")
     source = str(tmp_path / "own")
     assert len(part_of(fp32, "test", source) or ()) == 100, "an independent folder is the test set as a whole"
+    opened: list[Path] = []
+    read = datasets.open_images
+
+    def counted(path: Path, *arguments: Any, **options: Any) -> ImageSet:
+        opened.append(path)
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(datasets, "open_images", counted)
     made = quantize(fp32, images=source, out=tmp_path / "made").bundle
+    assert opened == [Path(source)], "the folder is read once for calibration, selection and fingerprints"
     used = set(made.manifest.details["calibration"]["ids"])
     test, selection = part_of(made, "test", source), part_of(made, "validation", source)
     assert test is not None

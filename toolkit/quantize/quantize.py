@@ -17,7 +17,7 @@ from ...deploy.progress import Progress, silent
 from ...deploy.registry import choose, resolve
 from ...deploy.session import open_session
 from ..analysis.contract import Drop, Judgement, compare_accuracy, judge_drop
-from ..datasets import part_of, place
+from ..datasets import BundleImages, place
 from ..validation.overlap import used_elsewhere
 from ..workspace import REJECTED, RUNS, new_path
 from .methods import METHODS
@@ -117,12 +117,13 @@ def quantize(
     precision = options.precision
     lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
     path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
-    request = _Request(bundle, options, images, skip_corrupt, progress)
+    source = BundleImages(bundle, images, skip_corrupt=skip_corrupt)
+    request = _Request(bundle, options, images, source, progress)
     model = prepare(onnx.load(str(bundle.model_path)))
     lowered = lower(model, request)
     manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
     content = to_bytes(lowered.model)
-    selection = part_of(bundle, _SELECTION, images, skip_corrupt=skip_corrupt)
+    selection = source.part(_SELECTION)
     compared = _compare(bundle, manifest, content, selection, progress, timed=lowered.timed)
     judgement = _refusal(bundle, compared.noise, precision, lowered, progress) or judge_drop(compared.drop, max_drop)
     details = {
@@ -134,7 +135,7 @@ def quantize(
     }
     if judgement.outcome == "fail":
         path = path.with_name(path.name + REJECTED)
-    seen = bundle.fingerprints() | used_elsewhere(bundle, images, details, skip_corrupt)
+    seen = bundle.fingerprints() | used_elsewhere(source, details)
     quantized = _write(bundle, path, replace(manifest, details=details), content, seen)
     warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
     return Quantized(quantized, compared.drop, judgement, (*(text for text in warnings if text), *lowered.remarks))
@@ -170,7 +171,7 @@ class _Request(NamedTuple):
     bundle: Bundle
     options: QuantizeOptions
     images: str | None
-    skip_corrupt: bool
+    source: BundleImages
     progress: Progress
 
 
@@ -250,7 +251,7 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
         raise DataError(
             f"{request.options.calibration_images} calibration images are not enough", fix="--calibration-images 512"
         )
-    train = part_of(request.bundle, _CALIBRATION, request.images, skip_corrupt=request.skip_corrupt)
+    train = request.source.part(_CALIBRATION)
     if train is None or len(train) == 0:
         raise DataError(f"{request.bundle.path} records no images for calibration", fix="pass --images with a folder")
     images = train.stratified(request.options.calibration_images, _SEED)

@@ -11,7 +11,7 @@ from ...deploy.errors import DataError
 from ...deploy.fingerprints import appearance, distances, fingerprint
 from ...deploy.images import ImageSet
 from ...deploy.measuring.result import Alike, Overlap
-from ..datasets import calibration_of, own_images, part_of
+from ..datasets import BundleImages, calibration_of
 
 _log = logging.getLogger(__name__)
 
@@ -81,18 +81,15 @@ def unseen(
     return left, Overlap(tuple(unchecked), len(excluded), excluded[:_KEPT], len(pairs), tuple(pairs[:_KEPT]), searched)
 
 
-def used_elsewhere(
-    bundle: Bundle, images: str | None, details: Mapping[str, Any], skip_corrupt: bool
-) -> dict[str, np.ndarray]:
+def used_elsewhere(source: BundleImages, details: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Fingerprints of what quantize used that is not of the bundle's own data set."""
-    if own_images(bundle, images):
+    if source.own:
         return {}
-    found = {}
+    used = {"selection": source.part("validation")}
     if "calibration" in details:
-        train = part_of(bundle, "train", images, skip_corrupt=skip_corrupt)
-        found["calibration"] = train and train.select(details["calibration"]["ids"])
-    found["selection"] = part_of(bundle, "validation", images, skip_corrupt=skip_corrupt)
-    return {part: fingerprint(chosen) for part, chosen in found.items() if chosen is not None}
+        train = source.part("train")
+        used["calibration"] = train and train.select(details["calibration"]["ids"])
+    return {part: fingerprint(images) for part, images in used.items() if images is not None}
 
 
 def _limited(images: ImageSet, limit: int | None) -> ImageSet:

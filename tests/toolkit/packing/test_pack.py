@@ -80,6 +80,21 @@ def test_it_runs_from_its_own_code_and_joins(
     assert "not proved" in judged.stdout
 
 
+def test_the_plan_goes_with_the_file(int8: Bundle, edgekit: Run, tmp_path: Path) -> None:
+    """What was asked of pack is measured on the board; an option that no model there has is refused before."""
+    edgekit(
+        "pack", int8.path, "-o", "model.pyz", "--limit", 10, "--seconds", 0.1, "--threads", 1, "--fps", 100,
+        "--scenario", "offline",
+    )  # fmt: skip
+    done = _run(tmp_path / "model.pyz")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [result["plan"][name] for name in ("threads", "fps", "offline")] == [1, 100.0, True]
+    assert "100 images/s offered" in done.stdout
+    assert "best batch size" in done.stdout
+    edgekit("pack", int8.path, "-o", "none.pyz", "--runtime", "reference", "--provider", "cuda", code=1)
+    assert not (tmp_path / "none.pyz").exists()
+
+
 def test_any_flipped_byte_is_refused(packed: Path) -> None:
     """Nothing is measured, nothing written: bytes all over the file, and every kind of place in it."""
     content = packed.read_bytes()
