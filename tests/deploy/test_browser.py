@@ -333,9 +333,8 @@ def test_threads_of_each_candidate_in_a_browser(
     """One model with one thread and with two, each a row of its own, timed in the order of the plan's seed."""
     names = ["onnxruntime:threads=1", "onnxruntime:threads=2"]
     plan = replace(QUICK, seed=5)
-    work = in_background(
-        lambda: validate([fp32], images="digits", limit=16, plan=plan, runtimes=names, devices=["browser://127.0.0.1"])
-    )
+    options = ValidateOptions(devices=["browser://127.0.0.1"], runtimes=names)
+    work = in_background(lambda: validate([fp32], options, images="digits", limit=16, plan=plan))
     said = _open_and_wait(browser, invited.result(30), work)
     report = work.result().report
     assert report["device"]["cross_origin_isolated"]

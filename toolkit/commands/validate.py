@@ -143,7 +143,7 @@ def _reproduce(
     typed = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
     if refused := sorted({*typed} - _WITH_REPRODUCE):
         option = "bundles" if refused[0] == "bundles" else f"--{refused[0].replace('_', '-')}"
-        raise EdgeKitError(f"with --reproduce, {option} comes from the report", fix="leave it out")
+        raise EdgeKitError(f"with --reproduce, the report gives {option}", fix="leave it out")
     again = recorded(path, across_hardware=across_hardware)
     asked, device = again.provenance, again.report["device"]["name"]
     folder = out or path.parent / "reproduced"

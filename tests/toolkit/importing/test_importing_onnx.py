@@ -326,7 +326,7 @@ def test_uint8_without_its_word_is_refused(model: onnx.ModelProto, fp32: Bundle,
     other = dataclasses.replace(
         bundle, manifest=dataclasses.replace(bundle.manifest, preprocess=fp32.manifest.preprocess)
     )
-    with pytest.raises(BundleError, match=r"takes tensor\(uint8\), and its manifest says float32"):
+    with pytest.raises(BundleError, match=r"takes tensor\(uint8\), but its manifest says float32"):
         open_session(other)
     with pytest.raises(RecipeError, match="tensor type 'int8'"):
         Preprocess("L", 32, (32, 32), "bilinear", (0.0,), (1.0,), "int8")  # type: ignore[arg-type]

@@ -85,8 +85,8 @@ def test_another_version_is_warned_of(written: Callable[..., Path], caplog: pyte
 def test_options_beside_it_are_refused(written: Callable[..., Path], edgekit: Edgekit) -> None:
     """They are the report's."""
     path = written()
-    assert "--limit is the report's" in edgekit("validate", "--reproduce", str(path), "--limit", "5", code=1).stderr
-    assert "bundles is the report's" in edgekit("validate", "x", "--reproduce", str(path), code=1).stderr
+    assert "the report gives --limit" in edgekit("validate", "--reproduce", str(path), "--limit", "5", code=1).stderr
+    assert "the report gives bundles" in edgekit("validate", "x", "--reproduce", str(path), code=1).stderr
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from edgekit.toolkit.report.junit import junit
 from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import validation_table
 from edgekit.toolkit.validation.candidates import candidates_of
-from edgekit.toolkit.validation.validate import validate
+from edgekit.toolkit.validation.validate import ValidateOptions, validate
 
 from tests.toolkit.conftest import ENVIRONMENT, measurement
 
@@ -125,7 +125,7 @@ def test_two_runtimes_in_one_validation(fp32: Bundle, int8: Bundle) -> None:
     """Measured: four rows, each loaded as it was asked, the verdict about int8 alone."""
     plan = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5)
     report: Any = validate(
-        [int8], baseline=fp32, limit=50, plan=plan, runtimes=[str(choice) for choice in CHOICES]
+        [int8], ValidateOptions(runtimes=[str(choice) for choice in CHOICES]), baseline=fp32, limit=50, plan=plan
     ).report
     assert [(model["session"]["runtime"], model["session"]["threads"]) for model in report["models"]] == [
         ("onnxruntime", 1), ("openvino", 2),
