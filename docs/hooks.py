@@ -3,11 +3,14 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import edgekit
 import typer
 from edgekit.toolkit.cli import app
+
+if TYPE_CHECKING:
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,7 +58,7 @@ def decisions() -> str:
     return "| | |\n|---|---|\n" + "\n".join(rows[number] for number in sorted(rows))
 
 
-def on_startup(**_: Any) -> None:
+def on_startup(**_: object) -> None:
     """Lay the package out under its name, which the checkout's folder need not have, for the reader of docstrings."""
     package = ROOT / "build/package/edgekit"
     package.mkdir(parents=True, exist_ok=True)
@@ -67,7 +70,7 @@ def on_startup(**_: Any) -> None:
 GENERATED: dict[str, Callable[[], str]] = {"commands": commands, "api": api, "decisions": decisions}
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, **_: object) -> str:
     """Replace `<!-- generated: NAME -->` by what the program says."""
     return re.sub(r"<!-- generated: (\w+) -->", lambda match: GENERATED[match[1]](), markdown)
 
@@ -75,7 +78,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 _EXTERNAL = re.compile(r'<(?:script|img|iframe|source|link)\b[^>]*\b(?:src|srcset|href)="(?:https?:)?//[^"]*"')
 
 
-def on_post_page(output: str, page: Any, **_: Any) -> None:
+def on_post_page(output: str, page: "Page", **_: object) -> None:
     """Refuse a page that would request something from another host."""
     if found := _EXTERNAL.search(output):
         raise ValueError(f"{page.file.src_path} requests something from elsewhere: {found[0]}")

@@ -1,7 +1,6 @@
 """torch.export programs (.pt2)."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,9 @@ from ..deploy.runtimes.exported_program import save_program
 from .export_bundle import Options, example_input
 
 
-def export(network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest) -> dict[str, Any]:
+def export(
+    network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest
+) -> dict[str, object]:
     """Capture and save the network (see Format.export)."""
     del manifest
     shapes = ({0: torch.export.Dim.DYNAMIC},) if options.dynamic_batch else None

@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +25,9 @@ _INPUT, _OUTPUT = "image", "logits"
 _OPSET, _DYNAMO_OPSET = 17, 18
 
 
-def export(network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest) -> dict[str, Any]:
+def export(
+    network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest
+) -> dict[str, object]:
     """Export, fold and simplify, write labels and preprocessing into the file (see Format.export).
 
     The exporter that torch used to have comes first: it needs no opset above the default, folds BatchNorm into the
@@ -55,7 +56,7 @@ def export(network: nn.Module, images: np.ndarray, path: Path, options: Options,
                 f"torch.onnx cannot export this network: {failure}; the other exporter: {_reason(second_error)}",
                 fix="try another --opset, or --format exported-program",
             ) from second_error
-    details: dict[str, Any] = {"exporter": used, "opset": model.opset_import[0].version}
+    details: dict[str, object] = {"exporter": used, "opset": model.opset_import[0].version}
     if failure:
         details["fallback_because"] = failure
     if options.cross_check:

@@ -3,7 +3,6 @@
 import io
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,9 @@ from ..deploy.manifest import Manifest
 from .export_bundle import Options, example_input
 
 
-def export(network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest) -> dict[str, Any]:
+def export(
+    network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest
+) -> dict[str, object]:
     """Trace, freeze and save the network (see Format.export). A traced network takes any batch by its nature."""
     del manifest
     stream = io.BytesIO()

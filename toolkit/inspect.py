@@ -2,19 +2,33 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from ..deploy.bundle import Bundle
 from ..deploy.documents import plain
+from ..deploy.engine.layers import SummaryEntry
 from ..deploy.errors import BundleError
 
+if TYPE_CHECKING:
+    import onnx
 
-def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
+
+class GraphFacts(TypedDict):
+    """What only an ONNX file says: multiply-accumulates are null where a shape is unknown."""
+
+    opset: int
+    operators: dict[str, int]
+    macs: int | None
+    weight_bytes: dict[str, int]
+    quantized_share: float
+
+
+def inspect_bundle(bundle: Bundle) -> dict[str, object]:
     """Facts about a bundle, as plain values; the graph's need the file to be ONNX."""
     manifest = bundle.manifest
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "id": bundle.id,
         "name": manifest.name,
         "format": manifest.format,
@@ -38,13 +52,13 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
     return facts
 
 
-def engine_facts(engine: Mapping[str, Any]) -> dict[str, Any]:
+def engine_facts(engine: SummaryEntry) -> dict[str, object]:
     """An engine's layers as deploy.engine.layers.summarize tells them, a line a layer."""
     layers = [f"{layer['precision']} {layer['type']} {layer['name']}" for layer in engine["layers"]]
     return {**engine, "layers": layers}
 
 
-def _without_ids(details: Mapping[str, object]) -> dict[str, Any]:
+def _without_ids(details: Mapping[str, object]) -> dict[str, object]:
     """The manifest's details with long lists of ids counted instead of shown."""
     shown = {}
     for key, value in details.items():
@@ -56,7 +70,7 @@ def _without_ids(details: Mapping[str, object]) -> dict[str, Any]:
     return shown
 
 
-def _graph(bundle: Bundle) -> dict[str, Any]:
+def _graph(bundle: Bundle) -> GraphFacts:
     """What only the ONNX file says.
 
     Raises:
@@ -72,7 +86,7 @@ def _graph(bundle: Bundle) -> dict[str, Any]:
         raise BundleError(f"{bundle.model_path} is not a valid ONNX model: {reason}", fix="export it again") from error
 
 
-def _graph_facts(model: Any, inferred: Any) -> dict[str, Any]:
+def _graph_facts(model: "onnx.ModelProto", inferred: "onnx.ModelProto") -> GraphFacts:
     from .quantize.prepare import opset_of
     from .quantize.verify import weight_bytes
 
@@ -88,7 +102,7 @@ def _graph_facts(model: Any, inferred: Any) -> dict[str, Any]:
     }
 
 
-def _macs(model: Any) -> int | None:
+def _macs(model: "onnx.ModelProto") -> int | None:
     """Multiply-accumulates of Conv, Gemm and MatMul, quantized or not, for one image; None where a shape is unknown."""
     from .importing.precision import WEIGHTS
 

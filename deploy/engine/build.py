@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .gpu import Gpu, look
 from .layers import parse_json, parse_text, summarize
 from .library import Library, Message, last_error, listening_logger, load, progress_monitor
 from .passport import ENGINE_FORMAT, WEIGHTS, Passport, machine_facts, onnx_hash
+from .protocols import Builder, Config, Network, Parser
 
 MODEL = "model.engine"
 
@@ -124,7 +125,7 @@ def build(source: Bundle, path: Path, options: Options, progress: Progress, name
             library.flavour, library.version, targets, options.hardware_compatible, options.version_compatible,
             **machine_facts(gpu), flags=flags, onnx_sha256=onnx_hash(source),
         )  # fmt: skip
-        details: dict[str, Any] = {
+        details: dict[str, object] = {
             "build": {
                 "source": named or str(source.path), "arguments": options.arguments(), "timing_cache": timing,
                 "batch": list(options.batch or (source.manifest.input.batch,) * 3),
@@ -188,7 +189,7 @@ def _targets(library: Library, options: Options, gpu: Gpu | None) -> tuple[str, 
 def _compile(
     library: Library, source: Bundle, options: Options, targets: tuple[str, ...], heard: list[Message],
     progress: Progress,
-) -> tuple[bytes, tuple[str, ...], dict[str, Any] | None]:  # fmt: skip
+) -> tuple[bytes, tuple[str, ...], "_Timings | None"]:  # fmt: skip
     """The engine's bytes, the builder's flags, and what is to be remembered of the timing cache, where there is one."""
     trt = library.trt
     logger = listening_logger(trt, heard)
@@ -219,7 +220,7 @@ def _compile(
 _PARSER_FIX = "edgekit build --plan names what to change; for int8: edgekit quantize --target tensorrt"
 
 
-def _parser_errors(library: Library, source: Bundle, parser: Any) -> str:
+def _parser_errors(library: Library, source: Bundle, parser: Parser) -> str:
     """Every error of the parser, with its node."""
     found = []
     for index in range(parser.num_errors):
@@ -229,7 +230,7 @@ def _parser_errors(library: Library, source: Bundle, parser: Any) -> str:
     return f"{library.flavour} {library.version} cannot parse {source.path}: {'; '.join(found)}"
 
 
-def _add_profile(builder: Any, network: Any, config: Any, source: Bundle, options: Options) -> None:
+def _add_profile(builder: Builder, network: Network, config: Config, source: Bundle, options: Options) -> None:
     """The optimisation profile of a network whose batch is free."""
     taken, fixed = network.get_input(0), source.manifest.input.batch
     free = [axis for axis, size in enumerate(taken.shape) if size < 0]
@@ -255,7 +256,7 @@ def _add_profile(builder: Any, network: Any, config: Any, source: Bundle, option
     config.add_optimization_profile(profile)
 
 
-def _configure(library: Library, config: Any, options: Options, targets: tuple[str, ...]) -> tuple[str, ...]:
+def _configure(library: Library, config: Config, options: Options, targets: tuple[str, ...]) -> tuple[str, ...]:
     """Set what the options say; the names of the builder's flags.
 
     Raises:
@@ -303,12 +304,19 @@ def _configure(library: Library, config: Any, options: Options, targets: tuple[s
     return tuple(flags)
 
 
+class _Timings(TypedDict, total=False):
+    """What is remembered of the timing cache: hashes of what was read and written; null where nothing was."""
+
+    reused_sha256: str | None
+    kept_sha256: str | None
+
+
 def _timing_cache_path(library: Library, targets: tuple[str, ...]) -> Path:
     """Timings are of one version on one GPU."""
     return cache_folder() / "timings" / f"{library.flavour}-{library.version}-{'-'.join(targets)}.cache"
 
 
-def _reuse_timings(config: Any, path: Path) -> dict[str, Any]:
+def _reuse_timings(config: Config, path: Path) -> "_Timings":
     """Give the builder the timings of earlier builds; what is remembered of them."""
     try:
         content = path.read_bytes()
@@ -321,7 +329,7 @@ def _reuse_timings(config: Any, path: Path) -> dict[str, Any]:
     return {"reused_sha256": sha256(path) if used else None}
 
 
-def _keep_timings(config: Any, path: Path, timing: dict[str, Any]) -> dict[str, Any]:
+def _keep_timings(config: Config, path: Path, timing: "_Timings") -> "_Timings":
     """Keep the timings for the next build; where they cannot be written, that build takes longer."""
     cache = config.get_timing_cache()
     content = bytes(cache.serialize()) if cache is not None else b""
@@ -332,7 +340,7 @@ def _keep_timings(config: Any, path: Path, timing: dict[str, Any]) -> dict[str, 
     return {**timing, "kept_sha256": sha256(path)}
 
 
-def _run(source: Bundle, built: Bundle, progress: Progress) -> dict[str, Any]:
+def _run(source: Bundle, built: Bundle, progress: Progress) -> dict[str, object]:
     """Run a new engine on its GPU: what its manifest remembers of that.
 
     Raises:

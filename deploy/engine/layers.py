@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 # How the inspector calls a type, within "Row major linear FP16 format", "Half" and the like -> its name here.
 _TYPES = {
@@ -37,6 +37,22 @@ class Layer(NamedTuple):
     precision: str
 
 
+class LayerEntry(TypedDict):
+    """A `Layer` as JSON."""
+
+    name: str
+    type: str
+    precision: str
+
+
+class SummaryEntry(TypedDict):
+    """A `Summary` as JSON."""
+
+    layers: list[LayerEntry]
+    precisions: dict[str, int]
+    reformats: int
+
+
 class Summary(NamedTuple):
     """What `summarize` makes."""
 
@@ -45,12 +61,12 @@ class Summary(NamedTuple):
     reformats: int
 
 
-def summarize(layers: Iterable[Layer]) -> dict[str, Any]:
+def summarize(layers: Iterable[Layer]) -> SummaryEntry:
     """Plain values: every layer, how many compute in each precision, how many only reformat."""
     layers = list(layers)
     computing = Counter(layer.precision for layer in layers if layer.type != _REFORMAT)
     return {
-        "layers": [layer._asdict() for layer in layers],
+        "layers": [{"name": layer.name, "type": layer.type, "precision": layer.precision} for layer in layers],
         "precisions": dict(computing.most_common()),
         "reformats": sum(layer.type == _REFORMAT for layer in layers),
     }

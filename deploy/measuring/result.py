@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Result:
         asked = self.plan.measured(bundles)
         return [(one, bundles[one.bundle], found) for one, found in zip(asked, self.measurements, strict=True)]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
         return {
             "result": SCHEMA,
@@ -77,7 +77,7 @@ class Result:
         }
 
     @classmethod
-    def from_json(cls, data: Any, where: Path) -> "Result":
+    def from_json(cls, data: object, where: Path) -> "Result":
         """Read what `to_json` wrote.
 
         Raises:
@@ -120,9 +120,9 @@ class Result:
             raise EdgeKitError(f"{where} is not an EdgeKit result: {error}", fix="measure again") from error
 
 
-def _from_1(data: Mapping[str, Any]) -> dict[str, Any]:
+def _from_1(data: Mapping[str, object]) -> dict[str, object]:
     """A result of schema 1, whose plan named the options of runtimes itself, as one of schema 2."""
-    plan = Plan.from_report(read(dict[str, Any], data.get("plan"), "plan"))
+    plan = Plan.from_report(read(dict[str, object], data.get("plan"), "plan"))
     return {**data, "result": SCHEMA, "plan": plain(plan)}
 
 
@@ -131,7 +131,7 @@ class _BundleEntry(NamedTuple):
 
     id: str
     path: str
-    manifest: Mapping[str, Any]
+    manifest: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def ids_and_targets(images: ImageSet | None) -> tuple[tuple[str, ...], np.ndarra
     return (images.ids, images.targets) if images is not None else ((), np.empty(0, np.int64))
 
 
-def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+def describe_bundle(bundle: Bundle) -> dict[str, object]:
     """A bundle without its files."""
     return {"id": bundle.id, "path": str(bundle.path), "manifest": json.loads(bundle.manifest.to_json())}
 

@@ -188,14 +188,14 @@ def _read(path: Path) -> str:
         raise RecipeError(f"cannot read {path}: {error}", fix="save it as text in UTF-8") from error
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+def _parse(text: str, where: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # ValueError for an overlong number
         raise RecipeError(f"{where} is not TOML: {error}", fix="correct that line") from error
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError, ValueError):
@@ -218,7 +218,7 @@ def _build(kind: type, data: Mapping[str, object], where: str) -> Any:
     return kind(**values)
 
 
-def _typed(hint: object, value: object, where: str) -> Any:
+def _typed(hint: object, value: object, where: str) -> object:
     """The value as its field's type; ints pass for floats, lists for tuples; nothing else is converted."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
