@@ -152,7 +152,9 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), list(reader.fieldnames or ())
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+    except OSError as error:
+        raise DataError(f"cannot read {table}: {error.strerror}", fix="check its permissions") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {table}: {error}", fix="save it as CSV in UTF-8") from error
     if not set(_COLUMNS) <= set(columns):
         line = ",".join(columns)

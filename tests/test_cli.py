@@ -335,3 +335,24 @@ def test_an_address_for_the_phone_is_shown_with_its_qr_code(capsys: pytest.Captu
     first, *code, last = capsys.readouterr().err.splitlines()
     assert (first, last) == ("open this: http://h/", "warning: \\x1b[31m")
     assert code
+
+
+@pytest.mark.parametrize("place", ["nothing", "folder", "loop", "text/below", "x" * 300])
+@pytest.mark.parametrize(
+    "command",
+    ["report P", "report P --join", "inspect P", "predict P", "export P", "quantize P", "validate P", "pack P",
+     "build P",
+     "train --data P", "train --recipe P", "validate INT8 --images P", "validate INT8 --baseline P", "predict INT8 P",
+     "validate INT8 --reproduce P", "validate INT8 --verify P"],
+)  # fmt: skip
+def test_a_path_that_cannot_be_read_is_one_plain_line(
+    edgekit: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, command: str, place: str
+) -> None:
+    """Missing, a folder, a circle of links, below a file, too long: no number of the system's, and a fix."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "loop").symlink_to("loop")
+    words = [{"P": place, "INT8": str(DATA / "lenet-int8")}.get(word, word) for word in command.split()]
+    shown = edgekit(*words, code=1).stderr
+    assert "Errno" not in shown
+    assert re.search(r"^error: .+\nfix: .+\n\Z", shown, re.MULTILINE), shown

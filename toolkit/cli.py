@@ -1,6 +1,7 @@
 """The command line: its list of commands, and how it ends."""
 
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,11 @@ def main() -> None:
             app(prog_name="edgekit")
         except EdgeKitError as error:
             _fail(error)
+        except OSError as error:
+            # a path that the system takes as none, whichever command first looks at it
+            if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise
+            _fail(EdgeKitError(f"{str(error.filename)[:80]}: {error.strerror}", fix="check the path"))
         except ModuleNotFoundError as error:
             if (missing := missing_package(error)) is None:
                 raise

@@ -1,6 +1,7 @@
 """Data sets: named ones and a user's own, divided into train, validation and test parts."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -194,7 +195,7 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
 
 def place(images: str) -> str:
     """How a place of images is recorded: a named set by its name, a path in full."""
-    return images if images in DATASETS else str(Path(images).resolve())
+    return images if images in DATASETS else os.path.realpath(images)
 
 
 def own_images(bundle: Bundle, images: str | None) -> bool:

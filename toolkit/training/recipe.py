@@ -184,7 +184,9 @@ def _read(path: Path) -> str:
         if len(content) > _MAX_BYTES:
             raise RecipeError(f"{path} is larger than {_MAX_BYTES} bytes", fix="pass a recipe")
         return content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}: {error.strerror}", fix="pass a recipe that can be read") from error
+    except UnicodeDecodeError as error:
         raise RecipeError(f"cannot read {path}: {error}", fix="save it as text in UTF-8") from error
 
 
