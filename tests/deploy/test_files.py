@@ -311,8 +311,7 @@ def test_a_signal_that_is_to_be_ignored_stays_ignored(ignored: bool) -> None:
     code = """
         import signal, sys, time
         from edgekit.deploy.signals import ended_by_signals
-        if sys.argv[1] == "True":
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "True" else signal.SIG_DFL)
         with ended_by_signals():
             print("ready", flush=True)
             time.sleep(0.5)

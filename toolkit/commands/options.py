@@ -69,12 +69,16 @@ Runtimes = Annotated[
 Seconds = Annotated[
     float,
     typer.Option(
-        help="Minimum time for the latency blocks; the maximum is three times this.", min=0, rich_help_panel=MEASURING
+        help="Minimum seconds for the latency blocks; the maximum is three times this.",
+        min=0,
+        rich_help_panel=MEASURING,
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(help="Threads per inference. Default: the cores allowed.", min=1, rich_help_panel=MEASURING),
+    typer.Option(
+        help="Threads per inference. Default: the allowed cores that are free.", min=1, rich_help_panel=MEASURING
+    ),
 ]
 Scenario = Annotated[
     str,
