@@ -81,7 +81,7 @@ def test_blocks_name_their_language() -> None:
 
 @pytest.mark.parametrize("block", _of("python"))
 def test_python_names_what_is_there(block: _Block) -> None:
-    """Each block compiles, and what it takes from edgekit exists; tests/test_examples.py runs whole programs."""
+    """Each block compiles, and what it takes from edgekit exists; test_docs_python.py runs it."""
     import edgekit
 
     for node in ast.walk(ast.parse(block.text)):
