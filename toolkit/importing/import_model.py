@@ -350,8 +350,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
             raise DataError(f"{path} is too large for a list of labels", fix="a text file with one name per line")
         names = tuple(line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(
-            f"cannot read the labels in {path}: {error}", fix="a text file with one name per line"
+            f"cannot read the labels in {path}: {reason}", fix="a text file with one name per line"
         ) from error
     if not names or len(set(names)) != len(names):
         raise DataError(f"{path} is empty or has a label twice", fix="one class name per line, in the logits' order")
