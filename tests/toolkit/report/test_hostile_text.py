@@ -105,9 +105,8 @@ def test_every_table_shows_it_as_it_is(text: str, width: int, judged: Judge) -> 
     _check_terminal(build_plan_table(plan), text)
     report = _report(judged, text)
     _check_terminal(validation_table(report), text, width)
-    _check_terminal(
-        devices_table(join_reports([report, {**report, "device": {**report["device"], "name": "b"}}])), text
-    )
+    another = {**report, "device": {**report["device"], "name": "the other board"}}
+    _check_terminal(devices_table(join_reports([report, another])), text)
     compared = compare_reports([{**report, "source": text}, {**report, "source": "b"}], Contract())
     _check_terminal(comparison_table(compared), text, width)
     facts = {"python": [3, 11, 2], "executable": text, "cache": text, "cache_bytes": 1, "free_bytes": 1, "rsync": True,
