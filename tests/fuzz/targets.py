@@ -294,7 +294,7 @@ def _browser_seeds() -> list[bytes]:
     model = {
         "bundle": _asked()[0].id, "opened": [{"file_ms": 1.0, "load_ms": 1.0, "first_ms": 1.0}] * 3,
         "golden": {"logits": golden.logits.tolist(), "checksums": golden.checksums.tolist(), "tensor_max_abs": 0.0},
-        "prepared": [prepared] * 3, "blocks": blocks, "checked": 3, "differed": 0,
+        "prepared": [prepared] * 3, "blocks": blocks, "one_thread": [], "checked": 3, "differed": 0,
         "predictions": {"classes": [0] * 4, "confidences": [0.9] * 4, "in_top5": [True] * 4},
     }  # fmt: skip
     said = {"userAgent": "Mozilla/5.0 (Android 14; Mobile) Chrome/130.0", "cores": 8, "threads": 4, "gpu": None,

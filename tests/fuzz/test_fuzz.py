@@ -81,7 +81,7 @@ for name, run in kinds.items():
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["plan", "result", "report"])
+@pytest.mark.parametrize("name", ["browser", "plan", "report", "result"])
 def test_seeds_are_sound(name: str, tmp_path: Path) -> None:
     """Else nothing behind the first check is reached."""
     for seed in TARGETS[name].seeds():

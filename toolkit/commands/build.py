@@ -86,8 +86,8 @@ def command(
 ) -> None:
     """Build a TensorRT engine, on the device that runs it."""
     from ..building.build import build, plan_build
+    from ..building.plan_table import build_plan_table
     from ..console import progress_bar, say
-    from ..report.terminal import build_plan_table
     from ..workspace import given_or_newest
     from .parsing import build_options
 

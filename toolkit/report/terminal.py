@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypedDict
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -45,7 +44,6 @@ from ..console import Line, styled
 from ..predict import Prediction
 from ..runs import RunEntry
 
-_NODES_SHOWN = 3
 # Columns with text; the others have figures.
 _NAMES = ("model", "run", "made from", "device", "against", "against itself", "found", "expected")
 # Columns that may be dropped.
@@ -108,47 +106,6 @@ def prediction_table(predictions: Sequence[Prediction]) -> Iterator[RenderableTy
         best = ", ".join(f"{label} {share:.1%}" for label, share in pairs)
         table.add_row(prediction.id, prediction.truth or "-", best)
     yield table
-
-
-class _Finding(TypedDict):
-    """See building.build.FindingEntry."""
-
-    rule: str
-    severity: str
-    node: str
-    message: str
-    fix: str
-    releases: list[str]
-
-
-class _BuildPlan(Protocol):
-    """See building.build.BuildPlan."""
-
-    @property
-    def bundle(self) -> str: ...
-    @property
-    def findings(self) -> Sequence[_Finding]: ...
-    @property
-    def commands(self) -> Mapping[str, str]: ...
-
-
-def build_plan_table(plan: _BuildPlan) -> Iterator[RenderableType]:
-    """Findings of the TensorRT lint, one line per rule with its first nodes, and the command lines."""
-    rules: dict[tuple[str, str, str], list[_Finding]] = {}
-    for finding in plan.findings:
-        rules.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
-    if not rules:
-        yield f"{plan.bundle}: nothing that TensorRT refuses, slows down or changes"
-    for (severity, rule, fix), findings in sorted(rules.items()):
-        colour = "red" if severity == "error" else "yellow"
-        releases = f" (TensorRT {', '.join(findings[0]['releases'])})" if findings[0]["releases"] else ""
-        yield Text.assemble((severity, colour), visible(f" {rule}{releases}, {len(findings)}x; {fix}"))
-        for finding in findings[:_NODES_SHOWN]:
-            yield f"    {finding['node']}: {finding['message']}"
-        if len(findings) > _NODES_SHOWN:
-            yield f"    … and {len(findings) - _NODES_SHOWN} more (--json)"
-    for release, line in plan.commands.items():
-        yield f"TensorRT {release}: {line}"
 
 
 def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:

@@ -19,6 +19,7 @@ from edgekit.toolkit.analysis.compare import compare_reports
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.diagnosis import PackageStatus
 from edgekit.toolkit.analysis.join import join_reports
+from edgekit.toolkit.building.plan_table import build_plan_table
 from edgekit.toolkit.packing import on_device
 from edgekit.toolkit.predict import Prediction, draw_grid, write_csv
 from edgekit.toolkit.report.html import render
@@ -26,7 +27,6 @@ from edgekit.toolkit.report.junit import junit
 from edgekit.toolkit.report.markdown import markdown
 from edgekit.toolkit.report.terminal import (
     board_table,
-    build_plan_table,
     comparison_table,
     devices_table,
     facts_table,
