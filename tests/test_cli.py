@@ -356,3 +356,16 @@ def test_a_path_that_cannot_be_read_is_one_plain_line(
     shown = edgekit(*words, code=1).stderr
     assert "Errno" not in shown
     assert re.search(r"^error: .+\nfix: .+\n\Z", shown, re.MULTILINE), shown
+
+
+def test_a_report_that_is_not_named_exactly(
+    edgekit: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """A folder's report is suggested only if it is there; a baseline that ends in .json is a report, not a bundle."""
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    (tmp_path / "with/report.json").write_text("{}")
+    assert "with/report.json" in edgekit("report", "with", code=1).stderr
+    assert "report.json of edgekit validate" in edgekit("report", "without", code=1).stderr
+    missing = edgekit("validate", DATA / "lenet-int8", "--baseline", "missing.json", code=1).stderr
+    assert "cannot read missing.json: No such file" in missing

@@ -38,7 +38,7 @@ _MAX_JOB_BYTES = 1 << 20
 
 
 class Message(TypedDict, total=False):
-    """What an agent prints, as a line of JSON: its progress, what was measured so far, its result, or an error."""
+    """A line of JSON that an agent prints: progress, the measurements so far, the result, or an error."""
 
     progress: str
     share: float
@@ -72,7 +72,7 @@ class Measured(NamedTuple):
     def from_json(
         cls, data: object, device: str, bundles: Sequence[Bundle], images: int, plan: Plan | None = None
     ) -> "Measured":  # fmt: skip
-        """Read what `to_json` wrote on a device that was asked to measure these bundles on so many images.
+        """Read what `to_json` wrote on a device that measured these bundles on this number of images.
 
         Args:
             plan: by which it measures; None runs each bundle on its default runtime.
@@ -130,14 +130,14 @@ class _Failure(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    """What a device is doing, and the share done."""
+    """The current stage of a device, and the share done."""
 
     progress: str
     share: float
 
 
 def run(job: Path, say: Say) -> Measured:
-    """Measure what the job asks for; progress, and what there is so far, is said on the way.
+    """Measure the job; progress and intermediate results are printed.
 
     Raises:
         EdgeKitError: a model cannot be loaded or run.
@@ -204,7 +204,7 @@ def _read(job: Path) -> dict[str, object]:
 
 
 def _understood(kind: type[T], content: object, job: Path) -> T:
-    """A part of a job as what it has to be.
+    """A part of a job, read as its type.
 
     Raises:
         DeviceError: it is not.
@@ -221,8 +221,8 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
     """Listen to an agent until its result is there: of a measurement, what Measured.to_json made.
 
     Raises:
-        EdgeKitError: what the agent says went wrong.
-        LostDeviceError: the agent's words end before its result; the error has what was measured so far.
+        EdgeKitError: the agent reported an error.
+        LostDeviceError: the agent's output ends before its result; the error has the measurements so far.
     """
     so_far = None
     try:
@@ -254,7 +254,7 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
 
 
 def heard(line: str) -> dict[str, object]:
-    """A message; what a login script or a library prints beside them is none."""
+    """A message of the agent, or {} for other output, such as that of a login script."""
     if line.count("[") + line.count("{") > _MAX_PARTS:
         return {}
     try:

@@ -102,12 +102,12 @@ class BuildJob(TypedDict):
 
 
 def job(bundles: Sequence[Bundle], plan: Plan, device: str | None = None) -> Job:
-    """What job.json says of bundles that travel with it; None is this machine, a name that of another device."""
+    """The content of job.json for bundles that travel with it; `device` None is this machine."""
     return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plain(plan), "device": device}
 
 
 def build_job(bundle: Bundle, options: Options, folder: str) -> BuildJob:
-    """What job.json says of an engine to be built from the bundle in this folder."""
+    """The content of job.json for an engine to build from the bundle in this folder."""
     return {"build": {"bundle": folder, "named": str(bundle.path), "options": asdict(options)}}
 
 
@@ -135,17 +135,17 @@ def unpack_bundles(source: Path | IO[bytes], folder: Path, most: int, where: str
                 )
             if len(entries) > _MAX_FILES or sum(entry.file_size for entry in entries) > most:
                 raise BundleError(f"{where} unpacks to more than {most} bytes", fix="do not trust it; get it again")
-            archive.extractall(folder, entries)  # no more of an entry than its size here says
+            archive.extractall(folder, entries)  # no more of an entry than its declared size
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         raise BundleError(f"{where} cannot be unpacked: {error}", fix="get it again") from error
     return sorted((folder / "bundles").iterdir())
 
 
 def adopt(folder: Path, source: Bundle, out: Path) -> None:
-    """Make an engine that a device built one of this machine's own, once every file is what its manifest says.
+    """Adopt an engine that a device built, after checking every file against its manifest.
 
     Args:
-        source: what it was to be built from.
+        source: the bundle that it was built from.
 
     Raises:
         BundleError: it is damaged, or another bundle.

@@ -35,10 +35,10 @@ def measure(
     once; in a process's turn the models are timed in alternation.
 
     Args:
-        bundles: bundle id -> folder; the plan says which runtimes run each.
+        bundles: bundle id -> folder; the plan names the runtimes of each.
         images: a folder that ImageSet.save wrote, or None for no accuracy.
         cores: those that every model runs on, or None for all that are allowed.
-        keep: takes what was measured so far, after each process but the last.
+        keep: receives the measurements so far, after each process but the last.
         planted: the models are the self-test's own (see runtime.PLANTED).
 
     Returns:
@@ -118,7 +118,7 @@ def _latency_stage(subjects: Sequence[Subject], plan: Plan) -> str:
 
 
 def _answer_once(subjects: Sequence[Subject], images: Path | None, how: Loading, progress: Progress) -> None:
-    """What one process tells of all: parity and predictions; and memory, in one more that only loads and runs."""
+    """Measure once per model: parity and predictions; and memory, in another process that only loads and runs."""
     for index, subject in enumerate(subjects):
 
         def part(share: float, index: int = index) -> None:
@@ -150,8 +150,8 @@ def _time_blocks(
     subjects: Sequence[Subject], plan: Plan, process: int, generator: random.Random, origin: float,
     progress: Progress, stage: str,
 ) -> None:  # fmt: skip
-    """Pairs of rounds of one block a model: in random order, then in that order backwards (ABBA), so that a steady
-    drift of the machine weighs on all models alike."""
+    """Pairs of rounds with one block per model: in random order, then in that order backwards (ABBA), so that a steady
+    drift of the machine affects all models equally."""
     order = list(subjects)
     number = len(subjects[0].blocks)
     first, start = number, time.monotonic()
@@ -194,7 +194,7 @@ def _time_with_one_thread(
     """A few rounds with one thread, in the same processes.
 
     Several threads that wait for one another on a busy machine can slow one model down a hundredfold and the other not
-    at all; with one thread a busy machine slows both alike. So a ratio that is many times another one here is no
+    at all; with one thread a busy machine slows both equally. So a ratio that is many times another one here is no
     property of the models.
     """
     blocks_of = []
@@ -211,7 +211,7 @@ def _time_with_one_thread(
 
 
 def lacking(blocks: Sequence[Block], plan: Plan) -> list[str]:
-    """What one process's blocks do not have yet: its share of the samples, a narrow interval of their median."""
+    """The shortcomings of one process's blocks: its share of the samples, a narrow interval of their median."""
     found = []
     if sum(len(block.ns) for block in blocks) * plan.processes < SAMPLES_WANTED:
         found.append(f"the {SAMPLES_WANTED} samples that p99 needs")

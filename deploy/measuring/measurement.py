@@ -37,10 +37,10 @@ class Block:
 
     @property
     def ms(self) -> float:
-        """Milliseconds a call, on average: the whole block over its calls.
+        """Mean milliseconds per call: the complete block over its calls.
 
         Not the median, which a busy machine biases: where processes take turns of a few milliseconds, every call longer
-        than a turn is interrupted, and of shorter ones only a few, so their medians do not slow down alike.
+        than a turn is interrupted, and of shorter ones only a few, so their medians do not slow down equally.
         """
         return sum(self.ns) / len(self.ns) / self.calls / 1e6
 
@@ -52,7 +52,7 @@ class Block:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """How a process was warmed up: how long, how many calls, and whether its times settled."""
+    """The warm-up of a process: its duration, calls, and whether its times settled."""
 
     ms: float
     calls: int
@@ -61,7 +61,7 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model answered on the test images, in their order.
+    """A model's answers on the test images, in their order.
 
     Attributes:
         classes: index of the best class.
@@ -113,7 +113,7 @@ class Sustained:
 
 
 class EnvironmentFacts(TypedDict, total=False):
-    """What a device says of itself, as far as it can."""
+    """The facts that a device reports of itself."""
 
     machine: str
     system: str
@@ -140,7 +140,7 @@ class Environment(EnvironmentFacts, Cores):
 
 
 class SessionFacts(TypedDict, total=False):
-    """What a session says of itself, as far as it is relied on: its runtime, and operators by provider."""
+    """The facts of a session that reports use: its runtime, and operators by provider."""
 
     runtime: str
     placement: Mapping[str, int]
@@ -152,22 +152,22 @@ class Measurement:
 
     Attributes:
         bundle: the candidate's key (see plan.Candidate): the bundle's id on its default runtime.
-        session: what the session says of itself (runtime, version, provider, threads).
-        file_ms, load_ms, first_ms: a value a process: reading the model file (from the disk where the system lets go of
+        session: the facts of the session (runtime, version, provider, threads).
+        file_ms, load_ms, first_ms: per process: reading the model file (from the disk where the system lets go of
             its copy in memory), making the session, the first inference.
-        preprocess_ns, postprocess_ns: decoding and preprocessing; softmax and ranking; a value an image.
-        stages: where the device times them, nanoseconds of each of runtime.STAGES, a value an image.
+        preprocess_ns, postprocess_ns: decoding and preprocessing; softmax and ranking; one value per image.
+        stages: where the device times them, nanoseconds of each of runtime.STAGES, one value per image.
         warm_ups: one a process.
         blocks: timed calls of inference alone, batch 1, in the order they ran.
         one_thread: a few blocks with one thread, where the others had several.
-        checked, differed: outputs of timed calls that were compared with the accuracy run; how many had another class.
+        checked, differed: outputs of timed calls compared with the accuracy run, and those with another class.
         peak_rss_bytes: largest resident memory of a fresh process that loaded the model and ran it; None when the
             system does not say.
         parity: the golden samples replayed here (see deploy.parity.Parity).
-        golden_logits: what it answered on them, a list a sample.
+        golden_logits: its logits on them, one list per sample.
         predictions: None when there are no test images.
         throughput, frames, sustained: of the scenarios that the plan asked for.
-        processes: how many it got; None for as many as were planned, a model that is slow to start gets fewer.
+        processes: number of processes; None for the planned number. A model that is slow to start gets fewer.
     """
 
     bundle: str
@@ -193,7 +193,7 @@ class Measurement:
     processes: int | None = None
 
     def check(self) -> None:
-        """Refuse what no device measures; `documents.read` asks for it.
+        """Refuse impossible values; `documents.read` calls it.
 
         Raises:
             DocumentError: a time, a count or the parity cannot be.
@@ -230,10 +230,10 @@ def _check_scenarios(one: Measurement) -> None:
 
 
 def check_measurements(measurements: Sequence[Measurement], labels: Mapping[str, int], images: int) -> None:
-    """Refuse measurements that are not of these models on so many images.
+    """Refuse measurements of other models, or of another number of images.
 
     Args:
-        labels: a candidate's key -> how many classes the model tells apart, in the order of the measurements.
+        labels: a candidate's key -> the number of classes of the model, in the order of the measurements.
 
     Raises:
         DocumentError: the first one that is not.

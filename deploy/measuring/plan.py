@@ -32,7 +32,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Its id among the candidates of a plan: the bundle's where nothing is chosen."""
+        """Its id among the candidates of a plan: the bundle's id without a choice."""
         return self.bundle if self.choice is None else f"{self.bundle}@{self.choice}"
 
     @property
@@ -51,11 +51,11 @@ class Plan:
     """How a set of models is measured together.
 
     Attributes:
-        seconds: least time for the latency blocks of all models together. The time budget is three times this: what is
-            not settled by then is reported as such. The least number of rounds comes first.
-        rounds: least number of rounds; in a round every model is timed for one block. Rounds come in pairs, the second
-            with the order of the first backwards.
-        processes: fresh processes a model, one after the other; at least 3, since their variance enters the interval.
+        seconds: minimum time for the latency blocks of all models together. The time budget is three times this; a
+            model that is not settled by then is reported as such. The minimum number of rounds comes first.
+        rounds: minimum number of rounds; in a round every model is timed for one block. Rounds come in pairs; the
+            second reverses the order of the first.
+        processes: fresh processes per model, one after the other; at least 3, since their variance enters the interval.
         block_ms: length of one block.
         threads: threads for one inference of each candidate that names none; None is what the affinity mask and the
             cgroup allow.
@@ -63,7 +63,7 @@ class Plan:
         candidates: what is measured, in this order; empty for each bundle on the default runtime of its format.
         seed: of the order of the blocks.
         offline: also measure throughput by batch size.
-        fps: also offer this many images a second to each model.
+        fps: also offer this many images per second to each model.
         sustained_s: also run each model this long without a pause.
     """
 
@@ -90,14 +90,14 @@ class Plan:
                 fix="plan at least 3",
             )
         if self.fps is not None and not 0 < self.fps <= 10_000:
-            raise RecipeError(f"--fps {self.fps:g} is not a frame rate", fix="pass images a second, e.g. --fps 30")
+            raise RecipeError(f"--fps {self.fps:g} is not a frame rate", fix="pass images per second, e.g. --fps 30")
         if self.sustained_s is not None and self.sustained_s < 10:
             raise RecipeError(
                 f"--sustained {self.sustained_s:g}s is too short to show a steady state", fix="e.g. --sustained 10m"
             )
 
     def measured(self, bundles: Iterable[str]) -> tuple[Candidate, ...]:
-        """What is measured of the bundles with these ids.
+        """The candidates among the bundles with these ids.
 
         Raises:
             RecipeError: a candidate is of another bundle.
@@ -116,7 +116,7 @@ class Plan:
         return 3 * self.seconds
 
     def to_report(self) -> "PlanEntry":
-        """As reports show it: beside its own entries each option for all candidates as one."""
+        """The form in reports: its own entries, and each option for all candidates as another entry."""
         return read(PlanEntry, {**plain(self), **_NAMED, **self.options})
 
     @classmethod
@@ -152,8 +152,8 @@ class PlanEntry(TypedDict, total=False):
     """The plan of a validation; options of all candidates are also entries of their own.
 
     Attributes:
-        seconds: least time for the latency blocks of all models together.
-        rounds: least number of rounds.
+        seconds: minimum time for the latency blocks of all models together.
+        rounds: minimum number of rounds.
         processes: fresh processes per model.
         block_ms: length of one block.
         threads: of one inference; null for what the affinity mask and the cgroup allow.

@@ -1,4 +1,4 @@
-"""Results: all that a report is made from, as one document that a device can write and any machine can read."""
+"""Results: everything that a report is made from, in one document."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,20 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Result:
-    """What was asked of a device and what it answered.
+    """A request to a device, and its answer.
 
     Attributes:
         device: the device's name.
         bundles: the models, the baseline first; of a result that was read, only their manifests are there.
         candidates: keys (see plan.Candidate) of those that a contract is about.
         plan: which runtimes ran them, and how they were measured.
-        contract: what the candidates are held to (see toolkit.contract.Contract).
+        contract: the limits of the candidates (see toolkit.analysis.contract.Contract).
         ids, targets: of the test images, in their order (see ImageSet); empty where there are none.
-        environment: what the device says of itself.
+        environment: the facts of the device.
         measurements: one per candidate of the plan, in its order.
         host: a candidate's key -> what this machine answered on the same images (see analysis.host_answers), where it
             was asked.
-        overlap: what is known of test images that the models have seen; None where nobody looked.
+        overlap: test images that the models were made with; None if unchecked.
         provenance: what makes the validation again; None in results of earlier versions.
     """
 
@@ -136,7 +136,7 @@ class _BundleEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Alike:
-    """A test image, and what it looks like."""
+    """A test image, and the image that it looks like."""
 
     id: str
     other: str
@@ -148,9 +148,9 @@ class Overlap:
 
     Attributes:
         unchecked: bundles that record no fingerprints of images, as those of earlier versions.
-        excluded: how many test images were left out, since a model was made with the very same ones.
+        excluded: number of test images left out, because a model was made with identical ones.
         excluded_ids: the first of them.
-        near_duplicates: how many of the rest look like an image that a model was made with.
+        near_duplicates: number of remaining images that look like one that a model was made with.
         pairs: the first of them.
         searched: how many images that the models were made with were looked at for that, and how many there are.
     """
@@ -168,7 +168,7 @@ class _Provenance(TypedDict, total=False):
 
 
 class Provenance(_Provenance):
-    """What makes a validation again, beside its plan, contract and models.
+    """Everything that repeats a validation, in addition to its plan, contract and models.
 
     Attributes:
         command: arguments as typed; empty where it was called from Python.
@@ -204,7 +204,7 @@ class OtherAnswer(TypedDict):
 
 
 class HostAnswers(TypedDict):
-    """What the host answered on the device's images, and the largest difference of a logit on the golden samples."""
+    """The host's answers on the device's images, and the largest difference of a logit on the golden samples."""
 
     images: int
     logits_max_abs: float
@@ -230,7 +230,7 @@ class _Document(NamedTuple):
 
 
 def ids_and_targets(images: ImageSet | None) -> tuple[tuple[str, ...], np.ndarray]:
-    """What a result holds of the test images."""
+    """The ids and targets of the test images."""
     return (images.ids, images.targets) if images is not None else ((), np.empty(0, np.int64))
 
 

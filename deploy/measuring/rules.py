@@ -21,8 +21,7 @@ class Rules:
         sample_ns: calls are timed together until they take this long, so that the clock's own cost does not count.
         untimed_from: in a block of at least this many samples the first calls are not timed.
         untimed_every: of this many samples one is not timed.
-        one_thread_rounds: rounds with one thread, beside those with several: enough to see a factor, not to measure a
-            percentage.
+        one_thread_rounds: additional rounds with one thread: enough to see a factor, not to measure a percentage.
         samples_wanted: see plan.SAMPLES_WANTED.
         half_width_wanted: see plan.HALF_WIDTH_WANTED.
     """

@@ -1,4 +1,4 @@
-"""What is measured beside the single stream: batches, images at a fixed rate, and a long run."""
+"""Scenarios other than the single stream: batches, images at a fixed rate, and a long run."""
 
 import math
 import time

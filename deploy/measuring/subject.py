@@ -1,4 +1,4 @@
-"""One model while it is measured: its worker process, and what has been measured of it so far."""
+"""One model while it is measured: its worker process, and its measurements so far."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ class Subject:
         return WorkerProcess(self.path, images, choice and choice.name, planted=self.planted)
 
     def ask(self, what: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
-        """Ask the worker of the moment."""
+        """Send a request to the current worker process."""
         assert self.worker is not None  # noqa: S101 # measure() starts one first
         return self.worker.ask(what, on_progress, **arguments)
 
@@ -70,7 +70,7 @@ class Subject:
             self.differed += answer["class"] != self.predictions.classes[answer["input"]]
 
     def result(self) -> Measurement:
-        """What has been measured so far."""
+        """The measurements so far."""
         return Measurement(
             bundle=self.candidate.key,
             session=self.opened[0]["session"],
@@ -100,13 +100,13 @@ class Subject:
 
 
 class Loading(NamedTuple):
-    """How all models are loaded: on which cores, with which options where a candidate names none."""
+    """How all models are loaded: the cores, and the options that a candidate does not set itself."""
 
     cores: Sequence[int] | None
     defaults: Mapping[str, OptionValue]
 
     def of(self, subject: Subject, threads: int | None = None) -> dict[str, Any]:
-        """A worker's arguments of "open" for this model, with so many threads whatever else was asked for."""
+        """The arguments of "open" for this model; `threads` overrides its own and the default."""
         options = {**self.defaults, **subject.candidate.options, **({} if threads is None else {"threads": threads})}
         taken = subject.runtime.option_names()
         return {"cores": self.cores, **{name: value for name, value in options.items() if name in taken}}
@@ -117,7 +117,7 @@ class Loading(NamedTuple):
 
 
 def make_subject(candidate: Candidate, path: Path, plan: Plan, *, planted: bool) -> Subject:
-    """What is measured of a candidate, whose bundle is in this folder."""
+    """Prepare a candidate, whose bundle is in this folder."""
     bundle, choice = Bundle.open(path), candidate.choice
     runtime = runtime_for(bundle, choice and choice.name, planted=planted)
     label = f"{bundle.manifest.format} {bundle.manifest.precision}{f' on {choice}' if choice else ''}"
@@ -126,7 +126,7 @@ def make_subject(candidate: Candidate, path: Path, plan: Plan, *, planted: bool)
 
 @contextlib.contextmanager
 def workers(subjects: Sequence[Subject], images: Path | None) -> Iterator[None]:
-    """A fresh process a model, all started before the first is asked anything."""
+    """A fresh process per model; all start before the first request."""
     with contextlib.ExitStack() as stack:
         for subject in subjects:
             subject.worker = subject.start(images)
@@ -135,6 +135,6 @@ def workers(subjects: Sequence[Subject], images: Path | None) -> Iterator[None]:
 
 
 def block_of(call_ns: int, plan: Plan) -> tuple[int, int]:
-    """How many samples a block has, and how many calls a sample."""
+    """The number of samples per block, and of calls per sample."""
     calls = -(-RULES.sample_ns // call_ns)
     return max(1, round(plan.block_ms * 1e6 / (call_ns * calls))), calls

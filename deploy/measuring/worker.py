@@ -1,7 +1,7 @@
 """One model in one fresh process: `python -m edgekit.deploy.worker`, driven over its pipes.
 
 Each line on standard input is a JSON request `{"do": name, ...}`, each line on standard output its JSON answer, or
-`{"progress": done}` before it. The worker times; it does not know what it is compared with.
+`{"progress": done}` before it. The worker only times; it knows nothing of other models.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # not on Windows
 
 _PROGRESS_EVERY_S = 0.2
 
-# An offered load is given up once an image is late by so many times as long as all of them should have taken.
+# An offered load is stopped once an image is late by this multiple of the time planned for all of them.
 _HOPELESS = 2.0
 
 
@@ -137,7 +137,7 @@ class Worker:
         }
 
     def prepare(self) -> Prepared:
-        """Preprocess the inputs to be timed on, warm up, postprocess: each timed; says how long one call takes."""
+        """Preprocess the inputs to be timed on, warm up, postprocess: each timed; returns the time of one call."""
         bundle, session = self._opened()
         self._inputs, preprocess_ns = [], []
         for position in range(self._choose()):
@@ -162,7 +162,7 @@ class Worker:
         }  # fmt: skip
 
     def time(self, samples: int, calls: int) -> Timed:
-        """Time a block of inference alone: so many samples of so many calls.
+        """Time a block of inference alone: `samples` samples of `calls` calls.
 
         Says also which input the last call had and its class, to be compared with the accuracy run.
         """
@@ -198,7 +198,7 @@ class Worker:
         """Answer images that fall due at a fixed rate, whether or not the one before is done.
 
         A time runs from when the image was due, not from when the model got to it, so a stall counts for every image
-        that it made wait ("coordinated omission", G. Tene). The whole path is timed, from the image file to the answer.
+        that it made wait ("coordinated omission", G. Tene). Timed from the image file to the answer.
         """
         bundle, session = self._opened()
         interval, ns = 1e9 / fps, []
@@ -214,7 +214,7 @@ class Worker:
         return {"ns": ns}
 
     def sustain(self, look: bool, fps: float | None = None) -> Second:
-        """Run for a second, without a pause or on `fps` images a second; `look` at the machine's state as well."""
+        """Run for a second, without a pause or on `fps` images per second; `look` at the machine's state as well."""
         seen = state() if look else None
         if fps is not None:
             return self._keep_up(fps, seen)
@@ -260,7 +260,7 @@ class Worker:
         return self._bundle, self._session
 
     def _choose(self) -> int:
-        """Spread the inputs over the test images, or take all golden ones; says how many there are."""
+        """Spread the inputs over the test images, or take all golden ones; returns their number."""
         count = len(self._images) if self._images is not None else len(self._golden_images())
         self._chosen = sorted({int(index) for index in np.linspace(0, count - 1, min(RULES.inputs, count))})
         return len(self._chosen)
@@ -280,7 +280,7 @@ class Worker:
         return [self._inputs[position % len(self._inputs)] for position in range(start, self._next)]
 
     def _run_for(self, seconds: float, least: int, batch: int = 1) -> list[int]:
-        """Run for so long, and at least so many calls but no longer than the warm-up's cap; ns of each."""
+        """Run for this time and at least this number of calls, up to the warm-up's limit; nanoseconds of each."""
         _, session = self._opened()
         ns: list[int] = []
         begin = time.monotonic()
@@ -326,7 +326,7 @@ class Worker:
 
 
 def _read_from_disk(path: Path) -> None:
-    """Read a file whose copy in memory the system was asked to let go of."""
+    """Read a file after asking the system to drop its cached copy."""
     with path.open("rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -380,10 +380,10 @@ def _answer(worker: Worker, line: str) -> Mapping[str, object]:
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    # Libraries print what they like to standard output; the answers get a pipe of their own.
+    # Libraries may print to standard output, so the answers use a separate pipe.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    with contextlib.suppress(OSError):  # where memory ends, this process ends first, and the agent lives to tell
+    with contextlib.suppress(OSError):  # without memory, this process is killed first, and the agent reports it
         Path("/proc/self/oom_score_adj").write_text("1000")
     worker = Worker(answers)
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):

@@ -39,7 +39,7 @@ class WorkerProcess:
         """Send one request and wait for its answer.
 
         Raises:
-            EdgeKitError: the worker says what is wrong.
+            EdgeKitError: the worker reported an error.
             DeviceError: the worker is gone; the message has its last output.
         """
         if not self._started:

@@ -89,10 +89,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
-        in_folder = f"name the file in it: {path / 'report.json'}"
-        raise EdgeKitError(
-            f"cannot read {path}: {error.strerror}", fix=in_folder if isinstance(error, IsADirectoryError) else fix
-        ) from error
+        if isinstance(error, IsADirectoryError) and (path / "report.json").is_file():
+            fix = f"name the file in it: {path / 'report.json'}"
+        raise EdgeKitError(f"cannot read {path}: {error.strerror}", fix=fix) from error
     document = parse(content, path, "an EdgeKit report", limit=_MAX_BYTES)
     if not isinstance(document, dict):
         raise EdgeKitError(f"{path} is not an EdgeKit report: it is not an object", fix=fix)

@@ -108,7 +108,8 @@ def command(
         seconds=seconds, threads=threads, scenario=scenario, fps=fps, sustained=sustained, provider=provider,
         allow_fallback=allow_fallback, cuda_graph=cuda_graph,
     )  # fmt: skip
-    compared = baseline and (read_report(baseline) if baseline.is_file() else Bundle.open(baseline))
+    is_report = baseline is not None and (baseline.is_file() or baseline.suffix == ".json")
+    compared = baseline and (read_report(baseline) if is_report else Bundle.open(baseline))
     chosen = [Bundle.open(path) for path in bundles or []] or [
         newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit quantize")
     ]

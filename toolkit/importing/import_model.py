@@ -51,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What belongs to a model, and how its images are divided.
+    """Labels and weights of a model, and the division of its images.
 
     Attributes:
         labels: class names, in the order of the logits; empty for numbers.

@@ -46,10 +46,10 @@ _NOT_MEASURED: Environment = {"cores_allowed": 1, "cores_got": 1.0, "before": {}
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What goes into a packed file beside the models.
+    """Further content of a packed file.
 
     Attributes:
-        runtimes: what runs the models there (see ValidateOptions).
+        runtimes: the runtimes of the models there (see ValidateOptions).
         sign: an ed25519 private key to sign the file with.
         skip_corrupt: leave out test images that cannot be decoded.
     """

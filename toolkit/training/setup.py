@@ -1,4 +1,4 @@
-"""What a training needs before its first step: device, network, optimiser, loaders, and where it left off."""
+"""Setting up a training: device, network, optimiser, loaders, and the state of an interrupted run."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ _SPOKEN = {"train": "training", "validation": "validation", "test": "test"}
 
 @dataclass
 class Run:
-    """A training under way. `network` is what Fabric makes of `plain`, whose weights are the same."""
+    """A running training. `network` is `plain` wrapped by Fabric, with the same weights."""
 
     fabric: lightning_fabric.Fabric
     settings: TrainSettings
@@ -51,7 +51,7 @@ def start(
     work: Path,
     progress: Progress,
 ) -> Run:
-    """Everything the loop needs, from the beginning or from where an interrupted run stopped."""
+    """Everything that the loop requires, from the start or from the state of an interrupted run."""
     settings = recipe.train
     counts = ", ".join(f"{len(loader.dataset)} {_SPOKEN[part]}" for part, loader in parts.items())  # type: ignore[arg-type]
     _log.info(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
@@ -101,7 +101,7 @@ def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[
     }
     try:
         network = create_network(**architecture, pretrained=recipe.model.pretrained)
-        with torch.inference_mode():  # some networks say only here that an image is too small for them
+        with torch.inference_mode():  # some networks reject small images only here
             network.eval()(torch.zeros(1, architecture["in_channels"], *preprocess.crop or ()))
         return network, architecture
     except (ValueError, RuntimeError) as error:
@@ -118,7 +118,7 @@ def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[
 def make_loaders(
     dataset: Dataset, headers: dict[str, list[Header]], preprocess: Preprocess, recipe: Recipe
 ) -> dict[str, DataLoader]:
-    """A loader for each part, with as many processes as its images are worth."""
+    """A loader for each part, with worker processes if its images are slow to load."""
     settings = recipe.train
     # BatchNorm cannot train on a last batch of one image
     short = len(dataset.train) > settings.batch_size and len(dataset.train) % settings.batch_size == 1

@@ -1,4 +1,4 @@
-"""The models that a candidate was made from, as far as they are here and can run where it is measured."""
+"""The models that a candidate was made from, if they are available and the device can run them."""
 
 import logging
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: 
             raise DeviceError(
                 f"{bundle.path} is {bundle.manifest.format}, which {device} cannot run: it runs "
                 f"{', '.join(sorted(formats)) or 'nothing'}",
-                fix="validate its ONNX export; edgekit doctor says what installs a runtime",
+                fix="validate its ONNX export; edgekit doctor shows how to install a runtime",
             )
     if baseline is not None:
         return list({bundle.id: bundle for bundle in (baseline, *bundles)}.values())

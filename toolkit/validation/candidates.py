@@ -32,7 +32,7 @@ def candidates_of(
         if choice.name not in available:
             raise DeviceError(
                 f"{device} cannot run {choice.name}: it runs {', '.join(sorted(available)) or 'nothing'}",
-                fix="leave it out; edgekit doctor says what installs a runtime",
+                fix="leave it out; edgekit doctor shows how to install a runtime",
             )
     named = [bundle for bundle in chain if bundle.id in judged]
     for choice in choices:
@@ -55,7 +55,7 @@ def _of_bundle(bundle: Bundle, choices: Sequence[Choice], *, judged: bool) -> li
     fitting = [choice for choice in choices if kind in runtime_named(choice.name).formats]
     if judged and not fitting:
         raise BundleError(f"{bundle.path} is {kind}, which no runtime named opens", fix=f"add --runtime {default}")
-    # the default without options is what a report calls by the bundle's id alone
+    # in reports, the default without options has the bundle's id alone
     chosen = [None if choice == Choice(default) else choice for choice in fitting] or [None]
     return [Candidate(bundle.id, choice) for choice in chosen]
 

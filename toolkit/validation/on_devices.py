@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured on each device.
+    """A validation as each device measures it.
 
     Attributes:
         bundles: the candidates.
@@ -35,7 +35,7 @@ class Request:
         baseline: the bundle to compare with; None for the models that the candidates were made from.
         choices: the runtimes; empty for the default of each format.
         images: the test images; None without accuracy.
-        keep: folder for what was measured before a device went away.
+        keep: folder for the measurements so far, if a device goes away.
     """
 
     bundles: Sequence[Bundle]
@@ -93,25 +93,25 @@ def _side_by_side(
         except BaseException as error:  # raised again below
             outcomes[name] = error
 
-    # daemons, so that Ctrl-C ends this process at once; that ends the connections, and these what runs on the boards
+    # daemons, so that Ctrl-C ends this process at once, and with it the connections and the boards' processes
     threads = [threading.Thread(target=run, args=[name], daemon=True) for name in devices]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     results: dict[str, Result] = {}
-    failed: list[Failed] = []
+    errors: dict[str, EdgeKitError] = {}
     for name in devices:
         outcome = outcomes[name]
         if isinstance(outcome, Result):
             results[name] = outcome
         elif isinstance(outcome, EdgeKitError):
-            failed.append({"device": name, "error": str(outcome), "fix": outcome.fix})
+            errors[name] = outcome
         else:
             raise outcome
     if not results:
-        raise outcomes[next(iter(devices))]  # type: ignore[misc] # none is a result
-    return results, failed
+        raise next(iter(errors.values()))
+    return results, [{"device": name, "error": str(error), "fix": error.fix} for name, error in errors.items()]
 
 
 def _measure(name: str, opened: Device, request: Request, keep: Path | None, progress: Progress) -> Result:
@@ -135,5 +135,5 @@ def _measure(name: str, opened: Device, request: Request, keep: Path | None, pro
             if keep is not None and lost.measured is not None:
                 measured = Measured.from_json(lost.measured, device.name, chain, len(request.images or ()), plan)
                 path = write_result(result(measured), keep)
-                _log.info(f"what was measured until then is kept: edgekit report {path}")
+                _log.info(f"the measurements so far are kept: edgekit report {path}")
             raise

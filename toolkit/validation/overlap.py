@@ -1,4 +1,4 @@
-"""Test images that a model has seen: the very same ones are left out, those that look alike are named."""
+"""Test images that a model was made with: identical ones are left out, similar ones are listed."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _SEEN = {"train": "training", "validation": "validation", "calibration": "calibr
 # at half, double or a fifth of their size, differed by 2 and 8 at most; the closest pair of different ones by 14. Of
 # 2,000 Fashion-MNIST images, which are much alike, 22 are within it of one of 20,000 others.
 _LOW_BITS, _HIGH_BITS = 2, 8
-# Of each list, what a report holds.
+# Entries of each list that a report contains.
 _KEPT = 20
 
 
@@ -37,7 +37,7 @@ class _Block(NamedTuple):
 def unseen(
     bundles: Sequence[Bundle], test: ImageSet, *, own: bool, limit: int | None = None
 ) -> tuple[ImageSet, Overlap]:
-    """The test images that none of the models was made with, and what was found of the others.
+    """The test images that none of the models was made with, and the overlap of the others.
 
     Args:
         own: `test` is the first bundle's own test part, of which it records fingerprints.
@@ -103,7 +103,7 @@ def _blocks(bundle: Bundle, parts: Mapping[str, np.ndarray]) -> list[_Block]:
 
 
 def _named(blocks: Sequence[_Block], index: int) -> str:
-    """What an image that a model has seen is called, by its place in all blocks."""
+    """The name of an image that a model was made with, by its place in all blocks."""
     for block in blocks:
         if index < len(block.rows):
             name = block.ids[index] if index < len(block.ids) else f"number {index}"

@@ -1,4 +1,4 @@
-"""A validation again, as its report records it, beside today's figures."""
+"""Repeating a validation as its report records it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Recorded(NamedTuple):
-    """A validation as its report records it: the report, and what it was asked for."""
+    """A validation as its report records it."""
 
     report: Report
     provenance: Provenance
@@ -38,7 +38,7 @@ def recorded(path: Path, *, across_hardware: bool = False) -> Recorded:
     """Read a report, and find the bundles that it is about: where they were, in runs/, or beside the report.
 
     Raises:
-        EdgeKitError: it does not record what made it, a bundle is not here, or this is another machine.
+        EdgeKitError: it does not record how it was made, a bundle is missing, or this is another machine.
     """
     report = read_report(path)
     provenance = report.get("provenance")
@@ -73,7 +73,7 @@ def check_images(provenance: Provenance, images: ImageSet | None) -> None:
     if (images.sha256() if images is not None else None) != provenance["images_sha256"]:
         place = provenance["images"] or "the bundle's data set"
         raise EdgeKitError(
-            f"the test images of {place} are not those of the report", fix="restore them, or validate anew"
+            f"the test images of {place} are not those of the report", fix="restore them, or validate again"
         )
 
 

@@ -37,16 +37,16 @@ class ValidateOptions:
 
     Attributes:
         devices: "local", or addresses (see deploy.devices.open_device); several measure at the same time.
-        runtimes: what runs the models, as Choice.parse reads it: each on each that opens its format, a model that the
-            candidates were made from on the default where none does. Empty for the default of each format.
+        runtimes: as Choice.parse reads them; each model is measured on each that opens its format, and a model that
+            the candidates were made from on the default if none does. Empty for the default of each format.
         skip_corrupt: leave out test images that cannot be decoded.
         across_hardware: an earlier report may be of another machine.
         verify: an ed25519 public key, whose owner must have signed the candidates and a baseline that is named; the
             models that they were made from are found by ids, which the signature covers.
-        keep: folder for what was measured so far, should a device go away.
+        keep: folder for the measurements so far, if a device goes away.
         ort_web: folder of ONNX Runtime Web's files for a browser; None is where EdgeKit keeps its own.
         command: arguments as typed, which the report records.
-        reproduces: of an earlier report, whose test images these must be.
+        reproduces: the provenance of an earlier report; the test images must be identical.
     """
 
     devices: Sequence[str] = ("local",)
@@ -76,11 +76,11 @@ def validate(
     Args:
         bundles: the candidates; the models that they were made from are measured too, as far as they are found and the
             device can run them.
-        baseline: what they are compared with, alone: a bundle, or an earlier report (see comparison.read_report). None
-            is the source model in torch, or the fp32 ONNX without torch.
+        baseline: the only model to compare with: a bundle, or an earlier report (see analysis.compare.read_report).
+            None is the source model in torch, or the fp32 ONNX without torch.
         images: test images from elsewhere than the bundle's own test part.
         limit: take this many of them, drawn by class.
-        contract: what they are held to.
+        contract: the limits that they are judged by.
         progress: called as the work advances; or a callback per device, by its name.
 
     Raises:
@@ -97,7 +97,7 @@ def validate(
         for bundle in named:
             verify_bundle(bundle, options.verify)
     if plan.candidates:
-        raise EdgeKitError("the plan cannot name what is measured here", fix="pass ValidateOptions(runtimes=(…))")
+        raise EdgeKitError("the plan cannot name candidates here", fix="pass ValidateOptions(runtimes=(…))")
     choices = [Choice.parse(text) for text in options.runtimes]
     judged = candidates_of(bundles, {bundle.id for bundle in bundles}, choices, {choice.name for choice in choices}, "")
     if stored is not None:  # before minutes are spent on measuring
@@ -123,7 +123,7 @@ def _provenance(
     bundles: Sequence[Bundle], baseline: Bundle | None, options: ValidateOptions, images: str | None,
     limit: int | None, test: ImageSet | None,
 ) -> Provenance:  # fmt: skip
-    """What makes the report again."""
+    """Everything that repeats the report."""
     return {
         "command": list(options.command),
         "edgekit": __version__,
