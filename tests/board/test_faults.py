@@ -146,8 +146,7 @@ def test_the_line_is_cut_while_it_measures(
             images="digits",
             limit=10,
             plan=LONG,
-            options=ValidateOptions(devices=[wired.board.device]),
-            keep=tmp_path / "kept",
+            options=ValidateOptions(devices=[wired.board.device], keep=tmp_path / "kept"),
             progress=lambda stage, share: shown.append((stage, share)),
         )
     )
@@ -236,7 +235,7 @@ def test_memory_ends(board: VirtualBoard, tmp_path: Path) -> None:
         (group / "memory.limit_in_bytes").write_text(str(400 << 20))
         board.stop()
         board.start(cgroup=group)
-        with pytest.raises(EdgeKitError, match=r"killed by signal 9 .+ the cap here is 419 MB, the peak was 4\d\d MB"):
+        with pytest.raises(EdgeKitError, match=r"killed by signal 9 .+ the limit is 419 MB, the peak was 4\d\d MB"):
             _measure(board, fat)
     finally:
         board.stop()
