@@ -1,19 +1,19 @@
-# Two commands do everything: make demo, make test.
+# The two main commands: make demo, make test.
 PYTHON ?= python3
-# Interpreters that `make lowest` tries the lowest versions of all dependencies on; those that are not here are passed over.
+# Python versions for `make lowest`; those that are not installed are skipped.
 PYTHONS ?= 3.10 3.13
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS := $(VENV)/.docs
 
-# ONNX Runtime Web, which a browser runs models with; its files are checked by hash wherever they are used.
+# ONNX Runtime Web, which runs models in a browser; its files are checked by hash wherever they are used.
 ORT_WEB := onnxruntime-web@1.30.0
 ORT_WEB_FILES := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm \
     ort.webgpu.min.mjs ort-wasm-simd-threaded.asyncify.mjs ort-wasm-simd-threaded.asyncify.wasm
 ORT_WEB_DIR := deploy/devices/browser/ort-web
 
-# What some tests need beside Python: a browser, an ssh server for the virtual board, Android's bridge.
+# System packages for some tests: a browser, an ssh server for the virtual board, Android's adb.
 SYSTEM := chromium openssh-server openssh-sftp-server rsync adb
 
 .PHONY: demo test test-slow test-all system docs lint types fuzz wheel-test lowest constraints ort-web clean
@@ -21,7 +21,7 @@ SYSTEM := chromium openssh-server openssh-sftp-server rsync adb
 demo: $(INSTALLED)
 	$(BIN)/edgekit demo
 
-# Three processes on two cores, since many tests wait for others.
+# Three processes on two cores, because many tests wait for child processes.
 test: $(INSTALLED)
 	$(BIN)/pytest -n 3 -m "not slow and not long"
 
@@ -31,14 +31,14 @@ test-slow: $(INSTALLED)
 test-all: $(INSTALLED) $(DOCS) system
 	$(BIN)/pytest -n 2
 
-# Where something cannot be installed, the tests that need it are skipped, and the end of the run says so.
+# If something cannot be installed, the tests that need it are skipped and listed at the end.
 system:
 	@command -v chromium >/dev/null && [ -x /usr/sbin/sshd ] && command -v rsync >/dev/null && command -v adb >/dev/null || \
 	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(SYSTEM); } >/dev/null || \
-	    echo "not installed, and no way to do so here: $(SYSTEM)" >&2
-	@$(MAKE) --silent ort-web || echo "ONNX Runtime Web cannot be fetched here: that needs npm" >&2
+	    echo "cannot install on this machine: $(SYSTEM)" >&2
+	@$(MAKE) --silent ort-web || echo "cannot fetch ONNX Runtime Web: this requires npm" >&2
 
-# The site is written to build/site; a broken link or reference fails.
+# Builds the site into build/site; broken links and references fail.
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "build/site/index.html"
@@ -47,7 +47,7 @@ $(DOCS): $(INSTALLED)
 	$(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt --editable '.[dev,docs]'
 	touch $@
 
-# A million cases in an hour; FUZZ="--seed 7 --target manifest" repeats a part of a campaign.
+# A million cases per hour; FUZZ="--seed 7 --target manifest" repeats part of a campaign.
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz.campaign --kept $(FUZZ)
 
@@ -64,8 +64,8 @@ wheel-test: $(INSTALLED)
 lowest: $(INSTALLED)
 	tests/lowest-test.sh $(BIN)/uv $(PYTHONS)
 
-# uv installs torch's CUDA libraries in under a minute; pip brings it. Compiled once, torchvision is imported in 3 s and
-# not in 8, also where PYTHONDONTWRITEBYTECODE is set.
+# pip installs uv, which installs torch's CUDA libraries in under a minute. With compiled bytecode, importing torchvision
+# takes 3 s instead of 8, even if PYTHONDONTWRITEBYTECODE is set.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv

@@ -13,7 +13,7 @@ The public functions are resolved on first use, so that `import edgekit` stays l
     validation = edgekit.validate([int8], contract=contract, plan=edgekit.Plan(seconds=4))
     print(validation.report["headline"], validation.exit_code)
 
-Nothing is printed unasked: messages go to the logger "edgekit", and what takes long calls `progress(stage, share)`.
+Nothing is printed: messages go to the logger "edgekit", and long work calls `progress(stage, share)`.
 """
 
 import logging
@@ -22,7 +22,7 @@ from .deploy.registry import resolve
 
 __version__ = "0.1.0"
 
-# A library prints nothing unasked; the command line adds a handler that prints.
+# A library should not print by itself; the command line adds a handler that prints.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _PUBLIC = {

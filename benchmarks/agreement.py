@@ -1,16 +1,17 @@
-"""Does EdgeKit's latency agree with that of other tools' methods, for one model on one machine?
+"""Compare EdgeKit's latency with the methods of other tools, for one model on one machine.
 
     python benchmarks/agreement.py BUNDLE... [--threads 1 2] [--repeats 6] [--seconds 4]
 
 Each BUNDLE is an ONNX bundle. In every repeat the three methods take turns, each in fresh processes, on ONNX Runtime
 with the same session options:
 
-- perf_test: what onnxruntime_perf_test does: one random input, one call that is not timed, the median of the rest;
-- benchmark_app: what OpenVINO's benchmark_app does with `-api sync`: one request, random data, one call that is not
-  timed, the median of the calls in a fixed time (its method, not its runtime: another runtime is another speed);
+- perf_test: like onnxruntime_perf_test: one random input, one untimed call, the median of the rest;
+- benchmark_app: like OpenVINO's benchmark_app with `-api sync`: one request, random data, one untimed call, the median
+  of the calls in a fixed time (only its method: its runtime would have another speed);
 - EdgeKit: the p50 of `validate`.
 
-Prints a row a model and thread count: the medians, and EdgeKit's over each peer's with Student's 95 % interval.
+Prints one row per model and thread count: the medians, and the ratio of EdgeKit's to each peer's with Student's 95 %
+interval.
 """
 
 import argparse
@@ -63,8 +64,8 @@ def _peer(method: str, bundle: Bundle, threads: int, seconds: float) -> float:
 
 def _edgekit(bundle: Bundle, threads: int, seconds: float, seed: int) -> float:
     plan = Plan(seconds=seconds, processes=3, threads=threads, seed=seed)
-    (one,) = open_device("local").measure([bundle], plan, None, silent).measurements
-    return float(np.median([value for block in one.blocks for value in block.call_ms]))
+    (measurement,) = open_device("local").measure([bundle], plan, None, silent).measurements
+    return float(np.median([value for block in measurement.blocks for value in block.call_ms]))
 
 
 def main() -> None:
@@ -82,16 +83,16 @@ def main() -> None:
     for path in arguments.bundles:
         bundle = Bundle.open(path)
         for threads in arguments.threads:
-            found: dict[str, list[float]] = {"perf_test": [], "benchmark_app": [], "edgekit": []}
+            times: dict[str, list[float]] = {"perf_test": [], "benchmark_app": [], "edgekit": []}
             for repeat in range(arguments.repeats):
-                for method in random.Random(repeat).sample(list(found), len(found)):
+                for method in random.Random(repeat).sample(list(times), len(times)):
                     if method == "edgekit":
-                        found[method].append(_edgekit(bundle, threads, arguments.seconds, repeat))
+                        times[method].append(_edgekit(bundle, threads, arguments.seconds, repeat))
                     else:
-                        found[method].append(_peer(method, bundle, threads, arguments.seconds))
-            cells = [f"{np.median(values):.4g} ms" for values in found.values()]
+                        times[method].append(_peer(method, bundle, threads, arguments.seconds))
+            cells = [f"{np.median(values):.4g} ms" for values in times.values()]
             for peer in ("perf_test", "benchmark_app"):
-                logs = [math.log(own / other) for own, other in zip(found["edgekit"], found[peer], strict=True)]
+                logs = [math.log(own / other) for own, other in zip(times["edgekit"], times[peer], strict=True)]
                 ratio = exponential(student_mean(logs))
                 cells.append(f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
             print(

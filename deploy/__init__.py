@@ -1,11 +1,11 @@
 """What travels to a device: bundles, preprocessing, images, sessions, measuring.
 
-This folder imports nothing of EdgeKit outside itself, and no third-party package but numpy and Pillow; each runtime
-library is imported by its own session file alone.
+Code here imports nothing from the rest of EdgeKit, and no third-party packages except numpy and Pillow. Each runtime
+library is imported only by its own session file.
 """
 
 import os
 
-# ONNX Runtime (from 1.29) reports on its use over the network, and leaves a device id on the disk: not on a board that
-# somebody lent us, and not while we time it. It reads this once, when it is loaded; a user's own setting stays.
+# ONNX Runtime (from 1.29) sends usage data over the network and stores a device id on disk. Neither may happen on a
+# borrowed board or during a measurement. It reads this variable once, when it is loaded; a user's own setting is kept.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

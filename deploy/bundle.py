@@ -1,4 +1,4 @@
-"""Bundles: a folder with one model file, a manifest, and golden samples; everything EdgeKit makes is one."""
+"""Bundles: folders with one model file, a manifest, and golden samples. Everything EdgeKit makes is a bundle."""
 
 import contextlib
 import gzip
@@ -31,23 +31,23 @@ from .preprocess import Preprocess, decode
 _GOLDEN, _GOLDEN_IMAGES, _SPLITS, _FINGERPRINTS = "golden.npz", "golden", "splits.json.gz", "fingerprints.npz"
 GOLDEN_COUNT = 16
 
-# The ids of a million images.
+# Enough for the ids of a million images.
 _MAX_SPLITS_BYTES = 128 << 20
-# Far above GOLDEN_COUNT, and still read in a moment.
+# Far above GOLDEN_COUNT, yet quick to read.
 _MAX_GOLDEN = 256
 
 # (type, shape) of an array
-_Promised = tuple[type[np.generic], tuple[int, ...]]
+_ArraySpec = tuple[type[np.generic], tuple[int, ...]]
 
 
 class Golden(NamedTuple):
-    """Golden samples: what the source model made of a few real images.
+    """Golden samples: a few real images with the source model's logits.
 
     Attributes:
         images: the image files, encoded.
         tensors: [n, c, h, w] in Preprocess.dtype, preprocessed.
         logits: float32 [n, k], by the source model.
-        checksums: uint32 [n], Preprocess.checksum of each decoded image: where they differ the decoder does.
+        checksums: uint32 [n], Preprocess.checksum of each decoded image; it differs if the decoder does.
     """
 
     images: list[bytes]
@@ -58,7 +58,7 @@ class Golden(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its manifest is read and every file's hash was checked."""
+    """An opened bundle: its manifest has been read and every file's hash checked."""
 
     path: Path
     manifest: Manifest
@@ -69,28 +69,29 @@ class Bundle:
         """Open a bundle and check every file's size and SHA-256, before anything in it is loaded.
 
         Raises:
-            BundleError: no bundle, another schema, a damaged, missing or suspicious file; the message names it.
+            BundleError: it is not a bundle, has another schema, or a file (named in the message) is damaged, missing or
+                suspicious.
         """
         path = Path(path)
         source = path / MANIFEST
         if not source.is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", fix="pass a folder under runs/")
         if source.is_symlink() or source.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{source} is a link, or far too large", fix="get the bundle again from its maker")
+            raise BundleError(f"{source} is a symbolic link or too large", fix="get a new copy from its author")
         try:
             text = source.read_bytes()
         except OSError as error:
             raise BundleError(f"{source} cannot be read: {error.strerror}", fix="check its permissions") from error
         manifest = Manifest.from_json(text, source)
-        for name, facts in manifest.files.items():
+        for name, entry in manifest.files.items():
             try:
-                _check_file(path, name, facts)
-            except OSError as error:  # a name that is too long, a file that may not be read
+                _check_file(path, name, entry)
+            except OSError as error:  # e.g. the name is too long, or read permission is missing
                 raise BundleError(
-                    f"{path / name[:80]} cannot be read: {error.strerror}", fix="get the bundle again from its maker"
+                    f"{path / name[:80]} cannot be read: {error.strerror}", fix="get a new copy from its author"
                 ) from error
         if manifest.model not in manifest.files or _GOLDEN not in manifest.files:
-            raise BundleError(f"{source} lists no model or no golden samples", fix="make the bundle again")
+            raise BundleError(f"{source} lists no model or no golden samples", fix="recreate the bundle")
         _check_listed(path, manifest)
         for name in manifest.files:
             if name.endswith(".onnx"):
@@ -113,36 +114,36 @@ class Bundle:
         """The golden samples.
 
         Raises:
-            BundleError: they are not the arrays that the manifest promises.
+            BundleError: they do not match the manifest.
         """
         images = [(self.path / name).read_bytes() for name in self._golden_images()]
-        pixels: list[int] = []
-        with self._golden_archive() as (archive, wanted):
-            if "checksums" not in wanted:  # schema 1 had none: this machine's decoder stands in
-                pixels = [self.manifest.preprocess.checksum(decode(image)) for image in images]
-            arrays = {name: _read_array(archive, name, *promised) for name, promised in wanted.items()}
-        checksums = arrays.get("checksums", np.asarray(pixels, np.uint32))
+        local_checksums: list[int] = []
+        with self._golden_archive() as (archive, specs):
+            if "checksums" not in specs:  # schema 1 has none: this machine's decoder is used instead
+                local_checksums = [self.manifest.preprocess.checksum(decode(image)) for image in images]
+            arrays = {name: _read_array(archive, name, *expected) for name, expected in specs.items()}
+        checksums = arrays.get("checksums", np.asarray(local_checksums, np.uint32))
         return Golden(images, arrays["tensors"], arrays["logits"], checksums)
 
     def _check_golden(self) -> None:
-        """Refuse golden samples of other shapes or types than the manifest promises, by the arrays' headers alone."""
-        with self._golden_archive() as (archive, wanted):
-            for name, promised in wanted.items():
+        """Refuse golden samples whose shapes or types do not match the manifest, reading only the arrays' headers."""
+        with self._golden_archive() as (archive, specs):
+            for name, expected in specs.items():
                 with archive.open(f"{name}.npy") as stream:
-                    _check_promised(name, *npy_header(stream)[:2], promised)
+                    _check_array(name, *npy_header(stream)[:2], expected)
 
     def _golden_images(self) -> list[str]:
         return sorted(name for name in self.manifest.files if PurePosixPath(name).parts[0] == _GOLDEN_IMAGES)
 
     @contextlib.contextmanager
-    def _golden_archive(self) -> "Iterator[tuple[zipfile.ZipFile, dict[str, _Promised]]]":
-        """The golden samples' arrays, and the type and shape that each has to have.
+    def _golden_archive(self) -> "Iterator[tuple[zipfile.ZipFile, dict[str, _ArraySpec]]]":
+        """The archive of the golden samples, and the required type and shape of each array.
 
         Raises:
-            BundleError: what is done with them finds that they are not those.
+            BundleError: the archive cannot be read, or the caller's block finds an array that does not match.
         """
         count, path = len(self._golden_images()), self.path / _GOLDEN
-        wanted: dict[str, _Promised] = {
+        specs: dict[str, _ArraySpec] = {
             "tensors": (np.dtype(self.manifest.preprocess.dtype).type, (count, *self.manifest.input.shape)),
             "logits": (np.float32, (count, len(self.manifest.labels))),
             "checksums": (np.uint32, (count,)),
@@ -151,18 +152,18 @@ class Bundle:
             within(count, 1, _MAX_GOLDEN, "the number of golden images")
             with zipfile.ZipFile(path) as archive:
                 if "checksums.npy" not in archive.namelist():
-                    del wanted["checksums"]
-                yield archive, wanted
+                    del specs["checksums"]
+                yield archive, specs
         except ARCHIVE_ERRORS as error:
             raise BundleError(
-                f"{path} does not hold the golden samples: {error}", fix="make the bundle again"
+                f"{path} does not contain the golden samples: {error}", fix="recreate the bundle"
             ) from error
 
     def splits(self) -> dict[str, list[str]]:
-        """The recorded image ids of each part of the data set; empty when none were recorded.
+        """The recorded image ids of each part of the data set; empty if none were recorded.
 
         Raises:
-            BundleError: they cannot be read.
+            BundleError: the file of ids cannot be read.
         """
         if _SPLITS not in self.manifest.files:
             return {}
@@ -170,40 +171,40 @@ class Bundle:
         try:
             with gzip.open(path) as stream:
                 content = stream.read(_MAX_SPLITS_BYTES + 1)
-            found = read(
+            parts = read(
                 dict[str, tuple[str, ...]],
-                parse(content, path, "a list of images", limit=_MAX_SPLITS_BYTES, error=BundleError),
+                parse(content, path, "a list of image ids", limit=_MAX_SPLITS_BYTES, error=BundleError),
             )
         except (OSError, EOFError, zlib.error, DocumentError) as error:
-            raise BundleError(f"{path} holds no ids of images: {error}", fix="make the bundle again") from error
-        return {part: list(ids) for part, ids in found.items()}
+            raise BundleError(f"{path} does not contain image ids: {error}", fix="recreate the bundle") from error
+        return {part: list(ids) for part, ids in parts.items()}
 
     def fingerprints(self) -> dict[str, np.ndarray]:
         """Fingerprints, uint64 [n, 3], of each part's images and of those that quantize used; empty in older bundles.
 
         Raises:
-            BundleError: they cannot be read, or are not as many as the recorded ids.
+            BundleError: they cannot be read, or their number differs from that of the recorded ids.
         """
         if _FINGERPRINTS not in self.manifest.files:
             return {}
         path = self.path / _FINGERPRINTS
         try:
-            found = read_fingerprints(path)
+            prints = read_fingerprints(path)
             for part, ids in self.splits().items():
-                if part in found and len(found[part]) != len(ids):
-                    raise ValueError(f"{len(found[part])} for {len(ids)} images of {part}")
-            return found
+                if part in prints and len(prints[part]) != len(ids):
+                    raise ValueError(f"{len(prints[part])} fingerprints for {len(ids)} images of {part}")
+            return prints
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, NotImplementedError) as error:
-            raise BundleError(f"{path} holds no fingerprints: {error}", fix="make the bundle again") from error
+            raise BundleError(f"{path} contains no valid fingerprints: {error}", fix="recreate the bundle") from error
 
     def ancestry(self) -> tuple[dict[str, str], ...]:
-        """The lineage that a bundle made from this one has: its own, and itself."""
+        """The lineage of a bundle made from this one: this bundle's own lineage, then itself."""
         own = {"id": self.id, **{key: getattr(self.manifest, key) for key in ("name", "format", "precision")}}
         return (*(dict(entry) for entry in self.manifest.lineage), own)
 
 
 class Draft:
-    """A bundle being written: a folder to put the model file into, and the parts that every bundle has."""
+    """A bundle being written: a folder for the model file, and methods for the parts that every bundle has."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -224,12 +225,12 @@ class Draft:
         (self.folder / _SPLITS).write_bytes(gzip.compress(text.encode(), mtime=0))
 
     def add_fingerprints(self, parts: Mapping[str, np.ndarray]) -> None:
-        """Write fingerprints of the images that a model has seen, where there are any."""
+        """Write the fingerprints, if any, of the images that a model has seen."""
         if parts:
             write_fingerprints(self.folder / _FINGERPRINTS, parts)
 
     def finish(self, manifest: Manifest, packages: Iterable[str] = ()) -> None:
-        """Hash every file and write the manifest, which makes the folder a bundle; a second call writes it anew."""
+        """Hash every file and write the manifest, which makes the folder a bundle; a second call rewrites it."""
         files = {
             file.relative_to(self.folder).as_posix(): {"sha256": sha256(file), "size": file.stat().st_size}
             for file in sorted(self.folder.rglob("*"))
@@ -268,33 +269,33 @@ def make_golden(
 
 
 def tool_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of Python and of those of the packages that are installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, EdgeKit, numpy, Pillow and `packages`, omitting those that are not installed."""
+    versions = {"python": platform.python_version()}
     for package in ("edgekit-vision", "numpy", "pillow", *packages):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _check_listed(folder: Path, manifest: Manifest) -> None:
     """Refuse files that the manifest does not list, because a runtime might still load them by name."""
     listed = {MANIFEST, SIGNATURE, *manifest.files}
     folders = {parent.as_posix() for name in listed for parent in PurePosixPath(name).parents}
-    for place, below, files in os.walk(folder):
-        inside = Path(place).relative_to(folder)
+    for directory, subfolders, files in os.walk(folder):
+        inside = Path(directory).relative_to(folder)
         names = [(inside / name).as_posix() for name in files]
-        names += [name for name in ((inside / one).as_posix() for one in below) if name not in folders]
+        names += [name for name in ((inside / sub).as_posix() for sub in subfolders) if name not in folders]
         if unlisted := sorted(set(names) - listed):
             raise BundleError(
-                f"{folder} holds {unlisted[0]!r}, which its manifest does not list",
-                fix="remove it if you put it there; else get the bundle again from its maker",
+                f"{folder} contains {unlisted[0]!r}, which its manifest does not list",
+                fix="remove it if you put it there; otherwise get a new copy of the bundle from its author",
             )
 
 
 def _check_weights(folder: Path, name: str, manifest: Manifest) -> None:
-    """Refuse an ONNX file whose weights are read from a file that the manifest does not list."""
+    """Refuse an ONNX file that reads weights from a file that the manifest does not list."""
     parent = PurePosixPath(name).parent
     for location in external_files(folder / name):
         if (parent / location).as_posix() not in manifest.files:
@@ -307,19 +308,19 @@ def _check_weights(folder: Path, name: str, manifest: Manifest) -> None:
 def _read_array(
     archive: zipfile.ZipFile, name: str, kind: type[np.generic], shape: tuple[int, ...]
 ) -> np.ndarray:  # fmt: skip
-    """An array of an .npz file; no more of it is unpacked than one of this type and shape takes."""
+    """Read an array from an .npz file, unpacking no more than this type and shape take."""
     with archive.open(f"{name}.npy") as stream:
         array = read_npy(stream, math.prod(shape) * np.dtype(kind).itemsize)
-    _check_promised(name, array.dtype, array.shape, (kind, shape))
+    _check_array(name, array.dtype, array.shape, (kind, shape))
     return array
 
 
-def _check_promised(name: str, dtype: np.dtype, shape: tuple[int, ...], promised: _Promised) -> None:
-    if (dtype, shape) != promised:
-        raise ValueError(f"{name} is {dtype} {list(shape)}, not {np.dtype(promised[0])} {list(promised[1])}")
+def _check_array(name: str, dtype: np.dtype, shape: tuple[int, ...], expected: _ArraySpec) -> None:
+    if (dtype, shape) != expected:
+        raise ValueError(f"{name} is {dtype} {list(shape)}, not {np.dtype(expected[0])} {list(expected[1])}")
 
 
-def _check_file(folder: Path, name: str, facts: Mapping[str, object]) -> None:
+def _check_file(folder: Path, name: str, entry: Mapping[str, object]) -> None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or not pure.parts or any(part in ("..", ".") for part in pure.parts) or "\\" in name:
         raise BundleError(f"{folder} lists a file outside itself: {name}", fix="do not use this bundle")
@@ -328,12 +329,12 @@ def _check_file(folder: Path, name: str, facts: Mapping[str, object]) -> None:
     if any(os.path.islink(part) for part in inside):
         raise BundleError(f"{path} is a symbolic link", fix="do not use this bundle")
     if not path.is_file():
-        raise BundleError(f"{path} is missing", fix="copy the complete bundle again, or make it again")
+        raise BundleError(f"{path} is missing", fix="copy the complete bundle again, or recreate it")
     if not stat.S_ISREG(path.stat().st_mode):
         raise BundleError(f"{path} is not a regular file", fix="do not use this bundle")
     size = path.stat().st_size
-    if size != facts.get("size") or sha256(path) != facts.get("sha256"):
+    if size != entry.get("size") or sha256(path) != entry.get("sha256"):
         raise BundleError(
-            f"{path} is not the file that the manifest describes (its hash or size differs)",
-            fix="copy the bundle again, or make it again",
+            f"{path} does not match the manifest (its hash or size differs)",
+            fix="copy the bundle again, or recreate it",
         )

@@ -1,4 +1,4 @@
-"""Strict reading of untrusted JSON: typed by annotations, bounded, with errors in one line that name the place."""
+"""Strict reading of untrusted JSON: typed by annotations, bounded, with one-line errors that name the place."""
 
 import dataclasses
 import json
@@ -14,40 +14,40 @@ from .errors import EdgeKitError
 
 T = TypeVar("T")
 
-# A manifest nests 6 levels, a report 8; Python's own reader gives up near 1,000.
+# A manifest has 6 levels, a report 8; Python's json module fails near 1,000.
 MAX_DEPTH = 32
-# A label, a path, a sentence; nothing that EdgeKit writes is longer.
+# EdgeKit writes no label, path or sentence longer than this.
 MAX_TEXT = 65_536
 
-# Values of a document, counted by their commas: as Python objects an empty list of two characters takes 56 bytes. More
-# than the ids of a million images, or the times of a long measurement.
+# Maximum number of values in a document, counted by commas, because an empty list of two characters takes 56 bytes as a
+# Python object. The ids of a million images and the times of a long measurement are fewer.
 _MAX_VALUES = 2_000_000
 
 # The largest whole number that JSON readers of other languages keep exactly (RFC 8259, section 6).
 _MAX_INT = (1 << 53) - 1
 
-# Logits are float32, up to 3.4e38; products of any two such numbers are finite.
+# Above every float32 logit (3.4e38); the product of any two such numbers is still finite.
 _MAX_NUMBER = 1e40
 
-# (value, where it stands) -> the checked value
+# (value, its place in the document) -> the checked value
 Reader = Callable[[object, str], object]
 
 
 class DocumentError(ValueError):
-    """What is wrong, with the place in the document."""
+    """An invalid value; the message names its place in the document."""
 
 
 def parse(
-    content: bytes | str, where: str | Path, what: str, *, limit: int, error: type[EdgeKitError] = EdgeKitError
+    content: bytes | str, source: str | Path, expected: str, *, limit: int, error: type[EdgeKitError] = EdgeKitError
 ) -> object:  # fmt: skip
-    """Plain values of a JSON document.
+    """Parse a JSON document into plain values.
 
     Args:
-        what: it should be, for the message: "an EdgeKit manifest".
-        limit: bytes, or characters, at most.
+        expected: the kind of document, for the message: "an EdgeKit manifest".
+        limit: maximum length in bytes or characters.
 
     Raises:
-        EdgeKitError: `error`, where it is too large, not UTF-8, not JSON, or nested too deep.
+        EdgeKitError: (of class `error`) it is too large, not UTF-8, not JSON, or nested too deeply.
     """
     reason = None
     if len(content) > limit:
@@ -58,28 +58,28 @@ def parse(
         try:
             return json.loads(content.decode("utf-8") if isinstance(content, bytes) else content)
         except RecursionError:
-            reason = "it is nested too deep"
-        except ValueError as wrong:  # not UTF-8, not JSON, a number of thousands of digits
-            reason = str(wrong)
-    raise error(f"{where} is not {what}: {reason}", fix="get it again from its maker")
+            reason = "it is nested too deeply"
+        except ValueError as invalid:  # not UTF-8, not JSON, or a number of thousands of digits
+            reason = str(invalid)
+    raise error(f"{source} is not {expected}: {reason}", fix="get a new copy from its author")
 
 
 def read(cls: type[T], data: object, place: str = "") -> T:
-    """A value of plain ones, by a type's annotations: of a dataclass, NamedTuple, TypedDict, or any that these have.
+    """Convert plain values to a dataclass, NamedTuple, TypedDict, or any other type that their fields may have.
 
-    bool is no int; an int serves as a float; nan and infinity are floats; a list serves as a tuple or Sequence. Keys
-    that a dataclass or NamedTuple does not have are refused, and missing ones without a default. A TypedDict is open:
-    it keeps keys that it does not name, bounded like all others. `Annotated` adds Bounds and Length. What must agree
-    between the fields of a dataclass is checked by its method `check`.
+    A bool is not an int; an int is accepted as a float; nan and infinity are floats; a list is accepted as a tuple or
+    Sequence. A dataclass or NamedTuple refuses unknown keys, and missing ones without a default. A TypedDict is open:
+    it keeps unknown keys, with their values bounded like all others. `Annotated` adds Bounds and Length. A dataclass's
+    method `check` validates its fields against each other.
 
     Raises:
-        DocumentError: something is of another type or out of bounds; the message names its place.
+        DocumentError: a value is of another type or out of bounds; the message names its place.
     """
     return cast("T", _reader(cls)(data, place))
 
 
 def plain(value: object) -> Any:
-    """What `read` reads again: dataclasses, NamedTuples and mappings as dicts, other sequences as lists."""
+    """The inverse of `read`: dataclasses, NamedTuples and mappings become dicts, other sequences become lists."""
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -93,7 +93,7 @@ def plain(value: object) -> Any:
 
 
 class Bounds(NamedTuple):
-    """Least and largest value of a number: `Annotated[float, Bounds(0, 1)]`."""
+    """Smallest and largest allowed number: `Annotated[float, Bounds(0, 1)]`."""
 
     low: float
     high: float
@@ -104,7 +104,7 @@ class Bounds(NamedTuple):
 
 
 class Length(NamedTuple):
-    """Least and largest number of entries of a list: `Annotated[list[int], Length(1)]`."""
+    """Minimum and maximum length of a list: `Annotated[list[int], Length(1)]`."""
 
     low: int
     high: int | None = None
@@ -113,8 +113,8 @@ class Length(NamedTuple):
         """Refuse a list with fewer or more entries."""
         count = len(cast("Sequence[object]", value))
         if count < self.low or (self.high is not None and count > self.high):
-            wanted = f"{self.low}" if self.high == self.low else f"at least {self.low}"
-            raise DocumentError(f"{_at(place)}a list of {count} instead of {wanted}")
+            expected = f"{self.low}" if self.high == self.low else f"at least {self.low}"
+            raise DocumentError(f"{_at(place)}expected {expected} entries, got {count}")
 
 
 @runtime_checkable
@@ -122,13 +122,13 @@ class _Checked(Protocol):
     """A dataclass whose fields must agree."""
 
     def check(self) -> None:
-        """Raise DocumentError where they do not."""
+        """Raise DocumentError if they do not."""
         ...
 
 
 @cache
 def _reader(kind: object) -> Reader:
-    """What reads a value of an annotation."""
+    """The function that reads a value of this annotation."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return _annotated_reader(arguments[0], arguments[1:])
@@ -157,8 +157,8 @@ def is_record(kind: object) -> bool:
 
 
 class Fields(NamedTuple):
-    """The fields of a dataclass, NamedTuple or TypedDict: their annotations, which must be there, and whether others
-    may be there too."""
+    """The fields of a dataclass, NamedTuple or TypedDict: their annotations, the required ones, and whether unknown
+    fields are allowed."""
 
     kinds: Mapping[str, object]
     required: frozenset[str]
@@ -166,15 +166,15 @@ class Fields(NamedTuple):
 
 
 def fields_of(kind: Any) -> Fields:
-    """What `read` expects of a dataclass, NamedTuple or TypedDict."""
+    """The fields that `read` expects of a dataclass, NamedTuple or TypedDict."""
     hints = typing.get_type_hints(kind, include_extras=True)
     if typing.is_typeddict(kind):
         return Fields(hints, kind.__required_keys__, True)
     if dataclasses.is_dataclass(kind):
         missing = dataclasses.MISSING
         fields = dataclasses.fields(kind)
-        names = {one.name for one in fields if one.default is missing and one.default_factory is missing}
-        return Fields({one.name: hints[one.name] for one in fields}, frozenset(names), False)
+        names = {field.name for field in fields if field.default is missing and field.default_factory is missing}
+        return Fields({field.name: hints[field.name] for field in fields}, frozenset(names), False)
     return Fields(hints, frozenset(kind._fields) - kind._field_defaults.keys(), False)
 
 
@@ -189,16 +189,16 @@ def _fields_reader(cls: Any) -> Reader:
         if missing := fields.required - entries.keys():
             raise DocumentError(f"{_at(place)}{min(missing)} is missing")
         prefix = f"{place}." if place else ""
-        found = {
+        values = {
             name: readers[name](entry, prefix + name)
             if name in readers
             else _anything(entry, _within(place, _text(name, place)))
             for name, entry in entries.items()
         }
-        made = cls(**found) if not fields.is_open else found
-        if isinstance(made, _Checked):
-            made.check()
-        return made
+        record = cls(**values) if not fields.is_open else values
+        if isinstance(record, _Checked):
+            record.check()
+        return record
 
     return read_fields
 
@@ -208,16 +208,16 @@ def _annotated_reader(kind: object, rules: Sequence[object]) -> Reader:
     checks = [rule for rule in rules if isinstance(rule, Bounds | Length)]
 
     def read_annotated(value: object, place: str) -> object:
-        found = reader(value, place)
+        result = reader(value, place)
         for rule in checks:
-            rule.check(found, place)
-        return found
+            rule.check(result, place)
+        return result
 
     return read_annotated
 
 
 def _literal_reader(arguments: Sequence[object]) -> Reader:
-    allowed = {(type(one), one) for one in arguments}
+    allowed = {(type(literal), literal) for literal in arguments}
 
     def read_literal(value: object, place: str) -> object:
         if value.__hash__ is None or (type(value), value) not in allowed:
@@ -250,7 +250,7 @@ def _fixed_reader(kinds: Sequence[object]) -> Reader:
         if not isinstance(value, list | tuple) or len(value) != len(readers):
             raise _wrong(value, place, f"a list of {len(readers)}")
         return tuple(
-            reader(entry, f"{place}[{at}]") for at, (reader, entry) in enumerate(zip(readers, value, strict=True))
+            reader(entry, f"{place}[{index}]") for index, (reader, entry) in enumerate(zip(readers, value, strict=True))
         )
 
     return read_fixed
@@ -263,8 +263,8 @@ def _sequence_reader(kind: object, make: type[list[object]] | type[tuple[object,
         if not isinstance(value, list | tuple):
             raise _wrong(value, place, "a list")
         if kind is int and all(type(entry) is int and -_MAX_INT <= entry <= _MAX_INT for entry in value):
-            return make(value)  # times by the hundred thousand
-        return make(reader(entry, f"{place}[{at}]") for at, entry in enumerate(value))
+            return make(value)  # fast path for hundreds of thousands of times
+        return make(reader(entry, f"{place}[{index}]") for index, entry in enumerate(value))
 
     return read_sequence
 
@@ -280,7 +280,7 @@ def _mapping_reader(kind: object) -> Reader:
 
 
 def _anything(value: object, place: str, depth: int = 0) -> object:
-    """Plain JSON, its texts and numbers bounded like any other."""
+    """Read plain JSON, with its texts and numbers bounded like any others."""
     if depth > MAX_DEPTH:
         raise DocumentError(f"{_at(place[:80])}nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, str):
@@ -288,7 +288,7 @@ def _anything(value: object, place: str, depth: int = 0) -> object:
     if isinstance(value, Mapping):
         return {_text(name, place): _anything(entry, _within(place, name), depth + 1) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_anything(entry, f"{place}[{at}]", depth + 1) for at, entry in enumerate(value)]
+        return [_anything(entry, f"{place}[{index}]", depth + 1) for index, entry in enumerate(value)]
     return value if value is None or isinstance(value, bool) else _number(value, place)
 
 
@@ -302,7 +302,7 @@ def _text(value: object, place: str) -> str:
     if type(value) is not str or len(value) > MAX_TEXT:
         raise _wrong(value, place, f"a text of at most {MAX_TEXT} characters")
     try:
-        value.encode(errors="surrogateescape")  # names of files that are not UTF-8 are read so (PEP 383)
+        value.encode(errors="surrogateescape")  # for file names that are not UTF-8 (PEP 383)
     except UnicodeEncodeError:
         raise DocumentError(f"{_at(place)}an unpaired surrogate in a text") from None
     return value
@@ -326,13 +326,13 @@ def _flag(value: object, place: str) -> bool:
     return value
 
 
-def _wrong(value: object, place: str, wanted: str) -> DocumentError:
+def _wrong(value: object, place: str, expected: str) -> DocumentError:
     shown = "a list" if isinstance(value, list) else "an object" if isinstance(value, Mapping) else repr(value)[:80]
-    return DocumentError(f"{_at(place)}{shown} where {wanted} belongs")
+    return DocumentError(f"{_at(place)}expected {expected}, got {shown}")
 
 
 def _within(place: str, name: object) -> str:
-    """The place of an entry; a name may hold anything, and the message is one line."""
+    """The place of an entry; its name may contain anything, so it is escaped to keep the message on one line."""
     return f"{place}.{repr(str(name)[:80])[1:-1]}"
 
 
@@ -344,26 +344,26 @@ _PLAIN: dict[object, Reader] = {str: _text, int: _whole, float: _number, bool: _
 
 
 def check_numbers(document: object, place: str = "") -> None:
-    """Refuse a document with a number, at any depth, that is not finite or far too large.
+    """Refuse a document that contains, at any depth, a number that is not finite or is far too large.
 
     Raises:
-        DocumentError: it has one; the message names its place.
+        DocumentError: it contains such a number; the message names its place.
     """
     if isinstance(document, Mapping):
         for name, entry in document.items():
             check_numbers(entry, f"{place}.{name}"[:200])
     elif isinstance(document, list | tuple):
-        for at, entry in enumerate(document):
-            check_numbers(entry, f"{place}[{at}]"[:200])
+        for index, entry in enumerate(document):
+            check_numbers(entry, f"{place}[{index}]"[:200])
     elif isinstance(document, int | float):
         within(document, -_MAX_NUMBER, _MAX_NUMBER, place)
 
 
 def within(value: float, low: float, high: float, place: str) -> None:
-    """Refuse a number that is not finite, or out of bounds.
+    """Check that a number is finite and within bounds.
 
     Raises:
-        DocumentError: it is.
+        DocumentError: it is not.
     """
     if not math.isfinite(value) or not low <= value <= high:
-        raise DocumentError(f"{_at(place)}{value!r} is not from {low:g} to {high:g}")
+        raise DocumentError(f"{_at(place)}{value!r} is not between {low:g} and {high:g}")

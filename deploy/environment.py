@@ -13,7 +13,7 @@ from statistics import median
 from typing import NamedTuple, TypedDict
 
 from .bundle import tool_versions
-from .engine.gpu import look
+from .engine.gpu import find_gpu
 from .runtimes.runtime import all_runtimes
 
 UNAVAILABLE = "unavailable"
@@ -22,7 +22,7 @@ UNAVAILABLE = "unavailable"
 _ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _VNNI = {"avx512_vnni", "avx_vnni"}
 
-# MIDR_EL1's implementer and part numbers, by the kernel's arch/arm64/include/asm/cputype.h.
+# MIDR_EL1's implementer and part numbers, from the kernel's arch/arm64/include/asm/cputype.h.
 _ARM_LIMITED = "0x41"
 _ARM_PARTS = {
     "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
@@ -33,7 +33,7 @@ _ARM_PARTS = {
     "0xd81": "Cortex-A720", "0xd82": "Cortex-X4",
 }  # fmt: skip
 
-# A cgroup without a memory limit says so by a number as large as pages allow (version 1), or in words (version 2).
+# A cgroup without a memory limit reports the largest multiple of a page (version 1) or "max" (version 2).
 _NO_LIMIT = 1 << 60
 
 _SYSTEM = Path("/sys")
@@ -41,7 +41,7 @@ _CGROUP = _SYSTEM / "fs/cgroup"
 
 
 class Machine(TypedDict):
-    """A machine and its libraries; texts in place of numbers are UNAVAILABLE, or "no limit"."""
+    """A machine and its libraries; a string instead of a number is UNAVAILABLE or "no limit"."""
 
     machine: str
     system: str
@@ -63,7 +63,7 @@ class Machine(TypedDict):
 
 
 class State(TypedDict):
-    """A machine's state at one moment; texts in place of numbers are UNAVAILABLE."""
+    """A machine's state at one moment; a string instead of a number is UNAVAILABLE."""
 
     load: list[float] | str
     mhz: list[int] | str
@@ -75,14 +75,14 @@ class State(TypedDict):
 
 
 class About(NamedTuple):
-    """What a machine is, and how busy and warm."""
+    """A machine and its state."""
 
     machine: Machine
     state: State
 
 
 def describe() -> Machine:
-    """The machine and its libraries, as plain values for a report: what does not change while it measures."""
+    """The machine and its libraries, as plain values for a report; they do not change during a measurement."""
     return {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
@@ -99,7 +99,7 @@ def describe() -> Machine:
         "cgroup_cores": _cgroup_quota() or "no limit",
         "power": _power_source(),
         "timer_ns": timer_ns(),
-        "gpu": asdict(gpu) if (gpu := look()) else UNAVAILABLE,
+        "gpu": asdict(gpu) if (gpu := find_gpu()) else UNAVAILABLE,
         "versions": tool_versions(
             (
                 *(
@@ -115,9 +115,9 @@ def describe() -> Machine:
 
 
 def state() -> State:
-    """What may change from one moment to the next; read before and after a measurement.
+    """The machine's current state, read before and after a measurement.
 
-    "throttled" counts events since the machine started, "cgroup_throttled" those of this cgroup's CPU quota.
+    "throttled" counts events since the machine started; "cgroup_throttled" counts those of this cgroup's CPU quota.
     """
     swap = _meminfo("SwapTotal"), _meminfo("SwapFree")
     return {
@@ -132,16 +132,16 @@ def state() -> State:
 
 
 def allowed_cores() -> int:
-    """How many cores this process may keep busy: the affinity mask, and the cgroup's CPU quota rounded up."""
+    """Number of cores that the affinity mask and the cgroup's CPU quota (rounded up) allow this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return cores if quota is None else min(cores, max(1, int(-(-quota // 1))))
 
 
 def cores_got(threads: int, seconds: float = 0.3) -> float:
-    """Cores that `threads` busy threads get right now: their processor time over the elapsed time.
+    """Number of cores that `threads` busy threads get right now: their processor time over the elapsed time.
 
-    Where other processes keep b of n cores busy, n threads get about n * n / (n + b).
+    If other processes keep b of n cores busy, n threads get about n * n / (n + b).
     """
     end = time.perf_counter() + seconds
 
@@ -159,20 +159,20 @@ def cores_got(threads: int, seconds: float = 0.3) -> float:
 
 
 def busy_cores(allowed: int, got: float) -> float:
-    """How many of the allowed cores other processes kept busy, given how many as many threads got (see cores_got)."""
+    """Number of cores that other processes kept busy, if `allowed` threads got `got` cores (see cores_got)."""
     return max(0.0, allowed * (allowed / got - 1))
 
 
 def free_cores(allowed: int, got: float) -> int:
-    """The most threads that would have a core each, at least one. More than that wait for one another, and collapse."""
+    """Number of threads that get a core each, at least 1. More threads wait for one another and slow down sharply."""
     return max(1, allowed - round(busy_cores(allowed, got)))
 
 
 def fastest_cores(count: int, seconds: float = 0.05) -> list[int] | None:
-    """The cores that are fastest now, by trying each; None if all are used, or none can be chosen.
+    """The `count` fastest cores right now, by timing each; None if all are needed, or the system cannot pin processes.
 
-    Models that are compared have to run on the same ones: cores differ (big and little ones, a busy one, one that
-    shares its units with another machine's), and the system leaves each process on the core that it is on.
+    Models must be compared on the same cores. Cores differ: big and little ones, busy ones, ones that share a physical
+    core with another virtual machine. The system tends to leave each process on the core where it started.
     """
     if not hasattr(os, "sched_setaffinity") or count >= len(allowed := os.sched_getaffinity(0)):
         return None
@@ -190,20 +190,20 @@ def fastest_cores(count: int, seconds: float = 0.05) -> list[int] | None:
 
 
 def timer_ns() -> int:
-    """What reading the clock costs: the median of 1,000 readings in a row."""
+    """Nanoseconds that reading the clock takes: the median of 1,000 readings in a row."""
     clock = time.perf_counter_ns
     readings = [clock() for _ in range(1001)]
     return int(median(after - before for before, after in pairwise(readings)))
 
 
 def temperature() -> float | str:
-    """The hottest sensor of the system, in degrees Celsius."""
-    found = [value for path in _SYSTEM.glob("class/thermal/thermal_zone*/temp") if (value := _number(path)) is not None]
-    return max(found) / 1000 if found else UNAVAILABLE
+    """Temperature of the hottest sensor, in degrees Celsius."""
+    temps = [value for path in _SYSTEM.glob("class/thermal/thermal_zone*/temp") if (value := _number(path)) is not None]
+    return max(temps) / 1000 if temps else UNAVAILABLE
 
 
 def cpu_isa() -> list[str]:
-    """The instruction set extensions of this CPU that decide how fast, and how right, int8 runs."""
+    """The instruction set extensions of this CPU that affect the speed and accuracy of int8."""
     for line in _lines("/proc/cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
@@ -218,7 +218,7 @@ def has_vnni(isa: Sequence[str]) -> bool:
 
 
 def memory_cap() -> tuple[int | str, int | str]:
-    """The tightest memory limit of the cgroups above this process (else all memory), and the peak use under it."""
+    """The tightest memory limit of this process's cgroups (or else all memory) and the peak use under it, in bytes."""
     capped = []
     for folder in _cgroups("memory"):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
@@ -229,16 +229,16 @@ def memory_cap() -> tuple[int | str, int | str]:
 
 
 def _cpu_model() -> str:
-    """The CPU's name; of an ARM one, whose kernel gives numbers, that of each kind of core."""
+    """The CPU's name; for ARM, where the kernel reports part numbers, the name of each kind of core."""
     entries: dict[str, list[str]] = {"CPU implementer": [], "CPU part": [], "model name": []}
     for line in _lines("/proc/cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() in entries:
             entries[key.strip()].append(value.strip())
-    makers, parts, names = entries.values()
+    vendors, parts, names = entries.values()
     cores = [
-        _ARM_PARTS.get(part, f"part {part}") if maker == _ARM_LIMITED else f"implementer {maker} part {part}"
-        for maker, part in zip(makers, parts, strict=False)
+        _ARM_PARTS.get(part, f"part {part}") if vendor == _ARM_LIMITED else f"implementer {vendor} part {part}"
+        for vendor, part in zip(vendors, parts, strict=False)
     ]
     return " + ".join(dict.fromkeys(cores or names[:1])) or platform.processor() or UNAVAILABLE
 
@@ -250,7 +250,7 @@ def _device_tree(entry: str) -> list[str]:
 
 
 def _meminfo(entry: str) -> int | str:
-    """Bytes."""
+    """An entry of /proc/meminfo, in bytes."""
     for line in _lines("/proc/meminfo"):
         if line.startswith(f"{entry}:"):
             return int(line.split()[1]) * 1024
@@ -258,15 +258,16 @@ def _meminfo(entry: str) -> int | str:
 
 
 def _mhz() -> list[int] | str:
-    """The frequency of each core."""
+    """The frequency of each core, in MHz."""
     files = sorted(_SYSTEM.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
-    found = [int(value // 1000) for path in files if (value := _number(path)) is not None]
-    found = found or [int(float(line.split(":")[1])) for line in _lines("/proc/cpuinfo") if line.startswith("cpu MHz")]
-    return found or UNAVAILABLE
+    speeds = [int(value // 1000) for path in files if (value := _number(path)) is not None]
+    if not speeds:
+        speeds = [int(float(line.split(":")[1])) for line in _lines("/proc/cpuinfo") if line.startswith("cpu MHz")]
+    return speeds or UNAVAILABLE
 
 
 def _throttled() -> int | str:
-    """Thermal events: x86's counters, the Raspberry Pi firmware's flags, cooling that holds a CPU's frequency down."""
+    """Thermal events: x86's counters, the Raspberry Pi firmware's flags, and cooling devices that limit a CPU."""
     events = [
         value
         for path in _SYSTEM.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
@@ -290,7 +291,7 @@ def _power_source() -> str:
 
 
 def _cgroups(controller: str) -> Iterator[Path]:
-    """This process's cgroup folders from its own upwards, of version 2 or of version 1's `controller`."""
+    """This process's cgroup folder and its parents, of version 2 or of version 1's `controller`."""
     for line in _lines("/proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -301,7 +302,7 @@ def _cgroups(controller: str) -> Iterator[Path]:
 
 
 def _cgroup_quota() -> float | None:
-    """Cores' worth of time that the tightest limit above this process allows; None without a limit."""
+    """Number of cores that the tightest CPU quota of this process's cgroups allows; None without a quota."""
     limits = []
     for folder in _cgroups("cpu"):
         quota, _, period = _first_line(folder / "cpu.max").partition(" ")
@@ -313,7 +314,7 @@ def _cgroup_quota() -> float | None:
 
 
 def _cgroup_throttled() -> int | str:
-    """How often the CPU quota of any cgroup above this process stopped it."""
+    """How often the CPU quotas of this process's cgroups stopped it."""
     counts = [
         int(line.split()[1])
         for folder in _cgroups("cpu")

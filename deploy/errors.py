@@ -1,17 +1,17 @@
 """Errors that a user can fix.
 
-EdgeKitError                 one line for the user, and the next thing to type
-├── BundleError              a bundle is damaged, foreign, or not of the kind that was asked for
+EdgeKitError                 a one-line message for the user, and what to do next
+├── BundleError              a bundle is damaged, foreign, or of the wrong kind
 │   └── EngineError          an engine cannot be built, or was built for another machine
 ├── DataError                an image, a label or a data set is not usable
 ├── DeviceError              a device, or a process on it, did not answer
-│   └── LostDeviceError      a device went away while it measured
+│   └── LostDeviceError      a device was lost during a measurement
 ├── MissingPackageError      an optional package is not installed
 ├── ParityError              a converted model is not the same model
 ├── RecipeError              a setting is unknown or out of range
-└── TrainingError            training cannot go on
+└── TrainingError            training cannot continue
 
-Anything else that is raised is a bug in EdgeKit and shows its trace.
+Any other exception is a bug in EdgeKit and shows its traceback.
 """
 
 import difflib
@@ -19,10 +19,10 @@ from collections.abc import Iterable
 
 DISTRIBUTION = "edgekit-vision"
 
-# Up to so many names are listed in full, of more only the first few: a list of labels may have thousands.
+# Up to _LISTED names are listed in full. Of more, such as thousands of labels, only the first _SHOWN are.
 _LISTED, _SHOWN = 30, 5
 
-# Which extra of the distribution brings an importable package.
+# Importable package -> the extra of the distribution that installs it.
 _EXTRAS = {
     "onnx": "quantize",
     "tensorrt": "tensorrt",
@@ -44,18 +44,18 @@ _EXTRAS = {
 
 
 class EdgeKitError(Exception):
-    """An error with a remedy: `str(error)` says what is wrong, `error.fix` what to type or do next."""
+    """An error with a remedy: `str(error)` says what is wrong, `error.fix` what to do next."""
 
     def __init__(self, message: str, *, fix: str) -> None:
         super().__init__(message)
         self.fix = fix
 
-    def __reduce__(self):  # exceptions with keyword arguments do not pickle by themselves
+    def __reduce__(self):  # exceptions with keyword arguments do not pickle by default
         return (_rebuild, (type(self), str(self), self.fix))
 
 
 class BundleError(EdgeKitError):
-    """A bundle is damaged, foreign, or not of the kind that was asked for."""
+    """A bundle is damaged, foreign, or of the wrong kind."""
 
 
 class EngineError(BundleError):
@@ -71,7 +71,7 @@ class DeviceError(EdgeKitError):
 
 
 class LostDeviceError(DeviceError):
-    """A device went away while it measured; `measured` has its measurements so far, if any."""
+    """A device was lost during a measurement; `measured` has its measurements so far, if any."""
 
     def __init__(self, message: str, *, fix: str, measured: object = None) -> None:
         super().__init__(message, fix=fix)
@@ -91,7 +91,7 @@ class RecipeError(EdgeKitError):
 
 
 class TrainingError(EdgeKitError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 def _rebuild(kind: type[EdgeKitError], message: str, fix: str) -> EdgeKitError:
@@ -99,7 +99,7 @@ def _rebuild(kind: type[EdgeKitError], message: str, fix: str) -> EdgeKitError:
 
 
 def missing_package(error: ModuleNotFoundError) -> MissingPackageError | None:
-    """Turn a failed import of an optional package into the line that installs it; None if it is not one of ours."""
+    """Turn a failed import into an error with an install command; None if EdgeKit does not use the package."""
     root = (error.name or "").partition(".")[0]
     if root not in _EXTRAS:
         return None
@@ -109,7 +109,7 @@ def missing_package(error: ModuleNotFoundError) -> MissingPackageError | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """A message that `name` is not one of `known`, with the nearest names ("did you mean"), else the known ones."""
+    """A message that `name` is not one of `known`, with the nearest names ("did you mean"), or else the known ones."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"one of: {listed(known)}"
@@ -117,7 +117,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names, or of a long list the first few and how many there are."""
+    """The names, comma-separated; for a long list, the first few and the total number."""
     names = list(names)
     if len(names) <= _LISTED:
         return ", ".join(names)

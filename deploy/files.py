@@ -1,7 +1,7 @@
-"""Writing files and folders completely or not at all, and scratch folders that do not outlive their maker.
+"""Writing files and folders completely or not at all, and scratch folders that do not outlive their process.
 
-Incomplete output is in a hidden folder next to its place, with a random name and a lock that its writer holds. An
-unlocked one was left by a dead process, and the next writer removes it.
+Incomplete output is in a hidden folder beside its destination, with a random name and a lock that its writer holds. An
+unlocked folder was left by a dead process, and the next writer removes it.
 """
 
 import atexit
@@ -20,20 +20,20 @@ from .errors import EdgeKitError
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there, so nothing is swept
+except ImportError:  # Windows: without locks, leftovers are not removed
     fcntl = None
 
-# Drafts, with the time at which they were begun, and scratch folders; ssh://'s cache in TMPDIR has another name.
+# Parts of the names of drafts (with their start time) and scratch folders. The cache of ssh:// has another name.
 _DRAFT, _PARTIAL, _SCRATCH = ".edgekit-", ".partial", "edgekit-tmp-"
-# In a draft or scratch folder: its lock, which holds what is to become of it, and what is in it.
+# Inside a draft or scratch folder: its lock file, which contains the draft's final name, and its content.
 _LOCK, _UNLOCKED, _CONTENT = "lock", "unlocked", "content"
 # Folders that this process has not removed yet.
 _HELD: set[Path] = set()
-# A folder without a lock is one whose maker was killed before it could lock it, or will do so in a moment.
+# A folder without a lock and older than this was left by a process that was killed before it could lock it.
 _UNLOCKED_S = 3600.0
 
 _FULL = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
-# What a user can fix by choosing another place; any other OSError is not about writing.
+# Errors that a user can fix by choosing another place; other OSErrors are not about writing.
 _UNWRITABLE = {
     *_FULL, errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
@@ -50,13 +50,13 @@ def sha256(path: Path) -> str:
 
 
 def write_file(path: Path, content: bytes | str, *, replace: bool = True) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+    """Write a file so that a reader, or a crash, sees the old or the new content, never a part.
 
     Args:
-        replace: an existing file; otherwise it is refused.
+        replace: overwrite an existing file, instead of refusing to.
 
     Raises:
-        EdgeKitError: the folder is read-only, the disk is full, or `path` exists and is not to be replaced.
+        EdgeKitError: the folder is read-only, the disk is full, or `path` exists and `replace` is false.
     """
     data = content.encode() if isinstance(content, str) else content
     with _explained(path), _draft(path) as draft:
@@ -71,13 +71,13 @@ def write_file(path: Path, content: bytes | str, *, replace: bool = True) -> Non
 
 
 def require_writable(path: Path) -> None:
-    """See that a file can be written, before the work whose result it is to hold; an old one stays as it is.
+    """Check that a file can be written before starting the work for it; an existing file stays unchanged.
 
     Raises:
-        EdgeKitError: its folder is read-only or cannot be made, or `path` is a folder.
+        EdgeKitError: its folder is read-only or cannot be created, or `path` is a folder.
     """
     if path.is_dir():
-        raise EdgeKitError(f"{path} is a folder", fix="name a file in it")
+        raise EdgeKitError(f"{path} is a folder", fix="pass a file name inside it")
     with _explained(path), _draft(path):
         pass
 
@@ -106,10 +106,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, which disappears as a whole before its files do; a killed process's rest goes as a draft's does.
+    """Remove a folder atomically: rename it, then delete it. After an interruption, the next writer deletes the rest.
 
     Raises:
-        OSError: it, or something in it, cannot be removed.
+        OSError: the folder, or something in it, cannot be removed.
     """
     with _draft(path) as draft:
         os.rename(path, draft / _CONTENT)
@@ -118,12 +118,12 @@ def remove_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder in TMPDIR that is removed when the block ends; those that dead processes left go first.
+    """An empty folder in TMPDIR that is removed when the block ends. Leftovers of dead processes are removed first.
 
     Raises:
-        EdgeKitError: TMPDIR cannot be written, or is full.
+        EdgeKitError: TMPDIR is not writable, or is full.
     """
-    # not gettempdir alone, which takes another folder in silence where TMPDIR cannot be written
+    # gettempdir alone would silently choose another folder if TMPDIR is not writable
     place = os.environ.get("TMPDIR")
     with contextlib.ExitStack() as stack:
         try:
@@ -150,7 +150,7 @@ def sweep_scratch(parent: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path`, which exists only while the block lasts."""
+    """A hidden folder beside `path` that exists only during the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in _entries(path.parent, _DRAFT, _PARTIAL):
         _sweep(leftover)
@@ -160,16 +160,16 @@ def _draft(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(parent: Path, prefix: str, suffix: str, purpose: str) -> Iterator[Path]:
-    """A new folder of an unpredictable name, for this user alone, with a lock that ends when this process does."""
+    """A new folder with an unpredictable name, private to this user, with a lock that ends with this process."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent.absolute()))
-    # a thread that a signal ends together with the process does not come to its own finally
+    # a thread that ends together with the process, by a signal, does not reach its own finally
     _HELD.add(folder)
     try:
         with (folder / _UNLOCKED).open("x", encoding="utf-8", errors="surrogateescape") as lock:
             _take(lock.fileno())
             lock.write(purpose)
             lock.flush()
-            # it gets its name when it is locked: no other process finds it free in between
+            # named only once it is locked, so that no other process finds it unlocked
             os.rename(folder / _UNLOCKED, folder / _LOCK)
             yield folder
     finally:
@@ -178,7 +178,7 @@ def _locked(parent: Path, prefix: str, suffix: str, purpose: str) -> Iterator[Pa
 
 
 def _begun_before(draft: Path, purpose: str) -> bool:
-    """Whether a living process began another draft of the same purpose before this one."""
+    """Whether a living process began a draft for the same purpose before this one."""
     for other in _entries(draft.parent, _DRAFT, _PARTIAL):
         if other.name < draft.name and _holder(other) == purpose:
             return True
@@ -186,7 +186,7 @@ def _begun_before(draft: Path, purpose: str) -> bool:
 
 
 def _holder(folder: Path) -> str | None:
-    """The purpose of a folder that a living process holds; None where its lock is free or cannot be tried."""
+    """The purpose of a folder that a living process holds; None if its lock is free or cannot be tried."""
     with _opened_lock(folder) as lock:
         if lock is None or fcntl is None or _take(lock):
             return None
@@ -194,7 +194,7 @@ def _holder(folder: Path) -> str | None:
 
 
 def _sweep(leftover: Path) -> None:
-    """Remove a folder of this user's whose maker is gone; whoever has the lock in hand removes it."""
+    """Remove a folder of this user if its process is gone; the process that gets the lock removes it."""
     with contextlib.suppress(OSError), _opened_lock(leftover) as lock:
         if lock is None:
             if not (leftover / _LOCK).exists() and time.time() - leftover.lstat().st_mtime > _UNLOCKED_S:
@@ -205,9 +205,9 @@ def _sweep(leftover: Path) -> None:
 
 @contextlib.contextmanager
 def _opened_lock(folder: Path) -> Iterator[int | None]:
-    """The descriptor of a folder's lock; None where it has none, or is not this user's."""
+    """The descriptor of a folder's lock; None if the lock is missing or not accessible to this user."""
     try:
-        # no link is followed, and nobody is waited for
+        # follow no links, and do not block
         lock = os.open(folder / _LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         yield None
@@ -229,17 +229,17 @@ def _take(lock: int) -> bool:
 
 
 def _entries(parent: Path, prefix: str, suffix: str) -> list[Path]:
-    """This user's folders of such names; links are none."""
+    """This user's folders with such names; links are ignored."""
     if fcntl is None:
         return []
-    found = []
+    folders = []
     with os.scandir(parent) as entries:
         for entry in entries:
             if entry.name.startswith(prefix) and entry.name.endswith(suffix):
                 with contextlib.suppress(OSError):  # gone in the meantime
                     if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
-                        found.append(Path(entry.path))
-    return sorted(found)
+                        folders.append(Path(entry.path))
+    return sorted(folders)
 
 
 @atexit.register
@@ -251,13 +251,13 @@ def _remove_all() -> None:
 def _remove(folder: Path) -> None:
     try:
         shutil.rmtree(folder, ignore_errors=True)
-    except KeyboardInterrupt:  # just now: what is left of it is removed all the same
+    except KeyboardInterrupt:  # interrupted: remove the rest nevertheless
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def _rename(folder: Path, path: Path) -> None:
-    """Rename a folder to a name that nothing has; os.rename would replace an empty folder of another process."""
+    """Rename a folder to an unused name; os.rename alone would replace an empty folder of another process."""
     try:
         if os.name == "posix":
             path.mkdir()
@@ -269,7 +269,7 @@ def _rename(folder: Path, path: Path) -> None:
 
 
 def _link(file: Path, path: Path) -> None:
-    """Give a file a name that nothing has."""
+    """Give a file an unused name."""
     try:
         os.link(file, path)
     except OSError as error:
@@ -295,7 +295,7 @@ def cache_folder() -> Path:
 
 
 def exists(path: Path) -> EdgeKitError:
-    """The error for an output that is there already."""
+    """The error for an output that already exists."""
     return EdgeKitError(f"{path} already exists", fix="choose another --out, or remove it first")
 
 
@@ -308,14 +308,14 @@ def _no_scratch(place: Path | str, error: OSError) -> EdgeKitError:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Say what is wrong with a place; errors of other files are none of its business."""
+    """Explain why `path` cannot be written; errors about other files pass through."""
     try:
         yield
     except OSError as error:
         name = str(error.filename or "")
-        # a place like /proc takes no new entry, and says that there is none
-        here = error.errno in _UNWRITABLE and (_DRAFT in name or Path(name) in (path, *path.parents))
-        if not here and error.errno not in _FULL:
+        # folders like /proc refuse new entries with ENOENT
+        ours = error.errno in _UNWRITABLE and (_DRAFT in name or Path(name) in (path, *path.parents))
+        if not ours and error.errno not in _FULL:
             raise
         raise EdgeKitError(
             f"cannot write {path}: {error.strerror}", fix="choose a writable place with enough space (--out)"

@@ -1,7 +1,8 @@
-"""Fingerprints of images: of their content, to find the very same image, and of their looks, to find one like it.
+"""Fingerprints of images: of their content, to find identical images, and of their looks, to find similar ones.
 
-A fingerprint is three uint64: the first 8 bytes of SHA-256 of the file's bytes (of an array: of its shape and bytes),
-and 128 bits of its low frequencies, both 0 where the image has no looks (it is plain, or was not looked at).
+A fingerprint is three uint64. The first holds 8 bytes of the SHA-256 of the file's bytes (of an array: of its shape
+and bytes). The other two hold 128 bits of the image's low frequencies: its looks. They are 0 if the image is plain, or
+if its looks were not computed.
 """
 
 import hashlib
@@ -19,32 +20,32 @@ from .preprocess import eight_bits, opened
 
 WIDTH = 3
 
-# The data set's parts, and what quantize used that is in none of them.
+# The data set's parts, and the images outside them that quantize used.
 PARTS = ("train", "validation", "test", "calibration", "selection")
 
-# Looks are taken of this many images of a part at most, drawn by class: a quarter of a minute of JPEGs.
-_MOST_LOOKS = 50_000
-# Rows that are read at most; ImageNet's training part has 1.3 million.
-_MOST_ROWS = 4_000_000
+# Maximum number of images of a part whose looks are computed, drawn by class: a quarter of a minute for JPEGs.
+_MAX_LOOKS = 50_000
+# Maximum number of rows that are read; ImageNet's training part has 1.3 million.
+_MAX_ROWS = 4_000_000
 _ROW_BYTES = WIDTH * 8
-# The one form in which write_fingerprints writes (numpy.lib.format, version 1.0); numpy's own parser lets many kinds of
-# error through.
+# The only header that write_fingerprints writes (numpy.lib.format, version 1.0); numpy's own parser may raise errors of
+# many kinds.
 _HEADER_BYTES = 128
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00v\x00\{'descr': '<u8', 'fortran_order': False, 'shape': \((\d{1,10}), 3\), \} *\n"
 )
 
-# Looks are those of a perceptual hash (pHash): grey, 32 x 32, its DCT, bits for what is above the median. The first
-# word has the lowest 8 x 8 frequencies but the mean, the second the next ones, 8 to 11 of one axis with 0 to 7 of the
-# other.
+# Looks are a perceptual hash (pHash): the grey 32 x 32 thumbnail's DCT, with a bit per frequency above the median. The
+# first word has the lowest 8 x 8 frequencies except the mean, the second the next ones: 8 to 11 of one axis with 0 to 7
+# of the other.
 _SIDE, _LOW, _HIGH = 32, 8, 12
 _BATCH = 2048
-# Standard deviation of grey levels below which an image has no looks.
+# Standard deviation of grey levels below which an image is plain.
 _PLAIN = 1.0
 
 
 def fingerprint(images: ImageSet, *, looks: bool = True) -> np.ndarray:
-    """uint64 [n, 3] of n images.
+    """Fingerprints, uint64 [n, 3], of n images.
 
     Raises:
         DataError: a file cannot be read.
@@ -52,19 +53,19 @@ def fingerprint(images: ImageSet, *, looks: bool = True) -> np.ndarray:
     rows = np.zeros((len(images), WIDTH), np.uint64)
     rows[:, 0] = [_content(picture) for picture in images.pictures]
     if looks:
-        chosen = images.stratified(_MOST_LOOKS, seed=0)
-        place = {name: index for index, name in enumerate(images.ids)}
-        rows[[place[name] for name in chosen.ids], 1:] = appearance(chosen)
+        chosen = images.stratified(_MAX_LOOKS, seed=0)
+        position = {name: index for index, name in enumerate(images.ids)}
+        rows[[position[name] for name in chosen.ids], 1:] = appearance(chosen)
     return rows
 
 
 def appearance(images: ImageSet) -> np.ndarray:
-    """uint64 [n, 2]: the looks of n images."""
-    found = [np.empty((0, 2), np.uint64)]
+    """The looks, uint64 [n, 2], of n images."""
+    hashes = [np.empty((0, 2), np.uint64)]
     for start in range(0, len(images), _BATCH):
         pictures = images.pictures[start : start + _BATCH]
-        found.append(_hashes(np.stack([_thumbnail(picture) for picture in pictures])))
-    return np.concatenate(found)
+        hashes.append(_hashes(np.stack([_thumbnail(picture) for picture in pictures])))
+    return np.concatenate(hashes)
 
 
 def write_fingerprints(path: Path, parts: Mapping[str, np.ndarray]) -> None:
@@ -73,10 +74,10 @@ def write_fingerprints(path: Path, parts: Mapping[str, np.ndarray]) -> None:
 
 
 def read_fingerprints(path: Path) -> dict[str, np.ndarray]:
-    """Read what `write_fingerprints` wrote; no more is unpacked than the bound.
+    """Read what `write_fingerprints` wrote, unpacking at most the maximum number of rows.
 
     Raises:
-        ValueError, OSError, KeyError, zipfile.BadZipFile: it is not that.
+        ValueError, OSError, KeyError, zipfile.BadZipFile: the file has other content.
     """
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
@@ -86,11 +87,11 @@ def read_fingerprints(path: Path) -> dict[str, np.ndarray]:
 def _read_rows(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(name) as stream:
         header = _HEADER.match(stream.read(_HEADER_BYTES))
-        if header is None or (count := int(header[1])) > _MOST_ROWS:
+        if header is None or (count := int(header[1])) > _MAX_ROWS:
             raise ValueError(f"{name} is not uint64 [n, {WIDTH}]")
         content = stream.read(count * _ROW_BYTES + 1)
     if len(content) != count * _ROW_BYTES:
-        raise ValueError(f"{name} does not hold the {count} rows that it promises")
+        raise ValueError(f"{name} does not contain the {count} rows that its header declares")
     return np.frombuffer(content, "<u8").reshape(count, WIDTH)
 
 
@@ -109,7 +110,7 @@ def _content(picture: Path | np.ndarray) -> int:
 
 
 def _thumbnail(picture: Path | np.ndarray) -> np.ndarray:
-    """uint8 [32, 32] of an image, upright; plain where it cannot be decoded.
+    """An image as uint8 [32, 32], upright; plain if it cannot be decoded.
 
     A JPEG is decoded at a reduced size, which is close enough here.
     """
@@ -126,7 +127,7 @@ def _thumbnail(picture: Path | np.ndarray) -> np.ndarray:
 
 
 def _hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """uint64 [n, 2] of uint8 [n, 32, 32]."""
+    """Perceptual hashes, uint64 [n, 2], of uint8 [n, 32, 32] thumbnails."""
     angles = np.pi * (2 * np.arange(_SIDE) + 1)[None] * np.arange(_HIGH)[:, None] / (2 * _SIDE)
     cosines = np.cos(angles).astype(np.float32)
     values = thumbnails.astype(np.float32)
@@ -139,13 +140,13 @@ def _hashes(thumbnails: np.ndarray) -> np.ndarray:
         ],
         axis=1,
     )
-    words = np.stack([_packed(low), _packed(high)], axis=1)
-    words[values.std(axis=(1, 2)) < _PLAIN] = 0
-    return words
+    hashes = np.stack([_packed(low), _packed(high)], axis=1)
+    hashes[values.std(axis=(1, 2)) < _PLAIN] = 0
+    return hashes
 
 
 def _packed(values: np.ndarray) -> np.ndarray:
-    """uint64 [n] of at most 64 values each: a bit for what is above the median."""
+    """uint64 [n] of [n, k] values, k <= 64: one bit per value, set if it is above the median of its row."""
     above = values > np.median(values, axis=1, keepdims=True)
     bits = np.zeros((len(values), 64), np.uint8)
     bits[:, : values.shape[1]] = above
@@ -153,17 +154,17 @@ def _packed(values: np.ndarray) -> np.ndarray:
 
 
 def distances(words: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
-    """Differing bits, uint8 [m], of each of uint64 [n] words to uint64 [m] others."""
+    """Yield the number of differing bits, uint8 [m], between each of uint64 [n] words and uint64 [m] others."""
     for word in words:
-        yield _ones(others ^ word)
+        yield _bit_counts(others ^ word)
 
 
-def _ones(words: np.ndarray) -> np.ndarray:
+def _bit_counts(words: np.ndarray) -> np.ndarray:
     if hasattr(np, "bitwise_count"):  # numpy 2
         return np.bitwise_count(words)
-    return _ONES[words.view(np.uint16)].reshape(len(words), 4).sum(axis=1, dtype=np.uint8)
+    return _BIT_COUNTS[words.view(np.uint16)].reshape(len(words), 4).sum(axis=1, dtype=np.uint8)
 
 
-_ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
+_BIT_COUNTS = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
     axis=1, dtype=np.uint8
 )

@@ -14,11 +14,11 @@ from .images import UNLABELLED, ImageSet, without_corrupt
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
-# Labels without names are numbers below this.
+# Labels without names must be numbers below this.
 _MAX_NUMBERED = 100_000
 
 _COLUMNS = ("Image", "Category")
-# What may separate columns, and what it is called.
+# Column separators, and their names in messages.
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
@@ -27,12 +27,12 @@ def open_images(path: Path, labels: Sequence[str] | None = None, *, skip_corrupt
 
     Args:
         path: the folder or file.
-        labels: class names that the set's own must be among; a target is then an index into this list.
-        skip_corrupt: leave out the files that cannot be decoded (they are listed in `left_out`). Every file is
-            decoded once for it.
+        labels: class names, which must include the set's own; targets are then indices into this list.
+        skip_corrupt: leave out files that cannot be decoded, and list them in `left_out`. This decodes every file
+            once.
 
     Raises:
-        DataError: nothing is there, a label is not in the list, a class folder is empty.
+        DataError: the path does not exist, a label is not in the list, or a class folder is empty.
     """
     if path.suffix == ".npz" and path.is_file():
         images = _read_npz(path, labels)
@@ -56,7 +56,7 @@ def read_idx(images: Path, targets: Path, labels: Sequence[str] | None = None) -
     pictures, indices = _read_idx_array(images), _read_idx_array(targets)
     if pictures.ndim != 3 or indices.ndim != 1 or len(pictures) != len(indices):
         raise DataError(
-            f"{images.name} holds {pictures.shape} and {targets.name} {indices.shape}: not images with their labels",
+            f"{images.name} has shape {pictures.shape}, {targets.name} {indices.shape}: not images with their labels",
             fix="pass the images file and the labels file of the same part",
         )
     return _from_arrays(pictures, indices, labels, images.name)
@@ -71,33 +71,33 @@ def _read_idx_array(path: Path) -> np.ndarray:
 
 def _read_npz(path: Path, labels: Sequence[str] | None) -> ImageSet:
     try:
-        found = arrays.read_npz(path, ("images", "labels", "names"))
+        loaded = arrays.read_npz(path, ("images", "labels", "names"))
     except arrays.ARCHIVE_ERRORS as error:
         raise DataError(f"cannot read {path}: {error}", fix="write it with numpy.savez, or savez_compressed") from error
-    if "images" not in found or "labels" not in found:
+    if missing := [name for name in ("images", "labels") if name not in loaded]:
         raise DataError(
-            f"{path} has {', '.join(found) or 'neither'} of images and labels",
+            f"{path} has no {' and no '.join(missing)}",
             fix="numpy.savez_compressed(path, images=uint8[n,h,w] or [n,h,w,3], labels=int[n], names=str[k])",
         )
-    names = [str(name) for name in found["names"].ravel()] if "names" in found else None
-    images = _from_arrays(found["images"], found["labels"], names or labels, path.name)
+    names = [str(name) for name in loaded["names"].ravel()] if "names" in loaded else None
+    images = _from_arrays(loaded["images"], loaded["labels"], names or labels, path.name)
     if labels is None or names is None:
         return images
-    where = {index: _index_of(names[index], labels, path) for index in set(images.targets.tolist())}
-    targets = np.asarray([where[index] for index in images.targets.tolist()], np.int64)
+    target_of = {index: _index_of(names[index], labels, path) for index in set(images.targets.tolist())}
+    targets = np.asarray([target_of[index] for index in images.targets.tolist()], np.int64)
     return replace(images, labels=tuple(labels), targets=targets)
 
 
 def _from_arrays(pictures: np.ndarray, indices: np.ndarray, labels: Sequence[str] | None, name: str) -> ImageSet:
     if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4) or (pictures.ndim == 4 and pictures.shape[3] != 3):
         raise DataError(
-            f"{name} holds images as {pictures.dtype} {list(pictures.shape)}",
-            fix="EdgeKit takes uint8 [n, h, w] or [n, h, w, 3]",
+            f"{name} contains images of type {pictures.dtype} and shape {list(pictures.shape)}",
+            fix="save them as uint8 [n, h, w] or [n, h, w, 3]",
         )
     if len(pictures) == 0 or indices.shape != (len(pictures),) or indices.dtype.kind not in "iu":
         raise DataError(
-            f"{name} holds {len(pictures)} images and labels of shape {list(indices.shape)} and type {indices.dtype}",
-            fix="one integer label per image",
+            f"{name} contains {len(pictures)} images, and {indices.dtype} labels of shape {list(indices.shape)}",
+            fix="provide one integer label per image",
         )
     targets = indices.astype(np.int64)
     if not labels and int(targets.max()) >= _MAX_NUMBERED:
@@ -119,25 +119,25 @@ def _read_class_folders(path: Path, labels: Sequence[str] | None) -> ImageSet:
     targets: list[int] = []
     for folder in folders:
         target = _index_of(folder.name, names, folder)
-        found = _image_files(folder)
-        if not found:
-            raise DataError(f"the class folder {folder} has no image in it", fix="add images, or remove the folder")
-        files += found
-        targets += [target] * len(found)
+        images = _image_files(folder)
+        if not images:
+            raise DataError(f"the class folder {folder} contains no images", fix="add images, or remove the folder")
+        files += images
+        targets += [target] * len(images)
     ids = tuple(file.relative_to(path).as_posix() for file in files)
     return ImageSet(names, ids, np.asarray(targets, np.int64), files)
 
 
 def _read_csv(path: Path, tables: list[Path], labels: Sequence[str] | None) -> ImageSet:
     if len(tables) > 1:
-        raise DataError(f"{path} holds {len(tables)} CSV files", fix="leave one, with the columns Image,Category")
+        raise DataError(f"{path} contains {len(tables)} CSV files", fix="keep one, with the columns Image,Category")
     table = tables[0]
     rows = _read_rows(table)
     names = tuple(labels) if labels else tuple(sorted({row["Category"] for row in rows}, key=_natural))
     files = [_numbered_image(path, row["Image"], table) for row in rows]
-    repeated = [name for name, times in Counter(row["Image"] for row in rows).items() if times > 1]
+    repeated = [name for name, count in Counter(row["Image"] for row in rows).items() if count > 1]
     if repeated:
-        raise DataError(f"{table} lists the image {repeated[0]} more than once", fix="leave one row per image")
+        raise DataError(f"{table} lists the image {repeated[0]} more than once", fix="keep one row per image")
     targets = [_index_of(row["Category"], names, f"{table}, image {row['Image']}") for row in rows]
     return ImageSet(names, tuple(row["Image"] for row in rows), np.asarray(targets, np.int64), files)
 
@@ -146,7 +146,7 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
     """The rows of a CSV file with the columns Image and Category.
 
     Raises:
-        DataError: it is not text, or has other columns, another separator, no rows, or a row that lacks one of the two.
+        DataError: it is not text, or has other columns, another separator, no rows, or a row with an empty column.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
@@ -162,11 +162,11 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
         names = ", ".join(part.strip() for part in line.split(separator))[:200]
         split = f", separated by {_SEPARATORS[separator]}" if separator in line else ""
         raise DataError(
-            f"{table} has the columns {names or '(none)'}{split}; needed are Image,Category separated by a comma",
-            fix="let its first line be Image,Category (file name, class) and separate all lines by commas",
+            f"{table} has the columns {names or '(none)'}{split}; required are Image,Category separated by a comma",
+            fix="make its first line Image,Category (file name, class) and separate columns by commas",
         )
     if not rows:
-        raise DataError(f"{table} has no rows under the columns Image,Category", fix="add a row per image")
+        raise DataError(f"{table} has no rows under the columns Image,Category", fix="add one row per image")
     for number, row in enumerate(rows, 2):
         if not row["Image"] or not row["Category"]:
             raise DataError(f"{table}, row {number} has no Image or no Category", fix="fill in or remove the row")
@@ -174,7 +174,7 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
 
 
 def _numbered_image(folder: Path, name: str, table: Path) -> Path:
-    """The file that a row `Image` means: a file name, or a number or name without its suffix; here or in images/."""
+    """The file that a row refers to by its name, with or without suffix, in the folder or its subfolder images/."""
     for base in (folder, folder / "images"):
         for candidate in (base / name, *(base / f"{name}{suffix}" for suffix in sorted(SUFFIXES))):
             if candidate.is_file():
@@ -185,14 +185,14 @@ def _numbered_image(folder: Path, name: str, table: Path) -> Path:
 def _read_plain(path: Path, labels: Sequence[str] | None) -> ImageSet:
     files = _image_files(path)
     if not files:
-        raise DataError(f"no image in {path}", fix=f"EdgeKit reads {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"no images in {path}", fix=f"EdgeKit reads {', '.join(sorted(SUFFIXES))}")
     ids = tuple(file.relative_to(path).as_posix() for file in files)
     return ImageSet(tuple(labels or ()), ids, np.full(len(files), UNLABELLED, np.int64), files)
 
 
 def _image_files(folder: Path) -> list[Path]:
     files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    # a broken link is an image that cannot be read, not one that is not there
+    # a broken link counts as an unreadable image, not as a missing one
     return sorted(
         (file for file in files if file.is_file() or _dangling(file)), key=lambda file: _natural(file.as_posix())
     )
@@ -203,15 +203,16 @@ def _dangling(file: Path) -> bool:
 
 
 def _natural(name: str) -> tuple[int, int, str]:
-    """Sort numbers as numbers, before names."""
+    """Sort key that puts numbers first, by value."""
     stem = name.rpartition("/")[2].partition(".")[0]
     return (0, int(stem), name) if stem.isdecimal() else (1, 0, name)
 
 
-def _index_of(name: str, labels: Sequence[str], where: object) -> int:
+def _index_of(name: str, labels: Sequence[str], place: object) -> int:
     try:
         return list(labels).index(name)
     except ValueError:
         raise DataError(
-            f"{where}: {unknown('label', name, labels)}", fix="rename it, or pass --labels with the full list"
+            f"{place}: {unknown('label', name, labels)}",
+            fix="rename the folder or label, or pass images with the model's labels",
         ) from None

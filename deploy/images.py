@@ -1,4 +1,4 @@
-"""Image sets: lazy, indexable, torch-free; training, calibration, validation and the device all read the same one."""
+"""Image sets: lazy, indexable, torch-free. Training, calibration, validation and the device all read the same ones."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ _ARRAYS, _INDEX = "images.npy", "images.json"
 
 
 class Sample(NamedTuple):
-    """One image: upright and decoded; its label as an index (UNLABELLED when there is none); its stable id."""
+    """One image, decoded and upright, its label as an index (UNLABELLED if it has none), and its stable id."""
 
     image: Image.Image
     label: int
@@ -30,12 +30,12 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with labels and ids, read only when they are asked for.
+    """Images with labels and ids; pixels are read only on access.
 
     Attributes:
         labels: the class names; a target is an index into them.
-        ids: one stable id an image (a path relative to the set's root, or the index in the set's file).
-        targets: int64 [n], UNLABELLED where there is no label.
+        ids: one stable id per image (a path relative to the set's root, or the index in the set's file).
+        targets: int64 [n], UNLABELLED for an image without a label.
         pictures: n image files, or uint8 [n, h, w] or [n, h, w, 3].
         left_out: files that were skipped because they are corrupt (with skip_corrupt only).
     """
@@ -63,7 +63,7 @@ class ImageSet:
         return len(self) > 0 and bool((self.targets != UNLABELLED).all())
 
     def encoded(self, index: int) -> tuple[bytes, str]:
-        """The image as a file's bytes with its suffix: the file itself, or a lossless PNG of an array."""
+        """The image's file content and suffix: those of the file itself, or a lossless PNG of an array."""
         picture = self.pictures[index]
         if isinstance(picture, Path):
             return picture.read_bytes(), picture.suffix.lower()
@@ -72,7 +72,7 @@ class ImageSet:
         return stream.getvalue(), ".png"
 
     def sha256(self) -> str:
-        """Hex SHA-256 of all ids and pictures: whether these are the very same images."""
+        """Hex SHA-256 of all ids and pictures, to tell whether two sets are identical."""
         digest = hashlib.sha256()
         for name, picture in zip(self.ids, self.pictures, strict=True):
             content = picture.read_bytes() if isinstance(picture, Path) else np.ascontiguousarray(picture).tobytes()
@@ -93,23 +93,23 @@ class ImageSet:
         """The images with these ids, in this order.
 
         Raises:
-            DataError: an id is not there, so these are not the images that it was recorded from.
+            DataError: an id is missing, so the ids were recorded from other images.
         """
-        where = {name: index for index, name in enumerate(self.ids)}
-        missing = [name for name in ids if name not in where]
+        position = {name: index for index, name in enumerate(self.ids)}
+        missing = [name for name in ids if name not in position]
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(ids)} recorded images are missing, the first is {missing[0]}",
-                fix="pass --images with the folder that holds them",
+                f"{len(missing)} of {len(ids)} recorded images are missing, starting with {missing[0]}",
+                fix="pass --images with the folder that contains them",
             )
-        return self.take([where[name] for name in ids])
+        return self.take([position[name] for name in ids])
 
     def stratified(self, count: int, seed: int) -> "ImageSet":
-        """At most `count` images, drawn by class (see the function `stratified`); the same ones for the same seed."""
+        """At most `count` images, drawn by class (see the function `stratified`) and reproducible by `seed`."""
         return self.take(stratified(self.targets, count, seed))
 
     def save(self, folder: Path, *, with_files: bool = False) -> None:
-        """Write what `load` needs into a folder: an index, and the arrays; image files too, or only where they are."""
+        """Write an index and the arrays into a folder, for `load`. Image files are copied, or only referenced."""
         index: dict[str, Any] = {"labels": self.labels, "ids": self.ids, "targets": self.targets.tolist()}
         if isinstance(self.pictures, np.ndarray):
             np.save(folder / _ARRAYS, self.pictures, allow_pickle=False)
@@ -133,7 +133,7 @@ class ImageSet:
 def stratified(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Sorted indices of at most `count` of int64 [n] targets, drawn by class.
 
-    Each class keeps its share (largest remainders), and has at least one image where `count` allows it.
+    Each class keeps its share (largest remainders), and at least one image if `count` allows it.
     """
     if count >= len(targets):
         return np.arange(len(targets))
@@ -147,10 +147,10 @@ def stratified(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
-    """How many of `count` images each class gives; int64 [k] class sizes, whose sum is larger than `count`.
+    """Number of images to draw per class, `count` in all; int64 [k] class sizes, whose sum is larger than `count`.
 
-    Classes whose share is below one give one image, and the others share what is left. With fewer images than classes,
-    every class gives its share only.
+    Classes whose share is below one get one image, and the others share the remaining ones. If `count` is smaller than
+    the number of classes, every class gets its share only.
     """
     quota = np.zeros(len(sizes), np.int64)
     shared = np.ones(len(sizes), bool)
@@ -160,8 +160,8 @@ def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
             break
         quota[below] = 1
         shared &= ~below
-    left = count - int(quota.sum())
-    shares = sizes[shared] * left / sizes[shared].sum()
+    remaining = count - int(quota.sum())
+    shares = sizes[shared] * remaining / sizes[shared].sum()
     quota[shared] = np.floor(shares)
     most_missing = np.argsort(quota[shared] - shares, kind="stable")
     quota[np.flatnonzero(shared)[most_missing[: count - int(quota.sum())]]] += 1
@@ -169,10 +169,10 @@ def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
 
 
 def read_headers(images: ImageSet) -> list[Header]:
-    """The header of every image file, none of arrays in memory.
+    """The header of every image file; empty for arrays in memory.
 
     Raises:
-        DataError: files that `decode` would refuse; the message names the first and counts them.
+        DataError: `decode` would refuse some files; the message names the first and counts the others.
     """
     if isinstance(images.pictures, np.ndarray):
         return []
@@ -191,10 +191,10 @@ def read_headers(images: ImageSet) -> list[Header]:
 
 
 def without_corrupt(images: ImageSet) -> ImageSet:
-    """The images that can be decoded (each file is, once); the others are listed in `left_out`.
+    """The images that can be decoded; the others are listed in `left_out`. Every file is decoded once.
 
     Raises:
-        DataError: none can.
+        DataError: no image can be decoded.
     """
     if isinstance(images.pictures, np.ndarray):
         return images

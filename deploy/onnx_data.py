@@ -1,7 +1,7 @@
-"""Which other files an ONNX file names for its weights, told from its bytes: a device has no onnx package.
+"""Find the external weight files of an ONNX file from its bytes: a device has no onnx package.
 
-A reader of protobuf's wire format (https://protobuf.dev/programming-guides/encoding) that descends only where a
-TensorProto can stand (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
+This reads protobuf's wire format (https://protobuf.dev/programming-guides/encoding), and descends only where a
+TensorProto can occur (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
 import mmap
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from .errors import BundleError
 
-# message -> {field number: message below it}
-_BELOW: dict[str, dict[int, str]] = {
+# message -> {field number: submessage}
+_SUBMESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
     "Function": {7: "Node", 11: "Attribute"},
@@ -24,12 +24,12 @@ _BELOW: dict[str, dict[int, str]] = {
 }
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-# protobuf's own limit of nested messages
+# protobuf's own limit on nested messages
 _MAX_DEPTH = 100
 
 
 def external_files(path: Path) -> set[str]:
-    """The locations of external data that tensors of an ONNX file name, as they stand there.
+    """The locations of external data that the tensors of an ONNX file name, unchanged.
 
     Raises:
         BundleError: the file is not protobuf.
@@ -43,8 +43,8 @@ def external_files(path: Path) -> set[str]:
 
 def _locations(content: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
     if depth > _MAX_DEPTH:
-        raise ValueError("it is nested too deep")
-    below, pair = _BELOW[message], {1: b"", 2: b""}
+        raise ValueError("it is nested too deeply")
+    submessages, pair = _SUBMESSAGES[message], {1: b"", 2: b""}
     at = start
     while at < end:
         key, at = _varint(content, at, end)
@@ -58,9 +58,9 @@ def _locations(content: mmap.mmap, start: int, end: int, message: str, depth: in
         if wire == _LENGTH:
             size, at = _varint(content, at, end)
         if size > end - at:
-            raise ValueError("it is cut short")
-        if wire == _LENGTH and number in below:
-            yield from _locations(content, at, at + size, below[number], depth + 1)
+            raise ValueError("it is truncated")
+        if wire == _LENGTH and number in submessages:
+            yield from _locations(content, at, at + size, submessages[number], depth + 1)
         elif wire == _LENGTH and message == "Entry" and number in pair:
             pair[number] = content[at : at + size]
         at += size
@@ -69,11 +69,11 @@ def _locations(content: mmap.mmap, start: int, end: int, message: str, depth: in
 
 
 def _varint(content: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """An unsigned number of at most 64 bits, and where it ends."""
+    """An unsigned number of at most 64 bits, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
         byte = content[at]
         at += 1
         value |= (byte & 0x7F) << shift

@@ -1,4 +1,4 @@
-"""Parity: does a converted model still answer as its source did?"""
+"""Parity: does a converted model still give the same answers as its source?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 from .bundle import Bundle, Golden
 from .preprocess import decode
 
-# A float32 network computed in another order of additions moves by about 1e-6 of its largest logit (4e-7 was seen on
-# seven torchvision networks); a wrong bias or a folded layer moves by 1e-3 and more.
+# Another order of float32 additions changes logits by about 1e-6 of the largest one (4e-7 was seen on seven torchvision
+# networks); a wrong bias or a wrongly folded layer changes them by 1e-3 and more.
 FLOAT_TOLERANCE = 1e-4
 TENSOR_TOLERANCE = 1e-6
 
-# Where two models agree to the last bit, or not at all; float32 itself resolves 144 dB.
+# The limit for models that agree to the last bit, or not at all; float32 itself resolves 144 dB.
 _MOST_DB = 150.0
 
 
@@ -22,11 +22,11 @@ class Parity:
     """How far a model's answers on the golden samples are from its source's.
 
     Attributes:
-        checksums_agreement: share of samples that are decoded to the same pixels.
+        checksums_agreement: share of samples that decode to the same pixels.
         tensor_max_abs: largest difference of the preprocessed tensors, in units of the normalised input.
-        logits_max_abs: largest difference of the logits; nan when an answer is not a number.
+        logits_max_abs: largest difference of the logits; nan if a logit is not finite.
         top1_agreement: share of samples with the same top-1 class.
-        scale: largest absolute logit of the source, which the tolerance is a share of.
+        scale: largest absolute logit of the source; the tolerance is relative to it.
     """
 
     checksums_agreement: float
@@ -37,17 +37,17 @@ class Parity:
 
     @property
     def exact(self) -> bool:
-        """Whether this is the same model, up to float32 rounding. Not a number is never the same."""
+        """Whether this is the same model, up to float32 rounding; never with nan."""
         return self.logits_max_abs <= FLOAT_TOLERANCE * max(self.scale, 1e-3) and self.top1_agreement == 1.0
 
     @property
     def same_input(self) -> bool:
-        """Whether preprocessing here makes the tensors that it made at the source."""
+        """Whether preprocessing on this machine gives the same tensors as at the source."""
         return self.tensor_max_abs <= TENSOR_TOLERANCE
 
     @property
     def first_difference(self) -> str:
-        """The first of decoder, preprocessing and logits that is not the source's; "none" where all are."""
+        """The first of decoder, preprocessing and logits that differs from the source; "none" if all agree."""
         if self.checksums_agreement < 1.0:
             return "decoder"
         if not self.same_input:
@@ -71,7 +71,7 @@ def compare(
 ) -> Parity:
     """Compare float32 [n, k] logits with the golden ones.
 
-    A sample whose two best golden logits are closer than the tolerance has no top-1 class to keep, so either counts.
+    If the two best golden logits of a sample are closer than the tolerance, either class counts as its top-1.
     """
     scale = float(np.abs(golden.logits).max())
     if logits.shape != golden.logits.shape or not np.isfinite(logits).all():
@@ -84,16 +84,17 @@ def compare(
 
 
 def powers(reference: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """(signal, noise) of float32 [n, k] logits: sums of squares, which add up over batches.
+    """(signal, noise) of float32 [n, k] logits: sums of squares, which can be added over batches.
 
-    Each image's logits count from their mean, because what all classes share changes no answer and no probability.
+    The mean of each image's logits is subtracted: an offset that all classes share changes neither answer nor
+    probability.
     """
     signal, noise = (logits - logits.mean(axis=1, keepdims=True) for logits in (reference, answers - reference))
     return np.asarray([(signal**2).sum(dtype=np.float64), (noise**2).sum(dtype=np.float64)])
 
 
 def decibels(powers: np.ndarray) -> float:
-    """The signal-to-noise ratio of (signal, noise) in dB, within ±150; -150 where an answer is not a number."""
+    """The signal-to-noise ratio of (signal, noise) in dB, within ±150; -150 if an answer is not a number."""
     signal, noise = powers
     if not np.isfinite(noise) or (signal == 0 and noise > 0):
         return -_MOST_DB

@@ -10,5 +10,5 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def ranked(logits: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` best of [k] logits, best first; of equal ones the first."""
+    """Indices of the `count` best of [k] logits, best first; ties keep their order."""
     return np.argsort(-logits, kind="stable")[:count]

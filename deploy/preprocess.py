@@ -1,6 +1,6 @@
-"""The one implementation of preprocessing: from an image file to the tensor a network sees.
+"""The only implementation of preprocessing, from an image file to a network's input tensor.
 
-Training's evaluation, calibration, validation and the device all call it, and the bundle's manifest carries its
+Evaluation in training, calibration, validation and the device all call it, and the bundle's manifest contains its
 settings. It reproduces torchvision's PIL transforms (Resize, CenterCrop, ToTensor, Normalize) bit for bit, with Pillow
 and numpy alone.
 """
@@ -29,23 +29,23 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
 }
 
-# Pillow's modes of 8 bits a channel that convert to RGB and to grey.
+# Pillow's modes with 8 bits per channel that convert to RGB and to grey.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV"}
 
-# Grey of 16 bits. Its upper 8 bits are taken, as Pillow takes those of 16-bit colour.
+# 16-bit grey. The upper 8 bits are used, as Pillow does for 16-bit colour.
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L", "I;16N"}
 
-# Pixels of a picture: the area of the largest canvas of a browser (16384 x 16384). Phones take 200 million; as RGB this
-# many take 1 GB of memory.
+# Maximum number of pixels of a picture: the area of the largest canvas of a browser (16384 x 16384). Phones take 200
+# million; as RGB, the maximum takes 1 GB of memory.
 MAX_PICTURE = 1 << 28
 _OPENING = threading.Lock()
 
-# An input of 4096 x 4096 takes 200 MB as float32 RGB; before its crop an image may be resized to twice that.
+# An input of 4096 x 4096 takes 200 MB as float32 RGB; before cropping, an image may be resized to twice that.
 _MAX_SIDE = 8192
 
 DTYPES = ("float32", "uint8")
 
-# Above this a resized image is a mistake (a one-pixel-high strip scaled up), not a picture.
+# A larger resized image is a mistake, such as a one-pixel-high strip scaled up.
 _MAX_PIXELS = 50_000_000
 
 
@@ -55,12 +55,12 @@ class Preprocess:
 
     Attributes:
         mode: "RGB" (3 channels) or "L" (1 channel, ITU-R 601-2 luma as Pillow computes it).
-        resize: length of the shorter side in pixels (the longer follows), (height, width), or None for none.
-        crop: centre crop, (height, width) in pixels, or None. An image smaller than it is padded with zeros.
-        interpolation: a key of INTERPOLATIONS. Resampling is antialiased, as Pillow's is.
-        mean, std: one value a channel, on the scale [0, 1].
-        dtype: of the tensor. float32 is (pixels / 255 - mean) / std; uint8 is the pixels as they are, 0 to 255, for a
-            network that scales and normalizes them itself: mean 0 and std 1.
+        resize: length of the shorter side in pixels (the longer follows), (height, width), or None to keep the size.
+        crop: centre crop, (height, width) in pixels, or None. Smaller images are padded with zeros.
+        interpolation: a key of INTERPOLATIONS. Resampling is antialiased, as in Pillow.
+        mean, std: one value per channel, on the scale [0, 1].
+        dtype: of the tensor. float32 is (pixels / 255 - mean) / std; uint8 is the unchanged pixels, 0 to 255, for a
+            network that scales and normalizes them itself; mean is then 0 and std 1.
     """
 
     mode: Literal["RGB", "L"]
@@ -91,7 +91,7 @@ class Preprocess:
             raise RecipeError(unknown("tensor type", str(self.dtype), DTYPES), fix=f"use one of: {', '.join(DTYPES)}")
         if self.dtype == "uint8" and (any(self.mean) or set(self.std) != {1.0}):
             raise RecipeError(
-                "a network that takes uint8 pixels normalizes them itself, and mean and std are given",
+                "a network that takes uint8 pixels normalizes them itself, but mean and std are given",
                 fix="leave out mean and std (0 and 1)",
             )
         pairs = [(self.resize, self.resize) if isinstance(self.resize, int) else self.resize, self.crop]
@@ -99,15 +99,15 @@ class Preprocess:
             if pair is not None and not (
                 isinstance(pair, tuple) and len(pair) == 2 and all(type(side) is int and side >= 1 for side in pair)
             ):
-                raise RecipeError(f"an image size of {pair} is not possible", fix="sizes are in whole pixels, from 1")
+                raise RecipeError(f"the image size {pair} is invalid", fix="sizes are in whole pixels, at least 1")
             if pair is not None and max(pair) > _MAX_SIDE:
-                raise RecipeError(f"an image size of {pair} is too large", fix=f"at most {_MAX_SIDE} pixels a side")
+                raise RecipeError(f"the image size {pair} is too large", fix=f"use at most {_MAX_SIDE} pixels per side")
 
     def pixels(self, image: Image.Image) -> Image.Image:
-        """Convert, resize and crop a decoded image; the result is 8 bits a channel, in `mode`.
+        """Convert, resize and crop a decoded image; the result has 8 bits per channel, in `mode`.
 
         Raises:
-            DataError: the image has more than 8 bits a channel.
+            DataError: the image has more than 8 bits per channel.
         """
         image = _converted(image, self.mode)
         if self.resize is not None:
@@ -124,7 +124,7 @@ class Preprocess:
         return image
 
     def normalize(self, image: Image.Image) -> np.ndarray:
-        """[c, h, w] in `dtype`, of an image that `pixels` (or an augmentation) made."""
+        """Convert an image from `pixels` (or an augmentation) to [c, h, w] in `dtype`."""
         array = np.asarray(image, dtype=np.uint8)
         planes = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
         if self.dtype == "uint8":
@@ -134,23 +134,23 @@ class Preprocess:
         return (planes.astype(np.float32) / np.float32(255) - mean) / std
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """[c, h, w] in `dtype`, of a decoded image."""
+        """Preprocess a decoded image to [c, h, w] in `dtype`."""
         return self.normalize(self.pixels(image))
 
     def checksum(self, image: Image.Image) -> int:
-        """CRC-32 of a decoded image's size and pixels in `mode`, before anything else is done with them."""
+        """CRC-32 of a decoded image's size and pixels in `mode`, before any other step."""
         converted = _converted(image, self.mode)
         return zlib.crc32(converted.tobytes(), zlib.crc32(f"{converted.width}x{converted.height}".encode()))
 
     def batch(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """[n, c, h, w] in `dtype`, of decoded images."""
+        """Preprocess decoded images to [n, c, h, w] in `dtype`."""
         return np.stack([self(image) for image in images])
 
 
 def decode(source: bytes | Path) -> Image.Image:
-    """Decode an image file to 8 bits a channel and turn it upright by its EXIF orientation.
+    """Decode an image file to 8 bits per channel and turn it upright by its EXIF orientation.
 
-    A photo is decoded at its full size, since decoding at a reduced one gives other pixels.
+    Photos are decoded at full size, since decoding at a reduced size gives different pixels.
 
     Raises:
         DataError: the file is missing, truncated, too large, not an image, or has no 8-bit form; the message names it.
@@ -161,17 +161,17 @@ def decode(source: bytes | Path) -> Image.Image:
 
 
 class Header(NamedTuple):
-    """What an image file says of itself: (width, height) in pixels, Pillow's mode."""
+    """An image file's header: (width, height) in pixels, and Pillow's mode."""
 
     size: tuple[int, int]
     mode: str
 
 
 def read_header(source: Path) -> Header:
-    """Read an image file's header alone.
+    """Read only an image file's header.
 
     Raises:
-        DataError: `decode` would refuse the file for what stands in its header; the message names it.
+        DataError: `decode` would refuse the file because of its header; the message names it.
     """
     with opened(source) as image:
         return Header(image.size, image.mode)
@@ -179,17 +179,17 @@ def read_header(source: Path) -> Header:
 
 @contextlib.contextmanager
 def opened(source: bytes | Path) -> Iterator[Image.Image]:
-    """An image file of which only the header was read; what goes wrong with it from here on is a DataError."""
+    """Open an image file, reading only its header; any error in the block is raised as a DataError."""
     name = "image" if isinstance(source, bytes) else str(source)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF data, beside a picture that may be whole
+            warnings.simplefilter("ignore")  # damaged EXIF data need not affect the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 if image.mode not in _MODES | SIXTEEN_BITS:
                     raise DataError(
-                        f"{name} has pixels of Pillow's mode {image.mode}, of which EdgeKit cannot know the range",
-                        fix="convert it to 8 bits a channel, or pass --skip-corrupt",
+                        f"{name} has Pillow mode {image.mode}, whose range of values is unknown",
+                        fix="convert it to 8 bits per channel, or pass --skip-corrupt",
                     )
                 yield image
     except EdgeKitError:
@@ -197,23 +197,23 @@ def opened(source: bytes | Path) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         if isinstance(source, Path) and source.is_symlink():
             raise DataError(
-                f"{name} is a link to {source.readlink()}, which is not there",
+                f"{name} is a link to {source.readlink()}, which does not exist",
                 fix="restore or remove it, or pass --skip-corrupt",
             ) from error
         raise DataError(f"no such image: {name}", fix="check the path") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{name} has more than {MAX_PICTURE / 1e6:.0f} million pixels",
-            fix="make it smaller first, or pass --skip-corrupt",
+            fix="reduce its size, or pass --skip-corrupt",
         ) from error
-    except Exception as error:  # Pillow's parsers let many kinds through
+    except Exception as error:  # Pillow's parsers raise errors of many kinds
         raise DataError(
             f"cannot decode {name}: {error}", fix="replace or remove the file, or pass --skip-corrupt"
         ) from error
 
 
 def _open(source: io.BytesIO | Path) -> Image.Image:
-    """Image.open under our own limit of pixels; Pillow's, of 89 million, is a global variable."""
+    """Image.open with EdgeKit's limit of pixels; Pillow's limit (89 million) is a global variable."""
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PICTURE
         try:
@@ -223,7 +223,7 @@ def _open(source: io.BytesIO | Path) -> Image.Image:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """A decoded image in 8 bits a channel."""
+    """A decoded image with 8 bits per channel."""
     if image.mode not in SIXTEEN_BITS:
         return image
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -232,13 +232,13 @@ def eight_bits(image: Image.Image) -> Image.Image:
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode not in _MODES:
         raise DataError(
-            f"the image is not of 8 bits a channel (Pillow mode {image.mode})", fix="convert it to RGB or L first"
+            f"the image does not have 8 bits per channel (Pillow mode {image.mode})", fix="convert it to RGB or L first"
         )
     return image if image.mode == mode else image.convert(mode)
 
 
 def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
-    """(width, height) after resizing; the rule for one number is torchvision's: the longer side is truncated."""
+    """(width, height) after resizing; a single number is applied as in torchvision, truncating the longer side."""
     if not isinstance(resize, int):
         height, width = resize
         return width, height
@@ -249,7 +249,7 @@ def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int,
 
 
 def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """torchvision's CenterCrop on a PIL image, padding and rounding included."""
+    """torchvision's CenterCrop on a PIL image, including its padding and rounding."""
     if width > image.width or height > image.height:
         left, top = max(0, (width - image.width) // 2), max(0, (height - image.height) // 2)
         right, bottom = max(0, (width - image.width + 1) // 2), max(0, (height - image.height + 1) // 2)

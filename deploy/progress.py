@@ -1,8 +1,8 @@
-"""How far long work is, for a caller who wants to show it."""
+"""Progress of long work, for callers that want to show it."""
 
 from collections.abc import Callable
 
-# Called with (stage, share): what goes on, and how much of that stage is done, from 0 to 1. A stage is "" where the
+# Called with (stage, share): the current stage, and the share of it that is done, from 0 to 1. The stage is "" if the
 # work has only one.
 Progress = Callable[[str, float], None]
 

@@ -1,4 +1,4 @@
-"""Registries: dict literals of name -> "module:object", resolved on use, so that naming a thing does not import it."""
+"""Registries: dict literals of name -> "module:object", resolved on use, so that listing names imports nothing."""
 
 import importlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from .errors import EdgeKitError, RecipeError, listed, missing_package, unknown
 
 
 def resolve(reference: str, package: str) -> Any:
-    """Import what "module:object" (relative to `package`) names.
+    """Import the object of a reference "module:object", relative to `package`.
 
     Raises:
         MissingPackageError: the module needs an optional package that is not installed.
@@ -24,7 +24,7 @@ def choose(registry: Mapping[str, object], name: str, kind: str, error: type[Edg
     """The entry called `name`.
 
     Raises:
-        EdgeKitError: (of class `error`) no such entry; the message suggests the nearest names.
+        EdgeKitError: (of class `error`) there is no such entry; the message suggests the nearest names.
     """
     if name not in registry:
         raise error(unknown(kind, name, registry), fix=f"choose one of: {listed(registry)}")

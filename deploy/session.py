@@ -15,9 +15,9 @@ def open_session(
     """Load a bundle's model.
 
     Args:
-        runtime: a key of RUNTIMES; None is the default of the bundle's format.
-        planted: the runtimes of PLANTED open too.
-        options: of the runtime.
+        runtime: a key of RUNTIMES; None selects the default for the bundle's format.
+        planted: also accept the runtimes in PLANTED, which are for tests of measuring.
+        options: the options of the runtime.
 
     Raises:
         BundleError: the runtime does not open the bundle's format, or its model file cannot be loaded.
@@ -30,27 +30,27 @@ def open_session(
 
 
 def runtime_for(bundle: Bundle, name: str | None = None, *, planted: bool = False) -> Runtime:
-    """The runtime of this name, or the default of the bundle's format.
+    """The runtime called `name`, or the default for the bundle's format.
 
     Raises:
         BundleError: no runtime opens the bundle's format.
-        RecipeError: there is no runtime of this name.
+        RecipeError: no runtime has this name.
     """
     return default_runtime(bundle.manifest.format, planted=planted) if name is None else runtime_named(name)
 
 
 def load(path: Path | str, runtime: str | None = None, **options: OptionValue) -> Session:
-    """Open the bundle at `path`, hashes checked, and load its model (see `open_session`)."""
+    """Open the bundle at `path`, check its hashes, and load its model (see `open_session`)."""
     return open_session(Bundle.open(path), runtime, planted=False, **options)
 
 
 def in_batches_of(size: int | None, batch: np.ndarray, run: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Feed a model that takes exactly `size` images at once (None: any); a last short batch is filled up and cut."""
+    """Feed a model that takes exactly `size` images at once (None: any number), padding a last short batch."""
     if size is None or size == len(batch):
         return run(batch)
     parts = []
     for start in range(0, len(batch), size):
         part = batch[start : start + size]
-        filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]) if len(part) < size else part
-        parts.append(run(filled)[: len(part)])
+        padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]) if len(part) < size else part
+        parts.append(run(padded)[: len(part)])
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Ending by a signal: what a process made for a moment is removed, and its exit code says which signal it was."""
+"""Ending on a signal: temporary files are removed, and the exit code tells which signal it was."""
 
 import contextlib
 import signal
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 # Ctrl-C, kill and a closed terminal; Windows has no SIGHUP.
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
-# A supervisor may send the same signal to a parent and its children at once; a user who repeats it later means it.
+# Repeats within this time are ignored: a supervisor may signal a parent and its children at once. Later ones count.
 _REPEATED_S = 2.0
 
 
@@ -28,8 +28,8 @@ def ended_by_signals() -> Iterator[None]:
             raise KeyboardInterrupt
 
     numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
+    previous = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in previous.items():
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, end)
     try:
@@ -39,5 +39,5 @@ def ended_by_signals() -> Iterator[None]:
             sys.exit(128 + next(iter(received)))
         raise
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

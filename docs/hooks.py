@@ -1,4 +1,4 @@
-"""What the site takes from the program instead of a copy: every command's options, the public API, the decisions."""
+"""Generate parts of the site from the program: every command's options, the public API, the list of decisions."""
 
 import re
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def decisions() -> str:
 
 
 def on_startup(**_: object) -> None:
-    """Lay the package out under its name, which the checkout's folder need not have, for the reader of docstrings."""
+    """Link the package under its own name for mkdocstrings; the checkout's folder may have another name."""
     package = ROOT / "build/package/edgekit"
     package.mkdir(parents=True, exist_ok=True)
     for name in ("__init__.py", "deploy", "export", "models", "toolkit"):
@@ -71,7 +71,7 @@ GENERATED: dict[str, Callable[[], str]] = {"commands": commands, "api": api, "de
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Replace `<!-- generated: NAME -->` by what the program says."""
+    """Replace `<!-- generated: NAME -->` with the generated text."""
     return re.sub(r"<!-- generated: (\w+) -->", lambda match: GENERATED[match[1]](), markdown)
 
 
@@ -80,5 +80,5 @@ _EXTERNAL = re.compile(r'<(?:script|img|iframe|source|link)\b[^>]*\b(?:src|srcse
 
 def on_post_page(output: str, page: "Page", **_: object) -> None:
     """Refuse a page that would request something from another host."""
-    if found := _EXTERNAL.search(output):
-        raise ValueError(f"{page.file.src_path} requests something from elsewhere: {found[0]}")
+    if match := _EXTERNAL.search(output):
+        raise ValueError(f"{page.file.src_path} requests something from another host: {match[0]}")

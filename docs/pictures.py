@@ -1,7 +1,7 @@
-"""Make the pictures and outputs that README and the site show, from a real run of the four commands.
+"""Generate the pictures and outputs in the README and on the site from a real run of the four commands.
 
-`python docs/pictures.py` runs them in a temporary folder, writes docs/images, and puts what they printed into README.md
-between its markers. It needs Chromium for the pictures of the report's page.
+`python docs/pictures.py` runs them in a temporary folder, writes docs/images, and puts their output into README.md
+between its markers. It requires Chromium for the pictures of the report's page.
 """
 
 import io
@@ -29,13 +29,13 @@ COMMANDS = {
     "quantize": ["quantize"],
     "validate": ["validate"],
 }
-# Rich's SVG loads its font from another host; a picture in a page may not.
+# Rich's SVG loads its font from another host, which a picture in a page cannot do.
 _FONT_FACES = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 _WIDTH, _HEIGHT = 1280, 1080
 
 
 def run(arguments: list[str], folder: Path) -> tuple[str, str]:
-    """What a command prints: (stdout as on a colour terminal, stderr as in a pipe)."""
+    """Run a command; returns (stdout as on a colour terminal, stderr as in a pipe)."""
     terminal, stdout = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(COLUMNS), "TERM": "xterm-256color", "LINES": "60"}
     with tempfile.TemporaryFile("w+") as stderr:
@@ -46,7 +46,7 @@ def run(arguments: list[str], folder: Path) -> tuple[str, str]:
         try:
             while chunk := os.read(terminal, 1 << 16):
                 chunks.append(chunk)
-        except OSError:  # Linux says EIO where the other side has closed
+        except OSError:  # Linux reports EIO once the other side has closed
             pass
         os.close(terminal)
         if code := process.wait():
@@ -56,7 +56,7 @@ def run(arguments: list[str], folder: Path) -> tuple[str, str]:
 
 
 def draw(command: str, printed: str, name: str) -> None:
-    """Write what a command printed as SVG, for light and dark pages."""
+    """Write the output of a command as SVG, for light and dark pages."""
     for scheme, theme in (("light", DEFAULT_TERMINAL_THEME), ("dark", SVG_EXPORT_THEME)):
         console = Console(record=True, width=COLUMNS, file=io.StringIO())
         console.print(Text(f"$ {command}", style="bold"))
@@ -68,7 +68,7 @@ def draw(command: str, printed: str, name: str) -> None:
 
 
 def photograph(page_file: Path) -> None:
-    """Write pictures of the top of the report's page, light and dark, with few enough colours to stay small."""
+    """Write pictures of the top of the report's page, light and dark, with few colours so that the files are small."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         for scheme in ("light", "dark"):

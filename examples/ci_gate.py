@@ -1,4 +1,4 @@
-"""A gate for CI: compare a branch's report with the main branch's, measure nothing.
+"""A gate for CI: compare a branch's report with the main branch's, without measuring.
 
     python examples/ci_gate.py main/report.json branch/report.json
 
@@ -20,7 +20,7 @@ def main(before: str, after: str) -> int:
     ]
     code = subprocess.run(command, check=False).returncode
     if code == UNDECIDED:
-        print("warning: the reports do not decide it; measure longer (--seconds), or on more images", file=sys.stderr)
+        print("warning: the reports cannot decide; measure longer (--seconds), or on more images", file=sys.stderr)
         return 0
     return code
 

@@ -18,7 +18,7 @@ from torch import nn
 
 CLASSES = ("circle", "square", "triangle")
 SIDE = 32
-# How an image becomes the network's input; the bundle carries it from here on.
+# How an image becomes the network's input; the bundle stores it from here on.
 PREPROCESS = edgekit.Preprocess("RGB", SIDE, (SIDE, SIDE), "bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -53,8 +53,8 @@ def main() -> int:
     # The answers of both models on new images.
     draw_images(Path("new"), per_class=20, seed=1)
     pairs = zip(edgekit.predict(exported, "new"), edgekit.predict(result.bundle, "new"), strict=True)
-    alike = [before.labels[0] == after.labels[0] for before, after in pairs]
-    print(f"{sum(alike)} of {len(alike)} new images are answered alike")
+    same = [before.labels[0] == after.labels[0] for before, after in pairs]
+    print(f"{sum(same)} of {len(same)} new images get the same answer from both models")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Train, export, quantize and validate by the Python API, on the digits that ship with EdgeKit.
+"""Train, export, quantize and validate with the Python API, on the digits that ship with EdgeKit.
 
     python examples/train_to_validate.py
 
-About two minutes on two cores. The report is written to `report/`. A few epochs and a short measurement:
+This takes about two minutes on two cores and writes the report to `report/`. For a quick trial:
 
     python examples/train_to_validate.py --epochs 2 --seconds 1
 """
@@ -18,7 +18,7 @@ def main() -> int:
     """Run the chain; returns the verdict's exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=8.0, help="least time for the latency measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="minimum seconds for the latency measurement")
     arguments = parser.parse_args()
 
     recipe = edgekit.Recipe.load("digits", [f"train.epochs={arguments.epochs}"])

@@ -1,4 +1,4 @@
 """Exporting a network to another format, one format per file, and the parity gate.
 
-Changes of precision are in toolkit/quantize.
+Conversion to another precision is in toolkit/quantize.
 """

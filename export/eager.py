@@ -27,21 +27,21 @@ def load_module(bundle: Bundle) -> nn.Module:
         return load_torchscript(bundle.model_path)
     if bundle.manifest.format != "torch":
         raise BundleError(
-            f"{bundle.path} is {bundle.manifest.format}, which has no torch module",
+            f"{bundle.path} has format {bundle.manifest.format}, which has no torch module",
             fix=f"pass a bundle of format {', '.join(TORCH_FORMATS)}",
         )
-    # the weights are in the bundle: published ones would only be downloaded, and then replaced
+    # the bundle contains the weights: published ones would be downloaded in vain
     architecture = {**bundle.manifest.architecture, "pretrained": False}
     try:
         network = create_network(**{**architecture, "image_size": tuple(architecture["image_size"])})
         network.load_state_dict(load_file(bundle.model_path))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
-            f"the network of {bundle.path} cannot be made again: {error}", fix="train or import it again"
+            f"the network of {bundle.path} cannot be recreated: {error}", fix="train or import it again"
         ) from error
     return network.eval()
 
 
 def open_session(bundle: Bundle, options: ThreadOptions) -> ModuleSession:
-    """Load a torch bundle; torch runs the network eagerly."""
+    """Load a torch bundle, to be run eagerly by torch."""
     return ModuleSession(load_module(bundle), "torch eager", None, options.threads)

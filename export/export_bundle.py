@@ -1,4 +1,4 @@
-"""Export: a torch bundle in another format, refused unless it is the same model."""
+"""Export: convert a torch bundle to another format; a result that is not the same model is refused."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,9 +23,9 @@ class Options:
     """How to export.
 
     Attributes:
-        dynamic_batch: let the model take any number of images at once; else exactly one.
+        dynamic_batch: let the model take any number of images at once; otherwise exactly one.
         opset: ONNX operator set; None is the lowest that suffices (see onnx.py).
-        cross_check: also export with the other of torch's two ONNX exporters, and compare their answers.
+        cross_check: also export with the other of torch's two ONNX exporters, and compare the results.
     """
 
     dynamic_batch: bool = False
@@ -34,14 +34,14 @@ class Options:
 
 
 def export_bundle(bundle: Bundle, format: str, out: Path, options: Options | None = None) -> Bundle:
-    """Write `bundle`'s network in another format to the new bundle `out`, after it has passed the parity gate.
+    """Write `bundle`'s network in another format to the new bundle `out`, if it passes the parity gate.
 
-    The gate: on the golden images, at batch 1 and at batch 3, the exported file's logits equal those that the source
-    recorded, up to float32 rounding, with the same top-1 class on every image.
+    The gate runs the exported file on the golden images at batch 1 and batch 3. The logits must equal those recorded
+    by the source, up to float32 rounding, with the same top-1 class for every image.
 
     Raises:
-        ParityError: it is not the same model; nothing is left behind.
-        BundleError: the bundle holds no torch network, or an option does not apply.
+        ParityError: the exported file is not the same model; nothing is left behind.
+        BundleError: the bundle contains no torch network, or an option does not apply.
     """
     from .eager import load_module
 
@@ -82,17 +82,17 @@ def gate(exported: Bundle) -> Parity:
     """Compare an exported bundle with its golden samples at batch 1 and batch 3.
 
     Returns:
-        The parity of the batch that differs more.
+        The parity of the batch size with the larger difference.
 
     Raises:
-        ParityError: it is not the same model.
+        ParityError: the exported file is not the same model.
     """
     session = open_session(exported)
     worst: Parity | None = None
     for size in (1, 3):
         try:
             parity = replay(exported, lambda tensors, size=size: _in_parts(session.run, tensors, size))
-        except Exception as error:  # a runtime raises what it likes for a shape that the file does not take
+        except Exception as error:  # runtimes raise arbitrary errors for an unsupported shape
             raise ParityError(
                 f"the {exported.manifest.format} file does not run at batch {size}: {error}",
                 fix="nothing was kept; leave out --dynamic-batch, or report the network",
@@ -100,7 +100,7 @@ def gate(exported: Bundle) -> Parity:
         if not parity.exact or not parity.same_input:
             raise ParityError(
                 f"the {exported.manifest.format} file is not the same model at batch {size}: logits differ by up to "
-                f"{parity.logits_max_abs:.3g} (largest {parity.scale:.3g}), the same top-1 on "
+                f"{parity.logits_max_abs:.3g} (largest {parity.scale:.3g}), the top-1 class agrees on "
                 f"{parity.top1_agreement:.0%} of the golden images",
                 fix="nothing was kept; try another --format, another --opset, or report the network",
             )
@@ -111,10 +111,10 @@ def gate(exported: Bundle) -> Parity:
 
 
 def check_source(bundle: Bundle, network: "nn.Module") -> None:
-    """Refuse a source whose network does not answer as its golden samples say.
+    """Refuse a source whose network does not reproduce its golden samples.
 
     Raises:
-        ParityError: the loaded network is not the one that made the golden samples.
+        ParityError: the logits differ from the recorded ones.
     """
     import torch
 
@@ -125,14 +125,13 @@ def check_source(bundle: Bundle, network: "nn.Module") -> None:
     parity = compare(golden, logits)
     if not parity.exact:
         raise ParityError(
-            f"{bundle.path} does not answer as its golden samples say: logits differ by up to "
-            f"{parity.logits_max_abs:.3g}",
+            f"{bundle.path} does not reproduce its golden samples: logits differ by up to {parity.logits_max_abs:.3g}",
             fix="train or import it again with this version of torch",
         )
 
 
 def example_input(images: np.ndarray, options: Options) -> np.ndarray:
-    """What a network is traced with: one image, or two where the batch is to be free (torch freezes a batch of one)."""
+    """The input for tracing a network: one image, or two for a dynamic batch (torch freezes a batch of one)."""
     return np.repeat(images[:1], 2, axis=0) if options.dynamic_batch else images[:1]
 
 

@@ -1,4 +1,4 @@
-"""The export formats; --help and completion list them without importing what writes them."""
+"""The export formats; --help and completion list them without importing the exporters."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ class Format:
 
     Attributes:
         export: "module:function" taking (network, images float32 [n, c, h, w], path, options, manifest) and returning
-            what should be remembered in the manifest. A model file that it writes is not trusted yet.
-        suffix: of the model file.
-        packages: whose versions are recorded.
-        options: the names of the Options that it knows.
+            details for the manifest. The model file that it writes is not trusted yet.
+        suffix: the suffix of the model file.
+        packages: packages whose versions are recorded.
+        options: names of the Options that it supports.
     """
 
     export: str

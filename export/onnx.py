@@ -1,10 +1,11 @@
-"""ONNX, by one of torch's two exporters, folded and simplified."""
+"""ONNX export by one of torch's two exporters, then folding and simplification."""
 
 import contextlib
 import io
 import json
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,15 @@ _OPSET, _DYNAMO_OPSET = 17, 18
 def export(
     network: nn.Module, images: np.ndarray, path: Path, options: Options, manifest: Manifest
 ) -> dict[str, object]:
-    """Export, fold and simplify, write labels and preprocessing into the file (see Format.export).
+    """Export, fold and simplify, and write labels and preprocessing into the file (see Format.export).
 
-    The exporter that torch used to have comes first: it needs no opset above the default, folds BatchNorm into the
-    convolutions, and takes a fraction of the time. Where it cannot, or answers wrongly, the one on torch.export is
-    taken, and the manifest says so.
+    torch's older exporter is tried first: it needs no opset above the default, folds BatchNorm into the convolutions,
+    and takes a fraction of the time. If it fails or its model gives wrong answers, the exporter based on torch.export
+    is used, and the manifest records this.
 
-    Opset 17 is the default: the lowest that has every operator of the networks here in its present form (LayerNorm
-    came with 17), and the highest that TensorRT 8.6 reads. The other exporter makes 18, its lowest. An opset that is
-    asked for is made or refused.
+    The default is opset 17: the lowest with the current form of every operator of the networks here (LayerNorm was
+    added in 17), and the highest that TensorRT 8.6 reads. The other exporter writes 18, its lowest. A requested opset
+    is written or refused.
 
     Raises:
         EdgeKitError: neither exporter can export the network.
@@ -47,7 +48,7 @@ def export(
     try:
         model = _export_with(first, network, images, options)
         _compare_with(network, images, model, options)
-    except Exception as error:  # an exporter fails in any way it likes; the other one is asked then
+    except Exception as error:  # exporters raise arbitrary errors; fall back to the other one
         failure, used = _reason(error), second
         try:
             model = _export_with(second, network, images, options)
@@ -92,7 +93,7 @@ def _dynamo(network: nn.Module, example: torch.Tensor, options: Options) -> byte
             network, (example,), dynamo=True, opset_version=options.opset or _DYNAMO_OPSET,
             input_names=[_INPUT], output_names=[_OUTPUT], dynamic_shapes=shapes, verbose=False,
         )  # fmt: skip
-    assert program is not None  # noqa: S101 # no file was asked for, so a program is returned
+    assert program is not None  # noqa: S101 # without an output file, a program is returned
     return program.model_proto.SerializeToString()
 
 
@@ -102,23 +103,34 @@ EXPORTERS: dict[str, Callable[[nn.Module, torch.Tensor, Options], bytes]] = {
 }
 
 
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Silence the exporters, which log tracebacks of errors that they also raise."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
 def _export_with(exporter: str, network: nn.Module, images: np.ndarray, options: Options) -> onnx.ModelProto:
-    """The simplified, checked model."""
-    with warnings.catch_warnings(), torch.inference_mode():
+    """Export the network; return the simplified and checked model."""
+    with warnings.catch_warnings(), _without_logs(), torch.inference_mode():
         warnings.simplefilter("ignore")
         content = EXPORTERS[exporter](network, torch.from_numpy(example_input(images, options)), options)
     model = onnxslim.slim(onnx.load_from_string(content))
-    assert isinstance(model, onnx.ModelProto)  # noqa: S101 # what slim returns when no file is asked for
+    assert isinstance(model, onnx.ModelProto)  # noqa: S101 # what slim returns without an output file
     sort_nodes(model.graph)
     onnx.checker.check_model(model, full_check=True)
     version = model.opset_import[0].version
     if options.opset not in (None, version):
-        raise ValueError(f"opset {options.opset} was asked for and {version} made")
+        raise ValueError(f"opset {options.opset} was requested, but {version} was written")
     return model
 
 
 def _compare_with(network: nn.Module, images: np.ndarray, model: onnx.ModelProto, options: Options) -> None:
-    """Hold the model's answers on up to three images against torch's on the three at once."""
+    """Compare the model's logits on up to three images, one at a time, with those of torch on all of them at once."""
     batch = images[:3]
     with torch.inference_mode():
         expected = network(torch.from_numpy(batch)).numpy()
@@ -130,21 +142,21 @@ def _compare_with(network: nn.Module, images: np.ndarray, model: onnx.ModelProto
 def _disagreement(
     model: onnx.ModelProto, other_exporter: str, network: nn.Module, images: np.ndarray, options: Options
 ) -> float:
-    """Largest difference between the two exporters' answers on all the images."""
+    """Largest difference between the logits of the two exporters' models on all images."""
     try:
-        witness = _export_with(other_exporter, network, images, options)
+        other_model = _export_with(other_exporter, network, images, options)
     except Exception as error:
         raise EdgeKitError(
-            f"the cross-check cannot be made: {other_exporter} cannot export this network: {_reason(error)}",
-            fix="leave out --cross-check; the parity gate still holds",
+            f"the cross-check is not possible: {other_exporter} cannot export this network: {_reason(error)}",
+            fix="leave out --cross-check; the parity gate still applies",
         ) from error
-    return _require_close(_run(witness, images, 1), _run(model, images, 1), "the two exporters")
+    return _require_close(_run(other_model, images, 1), _run(model, images, 1), "the two exporters")
 
 
-def _require_close(expected: np.ndarray, actual: np.ndarray, who: str) -> float:
+def _require_close(expected: np.ndarray, actual: np.ndarray, sources: str) -> float:
     difference = float(np.abs(expected - actual).max()) if expected.shape == actual.shape else float("nan")
     if not difference <= FLOAT_TOLERANCE * max(float(np.abs(expected).max()), 1e-3):
-        raise ParityError(f"{who} disagree by {difference:.3g}", fix="nothing was kept; report the network")
+        raise ParityError(f"{sources} disagree by {difference:.3g}", fix="nothing was kept; report the network")
     return difference
 
 

@@ -1,4 +1,4 @@
-"""ONNX files that other tools can read: nodes in topological order, accepted by ONNX's own checker. Needs no torch."""
+"""Writing ONNX files for other tools: sorted topologically, and accepted by ONNX's own checker. Needs no torch."""
 
 import heapq
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import onnx
 
 from ..deploy.errors import EdgeKitError
 
-# protobuf's own limit for one message; beyond it the weights would have to be a file beside the model.
+# protobuf's own limit for one message; larger weights would need a separate file.
 _MAX_BYTES = (1 << 31) - 1
 
 
@@ -22,10 +22,10 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
-    """The file's content, after its nodes are sorted in place and ONNX's full check (with shape inference) has passed.
+    """Sort the nodes in place, run ONNX's full check (with shape inference), and return the file's content.
 
     Raises:
-        EdgeKitError: the graph has a cycle, the checker rejects it, or it is larger than a protobuf message may be.
+        EdgeKitError: the graph has a cycle, the checker rejects it, or it exceeds the size limit of protobuf.
     """
     sort_nodes(model.graph)
     if model.ByteSize() > _MAX_BYTES:
@@ -43,7 +43,7 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
 
 
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """Tensor -> the node that computes it."""
+    """Name of each computed tensor -> the node that computes it."""
     return {name: node for node in graph.node for name in node.output}
 
 
@@ -54,9 +54,9 @@ def constants(graph: onnx.GraphProto) -> set[str]:
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Put nodes after those that make their inputs, in place; nodes that are in order already keep their places.
+    """Sort nodes in place so that each follows the nodes that compute its inputs; sorted nodes keep their order.
 
-    Kahn's algorithm, which of the nodes that are ready takes the first by its present place. Subgraphs (of If, Loop,
+    Kahn's algorithm, taking the ready node with the lowest current position first. Subgraphs (of If, Loop,
     Scan) are sorted too; a node depends on what its subgraphs read from outside.
 
     Raises:
@@ -65,8 +65,8 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for subgraph in subgraphs(node):
             sort_nodes(subgraph)
-    makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
-    needs = [{makers[name] for name in reads(node) if name in makers} for node in graph.node]
+    producer_of = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    needs = [{producer_of[name] for name in reads(node) if name in producer_of} for node in graph.node]
     readers: dict[int, list[int]] = {}
     for place, sources in enumerate(needs):
         for source in sources:
@@ -92,7 +92,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs that a node (If, Loop, Scan) holds."""
+    """The graphs inside a node (If, Loop, Scan)."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -100,7 +100,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of the tensors that a node needs, its subgraphs' included."""
+    """Names of the tensors that a node and its subgraphs read from outside."""
     yield from node.input
     for subgraph in subgraphs(node):
         inner_names = {name for inner in subgraph.node for name in inner.output}

@@ -1,1 +1,1 @@
-"""Networks, one per file, and the table of their names. Training them is in toolkit/training."""
+"""Networks, one family per file, and the registry of their names. Training is in toolkit/training."""

@@ -6,11 +6,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.Lea
 
 
 def activation_layer(name: str) -> type[nn.Module]:
-    """The activation's class; LeakyReLU's slope is torch's 0.01.
+    """The activation's class; LeakyReLU keeps torch's slope of 0.01.
 
     Raises:
-        ValueError: no such activation.
+        ValueError: the activation is unknown.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"no activation is called {name!r}; there are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"unknown activation {name!r}; choose one of: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]

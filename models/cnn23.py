@@ -9,15 +9,15 @@ def cnn23(num_classes: int, in_channels: int, image_size: tuple[int, int], activ
     """Three Conv-BatchNorm-activation-MaxPool blocks, Flatten, two Linear-BatchNorm-activation-Dropout blocks, and
     Linear-LogSoftmax: 12 + 1 + 10 layers.
 
-    The softmax is in its logarithmic form: cross entropy of log-probabilities is exact, where cross entropy of
-    probabilities would apply the softmax twice.
+    The softmax is logarithmic: cross entropy of log-probabilities is exact, while cross entropy of probabilities would
+    apply the softmax twice.
 
     Raises:
-        ValueError: the image is smaller than 8 x 8 pixels, or no such activation.
+        ValueError: the image is smaller than 8 x 8 pixels, or the activation is unknown.
     """
     height, width = (side // 8 for side in image_size)
     if min(height, width) < 1:
-        raise ValueError(f"cnn23 halves the image three times: {image_size} is too small, 8 pixels a side at least")
+        raise ValueError(f"cnn23's three poolings need at least 8 pixels per side, not {image_size}")
     act = activation_layer(activation)
     layers: list[nn.Module] = []
     for inputs, outputs in ((in_channels, 32), (32, 64), (64, 128)):

@@ -1,4 +1,4 @@
-"""Plain stacks of three 3x3 convolutions: a small one for small images, and one in the manner of VGG for 224 pixels."""
+"""Plain stacks of three 3x3 convolutions: a small one for small images, and one like VGG for 224 pixels."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ def convnet(num_classes: int, in_channels: int, image_size: tuple[int, int], act
     """Conv 32/64/128 @3x3, each with pool 2, then Linear 512, Dropout 0.5, Linear 256, classes.
 
     Raises:
-        ValueError: the image is smaller than 8 x 8 pixels, or no such activation.
+        ValueError: the image is smaller than 8 x 8 pixels, or the activation is unknown.
     """
     act = activation_layer(activation)
     return nn.Sequential(
@@ -24,7 +24,7 @@ def vgg_small(num_classes: int, in_channels: int, image_size: tuple[int, int], a
     """Conv 32/64/128 @3x3, each with pool 2, then Linear 512, classes.
 
     Raises:
-        ValueError: the image is smaller than 8 x 8 pixels, or no such activation.
+        ValueError: the image is smaller than 8 x 8 pixels, or the activation is unknown.
     """
     act = activation_layer(activation)
     return nn.Sequential(
@@ -42,5 +42,5 @@ def _features(in_channels: int, act: type[nn.Module]) -> list[nn.Module]:
 def _flattened(image_size: tuple[int, int]) -> int:
     height, width = (side // 8 for side in image_size)
     if min(height, width) < 1:
-        raise ValueError(f"three poolings leave nothing of an image of {image_size}: 8 pixels a side at least")
+        raise ValueError(f"three poolings need at least 8 pixels per side, not {image_size}")
     return 128 * height * width

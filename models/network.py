@@ -1,4 +1,4 @@
-"""Networks: `create_network(name, num_classes, ...)` makes one by its name.
+"""Networks by name: `create_network(name, num_classes, ...)`.
 
 Importing this module does not import torch; the files beside it do, one architecture family each.
 """
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "create_network"]
 
-# name -> "module:function" here, or "library:name" of a network that another library builds
+# name -> "module:function" in this package, or "library:name" of another library's network
 MODELS: dict[str, str] = {
     "cnn23": ".cnn23:cnn23",
     "lenet": ".lenet:lenet",
@@ -38,26 +38,26 @@ def create_network(
     activation: str = "relu",
     pretrained: bool = False,
 ) -> "nn.Module":
-    """Make a network that maps float32 [n, in_channels, *image_size] to logits [n, num_classes].
+    """Create a network that maps float32 [n, in_channels, *image_size] to logits [n, num_classes].
 
     Args:
         name: a key of MODELS, `torchvision:NAME` or `timm:NAME`.
-        image_size: (height, width) in pixels. Networks of other libraries get a stem that does not shrink the image
-            four-fold at once when it is under 64 pixels.
+        image_size: (height, width) in pixels. Under 64 pixels, networks of other libraries get a stem that
+            shrinks the image less.
         activation: a key of `models.activations.ACTIVATIONS`; networks of other libraries keep their own.
-        pretrained: start from the library's published weights (the classifier, and a changed stem, start afresh).
+        pretrained: start from the library's published weights (except the classifier, and a changed stem).
 
     Raises:
-        ValueError: no such network, or it cannot be made like this.
+        ValueError: the network is unknown, or cannot be created with these arguments.
     """
     library, _, entry = MODELS.get(name, name).partition(":")
     if library in LIBRARIES and entry:
         if activation != "relu":
-            raise ValueError(f"{name} has activations of its own; only EdgeKit's own networks take {activation!r}")
+            raise ValueError(f"{name} has its own activations; only EdgeKit's own networks take {activation!r}")
         module = importlib.import_module(f".{library}", __package__)
         return module.create(entry, num_classes, in_channels, image_size, pretrained)
     if name not in MODELS:
-        raise ValueError(f"no network is called {name!r}; there are {', '.join(MODELS)}, torchvision:NAME, timm:NAME")
+        raise ValueError(f"unknown network {name!r}; choose one of: {', '.join(MODELS)}, torchvision:NAME, timm:NAME")
     if pretrained:
         raise ValueError(f"{name} has no published weights; leave out pretrained")
     build = getattr(importlib.import_module(library, __package__), entry)

@@ -1,4 +1,4 @@
-"""Classifiers of torchvision, with a stem for small images, another number of input channels, published weights."""
+"""Classifiers of torchvision, adapted to small images, other numbers of channels, and published weights."""
 
 import logging
 
@@ -7,10 +7,10 @@ from torch import nn
 
 _log = logging.getLogger(__name__)
 
-# Below this many pixels a stem that shrinks the image four-fold leaves too little for the layers after it.
+# Below this many pixels, a stem that shrinks the image four-fold leaves too little for the following layers.
 SMALL = 64
 
-# These return a tuple in training unless told otherwise.
+# By default, these return a tuple in training.
 _OPTIONS = {
     "inception_v3": {"aux_logits": False, "init_weights": True},
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -18,10 +18,10 @@ _OPTIONS = {
 
 
 def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int, int], pretrained: bool) -> nn.Module:
-    """Make torchvision's classifier `name` (see models.create).
+    """Create torchvision's classifier `name` (see `create_network`).
 
     Raises:
-        ValueError: no such classifier, or pretrained with other than 3 channels.
+        ValueError: the classifier is unknown, or `pretrained` is used with other than 3 channels.
         OSError: the published weights cannot be downloaded.
     """
     if name not in torchvision.models.list_models(module=torchvision.models):
@@ -46,7 +46,7 @@ def _first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def _shrink_less(network: nn.Module) -> None:
-    """Let the first convolution keep the image's size, and take out the max pooling that follows a ResNet's."""
+    """Let the first convolution keep the image's size, and remove the max pooling of a ResNet's stem."""
     name, first = _first_convolution(network)
     if isinstance(network, torchvision.models.ResNet):  # the CIFAR stem of He et al. (2016), section 4.2
         first = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=1, padding=1, bias=False)
@@ -70,9 +70,9 @@ def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
 
 
 def _load_published(network: nn.Module, name: str) -> None:
-    """Load every published weight whose shape fits; the classifier and a changed stem do not, and start afresh."""
+    """Load every published weight whose shape fits; the classifier and a changed stem keep their own."""
     weights = torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
-    # torch draws its own bar on standard error, which the library does only where its messages are wanted
+    # torch draws a progress bar on standard error: only if log messages are enabled
     published = weights.get_state_dict(progress=_log.isEnabledFor(logging.INFO), check_hash=True)
     own = network.state_dict()
     network.load_state_dict({key: published[key] if _fits(published, key, own) else own[key] for key in own})

@@ -1,4 +1,4 @@
-"""Fixtures that several folders share."""
+"""Fixtures shared by several folders."""
 
 import contextlib
 import io
@@ -25,14 +25,14 @@ from PIL import Image
 
 from tests.needs import need, summary
 
-# speed is no matter of tests, and this machine may be busy
+# tests assert no speed, and this machine may be busy
 settings.register_profile("edgekit", deadline=None)
 settings.load_profile("edgekit")
 
-# what the library logs, which tests read with caplog
+# tests read the library's log with caplog
 logging.getLogger("edgekit").setLevel(logging.INFO)
 
-# several processes test at once, and OpenMP's threads spin while they wait for a core: five times the work on two cores
+# several test processes run at once, and OpenMP threads spin while waiting for a core: five times the work on two cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA = Path(__file__).parent / "data"
@@ -40,7 +40,7 @@ EDGEKIT = [sys.executable, "-m", "edgekit.toolkit.cli"]
 
 
 def heed_signals() -> None:
-    """Before a child runs: tests under nohup, or in a script's background, would hand on signals that are ignored."""
+    """Restore SIGINT and SIGHUP in a child: under nohup or in a background script it would inherit ignored signals."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -69,7 +69,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def untrained(trained: Bundle) -> Callable[..., Bundle]:
-    """Make a bundle of a network as it is initialised, with BatchNorm statistics of real images."""
+    """Make a bundle of an untrained network, with BatchNorm statistics of real images."""
     import torch
     from edgekit.deploy.bundle import create, make_golden
     from edgekit.deploy.manifest import TensorSpec
@@ -128,14 +128,14 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 def edgekit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in an empty folder, in this process: importing torch takes longer than most commands.
 
-    What it measures, it measures no longer than it has to: three processes, two rounds of short blocks, one thread.
+    Measurements are as short as possible: three processes, two rounds of short blocks, one thread.
     """
     from edgekit.toolkit.commands import parsing as options
 
     plan_of = options.plan_of
 
-    def short(*given: Any, **more: Any) -> Plan:
-        plan = plan_of(*given, **more)
+    def short(*arguments: Any, **options: Any) -> Plan:
+        plan = plan_of(*arguments, **options)
         return replace(plan, processes=3, rounds=2, block_ms=5, threads=plan.threads or 1)
 
     def run(*arguments: object, cwd: Path = tmp_path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -167,7 +167,7 @@ def edgekit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def edgekit_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in an empty folder, in a process of its own."""
+    """Run the command line in an empty folder, in a separate process."""
 
     def run(*arguments: object, cwd: Path = tmp_path, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -182,7 +182,7 @@ def edgekit_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess
 
 @pytest.fixture
 def report_of(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., dict]:
-    """The JSON document of a validation."""
+    """Run a validation and return its JSON report."""
 
     def run(*arguments: object, code: int = 0) -> dict:
         return json.loads(edgekit("validate", *arguments, "--json", "--seconds", "0.2", code=code).stdout)
@@ -192,11 +192,11 @@ def report_of(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> Calla
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The browser that is here."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    need(found, "Chromium", "apt-get install chromium", "EDGEKIT_BROWSER")
-    assert found is not None
-    return found
+    """The path of the installed browser."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    need(program, "Chromium", "apt-get install chromium", "EDGEKIT_BROWSER")
+    assert program is not None
+    return program
 
 
 @contextlib.contextmanager
@@ -220,7 +220,7 @@ def browser(chromium: str) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _in_folder(tmp_path: Path) -> Iterator[None]:
-    """Tests run in a folder of their own: the commands write to runs/ where they are."""
+    """Run each test in its own folder: commands write to runs/ in the current one."""
     before = Path.cwd()
     os.chdir(tmp_path)
     yield
@@ -228,7 +228,7 @@ def _in_folder(tmp_path: Path) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was not run, for lack of what, and how to get it."""
+    """Print which tests were skipped, what they need and how to install it."""
     skipped = terminalreporter.stats.get("skipped", [])
     if line := summary(report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)):
         terminalreporter.write_line(line, yellow=True)

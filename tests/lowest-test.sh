@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The lowest versions that pyproject.toml allows, of every extra but TensorRT's, run the four commands.
+# Run the four commands with the lowest versions that pyproject.toml allows, for every extra but TensorRT's.
 set -euo pipefail
 uv=$1; shift
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -8,17 +8,17 @@ trap 'rm -rf "$work"' EXIT
 
 git -C "$root" ls-files -z | (cd "$root" && xargs -0 cp --parents -t "$work")
 for version in "$@"; do
-    # uv does not look into pyenv, where the version that is asked for need not be the one in use
+    # uv does not search pyenv, whose active version may be another one
     if pyenv=$(pyenv prefix "$version" 2>/dev/null); then python=$pyenv/bin/python; else python=$version; fi
     if ! "$uv" venv --quiet --no-python-downloads --python "$python" "$work/$version" 2>/dev/null; then
-        echo "lowest: no Python $version here, passed over" >&2
+        echo "lowest: skipped Python $version: not installed" >&2
         continue
     fi
     "$uv" pip install --quiet --python "$work/$version/bin/python" --resolution lowest-direct \
         "$work[train,sign,phone,timm]"
     mkdir "$work/$version/run" && cd "$work/$version/run"
     for command in "train --set train.epochs=2" "export --format onnx" quantize "validate --seconds 1"; do
-        # shellcheck disable=SC2086 # its words are meant
+        # shellcheck disable=SC2086 # word splitting is intended
         "$work/$version/bin/edgekit" $command
     done
     cd / && rm -rf "${work:?}/$version"

@@ -1,4 +1,4 @@
-"""What some tests need beside Python: without it they are skipped, and the end of the run says what was not run."""
+"""Programs that some tests need: without them the tests are skipped, and the end of the run reports it."""
 
 import os
 from collections import Counter
@@ -9,15 +9,15 @@ import pytest
 _NEEDS = "needs "
 
 
-def need(there: object, what: str, how: str, variable: str) -> None:
-    """Skip the test where something is not there; fail it where the environment says `variable=required`."""
-    if not there:
-        reason = f"{_NEEDS}{what}: {how}"
+def need(available: object, requirement: str, how: str, variable: str) -> None:
+    """Skip the test unless the requirement is available; fail it if the environment has `variable=required`."""
+    if not available:
+        reason = f"{_NEEDS}{requirement}: {how}"
         (pytest.fail if os.environ.get(variable) == "required" else pytest.skip)(reason)
 
 
 def summary(reasons: Iterable[str]) -> str | None:
-    """One line on the tests that were skipped by `need`; None where all of them ran."""
+    """One line on the tests that `need` skipped; None if all of them ran."""
     counts = Counter(reason.partition(_NEEDS)[2] for reason in reasons if reason.startswith(f"Skipped: {_NEEDS}"))
     if not counts:
         return None

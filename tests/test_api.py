@@ -1,4 +1,4 @@
-"""The library as Python code uses it: complete, quiet, and as its own docstring shows it."""
+"""The library as Python code uses it: complete, quiet, and as its docstring shows it."""
 
 import html
 import json
@@ -23,8 +23,8 @@ QUICK = "Plan(seconds=0.2, processes=3, rounds=2, block_ms=5, threads=1)"
 
 
 @pytest.mark.slow
-def test_the_example_runs_and_prints_what_it_prints_alone() -> None:
-    """The package's own example, with fewer epochs and a shorter measurement."""
+def test_the_example_runs_and_prints_only_its_own_output() -> None:
+    """The example in the package's docstring, with fewer epochs and a shorter measurement."""
     example = textwrap.dedent(edgekit.__doc__.partition("::\n")[2].partition("\nNothing is printed")[0])
     quick = example.replace('load("digits")', 'load("digits", ["train.epochs=1"])').replace("Plan(seconds=4)", QUICK)
     assert quick.count("epochs=1") == quick.count("block_ms") == 1
@@ -34,7 +34,7 @@ def test_the_example_runs_and_prints_what_it_prints_alone() -> None:
 
 
 def test_a_device_install_is_quiet() -> None:
-    """Loading, predicting, quantizing, validating: not a character on standard output or error."""
+    """Loading, predicting, validating and packing write nothing to standard output or error."""
     code = f"""
         import edgekit
         fp32, int8 = (edgekit.Bundle.open(r"{DATA}/" + name) for name in ("lenet-fp32", "lenet-int8"))
@@ -49,22 +49,22 @@ def test_a_device_install_is_quiet() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_messages_and_progress_are_there_for_who_asks(
+def test_messages_and_progress_are_available_on_request(
     int8: Bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the logger "edgekit", and a callback: a stage, and a share that does not leave 0 to 1."""
+    """Messages go to the logger "edgekit"; a callback receives the stage and a share from 0 to 1."""
     caplog.set_level(logging.INFO, "edgekit")
-    seen: list[tuple[str, float]] = []
+    updates: list[tuple[str, float]] = []
     monkeypatch.setattr("edgekit.toolkit.validation.validate.part_of", lambda *_, **__: None)
     plan = edgekit.Plan(seconds=0.1, processes=3, rounds=2, block_ms=5, threads=1)
-    edgekit.validate([int8], baseline=int8, plan=plan, progress=lambda stage, share: seen.append((stage, share)))
+    edgekit.validate([int8], baseline=int8, plan=plan, progress=lambda stage, share: updates.append((stage, share)))
     assert "no test images are known" in caplog.text
-    assert {"loading", "warm-up", "latency"} <= {stage for stage, _ in seen}
-    assert all(0 <= share <= 1 for _, share in seen)
+    assert {"loading", "warm-up", "latency"} <= {stage for stage, _ in updates}
+    assert all(0 <= share <= 1 for _, share in updates)
 
 
 def test_a_validation_shows_itself(judged: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
-    """As text where it is asked to, as a page in a notebook, escaped, and in a frame that runs nothing."""
+    """As text from `show`; in a notebook as an escaped page in a frame that runs no scripts."""
     made = judged()
     validation = edgekit.Validation(made.report, made.test)
     validation.show()
@@ -77,7 +77,7 @@ def test_a_validation_shows_itself(judged: Callable[..., Any], capsys: pytest.Ca
 
 
 def test_a_validation_as_a_data_frame(judged: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """A row per model, nested figures by dotted names; without pandas a line that says what to install."""
+    """One row per model, nested figures under dotted names; without pandas the error says what to install."""
     validation = edgekit.Validation(judged().report)
     frames: list[list[dict[str, Any]]] = []
     pandas = ModuleType("pandas")
@@ -95,8 +95,8 @@ def test_a_validation_as_a_data_frame(judged: Callable[..., Any], monkeypatch: p
     assert caught.value.fix == "pip install pandas"
 
 
-def test_a_report_is_read(judged: Callable[..., Any], tmp_path: Path) -> None:  # noqa: F811
-    """From its file; it contains its verdict, so it is not judged by another contract."""
+def test_read_report(judged: Callable[..., Any], tmp_path: Path) -> None:  # noqa: F811
+    """A report is read from its file; it contains a verdict, so it cannot be judged by another contract."""
     path = tmp_path / "report.json"
     path.write_text(json.dumps(judged().report))
     assert edgekit.read_report(path).exit_code == 0

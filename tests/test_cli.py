@@ -1,4 +1,4 @@
-"""The command line, as a user meets it."""
+"""The command line, as a user runs it."""
 
 import csv
 import json
@@ -26,10 +26,10 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.mark.slow
 def test_the_four_commands(edgekit: Run, tmp_path: Path) -> None:
-    """train, export, quantize and validate, with no other argument than fewer epochs, in an empty folder."""
+    """train, export, quantize and validate in an empty folder, with default arguments but fewer epochs."""
     edgekit("train", "--set", "train.epochs=3")
     exported = edgekit("export", "--format", "onnx")
-    assert "taking runs/001-convnet-digits" in exported.stderr
+    assert "using runs/001-convnet-digits" in exported.stderr
     assert exported.stdout == "runs/002-convnet-digits-onnx-fp32\n"
     edgekit("quantize")
     done = edgekit("validate", "--seconds", "1")
@@ -42,10 +42,10 @@ def test_the_four_commands(edgekit: Run, tmp_path: Path) -> None:
     assert report["models"][2]["top1"] > 0.5
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.onnx's own
+@pytest.mark.filterwarnings("ignore")  # from torch.onnx
 @pytest.mark.slow
 def test_import_then_the_chain(edgekit: Run, tmp_path: Path) -> None:
-    """An ONNX file that EdgeKit did not make, through quantize and validate: plain torch, its own loop and exporter."""
+    """An ONNX file from plain torch, with its own training loop and exporter, passes quantize and validate."""
     import numpy as np
     import torch
     from edgekit.toolkit.datasets import load_dataset
@@ -85,25 +85,25 @@ def test_import_then_the_chain(edgekit: Run, tmp_path: Path) -> None:
 
 
 def test_json_is_the_report(report_of: Callable[..., dict], tmp_path: Path) -> None:
-    """What --json prints is what report.json holds."""
+    """--json prints the contents of report.json."""
     printed = report_of(DATA / "lenet-int8", "--limit", "40", "--out", "there")
     assert json.loads((tmp_path / "there/report.json").read_text()) == printed
 
 
-def test_a_contract_that_cannot_hold_fails(report_of: Callable[..., dict]) -> None:
-    """Exit 3 for a speed-up that is certainly missed, 4 for a drop that so few images cannot prove."""
+def test_a_contract_that_cannot_be_met_fails(report_of: Callable[..., dict]) -> None:
+    """Exit 3 for a speed-up that is clearly missed, 4 for a drop that 20 images cannot prove."""
     assert report_of(DATA / "lenet-int8", "--limit", "20", "--min-speedup", "50", code=3)["verdict"] == "fail"
     assert report_of(DATA / "lenet-int8", "--limit", "20", "--max-drop", "1", code=4)["verdict"] == "inconclusive"
 
 
 def test_one_model_alone(report_of: Callable[..., dict]) -> None:
-    """Without anything to compare with it is compared with its golden samples."""
+    """A model without a baseline is compared with its golden samples."""
     report = report_of(DATA / "lenet-fp32", "--limit", "20", "--baseline", DATA / "lenet-fp32")
     assert (len(report["models"]), report["verdict"]) == (1, "pass")
 
 
 def test_predict(edgekit: Run, tmp_path: Path) -> None:
-    """One image, many, a CSV, a grid; grey, colour and palette images alike."""
+    """One image, many, a CSV, a grid; greyscale, colour and palette images."""
     edgekit("predict", DATA / "lenet-fp32", "digits", "--csv", "out.csv", "--grid", "grid.png")
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert len(rows) == 359
@@ -120,14 +120,14 @@ def test_predict(edgekit: Run, tmp_path: Path) -> None:
 
 
 def test_predictions_are_good(edgekit: Run) -> None:
-    """On the test part of the digits, with their labels."""
+    """Over 90 % of the digits' test images are classified correctly."""
     answers = json.loads(edgekit("predict", DATA / "lenet-int8", "digits", "--json").stdout)
-    assert sum(one["truth"] == one["labels"][0] for one in answers) / len(answers) > 0.9
-    assert all(0 <= share <= 1.0001 for one in answers for share in one["confidences"])
+    assert sum(answer["truth"] == answer["labels"][0] for answer in answers) / len(answers) > 0.9
+    assert all(0 <= share <= 1.0001 for answer in answers for share in answer["confidences"])
 
 
 def test_inspect(edgekit: Run) -> None:
-    """Operators, parameters, multiply-accumulates, share quantized, lineage."""
+    """Operators, parameters, multiply-accumulates, quantized share, lineage."""
     float_, quantized = (
         json.loads(edgekit("inspect", DATA / name, "--json").stdout) for name in ("lenet-fp32", "lenet-int8")
     )
@@ -141,7 +141,7 @@ def test_inspect(edgekit: Run) -> None:
 
 
 def test_predict_and_inspect_take_the_newest_bundle(edgekit: Run, tmp_path: Path) -> None:
-    """Without a bundle, and say which; a bundle alone is not taken for images."""
+    """Without a bundle argument, and report which; a bundle alone is not mistaken for images."""
     for number, name in enumerate(("lenet-fp32", "lenet-int8"), 1):
         shutil.copytree(DATA / name, tmp_path / f"runs/00{number}-{name}")
     newest = max(
@@ -156,8 +156,8 @@ def test_predict_and_inspect_take_the_newest_bundle(edgekit: Run, tmp_path: Path
 
 
 @pytest.mark.parametrize("program", [[sys.executable, "-m", "edgekit"], [Path(sys.executable).parent / "edgekit"]])
-def test_the_program_by_its_names(program: list) -> None:
-    """`python -m edgekit` and `edgekit`: the version, short help, and where to begin when no command is named."""
+def test_the_program_runs_under_both_names(program: list) -> None:
+    """`python -m edgekit` and `edgekit` print the version and help; without a command they exit with 2."""
 
     def run(*arguments: str, code: int = 0) -> str:
         done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
@@ -171,15 +171,15 @@ def test_the_program_by_its_names(program: list) -> None:
 
 
 def test_doctor(edgekit: Run) -> None:
-    """What is installed, and what this machine is."""
-    found = json.loads(edgekit("doctor", "--json").stdout)
-    assert {"numpy", "onnxruntime", "torch"} <= {package["name"] for package in found["packages"]}
-    assert found["target"]["name"] in ("x86", "x86-avx2", "arm")
+    """The installed packages and this machine's target are reported."""
+    diagnosis = json.loads(edgekit("doctor", "--json").stdout)
+    assert {"numpy", "onnxruntime", "torch"} <= {package["name"] for package in diagnosis["packages"]}
+    assert diagnosis["target"]["name"] in ("x86", "x86-avx2", "arm")
     assert "onnxruntime" in edgekit("doctor").stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ("train --model mobilnet_v2", "did you mean mobilenet_v2"),
         ("train --recipe lennet", "did you mean lenet"),
@@ -203,28 +203,28 @@ def test_doctor(edgekit: Run) -> None:
         ("import x --name a --input 3x8x8 --images . --mean 0 --std 1 --interpolation cubic", "did you mean bicubic"),
     ],
 )
-def test_user_errors_are_two_lines(edgekit: Run, tmp_path: Path, arguments: str, words: str) -> None:
-    """What is wrong and what to type, exit 1, no trace, nothing written."""
+def test_user_errors_are_two_lines(edgekit: Run, tmp_path: Path, arguments: str, message: str) -> None:
+    """The error and what to type next; exit 1, no traceback, nothing written."""
     done = edgekit(*arguments.split(), code=1)
     lines = done.stderr.strip().splitlines()
     assert lines[-2].startswith("error: ")
     assert lines[-1].startswith("fix: ")
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [("export --format onx", "did you mean onnx"), ("export --cross-check --format torchscript", "does not apply")],
 )
-def test_export_errors(edgekit: Run, trained: Bundle, arguments: str, words: str) -> None:
-    """With a bundle at hand."""
-    assert words in edgekit("export", trained.path, *arguments.split()[1:], code=1).stderr
+def test_export_errors(edgekit: Run, trained: Bundle, arguments: str, message: str) -> None:
+    """Errors of export on a valid bundle."""
+    assert message in edgekit("export", trained.path, *arguments.split()[1:], code=1).stderr
 
 
 def test_usage_errors_exit_2(edgekit: Run) -> None:
-    """An option that does not exist."""
+    """An unknown option exits with 2."""
     assert "No such option" in edgekit("train", "--epoch", "3", code=2).stderr
 
 
@@ -238,7 +238,7 @@ def test_usage_errors_exit_2(edgekit: Run) -> None:
     ],
 )
 def test_a_missing_package_says_what_to_install(tmp_path: Path, blocked: str, arguments: str, line: str) -> None:
-    """The exact line, and nothing else."""
+    """The fix is exactly the install command."""
     code = (
         "import sys\n"
         "class Absent:\n"
@@ -254,8 +254,8 @@ def test_a_missing_package_says_what_to_install(tmp_path: Path, blocked: str, ar
     assert done.stderr.strip().splitlines()[-1] == f"fix: {line}"
 
 
-def test_nobody_is_told_to_install_the_bare_name() -> None:
-    """`edgekit` on PyPI is another project's."""
+def test_no_text_tells_users_to_install_the_bare_name() -> None:
+    """`edgekit` on PyPI is another project."""
     root = DATA.parent.parent
     files = [*root.glob("*.md"), *root.glob("*/**/*.py"), root / "pyproject.toml", root / "Makefile"]
     texts = {path: path.read_text() for path in files if ".venv" not in path.parts}
@@ -267,8 +267,8 @@ def test_nobody_is_told_to_install_the_bare_name() -> None:
 @pytest.mark.parametrize(
     "command", ["import", *(pytest.param(name, marks=pytest.mark.slow) for name in ("export", "quantize", "validate"))]
 )
-def test_kill_9_leaves_nothing_half(tmp_path: Path, trained: Bundle, command: str) -> None:
-    """A writing command killed at any moment leaves its result whole or not at all."""
+def test_kill_9_leaves_no_partial_results(tmp_path: Path, trained: Bundle, command: str) -> None:
+    """A command killed at any moment leaves its result complete or not at all."""
     arguments = {
         "export": ["export", trained.path, "--out", "made"],
         "quantize": ["quantize", DATA / "lenet-fp32", "--out", "made"],
@@ -276,14 +276,14 @@ def test_kill_9_leaves_nothing_half(tmp_path: Path, trained: Bundle, command: st
                    "--std", "0.3", "--images", "digits", "--out", "made"],
         "validate": ["validate", DATA / "lenet-int8", "--limit", "10", "--seconds", "0", "--out", "made"],
     }[command]  # fmt: skip
-    whole = time.monotonic()
+    duration = time.monotonic()
     subprocess.run([*EDGEKIT, *map(str, arguments)], cwd=tmp_path, check=True, capture_output=True)
-    whole = time.monotonic() - whole
+    duration = time.monotonic() - duration
     for share in (0.5, 0.8, 0.9, 0.95, 0.98):
         folder = tmp_path / f"at {share}"
         folder.mkdir()
         process = subprocess.Popen([*EDGEKIT, *map(str, arguments)], cwd=folder, stdout=-3, stderr=-3)
-        time.sleep(whole * share)
+        time.sleep(duration * share)
         process.send_signal(signal.SIGKILL)
         process.wait()
         ends = {"report.json": "}", "report.html": "</html>", "junit.xml": "</testsuite>", "summary.md": "\n"}
@@ -294,7 +294,7 @@ def test_kill_9_leaves_nothing_half(tmp_path: Path, trained: Bundle, command: st
 
 
 def test_paths_with_spaces_and_other_letters(edgekit: Run, tmp_path: Path) -> None:
-    """Everywhere a path can be given."""
+    """Paths with spaces and non-ASCII letters work for outputs, bundles and reports."""
     out = tmp_path / "größe 1" / "模型"
     edgekit("quantize", DATA / "lenet-fp32", "--out", out)
     edgekit("validate", out, "--limit", "10", "--seconds", "0", "--baseline", DATA / "lenet-fp32")
@@ -302,15 +302,15 @@ def test_paths_with_spaces_and_other_letters(edgekit: Run, tmp_path: Path) -> No
 
 
 def test_report_schema_is_printed(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    """As JSON, without a report; with one it is refused."""
+    """--schema prints JSON without a report; with a report it is refused."""
     schema = json.loads(edgekit("report", "--schema").stdout)
     assert schema["$schema"].endswith("2020-12/schema")
     assert "fix:" in edgekit("report", code=1).stderr
     assert "--schema takes no report" in edgekit("report", "x.json", "--schema", code=1).stderr
 
 
-def test_help_names_what_the_registries_hold() -> None:
-    """Where the registry itself imports numpy, which --help does not, the names are written again and agree with it."""
+def test_help_lists_the_entries_of_the_registries() -> None:
+    """Some help texts repeat a registry's names, because --help must not import numpy; both agree."""
     import typer
     from edgekit.deploy.preprocess import INTERPOLATIONS
     from edgekit.deploy.runtimes.onnxruntime import PROVIDERS
@@ -324,7 +324,7 @@ def test_help_names_what_the_registries_hold() -> None:
 
 
 def test_an_address_for_the_phone_is_shown_with_its_qr_code(capsys: pytest.CaptureFixture[str]) -> None:
-    """The library logs it; the command line draws it."""
+    """The library logs the address; the command line draws the code."""
     from edgekit.toolkit.cli import _logged_to_stderr
 
     with _logged_to_stderr():
@@ -337,7 +337,7 @@ def test_an_address_for_the_phone_is_shown_with_its_qr_code(capsys: pytest.Captu
     assert code
 
 
-@pytest.mark.parametrize("place", ["nothing", "folder", "loop", "text/below", "x" * 300])
+@pytest.mark.parametrize("path", ["nothing", "folder", "loop", "text/below", "x" * 300])
 @pytest.mark.parametrize(
     "command",
     ["report P", "report P --join", "inspect P", "predict P", "export P", "quantize P", "validate P", "pack P",
@@ -346,14 +346,14 @@ def test_an_address_for_the_phone_is_shown_with_its_qr_code(capsys: pytest.Captu
      "validate INT8 --reproduce P", "validate INT8 --verify P"],
 )  # fmt: skip
 def test_a_path_that_cannot_be_read_is_one_plain_line(
-    edgekit: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, command: str, place: str
+    edgekit: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, command: str, path: str
 ) -> None:
-    """Missing, a folder, a circle of links, below a file, too long: no number of the system's, and a fix."""
+    """Missing, a folder, a link loop, below a file, too long: no errno is shown, and there is a fix."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("text")
     (tmp_path / "loop").symlink_to("loop")
-    words = [{"P": place, "INT8": str(DATA / "lenet-int8")}.get(word, word) for word in command.split()]
-    shown = edgekit(*words, code=1).stderr
+    tokens = [{"P": path, "INT8": str(DATA / "lenet-int8")}.get(token, token) for token in command.split()]
+    shown = edgekit(*tokens, code=1).stderr
     assert "Errno" not in shown
     assert re.search(r"^error: .+\nfix: .+\n\Z", shown, re.MULTILINE), shown
 
@@ -361,7 +361,7 @@ def test_a_path_that_cannot_be_read_is_one_plain_line(
 def test_a_report_that_is_not_named_exactly(
     edgekit: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """A folder's report is suggested only if it is there; a baseline that ends in .json is a report, not a bundle."""
+    """A folder's report is suggested only if it exists; a baseline that ends in .json is a report, not a bundle."""
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
     (tmp_path / "with/report.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""What the documents say is so: their commands, code, settings, links and figures."""
+"""The documents are correct: their commands, code, settings, links and figures."""
 
 import ast
 import importlib
@@ -24,7 +24,7 @@ SCHEMAS = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci"}
 
 
 class _Block(NamedTuple):
-    """A fenced block: where it stands, its language, its text."""
+    """A fenced block: its position, language and text."""
 
     place: str
     language: str
@@ -32,13 +32,13 @@ class _Block(NamedTuple):
 
 
 def _blocks() -> list[_Block]:
-    found = []
+    blocks = []
     for page in PAGES:
         text = page.read_text()
         for match in re.finditer(r"^```(\S*)[^\n]*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
             line = text.count("\n", 0, match.start()) + 1
-            found.append(_Block(f"{page.relative_to(ROOT)}:{line}", match[1], match[2]))
-    return found
+            blocks.append(_Block(f"{page.relative_to(ROOT)}:{line}", match[1], match[2]))
+    return blocks
 
 
 BLOCKS = _blocks()
@@ -49,39 +49,39 @@ def _of(language: str) -> list[Any]:
 
 
 def _commands() -> list[Any]:
-    """Every edgekit command in a shell block or in the script of a CI example, without its comment."""
-    found = {}
+    """Every edgekit command in a shell block or a CI example, without its comment."""
+    commands = {}
     for block in BLOCKS:
         if block.language in ("sh", "yaml"):
             text = block.text.replace("\\\n", " ")
             for line in re.findall(r"\bedgekit [a-z].*", text):
                 for part in re.split(r"&&|\|\||[;>]", line):
-                    words = shlex.split(part, comments=True)
-                    if words[:1] == ["edgekit"]:
-                        found.setdefault(" ".join(words), pytest.param(words[1:], id=f"{block.place} {words[1]}"))
-    return list(found.values())
+                    tokens = shlex.split(part, comments=True)
+                    if tokens[:1] == ["edgekit"]:
+                        commands.setdefault(" ".join(tokens), pytest.param(tokens[1:], id=f"{block.place} {tokens[1]}"))
+    return list(commands.values())
 
 
-@pytest.mark.parametrize("words", _commands())
-def test_every_command_parses(words: list[str]) -> None:
-    """By the real command's own parser: each option exists and takes such a value."""
+@pytest.mark.parametrize("arguments", _commands())
+def test_every_command_parses(arguments: list[str]) -> None:
+    """Each option exists and accepts the value, according to the command's parser."""
     import typer
     from edgekit.toolkit.cli import app
 
     group: Any = typer.main.get_command(app)
-    group.commands[words[0]].make_context(words[0], words[1:])
+    group.commands[arguments[0]].make_context(arguments[0], arguments[1:])
 
 
 def test_blocks_name_their_language() -> None:
-    """A block without one would not be checked."""
+    """A block without a language would not be checked."""
     languages = {block.place: block.language for block in BLOCKS}
     checked = {"sh", "python", "toml", "yaml", "text"}
     assert {place: language for place, language in languages.items() if language not in checked} == {}
 
 
 @pytest.mark.parametrize("block", _of("python"))
-def test_python_names_what_is_there(block: _Block) -> None:
-    """Each block compiles, and what it takes from edgekit exists; test_docs_python.py runs it."""
+def test_python_blocks_use_existing_names(block: _Block) -> None:
+    """Each block compiles, and the names that it uses from edgekit exist; test_docs_python.py runs it."""
     import edgekit
 
     for node in ast.walk(ast.parse(block.text)):
@@ -94,7 +94,7 @@ def test_python_names_what_is_there(block: _Block) -> None:
 
 @pytest.mark.parametrize("block", _of("toml"))
 def test_recipes_are_valid(block: _Block) -> None:
-    """A TOML block is a recipe that `train --recipe` takes."""
+    """A TOML block is a recipe that `train --recipe` accepts."""
     import tomllib
     from edgekit.toolkit.training.recipe import Recipe
 
@@ -103,7 +103,7 @@ def test_recipes_are_valid(block: _Block) -> None:
 
 @pytest.mark.parametrize("block", _of("yaml"))
 def test_ci_examples_are_valid(block: _Block, tmp_path: Path) -> None:
-    """By the schema that the CI system publishes."""
+    """CI examples match the schema that the CI system publishes."""
     system = "github" if "runs-on:" in block.text else "gitlab"
     try:
         import check_jsonschema  # noqa: F401
@@ -117,8 +117,8 @@ def test_ci_examples_are_valid(block: _Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    """Relative links and pictures are files of the repository; the site's strict build checks the anchors."""
+def test_links_resolve(page: Path) -> None:
+    """Relative links and pictures are files in the repository; the site's strict build checks the anchors."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
     for link in links:
@@ -143,19 +143,19 @@ def test_documents_name_every_entry_of_the_registries() -> None:
 
 
 def _messages() -> list[str]:
-    """Every text of the program, with … where it puts in a value."""
-    found = []
+    """Every string in the source, with … in place of inserted values."""
+    texts = []
     for folder in ("deploy", "export", "models", "toolkit"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 parts = node.values if isinstance(node, ast.JoinedStr) else [node]
                 if all(isinstance(part, ast.Constant | ast.FormattedValue) for part in parts):
-                    found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts))
-    return found
+                    texts.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts))
+    return texts
 
 
 def test_symptoms_are_messages_of_the_program() -> None:
-    """A heading in quotes is what an error says: each part between … is in one text of the program."""
+    """A heading in quotes is an error message: one string of the program contains all its parts between …."""
     messages = _messages()
     page = (ROOT / "docs/troubleshooting.md").read_text()
     for symptom in re.findall(r'^### "(.+?)"', page, re.MULTILINE):
@@ -163,26 +163,26 @@ def test_symptoms_are_messages_of_the_program() -> None:
         assert any(all(part in message for part in parts) for message in messages), symptom
 
 
-def test_decisions_have_a_number_each() -> None:
-    """From 1 without a gap, each in one place, and the links to them lead there."""
+def test_every_decision_has_a_unique_number() -> None:
+    """Numbers run from 1 without gaps or repeats, and each anchor has its decision's number."""
     pages = (ROOT / "docs/decisions").glob("*.md")
     heads = [head for page in pages for head in re.findall(r"^## (\d+)\. .+ \{ #d(\d+) \}$", page.read_text(), re.M)]
     assert all(number == anchor for number, anchor in heads)
     assert sorted(int(number) for number, _ in heads) == list(range(1, len(heads) + 1))
 
 
-def test_design_names_folders_that_are_there() -> None:
-    """The rooms that DESIGN.md lists, and all of them."""
+def test_design_lists_every_folder() -> None:
+    """DESIGN.md lists all existing folders and no others."""
     listed = set(
         re.findall(r"^\| `((?:deploy|export|models|toolkit)[\w/]*)/` \|", (ROOT / "DESIGN.md").read_text(), re.M)
     )
     top = ("deploy", "export", "models", "toolkit")
-    there = {str(init.parent.relative_to(ROOT)) for folder in top for init in (ROOT / folder).glob("*/__init__.py")}
-    assert listed == there | set(top)
+    paths = [path for folder in top for path in (ROOT / folder).glob("*/__init__.py")]
+    assert listed == {str(path.parent.relative_to(ROOT)) for path in paths} | set(top)
 
 
 def test_every_error_is_in_the_tree_of_its_module() -> None:
-    """The tree that is drawn is the tree that is."""
+    """The tree in the docstring lists exactly the errors that are defined."""
     from edgekit.deploy import errors
 
     drawn = set(re.findall(r"\b(\w+Error)\b", errors.__doc__ or ""))
@@ -190,8 +190,8 @@ def test_every_error_is_in_the_tree_of_its_module() -> None:
     assert drawn == defined
 
 
-def test_version_is_the_changelogs() -> None:
-    """The package, its metadata and the change log agree."""
+def test_version_matches_the_changelog() -> None:
+    """The package, its metadata and the changelog agree."""
     import edgekit
     import tomllib
 
@@ -200,15 +200,15 @@ def test_version_is_the_changelogs() -> None:
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_constraints_name_no_address() -> None:
-    """Anyone's index will do."""
+def test_constraints_contain_no_url() -> None:
+    """They work with any package index."""
     text = (ROOT / "constraints.txt").read_text()
     assert "://" not in text
     assert re.search(r"^torch==2\.14\.1$", text, re.MULTILINE)
 
 
-def test_security_names_the_bounds_that_hold() -> None:
-    """SECURITY.md is linked, and its figures are those of the code."""
+def test_security_states_the_actual_limits() -> None:
+    """The README links SECURITY.md, and its figures match the code."""
     from edgekit.deploy import arrays
     from edgekit.deploy.manifest import check_name, manifest_id
     from edgekit.deploy.preprocess import MAX_PICTURE

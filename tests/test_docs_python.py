@@ -1,4 +1,4 @@
-"""The documentation's Python blocks run, on real bundles and images, with shorter trainings and measurements."""
+"""The documentation's Python blocks run on real bundles and images, with shorter training and measurement."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ from .test_docs import BLOCKS
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 Folder = Callable[..., Path]
 
-# What shortens a block: its text before and after.
+# Replacements that shorten a block: (before, after).
 SHORTER = (
     ('edgekit.Recipe.load("digits")', 'edgekit.Recipe.load("digits", ["train.epochs=1"])'),
     (
@@ -33,7 +33,7 @@ SHORTER = (
 
 
 def _run(marker: str, package: str = "") -> dict[str, Any]:
-    """The names that the only block with this text leaves."""
+    """Run the only block that contains the marker, and return the names that it defines."""
     (block,) = [block for block in PYTHON if marker in block.text]
     text = block.text
     for before, after in SHORTER:
@@ -58,13 +58,13 @@ def test_from_training_to_a_verdict() -> None:
 
 @pytest.mark.slow
 def test_messages_progress_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    """Stages and shares are printed."""
+    """Stages and percentages are printed."""
     _run("logging.basicConfig")
     assert "100%" in capsys.readouterr().out
 
 
 def test_predict(image_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line per image; the session answers with logits."""
+    """One line is printed per image; the session returns logits."""
     image_folder("photos", classes=("3", "7"), each=2)
     Path("runs").mkdir()
     Path("runs/003-convnet-digits-onnx-int8").symlink_to(DATA / "lenet-int8")
@@ -78,29 +78,29 @@ def test_own_model(image_folder: Folder) -> None:
     image_folder("photos", each=10)
     Path("labels.txt").write_text("cat\ndog\n")
     weight = helper.make_tensor("w", TensorProto.FLOAT, [2, 3], [1.0, 0, 0, 0, 1, 0])
-    sides = ([1, 3, 224, 224], [1, 2])
-    entry, answer = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in zip("xy", sides, strict=True)
+    shapes = ([1, 3, 224, 224], [1, 2])
+    image, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in zip("xy", shapes, strict=True)
     )
     nodes = [
         helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("Gemm", ["flat", "w"], ["y"], transB=1),
     ]
-    graph = helper.make_graph(nodes, "mine", [entry], [answer], [weight])
+    graph = helper.make_graph(nodes, "mine", [image], [logits], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "model.onnx")
     bundle = _run("edgekit.import_model(")["bundle"]
     assert (bundle.manifest.name, bundle.manifest.labels) == ("mine", ("cat", "dog"))
 
 
 def test_a_network() -> None:
-    """It has an answer per class."""
+    """It has one output per class."""
     network = _run("def mynet(", "edgekit.models")["mynet"]
     assert network(5, 1, (32, 32), "relu").eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 5)
 
 
 def test_a_data_set(image_folder: Folder, tmp_path: Path) -> None:
-    """It returns the parts that its folder has."""
+    """It returns the parts in its folder."""
     for part in ("train", "test"):
         image_folder(f"flowers/{part}", classes=("rose", "tulip"), each=3)
     parts = _run("def flowers(")["flowers"](tmp_path / "flowers", False)
@@ -108,7 +108,7 @@ def test_a_data_set(image_folder: Folder, tmp_path: Path) -> None:
 
 
 def test_a_device() -> None:
-    """Its address is read; nothing is connected yet."""
+    """Its address is parsed; nothing is connected yet."""
     assert _run("def open_board(")["open_board"]("ssh://pi@raspberrypi:2222").name == "ssh://pi@raspberrypi:2222"
 
 
@@ -127,7 +127,7 @@ def test_a_calibration_method(fp32: Bundle) -> None:
 
 
 def test_a_runtime(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its session opens a bundle on the package, here one that answers with zeros."""
+    """Its session opens a bundle with the package, here a fake one that returns zeros."""
 
     def load(path: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
         assert (path, threads) == (str(fp32.model_path), 2)

@@ -1,4 +1,4 @@
-"""The programs in examples/ run as they are described."""
+"""The programs in examples/ run as described."""
 
 import os
 import shutil
@@ -20,15 +20,15 @@ def _run(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProces
 
 
 def test_every_example_is_run_here() -> None:
-    """No file of examples/ is left out."""
-    own = Path(__file__).read_text()
+    """Every file in examples/ is named in a test."""
+    source = Path(__file__).read_text()
     for path in EXAMPLES.iterdir():
-        assert f'"{path.name}"' in own or path.name == "__pycache__", path
+        assert f'"{path.name}"' in source or path.name == "__pycache__", path
 
 
 @pytest.mark.slow
 def test_train_to_validate(tmp_path: Path) -> None:
-    """Ends with a verdict, and the report is there."""
+    """It ends with a verdict and writes the report."""
     done = _run("train_to_validate.py", "--epochs", "1", "--seconds", "0.2", folder=tmp_path)
     assert done.returncode in (0, 3, 4), done.stderr
     assert (tmp_path / "report/report.html").is_file()
@@ -37,16 +37,16 @@ def test_train_to_validate(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_import_and_quantize(tmp_path: Path) -> None:
-    """A network of the script's own becomes int8 and answers new images nearly alike."""
+    """The script's own network becomes int8 and gives nearly the same answers on new images."""
     done = _run("import_and_quantize.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    alike, of = done.stdout.splitlines()[-1].split()[:3:2]
-    assert int(of) == 60
-    assert int(alike) > 50
+    agreeing, total = done.stdout.splitlines()[-1].split()[:3:2]
+    assert int(total) == 60
+    assert int(agreeing) > 50
 
 
 def test_ci_gate(tmp_path: Path) -> None:
-    """The gate of two reports: an undecided comparison passes with a warning, an unreadable report does not."""
+    """A gate on two reports: an undecided comparison passes with a warning, an unreadable report fails."""
     report = DATA / "reports/schema-3.json"
     done = _run("ci_gate.py", str(report), str(report), folder=tmp_path)
     assert done.returncode in (0, 3), done.stderr
@@ -57,7 +57,7 @@ def test_ci_gate(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_notebook(tmp_path: Path) -> None:
-    """Every cell runs; the committed outputs are those of an earlier run."""
+    """Every cell runs; the notebook is committed with outputs."""
     try:
         import ipykernel  # noqa: F401
         import nbclient

@@ -1,4 +1,4 @@
-"""The arrows between the folders, the package list, and what the command line may load."""
+"""Import rules between the folders, the package list, and what the command line may load."""
 
 import ast
 import subprocess
@@ -16,8 +16,8 @@ MAY_IMPORT = {
     "export": {"models", "deploy"},
     "toolkit": {"models", "deploy", "export"},
 }
-# room of toolkit -> the other rooms that it may import; commands may import all, and nothing imports commands
-ROOMS = {
+# folder of toolkit -> the other folders that it may import; commands may import all, and nothing imports commands
+SUBFOLDERS = {
     "analysis": set(),
     "building": {"quantize"},
     "doctor": {"analysis", "quantize"},
@@ -29,7 +29,7 @@ ROOMS = {
     "validation": {"analysis", "report"},
 }
 DEVICE_PACKAGES = {"numpy", "PIL"}
-# a runtime's own library, in its own file alone; TensorRT is imported by name, since it has several
+# a runtime's library, imported in the runtime's file only; TensorRT has several names, so importlib loads it
 RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "matplotlib", "lightning_fabric", "cuda",
          "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
@@ -44,29 +44,29 @@ def _modules(folder: str) -> list[Path]:
 def _imports(path: Path) -> list[tuple[str, str]]:
     """(folder of EdgeKit, "") or ("", package) for each import anywhere in a file."""
     package = path.relative_to(ROOT).parent.parts
-    found = []
+    imports = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [("", alias.name.partition(".")[0]) for alias in node.names]
+            imports += [("", alias.name.partition(".")[0]) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.append(("", (node.module or "").partition(".")[0]))
+            imports.append(("", (node.module or "").partition(".")[0]))
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1]
             target = (*base, *(node.module or node.names[0].name).split("."))
-            found.append((target[0], ""))
-    return found
+            imports.append((target[0], ""))
+    return imports
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_folders_import_only_what_is_below_them(folder: str) -> None:
-    """deploy stands on nothing, models on nothing, export on both, and nothing imports toolkit."""
+    """deploy and models import no other folder, export imports both, and nothing imports toolkit."""
     for path in _modules(folder):
         for target, _ in _imports(path):
             assert target in {"", folder, "__version__", *MAY_IMPORT[folder]}, f"{path} imports {target}"
 
 
-def test_deploy_imports_no_package_but_those_of_the_device() -> None:
-    """The device install is numpy, Pillow and the runtime of a session's own file."""
+def test_deploy_imports_only_packages_of_the_device() -> None:
+    """The device install has numpy, Pillow and, for each session's file, its runtime."""
     for path in _modules("deploy"):
         outside = {name for _, name in _imports(path) if name} - set(sys.stdlib_module_names)
         allowed = DEVICE_PACKAGES | RUNTIME_PACKAGES.get(path.parent.name, set())
@@ -77,48 +77,48 @@ def _dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def _arrows() -> dict[str, set[str]]:
+def _imported_modules() -> dict[str, set[str]]:
     """Module -> the modules of EdgeKit that it imports, anywhere in its file."""
     paths = {_dotted(path): path for folder in FOLDERS for path in _modules(folder)}
-    found: dict[str, set[str]] = {name: set() for name in paths}
+    imported: dict[str, set[str]] = {name: set() for name in paths}
     for name, path in paths.items():
         package = path.relative_to(ROOT).parent.parts
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level:
                 base = ".".join((*package[: len(package) - node.level + 1], *(node.module or "").split("."))).strip(".")
-                found[name] |= {full if (full := f"{base}.{alias.name}") in paths else base for alias in node.names}
-        found[name] &= paths.keys()
-    return found
+                imported[name] |= {full if (full := f"{base}.{alias.name}") in paths else base for alias in node.names}
+        imported[name] &= paths.keys()
+    return imported
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Not inside a function either: what needs such an import stands in the wrong place."""
-    arrows = _arrows()
-    for start in arrows:
-        reached, waiting = set(), list(arrows[start])
+def test_imports_have_no_cycles() -> None:
+    """Not even inside a function: code that needs a cyclic import is in the wrong place."""
+    imported = _imported_modules()
+    for start in imported:
+        reached, waiting = set(), list(imported[start])
         while waiting:
             if (name := waiting.pop()) not in reached:
                 reached.add(name)
-                waiting += arrows[name]
-        assert start not in reached, f"{start} is in a circle of imports"
+                waiting += imported[name]
+        assert start not in reached, f"{start} is in an import cycle"
 
 
-def test_rooms_import_only_what_is_below_them() -> None:
-    """The rooms of toolkit, as DESIGN.md draws them; analysis imports nothing else of toolkit."""
-    for name, targets in _arrows().items():
-        room = name.split(".")[1] if name.startswith("toolkit.") and name.count(".") > 1 else ""
+def test_subfolders_import_only_what_is_below_them() -> None:
+    """The folders of toolkit, as listed in DESIGN.md; analysis imports nothing else of toolkit."""
+    for name, targets in _imported_modules().items():
+        folder = name.split(".")[1] if name.startswith("toolkit.") and name.count(".") > 1 else ""
         for target in targets:
             other = target.split(".")[1] if target.startswith("toolkit.") and target.count(".") > 1 else ""
-            if room in ROOMS and other and other != room:
-                assert other in ROOMS[room], f"{name} imports {target}"
-            if room == "analysis":
+            if folder in SUBFOLDERS and other and other != folder:
+                assert other in SUBFOLDERS[folder], f"{name} imports {target}"
+            if folder == "analysis":
                 assert target.startswith(("deploy", "toolkit.analysis")), f"{name} imports {target}"
             if other == "commands":
-                assert room == "commands" or name == "toolkit.cli", f"{name} imports {target}"
+                assert folder == "commands" or name == "toolkit.cli", f"{name} imports {target}"
 
 
-def test_every_folder_says_what_lives_there() -> None:
-    """In the first lines of its __init__, which hold no code but what has to run first."""
+def test_every_folder_describes_its_contents() -> None:
+    """Each __init__.py has a docstring and defines no functions or classes."""
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("__init__.py"):
             tree = ast.parse(path.read_text())
@@ -126,12 +126,12 @@ def test_every_folder_says_what_lives_there() -> None:
             assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body), path
 
 
-# Modules of deploy that import torch: those of its formats.
+# Modules of deploy that import torch, for torch's formats.
 _TORCH = ("torchscript", "exported_program", "torch_module", "program_archive")
 
 
 def test_deploy_runs_without_torch_typer_and_onnx() -> None:
-    """Every module of deploy but torch's own sessions imports where those packages are blocked."""
+    """Every module of deploy except torch's sessions can be imported while those packages are blocked."""
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in _modules("deploy")]
     names = [f"edgekit.{name}" for name in names if not name.endswith(_TORCH)]
     code = (
@@ -146,7 +146,7 @@ def test_deploy_runs_without_torch_typer_and_onnx() -> None:
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_nothing_heavy(command: str) -> None:
-    """--help of every command answers without torch, onnx, onnxruntime or numpy."""
+    """--help of every command runs without torch, onnx, onnxruntime or numpy."""
     code = (
         "import sys\nfrom edgekit.toolkit.cli import main\n"
         f"sys.argv = ['edgekit', *{command.split()!r}, '--help']\n"
@@ -158,8 +158,8 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     assert "Usage:" in done.stdout
 
 
-def test_the_list_of_commands_loads_nothing_that_it_does_not_print() -> None:
-    """`edgekit --help` takes little more than `import typer`: none of rich, nor what rich brings for Markdown."""
+def test_the_list_of_commands_loads_only_typer() -> None:
+    """`edgekit --help` costs little more than `import typer`: neither rich nor its Markdown packages are loaded."""
     code = (
         "import sys, typer\nbefore = set(sys.modules)\n"
         "from edgekit.toolkit.cli import main\nsys.argv = ['edgekit', '--help']\n"
@@ -170,8 +170,8 @@ def test_the_list_of_commands_loads_nothing_that_it_does_not_print() -> None:
     assert done.stdout.splitlines()[-1] in ("LOADED {'edgekit', 'typer'}", "LOADED {'typer', 'edgekit'}")
 
 
-def test_every_command_is_tested_for_its_help() -> None:
-    """The list above is the list of commands."""
+def test_every_commands_help_is_tested() -> None:
+    """COMMANDS lists every command."""
     from edgekit.toolkit.cli import app
 
     names = {info.name for info in app.registered_commands if info.callback}
@@ -179,25 +179,25 @@ def test_every_command_is_tested_for_its_help() -> None:
 
 
 def test_package_list_matches_the_folders() -> None:
-    """A sub-package that pyproject.toml forgets would be missing from the wheel."""
+    """A sub-package that pyproject.toml does not list would be missing from the wheel."""
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    holders = {
+    folders = {
         path.parent
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".py", ".toml", ".npz")
     }
-    found = {".".join(("edgekit", *path.relative_to(ROOT).parts)) for path in holders}
-    assert listed == {"edgekit", *found}
+    expected = {".".join(("edgekit", *path.relative_to(ROOT).parts)) for path in folders}
+    assert listed == {"edgekit", *expected}
 
 
-def test_root_holds_no_stray_modules() -> None:
-    """A .py file in the root would ship as part of the package."""
+def test_root_contains_no_stray_modules() -> None:
+    """A .py file in the root would be shipped in the package."""
     assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
 
 
 def test_public_names_resolve() -> None:
-    """Everything in __all__ is there, and everything resolvable is in __all__."""
+    """Every name in __all__ exists, and every public name is in __all__."""
     import edgekit
 
     assert sorted(edgekit.__all__) == edgekit.__all__ == sorted(edgekit._PUBLIC)
@@ -205,8 +205,8 @@ def test_public_names_resolve() -> None:
 
 
 @pytest.mark.parametrize("registry", ["RUNTIMES", "FORMATS", "DEVICES"])
-def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
-    """Each entry names an object that exists, and each file has an entry, but what several formats share."""
+def test_registries_match_their_files(registry: str) -> None:
+    """Each entry names an existing object, and each file has an entry, except those shared by several formats."""
     from edgekit.deploy.devices.device import DEVICES
     from edgekit.deploy.registry import resolve
     from edgekit.deploy.runtimes.runtime import PLANTED, RUNTIMES
@@ -233,7 +233,7 @@ def test_registries_resolve_to_files_of_their_own(registry: str) -> None:
 
 
 def test_each_runtime_is_declared_under_its_own_name() -> None:
-    """Its file says which formats it opens; no declaration imports a runtime's package."""
+    """Its file declares which formats it opens; no declaration imports a runtime's package."""
     from edgekit.deploy.runtimes.runtime import PLANTED, RUNTIMES, all_runtimes
 
     declared = all_runtimes(planted=True)
@@ -252,7 +252,7 @@ MAX_FUNCTION, MAX_MODULE, MAX_PARAMETERS = 60, 400, 8
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_functions_and_modules_are_short(folder: str) -> None:
-    """A command has a parameter per option: its declarations are not counted."""
+    """A command has one parameter per option, so its declarations are not counted."""
     for path in _modules(folder):
         text = path.read_text()
         assert len(text.splitlines()) <= MAX_MODULE, path
@@ -261,6 +261,6 @@ def test_functions_and_modules_are_short(folder: str) -> None:
                 is_command = path.parent.name == "commands" and node.name == "command"
                 lines = (node.end_lineno or 0) - (node.body[0].lineno if is_command else node.lineno) + 1
                 assert lines <= MAX_FUNCTION, f"{path}: {node.name} has {lines} lines"
-                names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
                 count = len([name for name in names if name not in ("self", "cls")])
                 assert is_command or count <= MAX_PARAMETERS, f"{path}: {node.name} has {count} parameters"

@@ -1,4 +1,4 @@
-"""Every network of the registry goes the whole way: export, quantize, answer alike, compile for GPUs."""
+"""Every network in the registry can be exported, quantized and compiled for GPUs, and its answers stay close."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,20 +17,20 @@ from edgekit.models.network import MODELS
 from edgekit.toolkit.building.build import build, plan_build
 from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 
-# one at once, one by CI, the rest by make test-all
+# one in the quick tests, one in CI, the rest in make test-all
 MARKS: dict[str, Any] = {"cnn23": (), "mobilenet_v3_small": pytest.mark.slow}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in MODELS])
-def test_network_goes_the_whole_way(name: str, untrained: Callable[..., Bundle], tmp_path: Path) -> None:
-    """Exported alike with a fixed and a free batch; int8 for every target follows the float logits."""
+def test_network_is_exported_and_quantized(name: str, untrained: Callable[..., Bundle], tmp_path: Path) -> None:
+    """It exports with a fixed and a free batch; int8 logits for every target stay close to the float logits."""
     source = untrained(name, tmp_path / "source")
     exported = export_bundle(source, "onnx", tmp_path / "onnx")
     export_bundle(source, "onnx", tmp_path / "dynamic", ExportOptions(dynamic_batch=True))
     golden = exported.golden()
     for target in ("x86", "x86-avx2", "arm", "tensorrt"):
         result = quantize(exported, QuantizeOptions(target=target, calibration_images=64), out=tmp_path / target)
-        # whether an untrained network's near-ties keep their class is not the point: the logits are
+        # an untrained network's near-ties may change their class, so only the logits are compared
         logits = load(result.bundle.path).run(golden.tensors)
         spread = golden.logits - golden.logits.mean(axis=1, keepdims=True)
         error = logits - golden.logits
@@ -39,11 +39,11 @@ def test_network_goes_the_whole_way(name: str, untrained: Callable[..., Bundle],
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in MODELS])
 def test_network_compiles_for_gpus(name: str, untrained: Callable[..., Bundle], tmp_path: Path) -> None:
-    """fp32, fp16 and int8 become engines for compute capability 8.6 and 8.9, and the lint finds nothing to say."""
+    """fp32, fp16 and int8 become engines for compute capability 8.6 and 8.9, and the lint has no findings."""
     pytest.importorskip("tensorrt_rtx_bindings")
     exported = export_bundle(untrained(name, tmp_path / "source"), "onnx", tmp_path / "onnx")
     fp16 = quantize(exported, QuantizeOptions(precision="fp16"), out=tmp_path / "fp16").bundle
-    # an untrained network's answers are near ties, which may cost it the contract: not the point
+    # an untrained network's answers are near-ties, so it may fail the contract; that is not tested here
     int8 = quantize(exported, QuantizeOptions(target="tensorrt", calibration_images=64), out=tmp_path / "int8").bundle
     for precision, bundle in (("fp32", exported), ("fp16", fp16), ("int8", int8)):
         assert plan_build(bundle).findings == []

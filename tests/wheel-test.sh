@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The wheel holds what it should, and its device install validates a bundle without torch.
+# The wheel contains the expected files, and its device install validates a bundle without torch.
 set -euo pipefail
 python=$1
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -7,7 +7,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 git -C "$root" ls-files -z | (cd "$root" && xargs -0 cp --parents -t "$work")
-# files that are fetched, not kept; a wheel has those of them that are here
+# downloaded files that git does not track; a wheel includes them if they are present
 ort_web=deploy/devices/browser/ort-web
 [ ! -d "$root/$ort_web" ] || cp -r "$root/$ort_web" "$work/$ort_web"
 "$python" -m build --wheel --outdir "$work/dist" "$work" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }

@@ -1,4 +1,4 @@
-"""Compare a wheel's files with those that git keeps in the packages: nothing forgotten, nothing stray."""
+"""Compare a wheel's files with those that git tracks in the packages: none missing, none stray."""
 
 import subprocess
 import sys
@@ -9,20 +9,20 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("deploy", "export", "models", "toolkit")
 
 if __name__ == "__main__":
-    kept = subprocess.run(
+    tracked = subprocess.run(
         ["git", "ls-files", *FOLDERS, "__init__.py", "__main__.py", "py.typed"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    expected = {f"edgekit/{name}" for name in kept.stdout.split()}
+    expected = {f"edgekit/{name}" for name in tracked.stdout.split()}
     fetched = "deploy/devices/browser/ort-web"
     if (ROOT / fetched).is_dir():
         names = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
         expected |= {f"edgekit/{fetched}/{name}" for name in names}
     with zipfile.ZipFile(sys.argv[1]) as wheel:
-        found = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    if expected != found:
-        sys.exit(f"missing from the wheel: {sorted(expected - found)}\nstray in it: {sorted(found - expected)}")
-    print(f"wheel: {len(found)} files, as in the checkout")
+        packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    if expected != packed:
+        sys.exit(f"missing from the wheel: {sorted(expected - packed)}\nunexpected: {sorted(packed - expected)}")
+    print(f"wheel: {len(packed)} files, the same as in the checkout")

@@ -1,4 +1,4 @@
-"""The command line: its list of commands, and how it ends."""
+"""The command line: the list of commands, and what happens to errors."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ from .commands import (
 
 
 class _Commands(TyperGroup):
-    """The list of commands, in plain text: importing rich takes twice as long as all the rest of `edgekit --help`."""
+    """The list of commands in plain text: importing rich takes twice as long as the rest of `edgekit --help`."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super(TyperGroup, self).format_help(ctx, formatter)
@@ -66,7 +66,7 @@ def _print_version(requested: bool) -> None:
 @app.callback()
 def _options(
     ctx: typer.Context,
-    version: Annotated[  # noqa: ARG001 # its callback ends the command
+    version: Annotated[  # noqa: ARG001 # the callback handles it
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
@@ -76,7 +76,7 @@ def _options(
 
 
 def _print_first_steps() -> None:
-    """What `edgekit` alone prints: the four commands, and which of them this folder waits for."""
+    """Print what `edgekit` without a command shows: the four commands, and the next one for this folder."""
     from .runs import next_step
 
     print("Take an image classifier from PyTorch to a device, and prove there that it is faster and still right.\n")
@@ -84,10 +84,10 @@ def _print_first_steps() -> None:
         name, text = module.__name__.rpartition(".")[2], module.command.__doc__ or ""
         print(f"  edgekit {name:<10}{text.splitlines()[0]}")
     command, reason = next_step()
-    print(f"\nNext here: {command}  ({visible(reason)})\nAll commands: edgekit --help")
+    print(f"\nNext step: {command}  ({visible(reason)})\nAll commands: edgekit --help")
 
 
-# in the order in which they are used, which --help keeps
+# in the order of use, which --help keeps
 for _module in (
     train, import_, export, quantize, build, validate, predict, inspect, doctor, pack, provision, report, runs, clean,
     demo,
@@ -96,14 +96,14 @@ for _module in (
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and its fix, anything else is a bug and shows its trace."""
+    """Run the command line. A user error prints one line and its fix; other exceptions are bugs with a traceback."""
     with ended_by_signals(), _logged_to_stderr():
         try:
             app(prog_name="edgekit")
         except EdgeKitError as error:
             _fail(error)
         except OSError as error:
-            # a path that the system takes as none, whichever command first looks at it
+            # a path that the system rejects, in whichever command
             if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
                 raise
             _fail(EdgeKitError(f"{str(error.filename)[:80]}: {error.strerror}", fix="check the path"))
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 class _Handler(logging.Handler):
-    """Prints what the library logs; rich is imported with the first line that there is."""
+    """Prints the library's log messages; rich is imported only for the first one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from .console import show_record

@@ -1,7 +1,7 @@
-"""Talking to the user: standard output is for results, standard error for everything else.
+"""Output for the user: results go to standard output, everything else to standard error.
 
 A string is always plain text here: names, labels and messages come from outside, so markup in them is not interpreted
-and control characters are shown as escapes. What is to be styled is a `Text`, made by `styled`.
+and control characters are shown as escapes. Styled output is a `Text`, made by `styled`.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from rich.text import Text
 from ..deploy.progress import Progress, silent
 from ..deploy.visible import visible
 
-# The most stages that are announced where there is no terminal for a bar: a hostile device may send any number.
+# Maximum number of stages announced if there is no terminal for a bar: a hostile device may send any number.
 _MAX_STAGES = 100
 
 
@@ -26,7 +26,7 @@ class PlainConsole(Console):
     """A console that shows strings as they are, in tables too: no markup, no emoji codes, no control characters."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """The text, with the style and justification that were asked for."""
+        """The text, in the requested style and justification."""
         layout = {key: options[key] for key in ("style", "justify", "overflow") if key in options}
         return Text(visible(text), **layout)
 
@@ -37,7 +37,7 @@ def styled(text: str, style: str) -> Text:
 
 
 class Line:
-    """A line that a narrow terminal shows in several, broken at spaces, in longer words at - _ . / : alone."""
+    """A line that wraps on a narrow terminal: at spaces, and within longer words only after - _ . / or a colon."""
 
     def __init__(self, text: str | Text) -> None:
         self._text = text if isinstance(text, Text) else Text(visible(text))
@@ -47,7 +47,7 @@ class Line:
 
 
 def broken(text: Text, width: int) -> list[Text]:
-    """The text in pieces that are no wider than so many characters."""
+    """Split the text into pieces of at most `width` characters."""
     remaining, starts = text.plain, [0]
     while len(remaining) > width:
         cut = remaining.rfind(" ", 1, width + 1) + 1
@@ -65,10 +65,10 @@ stderr = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_parts(parts: Iterable[object], console: Console = stdout) -> None:
-    """Print lines and tables, as narrow as a terminal is; a file or a pipe has no width, unless COLUMNS says so."""
-    wide = not console.is_terminal and "COLUMNS" not in os.environ
+    """Print lines and tables, wrapped to the terminal. A file or pipe has no width unless COLUMNS sets one."""
+    unwrapped = not console.is_terminal and "COLUMNS" not in os.environ
     for part in parts:
-        console.print(Line(part) if isinstance(part, (str, Text)) else part, soft_wrap=wide)
+        console.print(Line(part) if isinstance(part, (str, Text)) else part, soft_wrap=unwrapped)
 
 
 def say(message: str) -> None:
@@ -77,7 +77,7 @@ def say(message: str) -> None:
 
 
 def show_record(record: logging.LogRecord) -> None:
-    """Print what the library logs; an address that it carries is shown as a QR code too, where one can be made."""
+    """Print a log record. If it has an address, also show it as a QR code, provided segno is installed."""
     warning = "warning: " if record.levelno == logging.WARNING else ""
     say(warning + record.getMessage())
     if address := getattr(record, "address", None):
@@ -95,11 +95,11 @@ def _show_qr_code(address: str) -> None:
 
 @contextlib.contextmanager
 def progress_bar(title: str = "", *, announced: bool = True) -> Iterator[Progress]:
-    """A bar on a terminal, a line for each new stage elsewhere.
+    """Show a bar on a terminal; elsewhere, print a line for each new stage.
 
     Args:
-        title: what the work is called, before each stage.
-        announced: stages are lines where there is no terminal; without, nothing is printed there.
+        title: name of the work, shown before each stage.
+        announced: print the stages if there is no terminal; if False, nothing is printed there.
     """
     with progress_bars([title], announced=announced) as (show,):
         yield show
@@ -107,7 +107,7 @@ def progress_bar(title: str = "", *, announced: bool = True) -> Iterator[Progres
 
 @contextlib.contextmanager
 def progress_bars(titles: Sequence[str], *, announced: bool = True) -> Iterator[list[Progress]]:
-    """A bar per title, for work that goes on side by side; see `progress_bar`."""
+    """Show one bar per title, for work that runs in parallel; see `progress_bar`."""
     if not sys.stderr.isatty():
         yield [_announcer(title) if announced else silent for title in titles]
         return
@@ -126,7 +126,7 @@ def _bar(bars: "rich_progress.Progress", title: str) -> Progress:
     def show(stage: str, share: float) -> None:
         nonlocal done
         description = visible(_labelled(title, stage))
-        if share < done:  # another stage begins, and its remaining time with it
+        if share < done:  # a new stage: its remaining time is estimated anew
             bars.reset(task, description=description)
         bars.update(task, description=description, completed=share)
         done = share

@@ -1,4 +1,4 @@
-"""The data sets that have a name; --help and completion list them without importing what reads them."""
+"""The named data sets; --help and completion list them without importing the functions that read them."""
 
 # name -> "module:function", which takes (root or None, whether to download) and returns {part: images}
 DATASETS: dict[str, str] = {

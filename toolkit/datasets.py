@@ -27,7 +27,7 @@ _Reader = Callable[[Path | None, bool], dict[str, ImageSet]]
 
 PARTS = ("train", "validation", "test")
 
-# Folder names that people use for the parts of a data set.
+# Common folder names for the parts of a data set.
 _FOLDERS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -42,12 +42,12 @@ _FASHION_LABELS = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint parts, and what to type to get them again.
+    """Three disjoint parts, and the arguments that reproduce them.
 
     Attributes:
         data: a named set, or a path.
-        root: where a named set was found or kept; None for its default.
-        seed: of the random division, where the set does not come divided.
+        root: the folder of a named set; None for the default folder.
+        seed: of the random division, for a set that does not come divided.
     """
 
     data: str
@@ -58,7 +58,7 @@ class Dataset:
     test: ImageSet
 
     def reference(self) -> dict[str, Any]:
-        """What a manifest records (the ids go beside it)."""
+        """The entry in a manifest; the ids are stored beside it."""
         counts = {part: len(getattr(self, part)) for part in PARTS}
         return {"data": self.data, "root": self.root, "seed": self.seed, "images": counts}
 
@@ -83,15 +83,15 @@ def load_dataset(
 ) -> Dataset:
     """Open a named data set or a folder, and divide it.
 
-    Parts that come divided (train/, val/, test/ folders; the test files of MNIST and CIFAR-10) are kept. Without a test
-    part a val/ folder is it, else a fifth of the images, drawn by class. Validation images are then drawn, by class,
-    from what is left: `validation` is their share of it. Ids are relative to the set's root, so they say the part.
+    Existing parts (train/, val/ and test/ folders; the test files of MNIST and CIFAR-10) are kept. Without a test part,
+    a val/ folder becomes the test part, else a fifth of the images, drawn by class. Validation images are then drawn by
+    class from the rest; `validation` is their share of it. Ids are relative to the set's root, so they name the part.
 
     Args:
         download: fetch a named set that is not on this machine.
 
     Raises:
-        DataError: nothing there, or not an image set.
+        DataError: there is nothing at the path, or it is not an image set.
     """
     if data in DATASETS:
         root = str(Path(root).resolve()) if root else None
@@ -100,11 +100,11 @@ def load_dataset(
             parts = {part: _log_left_out(without_corrupt(images)) for part, images in parts.items()}
     elif not Path(data).exists():
         raise DataError(
-            f"no folder or file at {data}, and {unknown('data set', data, DATASETS)}",
+            f"no folder or file at {data}; {unknown('data set', data, DATASETS)}",
             fix=f"pass a path, or one of: {', '.join(DATASETS)}",
         )
     elif download:
-        raise DataError(f"{data} is on this machine: --download is for named sets", fix="leave it out")
+        raise DataError(f"--download is for named data sets, and {data} is a path", fix="leave out --download")
     else:
         data = place(data)
         parts = _open_parts(Path(data), labels, skip_corrupt)
@@ -112,14 +112,14 @@ def load_dataset(
 
 
 class BundleImages:
-    """The images of a bundle's parts, from a source that is opened once, when the first part is asked for.
+    """The images of a bundle's parts, from a source that is opened once, when the first part is requested.
 
     Args:
-        images: another place to take them from; the bundle's own data set by its name or path is no other place.
+        images: another source: a path or a named set. The bundle's own data set does not count as another source.
         skip_corrupt: leave out images that cannot be decoded.
 
     Attributes:
-        own: whether they are of the data set that the bundle records.
+        own: whether they come from the data set that the bundle records.
     """
 
     def __init__(self, bundle: Bundle, images: str | None = None, *, skip_corrupt: bool = False) -> None:
@@ -128,10 +128,10 @@ class BundleImages:
         self._parts: dict[str, ImageSet | None] = {}
 
     def part(self, part: str) -> ImageSet | None:
-        """The images of "train", "validation" or "test"; None when the bundle does not know of any.
+        """The images of "train", "validation" or "test"; None if the bundle records no data set.
 
         Raises:
-            DataError: the data set is not where it was, or is not the one that was recorded.
+            DataError: the data set has moved, or is not the recorded one.
         """
         if part not in self._parts:
             self._parts[part] = self._own_part(part) if self.own else self._part_elsewhere(part)
@@ -157,18 +157,18 @@ class BundleImages:
         return _joined(_open_parts(Path(recorded["data"]), self._bundle.manifest.labels, skip_corrupt=False))
 
     def _part_elsewhere(self, part: str) -> ImageSet:
-        """A part of another data set, divided as `load_dataset` does it.
+        """A part of another data set, divided as by `load_dataset`.
 
-        A folder that does not come divided is the test part as a whole, unless the model was calibrated on it: then it
-        is divided here as it was there, and only images that the model has not seen are left.
+        An undivided folder is used completely as the test part, unless the model was calibrated on it. In that case it
+        is divided as for the calibration, so that the test part has only images that the model has not seen.
         """
         manifest, images = self._bundle.manifest, self._images
         if images in DATASETS:
             dataset = self._named
             if dataset.test.labels != manifest.labels:
                 raise DataError(
-                    f"{images} has other labels than the model: {', '.join(dataset.test.labels[:5])} …",
-                    fix="pass --images with the model's own data",
+                    f"the labels of {images} differ from the model's: {', '.join(dataset.test.labels[:5])} …",
+                    fix="pass --images with data that has the model's labels",
                 )
             return getattr(dataset, part)
         folders = self._folders
@@ -179,12 +179,12 @@ class BundleImages:
 
     @cached_property
     def _named(self) -> Dataset:
-        """The named data set to take them from instead."""
+        """The named data set that replaces the bundle's own."""
         return load_dataset(self._images)
 
     @cached_property
     def _folders(self) -> dict[str, ImageSet]:
-        """The parts of the folder to take them from instead."""
+        """The parts of the folder that replaces the bundle's own data set."""
         return _open_parts(Path(self._images), self._bundle.manifest.labels, self._skip_corrupt)
 
 
@@ -194,25 +194,25 @@ def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrup
 
 
 def place(images: str) -> str:
-    """How a place of images is recorded: a named set by its name, a path in full."""
+    """An image source as bundles record it: the name of a named set, or an absolute path."""
     return images if images in DATASETS else os.path.realpath(images)
 
 
 def own_images(bundle: Bundle, images: str | None) -> bool:
-    """Whether a place of images (None for none named) is the data set that the bundle records."""
+    """Whether an image source (None if the user named none) is the data set that the bundle records."""
     return images is None or place(images) == bundle.manifest.data.get("data")
 
 
 def calibration_of(manifest: Manifest) -> Mapping[str, Any]:
-    """What quantize recorded of its calibration; empty where it did not calibrate."""
+    """The calibration that quantize recorded; empty if it did not calibrate."""
     recorded = manifest.details.get("calibration")
     return recorded if isinstance(recorded, Mapping) else {}
 
 
 def _open_parts(path: Path, labels: Sequence[str] | None, skip_corrupt: bool) -> dict[str, ImageSet]:
-    """{part: images} of a folder that comes divided, {"all": images} of one that does not.
+    """{part: images} of a divided folder, {"all": images} of an undivided one.
 
-    A folder called train among others is a class (the vehicle), unless it holds class folders itself.
+    A folder called train among others is a class (the vehicle), unless it contains class folders itself.
     """
     folders = {part: path / name for part, names in _FOLDERS.items() for name in names if (path / name).is_dir()}
     if not folders or (_other_folders(path, folders) and not all(map(_has_folders, folders.values()))):
@@ -273,7 +273,7 @@ def _divide(data: str, root: str | None, seed: int, share: float, parts: dict[st
         remaining, test = parts["train"], parts["test"]
     elif "validation" in parts:
         _log.info(
-            f"{data} has no test/ folder: its validation folder is the test part, validation is drawn from train/"
+            f"{data} has no test/ folder: its validation folder is the test part, validation images come from train/"
         )
         remaining, test = parts["train"], parts.pop("validation")
     else:
@@ -285,9 +285,9 @@ def _divide(data: str, root: str | None, seed: int, share: float, parts: dict[st
 
 
 def _drawn(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """(what is left, what was drawn); each class gives its share, and at least one image stays on each side.
+    """(remaining images, drawn images): each class gives its share, and neither side is empty.
 
-    A class whose every image was drawn gets one back, because it has to be trained first.
+    A class whose images were all drawn gets one back, because it has to be trained first.
     """
     if len(images) < 2:
         raise DataError("one image cannot be divided into parts", fix="pass more images")
@@ -302,8 +302,10 @@ def _drawn(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
 
 
 def read_digits(root: Path | None, download: bool) -> dict[str, ImageSet]:
-    """UCI handwritten digits, in the package."""
-    del root, download  # it is nowhere else
+    """UCI handwritten digits, which ship with the package."""
+    del download  # the package has the only copy
+    if root is not None:
+        raise DataError("digits is a part of scikit-learn, not a folder", fix="leave out --root")
     return {"all": open_images(Path(__file__).parent / "data" / "digits.npz")}
 
 
@@ -312,15 +314,15 @@ def _reader(name: str) -> _Reader:
 
 
 def _idx_set(name: str, folder_name: str, labels: Sequence[str], system: Path | None) -> _Reader:
-    """A set in MNIST's files: in `system` (a package's folder), or where torchvision's class `folder_name` keeps it."""
+    """A reader of MNIST's file format, in `system` (a Debian package) or in torchvision's folder `folder_name`."""
 
     def read(root: Path | None, download: bool) -> dict[str, ImageSet]:
-        kept = (root or cache_folder()) / folder_name / "raw"
-        places = [root, kept] if root else [system, kept]
+        downloaded = (root or cache_folder()) / folder_name / "raw"
+        places = [root, downloaded] if root else [system, downloaded]
         folder = next((place for place in places if place and _idx_file(place, "t10k-labels-idx1-ubyte")), None)
         if folder is None:
             _torchvision(name, folder_name, root or cache_folder(), download)
-            folder = kept
+            folder = downloaded
         parts = {}
         for part, prefix in (("train", "train"), ("test", "t10k")):
             files = [_idx_file(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
@@ -349,38 +351,37 @@ def read_cifar10(root: Path | None, download: bool) -> dict[str, ImageSet]:
     return parts
 
 
-def _torchvision(name: str, class_name: str, keep: Path, download: bool) -> list[Any]:
-    """Torchvision's own training and test sets, from `keep`.
+def _torchvision(name: str, class_name: str, folder: Path, download: bool) -> list[Any]:
+    """Torchvision's training and test sets, stored in `folder`.
 
     Raises:
-        DataError: they are not there and are not to be downloaded, or cannot be.
+        DataError: they are not there, and `download` is off or the download failed.
     """
-    if not download and not keep.is_dir():
-        raise _not_here(name, keep)
+    if not download and not folder.is_dir():
+        raise _not_stored(name, folder)
     try:
         import torchvision
     except ModuleNotFoundError as error:
         raise DataError(
-            f"{name} is not in {keep}, and reading or downloading it needs torchvision",
+            f"{name} is not in {folder}, and reading or downloading it requires torchvision",
             fix="pass --images with a folder of its images, or pip install 'edgekit-vision[train]'",
         ) from error
     try:
         make = getattr(torchvision.datasets, class_name)
-        return [make(str(keep), train=train, download=download) for train in (True, False)]
+        return [make(str(folder), train=train, download=download) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         if not download:
-            raise _not_here(name, keep) from error
+            raise _not_stored(name, folder) from error
         raise DataError(
-            f"cannot find {name} in {keep}, nor download it: {error}",
-            fix="pass --root with the folder that holds it (as torchvision keeps it)",
+            f"{name} is not in {folder}, and downloading it failed: {error}",
+            fix="pass --root with the folder that contains it (in torchvision's layout)",
         ) from error
 
 
-def _not_here(name: str, keep: Path) -> DataError:
+def _not_stored(name: str, folder: Path) -> DataError:
     return DataError(
-        f"the data set {name} is not in {keep}",
-        fix=f"edgekit train with --data digits starts at once, with --data {name} --download fetches the set first; "
-        "or pass a folder of images",
+        f"the data set {name} is not in {folder}",
+        fix=f"fetch it with edgekit train --data {name} --download, or use a folder of images or the included digits",
     )
 
 

@@ -1,4 +1,4 @@
-"""What is in a bundle: manifest, operators, parameters, multiply-accumulates, sizes, lineage."""
+"""The contents of a bundle: manifest, operators, parameters, multiply-accumulates, sizes, lineage."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GraphFacts(TypedDict):
-    """What only an ONNX file says: multiply-accumulates are null where a shape is unknown."""
+    """Facts that only an ONNX file provides; `macs` is null if a shape is unknown."""
 
     opset: int
     operators: dict[str, int]
@@ -26,7 +26,7 @@ class GraphFacts(TypedDict):
 
 
 def inspect_bundle(bundle: Bundle) -> dict[str, object]:
-    """Facts about a bundle, as plain values; the graph's need the file to be ONNX."""
+    """Facts about a bundle, as plain values; those of the graph only for ONNX."""
     manifest = bundle.manifest
     facts: dict[str, object] = {
         "id": bundle.id,
@@ -53,16 +53,16 @@ def inspect_bundle(bundle: Bundle) -> dict[str, object]:
 
 
 def engine_facts(engine: SummaryEntry) -> dict[str, object]:
-    """An engine's layers as deploy.engine.layers.summarize tells them, a line a layer."""
+    """An engine's summary by deploy.engine.layers.summarize, with one line per layer."""
     layers = [f"{layer['precision']} {layer['type']} {layer['name']}" for layer in engine["layers"]]
     return {**engine, "layers": layers}
 
 
 def _without_ids(details: Mapping[str, object]) -> dict[str, object]:
-    """The manifest's details with long lists of ids counted instead of shown."""
+    """The manifest's details, with lists of ids replaced by their length."""
     shown = {}
     for key, value in details.items():
-        if key == "engine":  # shown apart
+        if key == "engine":  # shown separately
             continue
         if isinstance(value, Mapping):
             value = _without_ids(value)
@@ -71,17 +71,17 @@ def _without_ids(details: Mapping[str, object]) -> dict[str, object]:
 
 
 def _graph(bundle: Bundle) -> GraphFacts:
-    """What only the ONNX file says.
+    """Read the facts that only the ONNX file provides.
 
     Raises:
-        BundleError: it is not a valid model.
+        BundleError: the file is not a valid model.
     """
     import onnx
 
     try:
         model = onnx.load(str(bundle.model_path))
         return _graph_facts(model, onnx.shape_inference.infer_shapes(model))
-    except Exception as error:  # protobuf, the file system and shape inference each raise their own
+    except Exception as error:  # protobuf, the file system and shape inference raise different types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise BundleError(f"{bundle.model_path} is not a valid ONNX model: {reason}", fix="export it again") from error
 
@@ -103,7 +103,7 @@ def _graph_facts(model: "onnx.ModelProto", inferred: "onnx.ModelProto") -> Graph
 
 
 def _macs(model: "onnx.ModelProto") -> int | None:
-    """Multiply-accumulates of Conv, Gemm and MatMul, quantized or not, for one image; None where a shape is unknown."""
+    """Multiply-accumulates of Conv, Gemm and MatMul, quantized or not, for one image; None if a shape is unknown."""
     from .importing.precision import WEIGHTS
 
     graph = model.graph
@@ -121,7 +121,7 @@ def _macs(model: "onnx.ModelProto") -> int | None:
         output, weight = shapes.get(node.output[0]), shapes.get(node.input[WEIGHTS[node.op_type]])
         if not output or not weight:
             return None
-        if "Conv" in node.op_type:  # each output value sums over one filter: input channels a group times the kernel
+        if "Conv" in node.op_type:  # each output value sums over one filter: input channels per group times the kernel
             total += int(np.prod(output[1:])) * int(np.prod(weight[1:]))
         else:  # each output value sums over one column of the weights
             total += int(np.prod(output[1:])) * int(np.prod(weight)) // output[-1]

@@ -20,13 +20,13 @@ from .datasets import part_of
 
 _GRID = 12
 
-# What begins a formula in a spreadsheet (OWASP, CSV injection), full-width forms too; and what marks a cell as text.
+# Starts of a spreadsheet formula (OWASP, CSV injection), also in full width; and the mark of a cell with text.
 _FORMULA = (*"=+-@\t\r\n＝＋－＠", "'")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one image, best first, with their softmax confidences; its true label where known."""
+    """The best classes of one image, best first, with their softmax confidences; its true label if known."""
 
     id: str
     labels: tuple[str, ...]
@@ -35,10 +35,10 @@ class Prediction:
 
 
 def open_for_prediction(bundle: Bundle, source: str, *, skip_corrupt: bool = False) -> ImageSet:
-    """An image file, a folder, or a named data set (its test part), labels by the bundle's list where there are any.
+    """Open an image file, a folder, or a named data set (its test part); labels refer to the bundle's list.
 
     Raises:
-        DataError: nothing there that is an image.
+        DataError: there is no image at the path.
     """
     path = Path(source)
     if path.is_file() and path.suffix != ".npz":
@@ -54,7 +54,7 @@ def predict(bundle: Bundle, images: ImageSet | Path | str, top: int = 5) -> list
     """The `top` best classes of each image, preprocessed as the bundle's manifest says.
 
     Args:
-        images: a set of images, or what `open_for_prediction` takes.
+        images: a set of images, or a source for `open_for_prediction`.
 
     Raises:
         DataError: there are no images, or `top` is less than 1.
@@ -78,17 +78,17 @@ def predict(bundle: Bundle, images: ImageSet | Path | str, top: int = 5) -> list
 
 
 def write_csv(predictions: list[Prediction], path: Path) -> None:
-    """`Image,Category` with the best class of each image.
+    """Write `Image,Category` with the best class of each image.
 
-    A spreadsheet runs a cell that begins like a formula. Such a cell, and one that begins with an apostrophe, has an
-    apostrophe before it; a program gets the name back by removing one apostrophe from the front.
+    A spreadsheet runs a cell that begins like a formula. Such a cell, and one that begins with an apostrophe, gets an
+    apostrophe in front. A program restores the name by removing one leading apostrophe.
     """
     stream = io.StringIO()
     rows = [("Image", "Category"), *((_cell(prediction.id), _cell(prediction.labels[0])) for prediction in predictions)]
-    # csv quotes the line end that it writes, not the other one
+    # csv quotes only cells with its own line terminator
     quoting = csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
     csv.writer(stream, lineterminator="\n", quoting=quoting).writerows(rows)
-    write_file(path, stream.getvalue().encode(errors="surrogateescape"))  # a file's name, as the system has it
+    write_file(path, stream.getvalue().encode(errors="surrogateescape"))  # file names may be any bytes
 
 
 def _cell(text: str) -> str:
@@ -96,7 +96,7 @@ def _cell(text: str) -> str:
 
 
 def draw_grid(images: ImageSet, predictions: list[Prediction], path: Path, seed: int = 0) -> None:
-    """A PNG of up to 12 random images with their true and predicted labels; wrong ones are marked in red."""
+    """Draw a PNG of up to 12 random images with their true and predicted labels; wrong ones are marked in red."""
     from matplotlib.figure import Figure
 
     chosen = np.random.default_rng(seed).permutation(len(images))[:_GRID]

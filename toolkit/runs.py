@@ -1,6 +1,6 @@
-"""What lies in runs/, read as plain JSON: imports nothing heavy, since completion and `edgekit` alone read it.
+"""The contents of runs/, read as plain JSON. Imports nothing heavy: completion and `edgekit` alone use it.
 
-Everything in runs/ may come from elsewhere, so names and values are checked here and escaped where they are shown.
+Everything in runs/ may come from elsewhere, so names and values are checked here and escaped when they are shown.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ RUNS = Path("runs")
 REJECTED, REPORT, TRAINING = ".rejected", ".report", ".train"
 
 _MANIFEST, _REPORT_FILES, _RECIPE = "manifest.json", ("report.json", "result.json"), "recipe.json"
-# As in deploy/manifest.py and analysis/compare.py: larger files are not what they are called.
+# As in deploy/manifest.py and analysis/compare.py: larger files are not genuine.
 _MAX_MANIFEST, _MAX_REPORT = 16 << 20, 512 << 20
-# Seconds at the end of the year 9999, the last that a date can be of.
+# The end of the year 9999 in seconds since 1970, the latest possible date.
 _LATEST = 253_402_300_799
-# What a table shows of a value that is text: more does not fit a line.
+# Maximum length of a text value: longer ones do not fit in a table's line.
 _MAX_TEXT = 200
 
 
@@ -34,11 +34,11 @@ class Run:
         kind: "bundle", "rejected" (a bundle that missed its contract), "training" (unfinished), "report" or "damaged".
         id: of the bundle.
         created: seconds since 1970, as the bundle records it.
-        lineage: ids of the models that it was made from, the first one first.
+        lineage: ids of the models that it was made from, oldest first.
         size_bytes: of all files in the folder.
-        verdict: of the last report in runs/ that judged the bundle.
-        problem: what is wrong with a damaged one.
-        made_from: the folder of the model that it was made from, where it is in runs/, else its id.
+        verdict: of the newest report in runs/ on the bundle.
+        problem: what is wrong with a damaged bundle.
+        made_from: folder name of the model that it was made from, or its id if it is not in runs/.
     """
 
     path: Path
@@ -97,7 +97,7 @@ def list_runs(runs: Path = RUNS) -> list[Run]:
 
 
 def folders(runs: Path = RUNS) -> list[Path]:
-    """The visible folders of `runs`, links left out."""
+    """The visible folders of `runs`, without links."""
     with suppress(OSError):
         entries = sorted(os.scandir(runs), key=lambda entry: entry.name)
         return [runs / e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
@@ -105,7 +105,7 @@ def folders(runs: Path = RUNS) -> list[Path]:
 
 
 def read_run(path: Path) -> Run | None:
-    """A folder as what it is, without size and verdict; None where it is nothing that EdgeKit writes."""
+    """Identify a folder, without its size and verdict; None if EdgeKit did not write it."""
     if (path / _MANIFEST).is_file():
         return _bundle(path)
     if path.name.endswith(TRAINING) and (path / _RECIPE).is_file():
@@ -120,7 +120,7 @@ def _bundle(path: Path) -> Run:
         content = _content(path / _MANIFEST, _MAX_MANIFEST)
         manifest = parse(content, path, "an EdgeKit manifest", limit=_MAX_MANIFEST)
         if not isinstance(manifest, dict):
-            raise EdgeKitError("its manifest is not an object", fix="")
+            raise EdgeKitError("its manifest is not a JSON object", fix="")
     except (EdgeKitError, OSError) as error:
         return Run(path, "damaged", problem=str(error))
     texts = [manifest.get(key) for key in ("name", "format", "precision")]
@@ -152,13 +152,13 @@ def _verdicts(runs: Path) -> dict[str, str]:
             for verdict, models in _verdicts_of(document):
                 for model in models:
                     if isinstance(model, dict) and model.get("judgements") and isinstance(model.get("id"), str):
-                        bundle = model["id"].partition("@")[0]  # a runtime that was chosen follows
+                        bundle = model["id"].partition("@")[0]  # a runtime may follow the @
                         verdicts[bundle] = str(verdict)[:_MAX_TEXT]
     return verdicts
 
 
 def _verdicts_of(document: object) -> Iterator[tuple[object, list[object]]]:
-    """Verdict and models of a report, or of each of those of several devices."""
+    """Verdict and models of a report, or of each device's report."""
     if isinstance(document, dict):
         devices = document.get("devices")
         for report in devices if isinstance(devices, list) else [document]:
@@ -177,18 +177,18 @@ def size_of(path: Path) -> int:
 
 
 def named_run(name: str, runs: Path = RUNS) -> Run:
-    """The folder of `runs` that a user names: by its name, or by its path.
+    """The folder of `runs` with this name or path.
 
     Raises:
-        EdgeKitError: it is outside of `runs`, a link, not there, or nothing that EdgeKit writes.
+        EdgeKitError: it is outside of `runs`, a link, missing, or not written by EdgeKit.
     """
     path = Path(name)
     if path.parent == Path() and path.name:
         path = runs / path.name
     if path.name in ("", "..") or Path(os.path.abspath(path.parent)) != Path(os.path.abspath(runs)):  # noqa: PTH100
-        raise EdgeKitError(f"{name} is not in {runs}/", fix="name folders of runs/: edgekit runs lists them")
+        raise EdgeKitError(f"{name} is not in {runs}/", fix="pass a folder of runs/; edgekit runs lists them")
     if runs.is_symlink() or path.is_symlink():
-        raise EdgeKitError(f"{path} is a link, or in a folder that is one", fix="remove links by hand")
+        raise EdgeKitError(f"{path} is a link, or in a linked folder", fix="remove the link by hand")
     if not path.is_dir():
         raise EdgeKitError(f"there is no folder {path}", fix="edgekit runs lists the folders")
     run = read_run(path)
@@ -200,13 +200,13 @@ def named_run(name: str, runs: Path = RUNS) -> Run:
 
 
 def made_from(run: Run, runs: Path = RUNS) -> list[Path]:
-    """The bundles of `runs` that were made from one, directly or not."""
+    """The bundles of `runs` that were made from this one, directly or indirectly."""
     all_runs = (candidate for path in folders(runs) if (candidate := read_run(path)) is not None)
     return [candidate.path for candidate in all_runs if run.id and run.id in candidate.lineage]
 
 
 def next_step(runs: Path = RUNS) -> tuple[str, str]:
-    """(what to type next in this folder, why)."""
+    """(the next command for this folder, the reason)."""
     all_runs = [run for path in folders(runs) if (run := read_run(path)) is not None]
     bundles = [run for run in all_runs if run.kind == "bundle"]
     trainings = [run for run in all_runs if run.kind == "training"]

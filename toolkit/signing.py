@@ -10,12 +10,12 @@ from ..deploy.manifest import MANIFEST, SIGNATURE
 
 _SIGNATURE_BYTES = 64
 
-# So that a signature made for one kind of thing is never one of another.
+# Contexts, so that a signature for one kind of file is never valid for another.
 PACKED_MODEL, _BUNDLE = b"edgekit packed model 1\0", b"edgekit bundle 1\0"
 
 
 def check_key(key: Path) -> None:
-    """See that a private key can sign, before the work whose result it is to sign.
+    """Check that a private key can sign, before the work whose result it will sign.
 
     Raises:
         EdgeKitError: see `sign`.
@@ -24,7 +24,7 @@ def check_key(key: Path) -> None:
 
 
 def sign_bundle(path: Path, key: Path) -> None:
-    """Sign a bundle: its manifest, which holds the hash of every file, beside which the signature is put.
+    """Sign a bundle's manifest, which contains the hash of every file. The signature is written beside it.
 
     Raises:
         EdgeKitError: see `sign`.
@@ -34,32 +34,32 @@ def sign_bundle(path: Path, key: Path) -> None:
 
 
 def verify_bundle(bundle: Bundle, key: Path) -> None:
-    """Refuse a bundle that the owner of a public key did not sign.
+    """Refuse a bundle that is not signed by the owner of a public key.
 
     Raises:
-        BundleError: it has no signature, or another's.
+        BundleError: it has no signature, or someone else's.
         EdgeKitError: see `verify`.
     """
     path = bundle.path / SIGNATURE
     try:
-        if path.is_symlink() or not path.is_file():  # a fifo would be waited for
+        if path.is_symlink() or not path.is_file():  # opening a FIFO would block
             raise FileNotFoundError(path)
         with path.open("rb") as stream:
             signature = stream.read(_SIGNATURE_BYTES + 1)
     except OSError:
         raise BundleError(
-            f"{bundle.path} is not signed", fix="edgekit build --sign key, or leave out --verify"
+            f"{bundle.path} is not signed", fix="sign it with edgekit build --sign key, or leave out --verify"
         ) from None
     digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).digest()
     if not verify(digest, signature, key, _BUNDLE):
-        raise BundleError(f"{bundle.path} is not signed by the owner of {key}", fix="do not use it; ask its maker")
+        raise BundleError(f"{bundle.path} is not signed by the owner of {key}", fix="do not use it; ask its author")
 
 
 def sign(digest: bytes, key: Path, context: bytes) -> bytes:
-    """64 bytes: the signature of a SHA-256 digest by a private key, in OpenSSH's form or PEM.
+    """Sign a SHA-256 digest with a private key in OpenSSH or PEM format; returns 64 bytes.
 
     Raises:
-        EdgeKitError: the file is not an ed25519 private key, or a passphrase protects it.
+        EdgeKitError: the file is not an ed25519 private key, or is protected by a passphrase.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -70,16 +70,16 @@ def sign(digest: bytes, key: Path, context: bytes) -> bytes:
         load = load_ssh_private_key if b"OPENSSH" in text else load_pem_private_key
         private = load(text, password=None)
     except TypeError as error:
-        raise EdgeKitError(f"{key} is protected by a passphrase", fix="sign with a key without one") from error
+        raise EdgeKitError(f"{key} is protected by a passphrase", fix="use a key without a passphrase") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise _no_key(key, "private") from error
+        raise _wrong_key(key, "private") from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise _no_key(key, "private")
+        raise _wrong_key(key, "private")
     return private.sign(context + digest)
 
 
 def verify(digest: bytes, signature: bytes, key: Path, context: bytes) -> bool:
-    """Whether a signature is that of a SHA-256 digest, by the owner of a public key, in OpenSSH's form or PEM.
+    """Whether the owner of a public key, in OpenSSH or PEM format, made this signature of a SHA-256 digest.
 
     Raises:
         EdgeKitError: the file is not an ed25519 public key.
@@ -92,9 +92,9 @@ def verify(digest: bytes, signature: bytes, key: Path, context: bytes) -> bool:
     try:
         public = load_ssh_public_key(text) if text.startswith(b"ssh-") else load_pem_public_key(text)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise _no_key(key, "public") from error
+        raise _wrong_key(key, "public") from error
     if not isinstance(public, Ed25519PublicKey):
-        raise _no_key(key, "public")
+        raise _wrong_key(key, "public")
     try:
         public.verify(signature, context + digest)
     except InvalidSignature:
@@ -109,6 +109,8 @@ def _read(key: Path) -> bytes:
         raise EdgeKitError(f"cannot read the key {key}: {error.strerror}", fix="check the path") from error
 
 
-def _no_key(key: Path, kind: str) -> EdgeKitError:
-    hint = {"private": "the one without .pub signs", "public": "the one with .pub verifies"}[kind]
-    return EdgeKitError(f"{key} is not an ed25519 {kind} key", fix=f"ssh-keygen -t ed25519 -f key; {hint}")
+def _wrong_key(key: Path, kind: str) -> EdgeKitError:
+    file = {"private": "key, without .pub", "public": "key.pub"}[kind]
+    return EdgeKitError(
+        f"{key} is not an ed25519 {kind} key", fix=f"make a pair with ssh-keygen -t ed25519 -f key, and pass {file}"
+    )

@@ -1,4 +1,4 @@
-"""runs/: where bundles go, and the newest one that a command can take."""
+"""runs/: paths for new bundles, and the newest bundle that a command accepts."""
 
 import atexit
 import contextlib
@@ -16,36 +16,36 @@ from .runs import REJECTED, RUNS, TRAINING, Run, size_of
 
 _log = logging.getLogger(__name__)
 
-# File systems take 255; a suffix, and the marks of a folder that is being written, come to it.
+# File systems allow 255; a suffix and the marks of a draft folder are added.
 _MAX_BYTES = 120
-# `deploy.bundle.check_name` takes 100 characters.
+# `deploy.bundle.check_name` accepts 100 characters.
 _MAX_NAME = 80
 _NUMBERED = re.compile(r"(\d+)-")
 
-# An empty file that takes a number before its bundle is there: runs/.007.taken
+# An empty file that claims a number before its bundle exists: runs/.007.taken
 _CLAIM, _CLAIMED = ".{:03d}.taken", re.compile(r"\.(\d+)\.taken")
 
 
 def new_path(name: str, runs: Path = RUNS) -> Path:
-    """A path for a new bundle: the next number, then `name` in characters that every file system takes.
+    """A path for a new bundle: the next number, then `name` in characters that every file system allows.
 
-    No other process gets the number: an empty hidden file holds it until something with it is visible, or this process
-    ends. One that is killed leaves a number unused, which is in nobody's way.
+    No other process gets the number: an empty hidden file claims it until a folder with it is visible, or this process
+    ends. A killed process leaves a gap in the numbers, which does no harm.
 
     Raises:
-        EdgeKitError: `runs` cannot be written.
+        EdgeKitError: `runs` is not writable.
     """
     with _writing(runs):
         return runs / f"{_take_number(runs):03d}-{safe_name(name, _MAX_BYTES)}"
 
 
-def safe_name(text: str, most: int = _MAX_NAME) -> str:
-    """A name of at most so many bytes out of others, which may hold any characters: "timm:x" of "my photos"."""
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-.").encode()[:most].decode(errors="ignore") or "model"
+def safe_name(text: str, max_bytes: int = _MAX_NAME) -> str:
+    """A safe name of at most `max_bytes` bytes from any text, such as "timm:x" or "my photos"."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.").encode()[:max_bytes].decode(errors="ignore") or "model"
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that is not there yet.
+    """Make a new folder.
 
     Raises:
         EdgeKitError: it exists already, or cannot be made.
@@ -58,13 +58,13 @@ def make_folder(path: Path) -> None:
 
 
 def release(path: Path) -> None:
-    """Give up the claim on the number of a path from `new_path`, once something with the number is visible."""
+    """Release the number of a path from `new_path`, once a folder with that number is visible."""
     if match := _NUMBERED.match(path.name):
         (path.parent / _CLAIM.format(int(match[1]))).unlink(missing_ok=True)
 
 
 def give_up(claim: Path) -> None:
-    """Remove a claim, and the folder where nothing else came to be."""
+    """Remove a claim, and its folder if that is empty."""
     claim.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         claim.parent.rmdir()
@@ -72,7 +72,7 @@ def give_up(claim: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Give up the number of a path from `new_path` at once where the block fails before anything with it is visible."""
+    """Release the number of a path from `new_path` immediately if the block fails."""
     try:
         yield
     except BaseException:
@@ -83,9 +83,9 @@ def claimed(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Lock an existing folder; False where another process has it and `wait` is off.
+    """Lock an existing folder; yields False if another process has the lock and `wait` is off.
 
-    The system frees the lock however a process ends.
+    The system frees the lock however the process ends.
     """
     import fcntl
 
@@ -105,7 +105,7 @@ def _take_number(runs: Path) -> int:
     """Claim the lowest number above all that are visible or claimed."""
     while True:
         runs.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError, FileNotFoundError):  # taken meanwhile; `runs` given up meanwhile
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another process took it, or removed `runs`
             visible, claimed = _numbers(runs, _NUMBERED), _numbers(runs, _CLAIMED)
             for number in claimed:
                 if number <= max(visible, default=0):
@@ -113,7 +113,7 @@ def _take_number(runs: Path) -> int:
             number = max([*visible, *claimed], default=0) + 1
             claim = (runs / _CLAIM.format(number)).absolute()
             claim.touch(exist_ok=False)
-            # between looking and claiming, another run may have become visible and given up its claim
+            # since the search, another run may have become visible and released its claim
             if number > max(_numbers(runs, _NUMBERED), default=0):
                 atexit.register(give_up, claim)
                 return number
@@ -135,10 +135,10 @@ def _numbers(runs: Path, pattern: re.Pattern[str]) -> list[int]:
 
 
 def newest(accept: Callable[[Manifest], bool], kind: str, make: str, runs: Path = RUNS) -> Bundle:
-    """The newest bundle in `runs` that `accept` takes; logs which.
+    """The newest bundle in `runs` that `accept` accepts; logs its path.
 
     Args:
-        kind: what kind of bundle it is, for the message.
+        kind: the kind of bundle, for the error message.
         make: the command that makes one.
 
     Raises:
@@ -148,27 +148,27 @@ def newest(accept: Callable[[Manifest], bool], kind: str, make: str, runs: Path 
     if not fitting:
         raise BundleError(f"there is no {kind} in {runs}/", fix=f"run: {make}, or pass a bundle's folder")
     path = max(fitting)[1]
-    _log.info(f"taking {path}")
+    _log.info(f"using {path}")
     return Bundle.open(path)
 
 
 def given_or_newest(path: Path | None, accept: Callable[[Manifest], bool], needed: str, make: str) -> Bundle:
-    """The bundle that was named, else the newest fitting one.
+    """The bundle that the user named, else the newest suitable one.
 
     Raises:
-        BundleError: the named bundle is not of the kind that is wanted, or there is none.
+        BundleError: the named bundle is of another kind, or there is no suitable one.
     """
     if path is None:
         return newest(accept, needed, make)
     bundle = Bundle.open(path)
     if not accept(bundle.manifest):
         kind = f"{bundle.manifest.format} {bundle.manifest.precision}"
-        raise BundleError(f"{path} is {kind}; needed: {needed}", fix=f"run: {make}")
+        raise BundleError(f"{path} is {kind}; expected: {needed}", fix=f"pass another bundle, or run: {make}")
     return bundle
 
 
 def find(bundle_id: str, *places: Path) -> Bundle | None:
-    """The bundle with this id among the folders in `places`, None when it is not there."""
+    """The bundle with this id among the folders in `places`; None if there is none."""
     for place in places:
         for path, _ in _manifests(place):
             if manifest_id((path / MANIFEST).read_bytes()) == bundle_id:
@@ -187,7 +187,7 @@ def derived(bundle_id: str, *places: Path) -> list[Bundle]:
 
 
 def _manifests(runs: Path) -> Iterator[tuple[Path, Manifest]]:
-    """Every bundle's folder and manifest; what cannot be read is passed over, as it is nothing that a command takes."""
+    """Every bundle's folder and manifest. Unreadable ones are skipped, because no command accepts them."""
     for path in _entries(runs):
         source = path / MANIFEST
         if path.name.endswith(REJECTED) or not source.is_file():
@@ -195,7 +195,7 @@ def _manifests(runs: Path) -> Iterator[tuple[Path, Manifest]]:
         try:
             manifest = Manifest.from_json(source.read_bytes(), source)
         except (BundleError, OSError) as error:
-            _log.info(f"passing over {path}: {error}")
+            _log.info(f"skipping {path}: {error}")
             continue
         yield path, manifest
 
@@ -205,10 +205,10 @@ def _entries(runs: Path) -> list[Path]:
 
 
 def remove_runs(chosen: Sequence[Run]) -> int:
-    """Remove folders; returns the bytes freed. A folder disappears as a whole before its files do.
+    """Remove folders and return the bytes freed. Each folder is renamed before its files are deleted.
 
     Raises:
-        EdgeKitError: one cannot be removed, or a process is training in it.
+        EdgeKitError: a folder cannot be removed, or a process is training in it.
     """
     freed = 0
     for run in chosen:

@@ -1,4 +1,4 @@
-"""Devices, one kind per file or folder: where the agent runs.
+"""Devices that the agent runs on; one kind per file or folder.
 
-What is measured there is in deploy/measuring.
+The measurement itself is in deploy/measuring.
 """

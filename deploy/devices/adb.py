@@ -1,7 +1,7 @@
 """Android devices over USB or TCP, through `adb`, the client of the Android Debug Bridge.
 
-Untried on a phone: it is tested with the real client and a server that speaks the protocol. It requires a Python
-that the bridge's user (`shell`) may run; adb://SERIAL/path/of/its/python names it.
+Not yet tried on a phone: the tests use the real client and a server that speaks the protocol. The device needs a
+Python that the bridge's user (`shell`) may run; adb://SERIAL/path/of/its/python names it.
 """
 
 import os
@@ -18,25 +18,25 @@ from ..errors import DeviceError
 from .board.board import Board
 from .transport import CHUNK, Transport, last_line
 
-# adb starts its server first, and waits for a device that is still connecting.
+# adb first starts its server, and waits for a device that is still connecting.
 _CONNECT_S = 20.0
 # A push reports no progress; its time limit is this plus the time of the slowest connection.
 _PUSH_S, _SLOWEST_BYTES_S = 60.0, 100_000
-# adb push, if the device rejects the file
+# messages of adb push if the device rejects the file
 _REFUSED_FILE = re.compile("failed to copy .*: remote |Permission denied|Read-only file system|[Ii]s a directory")
 
 # A serial number as adb prints it, including devices over TCP or Wi-Fi: 0123456789ABCDEF, emulator-5554, 10.0.0.7:5555,
-# adb-XYZ._adb-tls-connect._tcp. It is never an option.
+# adb-XYZ._adb-tls-connect._tcp. It never looks like an option.
 _SERIAL = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]{0,127}")
 _ADDRESS = re.compile(rf"adb://(?P<serial>{_SERIAL.pattern})?(?P<path>/.*)?")
 _TCP = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[A-Za-z0-9._-]+):\d+")
 
-# pattern in adb's standard error -> what it means, and the fix
+# pattern in adb's standard error -> meaning, and the fix
 _REFUSALS = {
     r"unauthorized|still authorizing": (
         "does not trust this machine yet", "unlock it and allow USB debugging; then try again",
     ),
-    r"more than one": ("is not the only one", "name one from adb devices: --device adb://SERIAL"),
+    r"more than one": ("is not the only one connected", "choose one from adb devices: --device adb://SERIAL"),
     r"no devices|no emulators": (
         "is not connected", "plug it in and enable USB debugging in its developer options; adb devices must list it",
     ),
@@ -49,7 +49,7 @@ _REFUSALS = {
         "has no shell that reports exit codes", "Android 7 or newer is required",
     ),
     r"cannot connect to daemon|failed to (start|check)": (
-        "cannot be reached, because adb's server does not run", "adb kill-server, then adb start-server",
+        "cannot be reached: adb's server is not running", "adb kill-server, then adb start-server",
     ),
 }  # fmt: skip
 
@@ -58,7 +58,7 @@ def open_board(name: str) -> Board:
     """The board at an address adb://[serial][/path/of/its/python]; without a serial, the only connected device.
 
     Raises:
-        DeviceError: it is not such an address.
+        DeviceError: `name` is not such an address.
     """
     match = _ADDRESS.fullmatch(name)
     if match is None:
@@ -67,7 +67,7 @@ def open_board(name: str) -> Board:
 
 
 class Adb(Transport):
-    """One device of the bridge's server."""
+    """One device that adb's server can reach."""
 
     def __init__(self, serial: str | None, python: str | None) -> None:
         self.host, self.python = f"adb://{serial}" if serial else "the Android device", python
@@ -80,15 +80,15 @@ class Adb(Transport):
         """Find the device.
 
         Raises:
-            DeviceError: there is no adb, or the device is not ready.
+            DeviceError: adb is not installed, or the device is not ready.
         """
         self._adb = _program()
         # the server outlives this command, so it must not inherit its pipes
         self._ask("start-server")
         if self._wanted and _TCP.fullmatch(self._wanted):
             self._ask("connect", self._wanted)
-        which = ["-s", self._wanted] if self._wanted else []
-        state = self._checked(*which, "get-state")
+        selection = ["-s", self._wanted] if self._wanted else []
+        state = self._checked(*selection, "get-state")
         if state != "device":
             raise DeviceError(f"{self.host} is not running Android: its state is {state[:40]!r}", fix="adb reboot")
         serial = self._wanted or self._checked("get-serialno")
@@ -100,22 +100,22 @@ class Adb(Transport):
             raise self._refused(errors)
 
     def close(self) -> None:
-        """Nothing is open between commands; adb's server keeps running, as usual."""
+        """Do nothing: no connection is open between commands, and adb's server keeps running as usual."""
 
     def command_line(self, command: str) -> list[str]:
-        """Uses `adb shell` without a terminal, which leaves bytes unchanged."""
+        """Use `adb shell` without a terminal, so that bytes pass unchanged."""
         marked = f"sh -c {shlex.quote(command)}; echo {self._mark} $? >&2"
         return [self._adb, "-s", self._serial, "shell", "-T", "-e", "none", marked]
 
     def outcome(self, code: int, errors: str) -> tuple[int, str]:
-        """Reads the marker; without it the connection broke."""
+        """Read the exit code from the marker; if the marker is missing, the connection broke."""
         match = re.search(rf"{self._mark} (\d{{1,3}})\s*", errors)
         if match is None:
             raise self.lost(last_line(errors) or f"adb ended with exit code {code}")
         return int(match[1]), errors[: match.start()] + errors[match.end() :]
 
     def put(self, path: Path, remote: str, sent: int, progress: Callable[[float], None]) -> None:
-        """Uses `adb push` from the start: it cannot resume, but is far faster than a shell's standard input."""
+        """Use `adb push`, which cannot resume, but is far faster than a shell's standard input."""
         del sent
         limit_s = _PUSH_S + path.stat().st_size / _SLOWEST_BYTES_S
         code, output, errors = self._ask("-s", self._serial, "push", str(path), remote, timeout=limit_s)
@@ -131,10 +131,10 @@ class Adb(Transport):
         raise self.lost(reason or f"adb push ended with exit code {code}")
 
     def _checked(self, *arguments: str) -> str:
-        """The output of adb.
+        """Run adb and return its output.
 
         Raises:
-            DeviceError: it failed.
+            DeviceError: adb failed.
         """
         code, output, errors = self._ask(*arguments)
         if code:
@@ -145,7 +145,7 @@ class Adb(Transport):
         """Run adb; returns its exit code and the first 64 KiB of standard output and standard error.
 
         Raises:
-            LostDeviceError: it does not end within `timeout` seconds.
+            LostDeviceError: adb does not end within `timeout` seconds.
         """
         # files, because a server that adb starts would keep pipes open
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
@@ -155,7 +155,7 @@ class Adb(Transport):
                     timeout=timeout, check=False,
                 ).returncode  # fmt: skip
             except subprocess.TimeoutExpired:
-                raise self.lost(f"adb does not end within {timeout:.0f} s") from None
+                raise self.lost(f"adb did not finish within {timeout:.0f} s") from None
             texts = []
             for stream in (output, errors):
                 stream.seek(0)
@@ -177,8 +177,8 @@ def _program() -> str:
     Raises:
         DeviceError: it is in neither.
     """
-    if found := shutil.which("adb"):
-        return found
+    if program := shutil.which("adb"):
+        return program
     for variable in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
         path = Path(os.environ.get(variable, "")) / "platform-tools" / "adb"
         if variable in os.environ and path.is_file():

@@ -1,4 +1,4 @@
-"""What a device is, and the registry of the kinds of devices. One kind per file or folder."""
+"""The interface of devices, and the registry of their kinds. One kind per file or folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ..errors import DeviceError
 from ..registry import choose, resolve
 
-if TYPE_CHECKING:  # --help shows the registry, and loads nothing heavy
+if TYPE_CHECKING:  # --help shows the registry, and must load nothing heavy
     from ..bundle import Bundle
     from ..engine.build import Options
     from ..environment import About
@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # --help shows the registry, and loads nothing heavy
 # Abilities of a kind of device in addition to measuring: build engines, describe itself, install packages.
 Ability = Literal["build", "describe", "provision"]
 
-# ability -> message without it, and the fix
+# ability -> message about a device without it, and the fix
 _UNABLE: dict[Ability, tuple[str, str]] = {
     "build": ("cannot build engines", "build on the machine that runs them: {others}"),
-    "describe": ("can only be examined while it measures", "validate on it, or name another device: {others}"),
+    "describe": ("can be examined only during a measurement", "validate on it, or name another device: {others}"),
     "provision": ("does not support installing packages", "name another device: {others}"),
 }
 
@@ -32,8 +32,8 @@ class Kind(NamedTuple):
     """A kind of device.
 
     Attributes:
-        opens: makes the Device of a name.
-        address: form of the names in help texts (where rich interprets [word] as markup).
+        opens: import path of the function or class that makes a Device from its name.
+        address: form of the name in help texts (where rich interprets [word] as markup).
         can: its abilities.
         settings: keyword arguments of `opens` in addition to the name.
     """
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
 _BOARD: frozenset[Ability] = frozenset(("build", "describe", "provision"))
 
-# the name of this machine
+# this machine's name as a device
 _HERE = "local"
 
 # prefix of a device's name, up to "://" -> its kind
@@ -60,14 +60,14 @@ DEVICES: dict[str, Kind] = {
 
 
 class Description(NamedTuple):
-    """A device's state, and what it lacks.
+    """A device's state, and the requirements that it does not meet.
 
     Attributes:
         facts: its Python and free space.
-        packages: the packages required for measuring -> version there, None if missing or broken.
-        lacks: what it lacks for measuring, one sentence each.
+        packages: the packages required for measuring -> version on the device, None if missing or broken.
+        lacks: the unmet requirements for measuring, one sentence each.
         remarks: other notes, one sentence each.
-        about: its hardware and state; None if it lacks something.
+        about: its hardware and state; None if a requirement is not met.
     """
 
     facts: "Facts"
@@ -78,13 +78,13 @@ class Description(NamedTuple):
 
 
 class Device:
-    """A machine that models are measured on; connected while its `with` block lasts.
+    """A machine to measure models on; connected while its `with` block lasts.
 
     A kind implements `runtimes` and `measure`, and the methods of its abilities.
 
     Attributes:
-        name: as the user wrote it.
-        here: whether it is this machine.
+        name: the device's name as the user wrote it.
+        here: whether the device is this machine.
     """
 
     name: str
@@ -97,20 +97,20 @@ class Device:
         """Disconnect."""
 
     def require(self, ability: Ability) -> None:
-        """Refuse a device without this ability; requires no connection.
+        """Check that this kind of device has an ability; requires no connection.
 
         Raises:
             DeviceError: this kind lacks it; the fix names the kinds that have it.
         """
         if ability not in kind_of(self.name).can:
-            lack, fix = _UNABLE[ability]
-            raise DeviceError(f"{self.name} {lack}", fix=fix.format(others=addresses(ability)))
+            message, fix = _UNABLE[ability]
+            raise DeviceError(f"{self.name} {message}", fix=fix.format(others=addresses(ability)))
 
     def runtimes(self) -> set[str]:
         """The installed runtimes (keys of runtimes.runtime.RUNTIMES).
 
         Raises:
-            DeviceError: the device cannot run anything; the message names what it lacks.
+            DeviceError: the device cannot run anything; the message names the missing requirement.
         """
         raise NotImplementedError
 
@@ -121,7 +121,7 @@ class Device:
 
         Raises:
             EdgeKitError: a model cannot be run, or the device did not answer.
-            LostDeviceError: the device went away; the error contains the measurements so far.
+            LostDeviceError: the connection was lost; the error contains the measurements so far.
         """
         raise NotImplementedError
 
@@ -134,27 +134,27 @@ class Device:
         raise NotImplementedError
 
     def describe(self) -> Description:
-        """The device's state, and what it lacks.
+        """The device's state, and the requirements that it does not meet.
 
         Raises:
-            DeviceError: it has no suitable Python, or did not answer.
+            DeviceError: the device has no suitable Python, or did not answer.
         """
         raise NotImplementedError
 
     def provision(self, download: "Callable[[Facts, Path], None] | None", progress: "Progress") -> dict[str, str]:
-        """Install and test the packages for measuring, in EdgeKit's own folder there: package -> version.
+        """Install and test the packages for measuring, in EdgeKit's folder on the device; returns package -> version.
 
         Args:
-            download: fetches the wheels for that Python into a new folder here, to be sent; None lets the device
-                fetch them itself.
+            download: fetches the wheels for the device's Python into a new folder here, to be sent; with None, the
+                device fetches them itself.
 
         Raises:
-            DeviceError: the installation failed; then all is as it was before.
+            DeviceError: the installation failed and was undone.
         """
         raise NotImplementedError
 
     def clean(self) -> list[str]:
-        """Remove everything that EdgeKit installed there; returns the removed folders."""
+        """Remove everything that EdgeKit installed on the device; returns the removed folders."""
         raise NotImplementedError
 
 
@@ -162,13 +162,13 @@ def kind_of(name: str) -> Kind:
     """The kind of the device called `name`.
 
     Raises:
-        DeviceError: no such kind.
+        DeviceError: no kind has this name.
     """
     return choose(DEVICES, name.partition("://")[0], "device", DeviceError)
 
 
 def is_here(name: str) -> bool:
-    """Whether a device's name in a report is that of this machine."""
+    """Whether a device's name in a report means this machine."""
     return name == _HERE
 
 
@@ -181,11 +181,11 @@ def open_device(name: str, **settings: Any) -> Device:
     """The device called `name`: "local", "browser", or an address such as "ssh://user@host". It is not connected yet.
 
     Args:
-        settings: for kinds that take them; each gets the settings in its DEVICES entry. None is the kind's default.
+        settings: each kind receives those that its DEVICES entry lists. None selects the kind's default.
 
     Raises:
         DeviceError: no such kind of device, or an invalid address.
     """
     kind = kind_of(name)
-    given = {key: settings[key] for key in kind.settings if settings.get(key) is not None}
-    return resolve(kind.opens, __package__ or "")(name, **given)
+    accepted = {key: settings[key] for key in kind.settings if settings.get(key) is not None}
+    return resolve(kind.opens, __package__ or "")(name, **accepted)

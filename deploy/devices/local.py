@@ -19,12 +19,12 @@ from ..progress import Progress
 from ..runtimes.runtime import all_runtimes
 from .device import Device
 
-# A terminated agent first waits for its workers.
+# Time for a terminated agent to wait for its workers.
 _PATIENCE_S = 5.0
 
 
 class LocalDevice(Device):
-    """This machine, measured through the same agent as any other.
+    """This machine, measured through the same agent as other devices.
 
     Args:
         planted: the models belong to the self-test (see runtime.PLANTED).
@@ -38,7 +38,7 @@ class LocalDevice(Device):
         self.name, self._planted = name, planted
 
     def runtimes(self) -> set[str]:
-        """The runtimes that are installed."""
+        """The installed runtimes."""
         return {runtime.name for runtime in all_runtimes() if runtime.installed}
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
@@ -63,8 +63,8 @@ def _run(job: Path, request: Mapping[str, object], progress: Progress) -> dict[s
     (job / agent.JOB).write_text(json.dumps(request), encoding="utf-8")
     command = [sys.executable, "-m", agent.__name__, str(job)]
     # temporary files of the agent and its workers are removed with the job
-    place = {**os.environ, "TMPDIR": str(job)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=place) as process:
+    environment = {**os.environ, "TMPDIR": str(job)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment) as process:
         assert process.stdout  # noqa: S101 # it is a pipe
         try:
             return agent.follow(process.stdout, progress)

@@ -1,6 +1,6 @@
 """Devices over SSH, by the system's OpenSSH client, so that the user's configuration, keys and jump hosts apply.
 
-The client is never allowed to ask a question.
+The client never prompts.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from .transport import CHUNK, CommandError, Transport, ended, last_line
 _CONNECT_S, _ASK_S = 20.0, 20.0
 # With ServerAliveInterval, these detect a dead connection after 9 to 12 seconds.
 _ALIVE_S, _ALIVE_TIMES = 3, 3
-# ssh's own exit code; those of rsync for a broken connection.
+# Exit codes for a broken connection: that of ssh itself, and those of rsync.
 _LOST, _RSYNC_LOST = 255, (12, 30)
 
 _ADDRESS = re.compile(
     r"ssh://(?:(?P<user>[^@/]+)@)?(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^:/@]+)(?::(?P<port>\d+))?(?P<path>/.*)?"
 )
 
-# pattern in ssh's standard error -> what it means, and the fix
+# pattern in ssh's standard error -> meaning, and the fix
 _REFUSALS = {
     r"REMOTE HOST IDENTIFICATION HAS CHANGED": (
         "has a different host key than before: another machine answers there, or it was reinstalled",
@@ -43,7 +43,7 @@ _REFUSALS = {
     ),
     r"Could not resolve hostname": ("has a name that cannot be resolved", "check the name, or pass the address"),
     r"Connection refused": ("refuses the connection: no ssh server listens there", "check the port, start sshd there"),
-    r"timed out|No route to host|Network is unreachable": ("does not answer", "check that it is on, in this network"),
+    r"timed out|No route to host|Network is unreachable": ("does not answer", "check its power and its network"),
 }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def open_board(name: str) -> Board:
     """The board at an address ssh://[user@]host[:port][/path/of/its/python].
 
     Raises:
-        DeviceError: it is not such an address.
+        DeviceError: `name` is not such an address.
     """
     return Board(name, Ssh(Address.parse(name)))
 
@@ -69,7 +69,7 @@ class Address(NamedTuple):
         """Read an address.
 
         Raises:
-            DeviceError: it is not one.
+            DeviceError: `text` is not such an address.
         """
         match = _ADDRESS.fullmatch(text)
         if match is None or match["host"].startswith("-") or (match["user"] or "").startswith("-"):
@@ -86,7 +86,7 @@ class Address(NamedTuple):
 class Ssh(Transport):
     """One login that all commands and transfers share (OpenSSH's ControlMaster)."""
 
-    # no questions in a window
+    # no password dialogs
     environment = {"SSH_ASKPASS_REQUIRE": "never"}  # noqa: RUF012 # never changed
 
     def __init__(self, address: Address) -> None:
@@ -134,17 +134,17 @@ class Ssh(Transport):
         self._folder = None
 
     def command_line(self, command: str) -> list[str]:
-        """Uses a POSIX shell, whatever the user's login shell."""
+        """Use a POSIX shell, whatever the user's login shell is."""
         return [self._ssh, *self._options(), "-T", "--", self._host(), f"exec sh -c {shlex.quote(command)}"]
 
     def outcome(self, code: int, errors: str) -> tuple[int, str]:
-        """Ssh returns the command's exit code; 255 is its own."""
+        """Return the command's exit code, which ssh passes on; 255 is ssh's own."""
         if code == _LOST:
             raise self.lost(last_line(errors) or "closed the connection")
         return code, errors
 
     def put(self, path: Path, remote: str, sent: int, progress: Callable[[float], None]) -> None:
-        """Uses rsync if both ends have it, else sftp; both resume."""
+        """Use rsync if both ends have it, else sftp; both resume."""
         if self._has_rsync():
             self._transfer([
                 "rsync", "--partial", "--append-verify", "--protect-args", "--info=progress2", "--timeout=20",
@@ -164,7 +164,7 @@ class Ssh(Transport):
 
     def _transfer(self, command: Sequence[str], batch: str, progress: Callable[[float], None]) -> None:
         """Run rsync, or sftp with a batch of commands."""
-        # limit of standard error, in blocks of 512 bytes (POSIX, ulimit)
+        # limits the size of standard error, in blocks of 512 bytes (POSIX, ulimit)
         limited = ["sh", "-c", f'ulimit -f {CHUNK // 512}; exec "$@"', "sh", *command]
         with tempfile.TemporaryFile() as errors:
             process = self.popen(limited, stderr=errors)
@@ -175,7 +175,7 @@ class Ssh(Transport):
                     process.stdin.close()
                 with process.stdout as output:
                     while piece := output.read1(CHUNK):  # type: ignore[attr-defined] # it is a BufferedReader
-                        if shares := re.findall(rb"(\d{1,3})%", piece):  # rsync ends its lines by "\r"
+                        if shares := re.findall(rb"(\d{1,3})%", piece):  # rsync ends its lines with "\r"
                             progress(min(1.0, int(shares[-1]) / 100))
                 code = process.wait()
             errors.seek(0)
@@ -210,7 +210,7 @@ class Ssh(Transport):
             **({"User": self.address.user} if self.address.user else {}),
             **({"Port": self.address.port} if self.address.port else {}),
         }
-        return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        return [argument for name, value in options.items() for argument in ("-o", f"{name}={value}")]
 
     def _host(self) -> str:
         """The host for ssh; rsync and sftp require brackets around an IPv6 address."""

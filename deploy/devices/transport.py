@@ -1,4 +1,4 @@
-"""Transports: ways to reach a device with a shell and a Python. The code above them, in board/, is shared.
+"""Transports: ways to reach a device with a shell and a Python. They share the code in board/.
 
 A transport uses a local client program (ssh, adb) to run shell commands on the device.
 """
@@ -21,7 +21,7 @@ _MAX_LINE_BYTES = 64 << 20
 _MAX_LINES, _MAX_S = 1_000_000, 24 * 3600.0
 # Bytes of standard error kept for messages, and how long to wait for them after standard output ends.
 _STDERR_BYTES, _STDERR_S = 4096, 5.0
-# Minimum speed of a file transfer.
+# A file transfer that receives nothing for this long has stalled.
 _STALLED_S = 60.0
 # Time for a client program to exit by itself.
 _ENDING_S = 3.0
@@ -39,11 +39,11 @@ class CommandError(Exception):
 class Transport(ABC):
     """A way to reach one device; connected while its `with` block lasts.
 
-    A transport implements `connect`, `close`, `command_line`, `outcome` and `put`; everything else follows from them.
+    A transport implements `connect`, `close`, `command_line`, `outcome` and `put`; the rest is built on them.
 
     Attributes:
-        host: what messages call the device.
-        python: path of the Python on the device that the address names; None where it names none.
+        host: the device's name in messages.
+        python: path of the device's Python, if the address contains one; else None.
         environment: variables for the client program, in addition to those of this process.
     """
 
@@ -75,7 +75,7 @@ class Transport(ABC):
             errors: the last 4096 bytes of the client's standard error.
 
         Raises:
-            LostDeviceError: the client program lost the device.
+            LostDeviceError: the client program lost the connection.
         """
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Transport(ABC):
         self.close()
 
     def reconnect(self, patience_s: float) -> None:
-        """Reconnect, with attempts for this long.
+        """Reconnect, and retry for `patience_s` seconds.
 
         Raises:
             DeviceError: the device cannot be reached.
@@ -151,12 +151,12 @@ class Transport(ABC):
         count, begun, pending = 0, time.monotonic(), bytearray()
         due = begun + timeout
         for chunk in self._output(process, timeout):
-            *complete, rest = chunk.split(b"\n")
+            *complete, partial = chunk.split(b"\n")
             for end in complete:
                 yield (pending + end).decode(errors="replace")
                 pending.clear()
                 due = time.monotonic() + timeout
-            pending += rest
+            pending += partial
             count += len(complete)
             if len(pending) > _MAX_LINE_BYTES or count > _MAX_LINES or time.monotonic() - begun > _MAX_S:
                 raise DeviceError(
@@ -168,10 +168,10 @@ class Transport(ABC):
         if pending:
             yield pending.decode(errors="replace")
 
-    def get(self, remote: str, path: Path, most: int) -> None:
-        """Fetch a file of at most `most` bytes into the new file `path`.
+    def get(self, remote: str, path: Path, max_bytes: int) -> None:
+        """Fetch a file of at most `max_bytes` bytes into the new file `path`.
 
-        Uses `cat`: with sftp, rsync and adb pull, the device controls how much is written, and partly the names.
+        Uses `cat`, because sftp, rsync and adb pull let the device control the amount written, and partly the names.
 
         Raises:
             LostDeviceError: the device is gone.
@@ -182,9 +182,9 @@ class Transport(ABC):
             with ended(process), path.open("xb") as stream:
                 for chunk in self._output(process, _STALLED_S):
                     size += len(chunk)
-                    if size > most:
+                    if size > max_bytes:
                         raise DeviceError(
-                            f"{self.host} sends more than the allowed {most} bytes for a file",
+                            f"{self.host} sends more than the allowed {max_bytes} bytes for a file",
                             fix="do not use this device",
                         )
                     stream.write(chunk)
@@ -194,7 +194,7 @@ class Transport(ABC):
             ) from error
 
     def lost(self, reason: str) -> LostDeviceError:
-        """The error of a device that is gone."""
+        """The error for a device that is gone."""
         return LostDeviceError(
             f"{self.host} is gone: {reason}", fix="check the device and its connection, then run the command again"
         )

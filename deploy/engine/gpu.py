@@ -1,6 +1,6 @@
-"""The NVIDIA GPU that is here, through CUDA's driver API: memory, streams, events, graphs.
+"""This machine's NVIDIA GPU, through CUDA's driver API: memory, streams, events, graphs.
 
-The driver's own API: bindings of a major version serve any driver of that version or a newer one.
+The driver API is used because bindings of a major version work with any driver of that version or newer.
 """
 
 import ctypes
@@ -22,10 +22,10 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: the driver's name of it.
+        name: the driver's name for it.
         compute_capability: e.g. "8.7" (a Jetson Orin), "8.9" (Ada).
-        memory_bytes: all of it; a Jetson's is the CPU's too.
-        cuda: the newest CUDA that the driver serves, e.g. "12.6".
+        memory_bytes: total memory; a Jetson shares it with the CPU.
+        cuda: the newest CUDA that the driver supports, e.g. "12.6".
         driver: the kernel driver's version, or "unavailable".
     """
 
@@ -36,11 +36,11 @@ class Gpu:
     driver: str
 
 
-def look() -> Gpu | None:
-    """The first GPU; None where there is none, or no cuda-bindings to ask with."""
+def find_gpu() -> Gpu | None:
+    """Return the first GPU; None without a GPU or without cuda-bindings."""
     if not (find_spec("cuda") and find_spec("cuda.bindings")):
         return None
-    import cuda.bindings.driver as driver  # as its types are told
+    import cuda.bindings.driver as driver  # the form in which its types are found
 
     try:
         _call(driver.cuInit, 0)
@@ -55,7 +55,7 @@ def look() -> Gpu | None:
         name = _call(driver.cuDeviceGetName, 128, device)
         memory = _call(driver.cuDeviceTotalMem, device)
         version = _call(driver.cuDriverGetVersion)
-    except (DeviceError, RuntimeError):  # cuda-bindings raises RuntimeError where there is no driver to load
+    except (DeviceError, RuntimeError):  # cuda-bindings raises RuntimeError if there is no driver to load
         return None
     return Gpu(
         name.decode(errors="replace").rstrip("\0"),
@@ -80,7 +80,7 @@ class Stream:
 
     Raises:
         MissingPackageError: cuda-bindings is not installed.
-        DeviceError: there is no GPU, or no driver that cuda-bindings can talk to.
+        DeviceError: there is no GPU, or cuda-bindings cannot use its driver.
     """
 
     def __init__(self) -> None:
@@ -96,36 +96,36 @@ class Stream:
 
     @property
     def handle(self) -> int:
-        """What TensorRT takes for a stream."""
+        """The stream as TensorRT takes it."""
         return int(self._stream)
 
     def memory(self, size: int) -> int:
-        """The address of so many bytes on the GPU."""
+        """Allocate `size` bytes on the GPU and return their address."""
         address = int(_call(self._driver.cuMemAlloc, size))
         self._memory.append(address)
         return address
 
     def pinned(self, shape: Sequence[int]) -> np.ndarray:
-        """A float32 array in memory that the GPU reads and writes by itself."""
+        """Allocate a float32 array in pinned memory, which the GPU reads and writes directly."""
         count = int(np.prod(shape))
         address = int(_call(self._driver.cuMemHostAlloc, 4 * count, 0))
         self._pinned.append(address)
         return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
 
     def to_gpu(self, address: int, source: np.ndarray) -> None:
-        """Copy a pinned array to the GPU, some time."""
+        """Copy a pinned array to the GPU, asynchronously."""
         _call(self._driver.cuMemcpyHtoDAsync, address, source.ctypes.data, source.nbytes, self._stream)
 
     def from_gpu(self, target: np.ndarray, address: int) -> None:
-        """Copy from the GPU to a pinned array, some time."""
+        """Copy from the GPU to a pinned array, asynchronously."""
         _call(self._driver.cuMemcpyDtoHAsync, target.ctypes.data, address, target.nbytes, self._stream)
 
     def wait(self) -> None:
-        """Until all work is done."""
+        """Wait until all work is done."""
         _call(self._driver.cuStreamSynchronize, self._stream)
 
     def graph(self, work: Callable[[], None]) -> Any:
-        """Record what `work` puts on the stream as one CUDA graph, for `launch`."""
+        """Record the work that `work` puts on the stream as one CUDA graph, for `launch`."""
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         _call(self._driver.cuStreamBeginCapture, self._stream, mode)
         try:
@@ -138,11 +138,11 @@ class Stream:
         return executable
 
     def launch(self, graph: object) -> None:
-        """Run a recorded graph, some time."""
+        """Run a recorded graph, asynchronously."""
         _call(self._driver.cuGraphLaunch, graph, self._stream)
 
     def timed(self, stages: Sequence[Callable[[], None]]) -> list[int]:
-        """Put stages of work on the stream, wait, and say how many nanoseconds each took by the GPU's own clock."""
+        """Run stages of work on the stream and return the nanoseconds that each took, by the GPU's clock."""
         while len(self._events) <= len(stages):
             self._events.append(_call(self._driver.cuEventCreate, 0))
         _call(self._driver.cuEventRecord, self._events[0], self._stream)
@@ -173,7 +173,7 @@ class Stream:
 def _driver() -> Any:
     """CUDA's driver API, initialised."""
     try:
-        import cuda.bindings.driver as driver  # as its types are told
+        import cuda.bindings.driver as driver  # the form in which its types are found
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             "cuda-bindings is not installed",
@@ -181,23 +181,23 @@ def _driver() -> Any:
         ) from error
     try:
         _call(driver.cuInit, 0)
-        served = _call(driver.cuDriverGetVersion) // 1000
+        supported = _call(driver.cuDriverGetVersion) // 1000
     except (DeviceError, RuntimeError) as error:
         raise DeviceError(
-            f"there is no NVIDIA GPU here that can be used: {error}",
+            f"there is no usable NVIDIA GPU here: {error}",
             fix="run it on the machine with the GPU: --device ssh://user@host; nvidia-smi shows the driver's state",
         ) from error
     bindings = driver.CUDA_VERSION // 1000
-    if bindings > served:
+    if bindings > supported:
         raise DeviceError(
-            f"cuda-bindings is for CUDA {bindings}, the driver serves CUDA {served}",
-            fix=f"pip install 'cuda-bindings<{served + 1}'",
+            f"cuda-bindings is for CUDA {bindings}, but the driver supports CUDA {supported}",
+            fix=f"pip install 'cuda-bindings<{supported + 1}'",
         )
     return driver
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of the driver; its one value.
+    """Call a function of the driver and return its value, if any.
 
     Raises:
         DeviceError: it failed.

@@ -1,4 +1,4 @@
-"""What an engine really consists of: its layers, the type that each reads, and the copies between layouts."""
+"""The actual contents of an engine: its layers, the type that each reads, and the copies between layouts."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypedDict
 
-# How the inspector calls a type, within "Row major linear FP16 format", "Half" and the like -> its name here.
+# The inspector's word for a type (in "Row major linear FP16 format", "Half" and the like) -> its name here.
 _TYPES = {
     "int8": "int8", "fp8": "fp8", "bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "half": "fp16", "int32": "int32",
     "int64": "int64", "bool": "bool", "fp32": "fp32", "float": "fp32",
@@ -27,9 +27,9 @@ class Layer(NamedTuple):
     """A layer of an engine.
 
     Attributes:
-        name: TensorRT's, of the ONNX nodes that became it.
+        name: TensorRT's name, made of the ONNX nodes that became the layer.
         type: e.g. "CaskConvolution"; "Reformat" only copies from one layout or type to another.
-        precision: the narrowest type that it reads, as fp32, fp16, int8; "unknown" where that is not told.
+        precision: the narrowest type that it reads, e.g. "fp16"; "unknown" if TensorRT does not report it.
     """
 
     name: str
@@ -54,7 +54,7 @@ class SummaryEntry(TypedDict):
 
 
 class Summary(NamedTuple):
-    """What `summarize` makes."""
+    """The output of `summarize`."""
 
     layers: tuple[Layer, ...]
     precisions: Mapping[str, int]
@@ -62,7 +62,7 @@ class Summary(NamedTuple):
 
 
 def summarize(layers: Iterable[Layer]) -> SummaryEntry:
-    """Plain values: every layer, how many compute in each precision, how many only reformat."""
+    """Convert to plain values: every layer, the number computing in each precision, the number that only reformat."""
     layers = list(layers)
     computing = Counter(layer.precision for layer in layers if layer.type != _REFORMAT)
     return {
@@ -73,10 +73,10 @@ def summarize(layers: Iterable[Layer]) -> SummaryEntry:
 
 
 def parse_json(text: str) -> list[Layer]:
-    """The layers in what an engine inspector says in JSON, of TensorRT 8 to 11.
+    """Read the layers from an engine inspector's JSON, of TensorRT 8 to 11.
 
     Raises:
-        ValueError: it is not that.
+        ValueError: the text is not such JSON.
     """
     document = json.loads(text)
     entries = document.get("Layers") if isinstance(document, Mapping) else None
@@ -86,22 +86,22 @@ def parse_json(text: str) -> list[Layer]:
 
 
 def parse_text(text: str) -> list[Layer]:
-    """The layers in what a builder logs of them, which needs no GPU to load the engine on."""
-    found = []
+    """Read the layers from a builder's log, which needs no GPU."""
+    layers = []
     for line in text.splitlines():
         if match := _LINE.match(line):
-            types = {_named(word) for word in _DATATYPE.findall(match["inputs"])}
-            found.append(Layer(match["name"], match["type"], _narrowest(types)))
-    return found
+            types = {_type_name(word) for word in _DATATYPE.findall(match["inputs"])}
+            layers.append(Layer(match["name"], match["type"], _narrowest(types)))
+    return layers
 
 
 def _layer(entry: object) -> Layer:
-    if not isinstance(entry, Mapping):  # an engine that was built to tell names alone
+    if not isinstance(entry, Mapping):  # an engine built to report only names
         return Layer(str(entry), _REFORMAT if str(entry).startswith("Reformatting") else _UNKNOWN, _UNKNOWN)
     types = {_type(tensor) for tensor in entry.get("Inputs", [])}
     weights = entry.get("Weights")
     if isinstance(weights, Mapping):
-        types.add(_named(str(weights.get("Type", ""))))
+        types.add(_type_name(str(weights.get("Type", ""))))
     return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", _UNKNOWN)), _narrowest(types))
 
 
@@ -110,11 +110,11 @@ def _type(tensor: object) -> str:
     if isinstance(tensor, Mapping):
         for key in ("Datatype", "DataType", "Format/Datatype"):
             if key in tensor:
-                return _named(str(tensor[key]))
+                return _type_name(str(tensor[key]))
     return _UNKNOWN
 
 
-def _named(text: str) -> str:
+def _type_name(text: str) -> str:
     lowered = text.lower()
     return next((name for word, name in _TYPES.items() if word in lowered), _UNKNOWN)
 

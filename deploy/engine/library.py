@@ -1,4 +1,4 @@
-"""TensorRT, or TensorRT for RTX: the one that is here, and what differs between the two and their versions."""
+"""TensorRT or TensorRT for RTX, whichever is installed, and the differences between the two and their versions."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from ..errors import DISTRIBUTION, DeviceError, MissingPackageError
 
-# flavour -> the modules that it may be, the first one that is there
+# flavour -> its possible module names, of which the first installed one is used
 FLAVOURS = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 
-# How the message begins in which a builder tells the layers of a new engine (TensorRT 11, TensorRT for RTX).
+# The start of the message in which a builder lists the layers of a new engine (TensorRT 11, TensorRT for RTX).
 LAYERS_BEGIN = "Layers:\n"
 
 # The first versions that build strongly typed networks from casts and Q/DQ nodes alone: JetPack 6.2 has 10.3.
@@ -18,12 +18,12 @@ _OLDEST = {"tensorrt": (10, 0), "tensorrt-rtx": (1, 0)}
 
 
 class Library(NamedTuple):
-    """A TensorRT.
+    """An imported TensorRT library.
 
     Attributes:
         trt: the module.
         flavour: "tensorrt" or "tensorrt-rtx"; neither loads the other's engines.
-        version: as the module says it.
+        version: as the module reports it.
     """
 
     trt: Any
@@ -32,14 +32,14 @@ class Library(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What TensorRT logged: "error", "warning", or "layers" (the engine's, told at the end of a build); the words."""
+    """A message that TensorRT logged: "error", "warning", or "layers" (listed at the end of a build); and its text."""
 
     kind: str
     text: str
 
 
 def installed() -> str | None:
-    """The flavour that `load` would take, without importing it; None where there is none."""
+    """The flavour that `load` would import; None if neither is installed."""
     return next((flavour for flavour, names in FLAVOURS.items() if _module(names)), None)
 
 
@@ -58,20 +58,20 @@ def load(flavour: str | None = None) -> Library:
     if name is None:
         raise MissingPackageError(
             f"{'TensorRT for RTX' if chosen == 'tensorrt-rtx' else 'TensorRT'} is not installed",
-            fix=f"pip install '{DISTRIBUTION}[{chosen}]'; on a Jetson it comes with JetPack: make the venv with "
+            fix=f"pip install '{DISTRIBUTION}[{chosen}]'; on a Jetson it comes with JetPack: create the venv with "
             "--system-site-packages",
         )
     try:
         trt = import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise DeviceError(
-            f"{name} is installed and cannot be loaded: {error}", fix=f"pip install --force-reinstall {name}"
+            f"{name} is installed but cannot be loaded: {error}", fix=f"pip install --force-reinstall {name}"
         ) from error
     version = str(trt.__version__)
     if version_tuple(version) < _OLDEST[chosen]:
         raise DeviceError(
             f"{name} {version} does not support strongly typed networks",
-            fix="upgrade to TensorRT 10 (JetPack 6), or take the trtexec line for 8.6 from: edgekit build --plan",
+            fix="upgrade to TensorRT 10 (JetPack 6), or use the trtexec line for 8.6 from: edgekit build --plan",
         )
     return Library(trt, chosen, version)
 
@@ -86,8 +86,8 @@ def version_tuple(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def listening_logger(trt: Any, heard: list[Message]) -> Any:
-    """A logger that keeps what matters instead of printing it."""
+def recording_logger(trt: Any, messages: list[Message]) -> Any:
+    """A logger that appends errors, warnings and the layers to `messages` and prints nothing."""
     kinds = {
         trt.ILogger.Severity.INTERNAL_ERROR: "error",
         trt.ILogger.Severity.ERROR: "error",
@@ -101,35 +101,35 @@ def listening_logger(trt: Any, heard: list[Message]) -> Any:
         def log(self, severity: object, message: str) -> None:
             kind = kinds.get(severity) or ("layers" if message.startswith(LAYERS_BEGIN) else None)
             if kind:
-                heard.append(Message(kind, message))
+                messages.append(Message(kind, message))
 
     return Listener()
 
 
-def last_error(heard: list[Message]) -> str:
-    """The last error that was logged, for a message of our own."""
-    return next((message.text for message in reversed(heard) if message.kind == "error"), "no reason given")
+def last_error(messages: list[Message]) -> str:
+    """The text of the last logged error, for use in another message."""
+    return next((message.text for message in reversed(messages) if message.kind == "error"), "no reason given")
 
 
 def progress_monitor(trt: Any, show: Callable[[float], None]) -> Any:
-    """A monitor of a build that says which share of it is done.
+    """A monitor that reports the completed share of a build.
 
-    TensorRT tells phases that contain one another, each with its number of steps; a phase's steps share the part of
-    the bar that the step of the phase around it has.
+    TensorRT reports nested phases, each with its number of steps. A phase fills the part of the bar that belongs to the
+    current step of its parent phase.
     """
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._phases: dict[str, tuple[float, float, int]] = {}  # name -> where it begins, its width, its steps
+            self._phases: dict[str, tuple[float, float, int]] = {}  # name -> its begin, width and number of steps
             self._step: dict[str, int] = {}
             self._shown = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             begin, width = 0.0, 1.0
             if parent_phase in self._phases:
-                begin, whole, steps = self._phases[parent_phase]
-                width = whole / max(1, steps)
+                begin, parent_width, steps = self._phases[parent_phase]
+                width = parent_width / max(1, steps)
                 begin += width * self._step[parent_phase]
             self._phases[phase_name], self._step[phase_name] = (begin, width, num_steps), 0
 
@@ -137,7 +137,7 @@ def progress_monitor(trt: Any, show: Callable[[float], None]) -> Any:
             if phase_name in self._phases:
                 begin, width, steps = self._phases[phase_name]
                 self._step[phase_name] = min(step + 1, steps)
-                # phases that start anew would move the bar back
+                # a phase that restarts must not move the bar back
                 self._shown = max(self._shown, min(1.0, begin + width * self._step[phase_name] / max(1, steps)))
                 show(self._shown)
             return True

@@ -1,7 +1,7 @@
 """An engine's passport: what it was built with and for, checked before any of it is loaded.
 
-An engine is native code that the library runs as it is: one of another version or GPU is refused by its manifest and
-by the few bytes of its header, not by trying.
+An engine is native code that the library runs as is. So an engine for another version or GPU is refused by its manifest
+and the first bytes of its header, without trying to load it.
 """
 
 import platform
@@ -20,16 +20,16 @@ ENGINE_FORMAT = "tensorrt"
 # The ONNX file beside an engine that was built without weights.
 WEIGHTS = "weights.onnx"
 
-# Where a plan's header has the version of the library that wrote it, a byte a number.
+# The position in a plan's header of the version of the library that wrote it, one byte per number.
 _VERSION_AT = slice(24, 28)
 
-# Newer major versions whose runtime takes a version-compatible engine of this one (support matrix of TensorRT 11.4).
-_TAKEN_BY = {8: (8, 10), 10: (10, 11)}
+# Major version -> those whose runtime loads its version-compatible engines (support matrix of TensorRT 11.4).
+_LOADED_BY = {8: (8, 10), 10: (10, 11)}
 
 
 @dataclass(frozen=True)
 class Passport:
-    """What an engine needs of the machine that loads it.
+    """What an engine requires of the machine that loads it.
 
     Attributes:
         flavour: "tensorrt" or "tensorrt-rtx".
@@ -37,8 +37,8 @@ class Passport:
         compute_capabilities: GPUs that it was built for, e.g. ("8.6", "8.9").
         hardware_compatible: it runs on any GPU from Ampere (8.0) on.
         version_compatible: newer libraries load it too.
-        system, machine: where it runs, e.g. "Linux", "aarch64".
-        cuda, driver, gpu: of the machine where it was built; "unavailable" where there was no GPU.
+        system, machine: operating system and processor that run it, e.g. "Linux", "aarch64".
+        cuda, driver, gpu: of the machine where it was built; "unavailable" if it had no GPU.
         flags: the builder's flags that were set.
         onnx_sha256: of the model that it was built from.
     """
@@ -57,7 +57,7 @@ class Passport:
     onnx_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for the manifest's `requires`."""
+        """Convert to plain values, for the manifest's `requires`."""
         return {
             ENGINE_FORMAT: {
                 **asdict(self),
@@ -71,11 +71,11 @@ class Passport:
         """The passport in a bundle's manifest.
 
         Raises:
-            BundleError: it has none, or not one that can be read.
+            BundleError: the passport is missing or unreadable.
         """
         entry = bundle.manifest.requires.get(ENGINE_FORMAT)
         try:
-            return cls._from_json(entry)  # type: ignore[arg-type] # what is not a mapping is a TypeError there
+            return cls._from_json(entry)  # type: ignore[arg-type] # it raises TypeError if this is not a mapping
         except (TypeError, ValueError, KeyError) as error:
             raise BundleError(
                 f"{bundle.path} is an engine without a readable passport: {error!r}", fix=rebuild(bundle)
@@ -97,23 +97,23 @@ class Passport:
 
 
 def check_system(bundle: Bundle, device: str | None = None) -> Passport:
-    """Refuse an engine that this operating system and processor cannot load; nothing of it is read but its header.
+    """Refuse an engine that this operating system and processor cannot load; only its header is read.
 
     Raises:
-        EngineError: another system, or a header that contradicts the passport.
+        EngineError: the engine is for another system, or its header contradicts the passport.
     """
     passport = Passport.of(bundle)
-    here = platform.system(), platform.machine()
-    if (passport.system, passport.machine) != here:
+    system, machine = platform.system(), platform.machine()
+    if (passport.system, passport.machine) != (system, machine):
         raise EngineError(
-            f"{bundle.path} was built for {passport.system} on {passport.machine}; this is {here[0]} on {here[1]}",
+            f"{bundle.path} was built for {passport.system} on {passport.machine}; this is {system} on {machine}",
             fix=rebuild(bundle, device),
         )
     with bundle.model_path.open("rb") as stream:
         header = stream.read(_VERSION_AT.stop)
     written = ".".join(map(str, header[_VERSION_AT]))
     claimed = ".".join(map(str, version_tuple(passport.version)))
-    # TensorRT 10.3.0 writes 10.3.0.30, its module may say 10.3.0
+    # TensorRT 10.3.0 writes 10.3.0.30, its module may report 10.3.0
     if len(header) < _VERSION_AT.stop or not f"{written}.".startswith(f"{claimed}."):
         raise EngineError(
             f"{bundle.path}: the engine's header says version {written or 'nothing'}, its passport {passport.version}",
@@ -123,23 +123,23 @@ def check_system(bundle: Bundle, device: str | None = None) -> Passport:
 
 
 def check(bundle: Bundle, library: Library, gpu: Gpu | None, device: str | None = None) -> Passport:
-    """Refuse an engine that is not for this library and this GPU.
+    """Refuse an engine that was not built for this library and this GPU.
 
     Raises:
-        EngineError: it is foreign here; the fix is the command that builds it anew.
+        EngineError: the engine does not fit this machine; the fix is the command that rebuilds it.
     """
     passport = check_system(bundle, device)
     fix = rebuild(bundle, device)
     if passport.flavour != library.flavour:
         raise EngineError(f"{bundle.path} requires {passport.flavour}, but {library.flavour} is installed", fix=fix)
-    if not _takes(passport, library):
+    if not _loads(passport, library):
         raise EngineError(
             f"{bundle.path} was built with {passport.flavour} {passport.version}; {library.version} is installed",
             fix=fix,
         )
     if gpu is None:
         raise EngineError(
-            f"{bundle.path} needs an NVIDIA GPU of compute capability {_listed(passport)}, and this machine has none",
+            f"{bundle.path} needs an NVIDIA GPU of compute capability {_listed(passport)}, but this machine has none",
             fix="validate it on the machine with the GPU: --device ssh://user@host",
         )
     if not _runs_on(passport, gpu.compute_capability):
@@ -150,29 +150,29 @@ def check(bundle: Bundle, library: Library, gpu: Gpu | None, device: str | None 
         )
     if passport.cuda != "unavailable" and version_tuple(gpu.cuda) < version_tuple(passport.cuda)[:1]:
         raise EngineError(
-            f"{bundle.path} was built under a driver for CUDA {passport.cuda}; the one here serves {gpu.cuda}",
+            f"{bundle.path} was built under a driver for CUDA {passport.cuda}; the driver here supports {gpu.cuda}",
             fix=f"upgrade the driver, or {fix}",
         )
     return passport
 
 
 def rebuild(bundle: Bundle, device: str | None = None) -> str:
-    """The command that builds an engine again: on the device of this name, or on this machine."""
-    how = bundle.manifest.details.get("build")
-    how = how if isinstance(how, Mapping) else {}
-    words = ["edgekit", "build", str(how.get("source", "BUNDLE")), *map(str, how.get("arguments", []))]
-    return shlex.join([*words, *(["--device", device] if device else [])])
+    """The command that rebuilds an engine, on the device of this name or on this machine."""
+    details = bundle.manifest.details.get("build")
+    details = details if isinstance(details, Mapping) else {}
+    command = ["edgekit", "build", str(details.get("source", "BUNDLE")), *map(str, details.get("arguments", []))]
+    return shlex.join([*command, *(["--device", device] if device else [])])
 
 
-def _takes(passport: Passport, library: Library) -> bool:
+def _loads(passport: Passport, library: Library) -> bool:
     """Whether a library loads an engine of the passport's version."""
-    built, here = version_tuple(passport.version), version_tuple(library.version)
-    if built == here[: len(built)] or here == built[: len(here)]:
+    built, installed = version_tuple(passport.version), version_tuple(library.version)
+    if built == installed[: len(built)] or installed == built[: len(installed)]:
         return True
-    # engines of TensorRT for RTX belong to one release, whatever their flags
+    # engines of TensorRT for RTX load in one release only, whatever their flags
     if not passport.version_compatible or passport.flavour != "tensorrt":
         return False
-    return here >= built and here[0] in _TAKEN_BY.get(built[0], (built[0],))
+    return installed >= built and installed[0] in _LOADED_BY.get(built[0], (built[0],))
 
 
 def _runs_on(passport: Passport, compute_capability: str) -> bool:
@@ -191,7 +191,7 @@ def onnx_hash(bundle: Bundle) -> str:
 
 
 def machine_facts(gpu: Gpu | None) -> dict[str, str]:
-    """What a passport says of the machine where the engine was built."""
+    """A passport's facts about the machine where the engine was built."""
     return {
         "system": platform.system(),
         "machine": platform.machine(),

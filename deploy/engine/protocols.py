@@ -1,4 +1,4 @@
-"""What is used of TensorRT's objects; the libraries come without types."""
+"""The parts of TensorRT's objects that EdgeKit uses; the libraries come without types."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,19 +8,19 @@ class ParserError(Protocol):
     """An error of the ONNX parser, with its node."""
 
     def node(self) -> int:
-        """Index of the node."""
+        """Return the index of the node."""
         ...
 
     def node_operator(self) -> str:
-        """ONNX operator of the node."""
+        """Return the ONNX operator of the node."""
         ...
 
     def node_name(self) -> str:
-        """Name of the node; may be empty."""
+        """Return the name of the node; may be empty."""
         ...
 
     def desc(self) -> str:
-        """What is wrong."""
+        """Return the description."""
         ...
 
 
@@ -30,12 +30,12 @@ class Parser(Protocol):
     num_errors: int
 
     def get_error(self, index: int) -> ParserError:
-        """One of the errors."""
+        """Return the error at this index."""
         ...
 
 
 class Tensor(Protocol):
-    """An input of a network: its shape, -1 where an axis is free."""
+    """An input of a network: its shape, -1 for a free axis."""
 
     name: str
     shape: Sequence[int]
@@ -45,7 +45,7 @@ class Network(Protocol):
     """A parsed network."""
 
     def get_input(self, index: int) -> Tensor:
-        """One of the inputs."""
+        """Return the input at this index."""
         ...
 
 
@@ -61,7 +61,7 @@ class Builder(Protocol):
     """A builder of engines."""
 
     def create_optimization_profile(self) -> Profile:
-        """Make an empty profile."""
+        """Create an empty profile."""
         ...
 
 
@@ -77,7 +77,7 @@ class TimingCache(Protocol):
     """Timings of kernels."""
 
     def serialize(self) -> Blob:
-        """Make the content of a file."""
+        """Return the content of a cache file."""
         ...
 
 
@@ -110,7 +110,7 @@ class Config(Protocol):
         ...
 
     def create_timing_cache(self, content: bytes) -> TimingCache | None:
-        """Read a cache; None where it is of another version."""
+        """Read a cache; None if it is from another version."""
         ...
 
     def set_timing_cache(self, cache: TimingCache | None, mismatch: bool) -> bool:
@@ -118,5 +118,5 @@ class Config(Protocol):
         ...
 
     def get_timing_cache(self) -> TimingCache | None:
-        """Get the cache in use."""
+        """Return the cache in use."""
         ...

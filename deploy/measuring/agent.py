@@ -1,8 +1,8 @@
-"""The agent: measures, or builds, on the machine where it runs: `python -m edgekit.deploy.agent JOB`.
+"""The agent, which measures or builds on the machine where it runs: `python -m edgekit.deploy.measuring.agent JOB`.
 
-A job is a folder: `job.json` (bundles and a plan, or a bundle to build an engine from), and, when there are test
-images, `images/`. The agent prints progress as JSON lines, what was measured so far after each process, and ends with
-one line: the result, or what went wrong. It needs Python, numpy, Pillow and the runtime.
+A job is a folder: `job.json` (bundles and a plan, or a bundle to build an engine from), and, if there are test
+images, `images/`. The agent prints JSON lines: progress, after each process the measurements so far, and at the end the
+result or an error. It needs Python, numpy, Pillow and the runtime.
 """
 
 import json
@@ -28,12 +28,13 @@ T = TypeVar("T")
 
 JOB, IMAGES, BUILT = "job.json", "images", "built"
 
-# As much of a device's words as an error shows.
+# Characters of a device's message that an error shows.
 _SHOWN = 1000
-# Lists and objects in a message: a day of three models has a million. Empty ones take 30 times their text.
+# Maximum number of lists and objects in a message. A day of three models has a million. In memory, an empty one takes
+# 30 times its text.
 _MAX_PARTS = 2_000_000
 
-# A plan, and the paths of some bundles.
+# A job holds a plan and the paths of a few bundles.
 _MAX_JOB_BYTES = 1 << 20
 
 
@@ -48,24 +49,24 @@ class Message(TypedDict, total=False):
     fix: str
 
 
-Say = Callable[[Message], None]
+Send = Callable[[Message], None]
 
 
 class MeasuredEntry(TypedDict):
-    """What `Measured.to_json` makes: each measurement as plain values."""
+    """The output of `Measured.to_json`: each measurement as plain values."""
 
     environment: Environment
     measurements: Sequence[Mapping[str, object]]
 
 
 class Measured(NamedTuple):
-    """What a device reports: itself, and one measurement per candidate, in the plan's order."""
+    """A device's report: its environment, and one measurement per candidate, in the plan's order."""
 
     environment: Environment
     measurements: list[Measurement]
 
     def to_json(self) -> MeasuredEntry:
-        """Plain values."""
+        """Convert to plain values."""
         return {"environment": self.environment, "measurements": plain(self.measurements)}
 
     @classmethod
@@ -75,18 +76,19 @@ class Measured(NamedTuple):
         """Read what `to_json` wrote on a device that measured these bundles on this number of images.
 
         Args:
-            plan: by which it measures; None runs each bundle on its default runtime.
+            plan: the plan of the measurement; None runs each bundle on its default runtime.
 
         Raises:
-            DeviceError: it is not such a measurement.
+            DeviceError: `data` is not such a measurement.
         """
         try:
             answer = read(_Measured, data)
             check_numbers(answer.environment)
             measurements = list(answer.measurements)
-            labels = {one.id: len(one.manifest.labels) for one in bundles}
-            asked = {one.key: labels[one.bundle] for one in (plan or Plan()).measured(labels)}
-            check_measurements(measurements, asked, images)
+            labels = {bundle.id: len(bundle.manifest.labels) for bundle in bundles}
+            candidates = (plan or Plan()).measured(labels)
+            classes = {candidate.key: labels[candidate.bundle] for candidate in candidates}
+            check_measurements(measurements, classes, images)
         except DocumentError as error:
             raise DeviceError(
                 f"{device} sent an invalid measurement: {error}",
@@ -96,9 +98,9 @@ class Measured(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """A measurement to make (see cargo.job): bundle id -> folder, the plan, what the device is called.
+    """A measurement to make (see cargo.job): bundle id -> folder, the plan, the device's name.
 
-    `planted` opens the runtimes that measuring itself is tested with.
+    `planted` enables the runtimes that test measuring itself.
     """
 
     bundles: Mapping[str, str]
@@ -116,14 +118,14 @@ class _BuildJob(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """What `Measured.to_json` makes."""
+    """The output of `Measured.to_json`."""
 
     environment: Environment
     measurements: tuple[Measurement, ...]
 
 
 class _Failure(NamedTuple):
-    """What went wrong on a device, and what to do."""
+    """An error on a device, and how to fix it."""
 
     error: str
     fix: str
@@ -136,22 +138,23 @@ class _Progress(NamedTuple):
     share: float
 
 
-def run(job: Path, say: Say) -> Measured:
-    """Measure the job; progress and intermediate results are printed.
+def run(job: Path, send: Send) -> Measured:
+    """Measure the job; `send` receives progress and intermediate results.
 
     Raises:
         EdgeKitError: a model cannot be loaded or run.
     """
-    request = _understood(_Job, _read(job), job)
+    request = _read_as(_Job, _read(job), job)
     images, plan, allowed = job / IMAGES, request.plan, allowed_cores()
-    for candidate in plan.measured(request.bundles):  # before minutes are spent on the models beside it
+    for candidate in plan.measured(request.bundles):  # before minutes are spent on the other models
         bundle = Bundle.open(job / request.bundles[candidate.bundle])
         runtime = runtime_for(bundle, candidate.choice and candidate.choice.name, planted=request.planted)
         if runtime.check is not None:
             runtime.check(bundle, request.device)
     got = cores_got(allowed)
     threads = plan.threads or free_cores(allowed, got)
-    cores = fastest_cores(max(threads, *(one.threads or 0 for one in plan.measured(request.bundles))))
+    own_threads = (candidate.threads or 0 for candidate in plan.measured(request.bundles))
+    cores = fastest_cores(max(threads, *own_threads))
     environment = {
         **describe(),
         "cores_got": round(got, 2),
@@ -169,45 +172,45 @@ def run(job: Path, say: Say) -> Measured:
             replace(plan, threads=threads),
             images if images.is_dir() else None,
             cores,
-            lambda what, share: say({"progress": what, "share": share}),
-            lambda so_far: say({"measured": measured(so_far).to_json()}),
+            lambda stage, share: send({"progress": stage, "share": share}),
+            lambda so_far: send({"measured": measured(so_far).to_json()}),
             planted=request.planted,
         )
     )
 
 
-def build_engine(job: Path, say: Say) -> dict[str, str]:
+def build_engine(job: Path, send: Send) -> dict[str, str]:
     """Build the engine that the job asks for, as the bundle `BUILT` in the job's folder.
 
     Raises:
-        EdgeKitError: it cannot be built here.
+        EdgeKitError: the engine cannot be built here.
     """
-    request = _understood(_BuildJob, _read(job)["build"], job)
+    request = _read_as(_BuildJob, _read(job)["build"], job)
     build(
         Bundle.open(job / request.bundle), job / BUILT, request.options,
-        lambda what, share: say({"progress": what, "share": share}), named=request.named,
+        lambda stage, share: send({"progress": stage, "share": share}), named=request.named,
     )  # fmt: skip
     return {BUILT: BUILT}
 
 
-def run_and_say(job: Path, say: Say) -> None:
-    """Run a job and say its result, or what went wrong."""
+def run_and_report(job: Path, send: Send) -> None:
+    """Run a job and report its result or its error."""
     try:
-        say({"result": build_engine(job, say) if "build" in _read(job) else run(job, say).to_json()})
+        send({"result": build_engine(job, send) if "build" in _read(job) else run(job, send).to_json()})
     except EdgeKitError as error:
-        say({"error": str(error), "fix": error.fix})
+        send({"error": str(error), "fix": error.fix})
 
 
 def _read(job: Path) -> dict[str, object]:
     content = parse((job / JOB).read_bytes(), job / JOB, "a job", limit=_MAX_JOB_BYTES)
-    return _understood(dict[str, object], content, job)
+    return _read_as(dict[str, object], content, job)
 
 
-def _understood(kind: type[T], content: object, job: Path) -> T:
-    """A part of a job, read as its type.
+def _read_as(kind: type[T], content: object, job: Path) -> T:
+    """Read a part of a job as this type.
 
     Raises:
-        DeviceError: it is not.
+        DeviceError: it has another type.
     """
     try:
         return read(kind, content)
@@ -218,7 +221,7 @@ def _understood(kind: type[T], content: object, job: Path) -> T:
 
 
 def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
-    """Listen to an agent until its result is there: of a measurement, what Measured.to_json made.
+    """Read an agent's output until its result, which for a measurement is the output of Measured.to_json.
 
     Raises:
         EdgeKitError: the agent reported an error.
@@ -227,7 +230,7 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
     so_far = None
     try:
         for line in lines:
-            message = heard(line)
+            message = parse_message(line)
             if "result" in message:
                 return read(dict[str, object], message["result"])
             if "error" in message:
@@ -236,9 +239,9 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
             if "measured" in message:
                 so_far = message["measured"]
             if "progress" in message:
-                what = read(_Progress, message)
-                within(what.share, 0, 1 + 1e-6, "share")
-                progress(what.progress[:_SHOWN], what.share)
+                current = read(_Progress, message)
+                within(current.share, 0, 1 + 1e-6, "share")
+                progress(current.progress[:_SHOWN], current.share)
     except DocumentError as error:
         raise DeviceError(
             f"the device sent an invalid message: {error}", fix="run edgekit doctor; try again"
@@ -253,8 +256,8 @@ def follow(lines: Iterable[str], progress: Progress) -> dict[str, object]:
     )
 
 
-def heard(line: str) -> dict[str, object]:
-    """A message of the agent, or {} for other output, such as that of a login script."""
+def parse_message(line: str) -> dict[str, object]:
+    """Parse a message of the agent; {} for other output, such as that of a login script."""
     if line.count("[") + line.count("{") > _MAX_PARTS:
         return {}
     try:
@@ -270,4 +273,4 @@ def _print(message: Message) -> None:
 
 if __name__ == "__main__":
     with ended_by_signals():
-        run_and_say(Path(sys.argv[1]), _print)
+        run_and_report(Path(sys.argv[1]), _print)

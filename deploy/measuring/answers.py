@@ -1,15 +1,15 @@
-"""What a worker answers to each request (see worker.py), as JSON objects."""
+"""A worker's answer to each request (see worker.py), as JSON objects."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 
 class Started(TypedDict):
-    """To "start": nothing but that it is done."""
+    """To "start": an empty object, once it is done."""
 
 
 class Steps(TypedDict):
-    """Milliseconds of opening a model: reading the file, making the session, the first inference."""
+    """Milliseconds of opening a model: reading the file, creating the session, the first inference."""
 
     file_ms: float
     load_ms: float
@@ -17,7 +17,7 @@ class Steps(TypedDict):
 
 
 class Opened(Steps):
-    """To "open": what the session reports of itself, and its times."""
+    """To "open": the facts of the session, and its times."""
 
     session: Mapping[str, object]
 
@@ -54,44 +54,44 @@ class PreparedInputs(TypedDict):
 
 
 class Prepared(PreparedInputs):
-    """To "prepare": also nanoseconds of each stage per input, where the runtime reports stages, and of one call."""
+    """To "prepare": also nanoseconds of one call, and of each stage per input if the runtime reports stages."""
 
     stages: Mapping[str, Sequence[int]]
     call_ns: int
 
 
-# To "time": nanoseconds per sample, involuntary context switches (null where the system does not count them), the index
+# To "time": nanoseconds per sample, involuntary context switches (null if the system does not count them), the index
 # of the last call's input and its class.
 Timed = TypedDict("Timed", {"ns": Sequence[int], "switches": int | None, "input": int, "class": int})
 
 
 class Calls(TypedDict):
-    """To "throughput" and "serve": nanoseconds of each call, or image."""
+    """To "throughput" and "serve": nanoseconds per call or per image."""
 
     ns: Sequence[int]
 
 
-class _KeptUp(TypedDict, total=False):
+class _RateCounts(TypedDict, total=False):
     offered: int
     missed: int
     dropped: int
 
 
-class Second(_KeptUp):
-    """To "sustain": see measurement.Sustained; the counts are of a run at a fixed rate."""
+class Second(_RateCounts):
+    """To "sustain": see measurement.Sustained; only a run at a fixed rate has the counts."""
 
     call_ns: int
     state: Mapping[str, object] | None
 
 
 class Memory(TypedDict):
-    """To "memory": the largest resident memory; null where the system does not report it."""
+    """To "memory": the largest resident memory; null if the system does not report it."""
 
     peak_rss_bytes: int | None
 
 
 class Failure(TypedDict):
-    """To any request that failed, and to a job (see agent.py): what went wrong, and what to do."""
+    """To any request that failed, and to a job (see agent.py): the error, and how to fix it."""
 
     error: str
     fix: str

@@ -1,4 +1,4 @@
-"""What travels to a device: EdgeKit's code, bundles and test images, each as one zip file that its hash names."""
+"""What travels to a device: EdgeKit's code, bundles and test images, each as one zip file named by its hash."""
 
 import shutil
 import tempfile
@@ -22,10 +22,10 @@ from .plan import Plan, PlanEntry
 
 PACKAGE = Path(__file__).parents[2]
 
-# The earliest time that a zip file can hold: the same content makes the same file.
+# The earliest time that a zip file can store. With a fixed time, the same content gives the same file.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
-# A bundle has some twenty.
+# A bundle has about twenty files.
 _MAX_FILES = 1000
 
 # (name in the zip, file)
@@ -34,7 +34,7 @@ Files = Iterator[tuple[str, Path]]
 
 @dataclass(frozen=True)
 class Parcel:
-    """A zip file on its way: the hash of its content, which is its name too, and its size in bytes."""
+    """A zip file to send: its path, the hash of its content, which is also its name, and its size in bytes."""
 
     path: Path
     sha256: str
@@ -42,7 +42,7 @@ class Parcel:
 
 
 def parcel(files: Files, folder: Path) -> Parcel:
-    """Put files into a zip file in `folder`, uncompressed: models and images hardly get smaller."""
+    """Write files to an uncompressed zip file in `folder`; models and images hardly compress."""
     path = folder / "new"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         add_files(archive, files)
@@ -57,7 +57,7 @@ def add_files(archive: zipfile.ZipFile, files: Files) -> None:
 
 
 def code(*parts: str) -> Files:
-    """EdgeKit's own code: the package's root, and these of its folders and modules."""
+    """EdgeKit's own code: the root module, and the folders and modules in `parts`."""
     yield "edgekit/__init__.py", PACKAGE / "__init__.py"
     for part in parts:
         source = PACKAGE / part
@@ -72,7 +72,7 @@ def bundle_files(bundle: Bundle, folder: str) -> Files:
 
 
 def image_files(images: ImageSet, scratch: Path) -> Files:
-    """An image set's files, encoded as they are, by way of a scratch folder."""
+    """An image set's files in their original encoding, saved to a scratch folder first."""
     with tempfile.TemporaryDirectory(dir=scratch) as saved:
         images.save(Path(saved), with_files=True)
         for file in sorted(Path(saved).iterdir()):
@@ -88,7 +88,7 @@ class Job(TypedDict):
 
 
 class BuildEntry(TypedDict):
-    """An engine to build: the ONNX bundle's folder, how the user calls it, and engine.build.Options."""
+    """An engine to build: the ONNX bundle's folder, the user's name for it, and engine.build.Options."""
 
     bundle: str
     named: str
@@ -103,7 +103,7 @@ class BuildJob(TypedDict):
 
 def job(bundles: Sequence[Bundle], plan: Plan, device: str | None = None) -> Job:
     """The content of job.json for bundles that travel with it; `device` None is this machine."""
-    return {"bundles": {one.id: bundle_folder(one) for one in bundles}, "plan": plain(plan), "device": device}
+    return {"bundles": {bundle.id: bundle_folder(bundle) for bundle in bundles}, "plan": plain(plan), "device": device}
 
 
 def build_job(bundle: Bundle, options: Options, folder: str) -> BuildJob:
@@ -112,14 +112,14 @@ def build_job(bundle: Bundle, options: Options, folder: str) -> BuildJob:
 
 
 def unpack_bundles(source: Path | IO[bytes], folder: Path, most: int, where: str) -> list[Path]:
-    """Unpack the bundles of a zip file from elsewhere: their folders, in a new folder.
+    """Unpack the bundles of an untrusted zip file into a new folder; returns their folders.
 
     Args:
-        most: bytes that they may take.
-        where: the file is from, for the message.
+        most: maximum total size in bytes.
+        where: the source of the file, for messages.
 
     Raises:
-        BundleError: there are none, an entry would lie outside of its bundle's folder, or they take more.
+        BundleError: there are no bundles, an entry would lie outside its bundle's folder, or they are too large.
     """
     try:
         with zipfile.ZipFile(source) as archive:
@@ -145,10 +145,10 @@ def adopt(folder: Path, source: Bundle, out: Path) -> None:
     """Adopt an engine that a device built, after checking every file against its manifest.
 
     Args:
-        source: the bundle that it was built from.
+        source: the bundle that it has to be built from.
 
     Raises:
-        BundleError: it is damaged, or another bundle.
+        BundleError: the engine is damaged, or was not built from `source`.
         EdgeKitError: `out` cannot be written.
     """
     built = Bundle.open(folder).manifest
@@ -161,5 +161,5 @@ def adopt(folder: Path, source: Bundle, out: Path) -> None:
 
 
 def bundle_folder(bundle: Bundle) -> str:
-    """Where a bundle is in a job."""
+    """A bundle's folder within a job."""
     return f"bundles/{bundle.id}"

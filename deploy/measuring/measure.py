@@ -1,6 +1,6 @@
-"""The measuring loop: models side by side, each in processes of its own, timed in interleaved blocks.
+"""The measuring loop: models side by side, each in its own processes, timed in interleaved blocks.
 
-It knows neither what the models are nor which one should win; it returns raw values.
+It does not know what the models are or which one should win; it returns raw values.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from .rules import RULES
 from .scenarios import measure_batches, measure_frames, measure_sustained
 from .subject import Loading, Subject, block_of, make_subject, workers
 
-# A model whose processes take longer than this together to start and to warm up gets fewer of them, three at least.
+# A model whose processes together take longer than this to start and warm up gets fewer of them, but at least three.
 _SETUP_S, _LEAST_PROCESSES = 30.0, 3
 
 
@@ -31,15 +31,15 @@ def measure(
 ) -> list[Measurement]:  # fmt: skip
     """Measure models together on this machine.
 
-    Every model has one process at a time, a fresh one for each of the plan's processes, so that memory holds each model
-    once; in a process's turn the models are timed in alternation.
+    Every model has one process at a time, so that memory holds each model once. The plan's processes run one after the
+    other; during each, the models are timed in alternation.
 
     Args:
         bundles: bundle id -> folder; the plan names the runtimes of each.
         images: a folder that ImageSet.save wrote, or None for no accuracy.
-        cores: those that every model runs on, or None for all that are allowed.
+        cores: the cores that every model runs on, or None for all allowed ones.
         keep: receives the measurements so far, after each process but the last.
-        planted: the models are the self-test's own (see runtime.PLANTED).
+        planted: whether the models are the self-test's (see runtime.PLANTED).
 
     Returns:
         One measurement per candidate, in the plan's order.
@@ -53,23 +53,23 @@ def measure(
     generator = random.Random(plan.seed)
     origin, stage = time.monotonic(), "latency"
     for process in range(plan.processes):
-        here = [subject for subject in subjects if process < subject.processes]
-        if not here:
+        running = [subject for subject in subjects if process < subject.processes]
+        if not running:
             break
-        with workers(here, images):
-            _load(here, how, progress if process == 0 else silent)
+        with workers(running, images):
+            _load(running, how, progress if process == 0 else silent)
             if process == 0:
                 _answer_once(subjects, images, how, progress)
-            _warm_up(here, plan, progress if process == 0 else silent)
+            _warm_up(running, plan, progress if process == 0 else silent)
             if process == 0:
                 _ration(subjects)
                 stage = _latency_stage(subjects, plan)
                 plan = replace(plan, processes=max(subject.processes for subject in subjects))
-            _time_blocks(here, plan, process, generator, origin, progress, stage)
+            _time_blocks(running, plan, process, generator, origin, progress, stage)
             if plan.offline:
-                measure_batches(here, process, progress, plan)
+                measure_batches(running, process, progress, plan)
             if plan.fps is not None and plan.sustained_s is None:
-                measure_frames(here, process, progress, plan, plan.fps)
+                measure_frames(running, process, progress, plan, plan.fps)
             if process == 0 and max(how.threads(subject) for subject in subjects) > 1:
                 _time_with_one_thread(subjects, plan, how, origin, progress)
         if process + 1 < plan.processes:
@@ -97,8 +97,8 @@ def _warm_up(subjects: Sequence[Subject], plan: Plan, progress: Progress) -> Non
 
 
 def _ration(subjects: Sequence[Subject]) -> None:
-    """Give fewer processes to a model that is slow to start, once its first one is known; and none to a last one alone,
-    which they would compare with nothing."""
+    """Give fewer processes to models whose first process was slow to start. No model gets more than the second most,
+    since its additional processes would be compared with nothing."""
     for subject in subjects:
         if subject.setup_s * subject.processes > _SETUP_S:
             subject.processes = max(_LEAST_PROCESSES, int(_SETUP_S / subject.setup_s))
@@ -108,9 +108,10 @@ def _ration(subjects: Sequence[Subject]) -> None:
 
 
 def _latency_stage(subjects: Sequence[Subject], plan: Plan) -> str:
-    """What takes long, where a model that is slow to start does."""
+    """The name of the stage, with the models that get fewer processes because they are slow to start."""
     slow = [
-        f"{subject.label} takes {subject.setup_s:.0f} s to start: {subject.processes} processes, not {plan.processes}"
+        f"{subject.label} takes {subject.setup_s:.0f} s to start: {subject.processes} processes instead of "
+        f"{plan.processes}"
         for subject in subjects
         if subject.processes < plan.processes and subject.setup_s * plan.processes > _SETUP_S
     ]
@@ -118,28 +119,28 @@ def _latency_stage(subjects: Sequence[Subject], plan: Plan) -> str:
 
 
 def _answer_once(subjects: Sequence[Subject], images: Path | None, how: Loading, progress: Progress) -> None:
-    """Measure once per model: parity and predictions; and memory, in another process that only loads and runs."""
+    """Measure parity and predictions once per model; and memory, in another process that only loads and runs."""
     for index, subject in enumerate(subjects):
 
-        def part(share: float, index: int = index) -> None:
+        def show_share(share: float, index: int = index) -> None:
             progress("accuracy", (index + share) / len(subjects))
 
-        part(0.0)
+        show_share(0.0)
         answer = subject.ask("golden")
         subject.parity, subject.golden_logits = answer["parity"], answer["logits"]
         if images is not None:
-            subject.predictions = _predict(subject, images, part)
+            subject.predictions = _predict(subject, images, show_share)
         progress("memory", index / len(subjects))
-        weighed = subject.start(None)
-        with contextlib.closing(weighed):
-            weighed.ask("open", **how.of(subject))
-            subject.peak_rss_bytes = weighed.ask("memory")["peak_rss_bytes"]
+        memory_worker = subject.start(None)
+        with contextlib.closing(memory_worker):
+            memory_worker.ask("open", **how.of(subject))
+            subject.peak_rss_bytes = memory_worker.ask("memory")["peak_rss_bytes"]
     progress("memory", 1.0)
 
 
-def _predict(subject: Subject, images: Path, part: Callable[[float], None]) -> Predictions:
+def _predict(subject: Subject, images: Path, show_share: Callable[[float], None]) -> Predictions:
     total = len(json.loads((images / "images.json").read_text())["ids"])
-    answer = subject.ask("predict", on_progress=lambda done: part(done / total))
+    answer = subject.ask("predict", on_progress=lambda done: show_share(done / total))
     in_top5 = answer["in_top5"]
     return Predictions(
         tuple(answer["classes"]), tuple(answer["confidences"]), None if in_top5 is None else tuple(in_top5)
@@ -150,8 +151,8 @@ def _time_blocks(
     subjects: Sequence[Subject], plan: Plan, process: int, generator: random.Random, origin: float,
     progress: Progress, stage: str,
 ) -> None:  # fmt: skip
-    """Pairs of rounds with one block per model: in random order, then in that order backwards (ABBA), so that a steady
-    drift of the machine affects all models equally."""
+    """Time pairs of rounds with one block per model: in random order, then in reverse (ABBA), so that a steady drift of
+    the machine affects all models equally."""
     order = list(subjects)
     number = len(subjects[0].blocks)
     first, start = number, time.monotonic()
@@ -175,13 +176,13 @@ def _time_blocks(
 
 
 def _worth_waiting_for(subject: Subject, rounds: int, plan: Plan, share: float) -> bool:
-    """Whether a process's blocks of a model lack something that the rest of the time budget can still bring.
+    """Whether more blocks, within the time budget, can make up for the shortcomings of a model's blocks so far.
 
-    A slow model's samples cannot: the others are not measured longer for it.
+    A model too slow to reach the required samples does not prolong the measurement of the others.
 
     Args:
-        rounds: of this process so far.
-        share: of the time budget that they took.
+        rounds: number of rounds of this process so far.
+        share: share of the time budget that they took.
     """
     blocks = subject.blocks[-rounds:]
     samples = sum(len(block.ns) for block in blocks) * plan.processes / share
@@ -191,11 +192,11 @@ def _worth_waiting_for(subject: Subject, rounds: int, plan: Plan, share: float) 
 def _time_with_one_thread(
     subjects: Sequence[Subject], plan: Plan, how: Loading, origin: float, progress: Progress
 ) -> None:
-    """A few rounds with one thread, in the same processes.
+    """Time a few rounds with one thread, in the same processes.
 
-    Several threads that wait for one another on a busy machine can slow one model down a hundredfold and the other not
-    at all; with one thread a busy machine slows both equally. So a ratio that is many times another one here is no
-    property of the models.
+    On a busy machine, threads that wait for one another can slow one model down a hundredfold and another not at all.
+    With one thread, both slow down equally. So a ratio that is many times the one measured here is not a property of
+    the models.
     """
     blocks_of = []
     for index, subject in enumerate(subjects):
@@ -211,11 +212,11 @@ def _time_with_one_thread(
 
 
 def lacking(blocks: Sequence[Block], plan: Plan) -> list[str]:
-    """The shortcomings of one process's blocks: its share of the samples, a narrow interval of their median."""
-    found = []
+    """The shortcomings of one process's blocks: too few samples, too wide an interval of their median."""
+    shortcomings = []
     if sum(len(block.ns) for block in blocks) * plan.processes < SAMPLES_WANTED:
-        found.append(f"the {SAMPLES_WANTED} samples that p99 needs")
+        shortcomings.append(f"the {SAMPLES_WANTED} samples that p99 needs")
     logs = [math.log(median(block.ns)) for block in blocks]
     if 1.96 * stdev(logs) / math.sqrt(len(logs)) > HALF_WIDTH_WANTED * math.sqrt(plan.processes):
-        found.append(f"an interval of the median within {HALF_WIDTH_WANTED:.0%}")
-    return found
+        shortcomings.append(f"an interval of the median within {HALF_WIDTH_WANTED:.0%}")
+    return shortcomings

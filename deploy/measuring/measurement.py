@@ -1,4 +1,4 @@
-"""Measurements: what a device reports of one model. Raw values only; every figure shown is derived from them."""
+"""Measurements of one model on a device. They hold raw values only, from which every figure is derived."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from ..documents import Bounds, DocumentError, check_numbers, within
 from ..parity import Parity
 from ..runtimes.runtime import STAGES
 
-# Nothing that is timed takes longer: three years.
+# The limit of any time: three years.
 _MAX_MS = 1e11
 # More cores than any device has.
 _MAX_CORES = 4096
@@ -20,12 +20,12 @@ class Block:
     """Calls timed in a row.
 
     Attributes:
-        round: the models of one round were timed within a moment of each other.
+        round: the models of one round were timed shortly after one another.
         process: which of the model's processes ran it.
         at: seconds since the run began.
-        calls: calls to a sample: 1, or as many as take a millisecond together.
+        calls: calls per sample: 1, or as many as take a millisecond together.
         ns: nanoseconds of each sample.
-        switches: how often the system took a processor away from it; None where it does not say.
+        switches: involuntary context switches; None if the system does not count them.
     """
 
     round: int
@@ -39,14 +39,14 @@ class Block:
     def ms(self) -> float:
         """Mean milliseconds per call: the complete block over its calls.
 
-        Not the median, which a busy machine biases: where processes take turns of a few milliseconds, every call longer
+        Not the median, which a busy machine biases: if processes take turns of a few milliseconds, every call longer
         than a turn is interrupted, and of shorter ones only a few, so their medians do not slow down equally.
         """
         return sum(self.ns) / len(self.ns) / self.calls / 1e6
 
     @property
     def call_ms(self) -> list[float]:
-        """Milliseconds a call, of each sample."""
+        """Milliseconds per call, for each sample."""
         return [value / self.calls / 1e6 for value in self.ns]
 
 
@@ -65,7 +65,7 @@ class Predictions:
 
     Attributes:
         classes: index of the best class.
-        confidences: softmax of the best class's logit.
+        confidences: softmax of the best class's logit; 0 if the logits are not finite.
         in_top5: whether the label is among the five best; None without labels.
     """
 
@@ -85,9 +85,9 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Frames:
-    """Images offered at a fixed rate to one process: nanoseconds from when each was due until its answer was there.
+    """Images offered at a fixed rate to one process: nanoseconds from when each was due until its answer was ready.
 
-    A process that fell hopelessly behind answered fewer than were offered.
+    A process that fell too far behind answered fewer than were offered.
     """
 
     process: int
@@ -98,10 +98,10 @@ class Frames:
 
 @dataclass(frozen=True)
 class Sustained:
-    """A second of a long run: when it began, the median of its calls, the machine's state where it was looked at.
+    """One second of a long run: its start, the median of its calls, and the machine's state if it was read.
 
-    Of a run at a fixed rate also how many images were offered, how many of them were answered late or dropped, and how
-    many of these were dropped.
+    A run at a fixed rate also has the number of images offered, of those missed (answered late or dropped), and of
+    those dropped.
     """
 
     at: float
@@ -132,7 +132,7 @@ class Cores(TypedDict):
 
 
 class Environment(EnvironmentFacts, Cores):
-    """What a report requires of a device: its cores, their instruction sets, and its state before and after."""
+    """The facts that a report requires of a device: cores, instruction sets, and its state before and after."""
 
     before: Mapping[str, object]
     after: Mapping[str, object]
@@ -153,20 +153,20 @@ class Measurement:
     Attributes:
         bundle: the candidate's key (see plan.Candidate): the bundle's id on its default runtime.
         session: the facts of the session (runtime, version, provider, threads).
-        file_ms, load_ms, first_ms: per process: reading the model file (from the disk where the system lets go of
-            its copy in memory), making the session, the first inference.
+        file_ms, load_ms, first_ms: per process: reading the model file (from the disk if the system drops its
+            cached copy), creating the session, the first inference.
         preprocess_ns, postprocess_ns: decoding and preprocessing; softmax and ranking; one value per image.
-        stages: where the device times them, nanoseconds of each of runtime.STAGES, one value per image.
-        warm_ups: one a process.
+        stages: if the device times them, nanoseconds of each of runtime.STAGES, one value per image.
+        warm_ups: one per process.
         blocks: timed calls of inference alone, batch 1, in the order they ran.
-        one_thread: a few blocks with one thread, where the others had several.
+        one_thread: a few blocks with one thread, if the others used several.
         checked, differed: outputs of timed calls compared with the accuracy run, and those with another class.
-        peak_rss_bytes: largest resident memory of a fresh process that loaded the model and ran it; None when the
-            system does not say.
+        peak_rss_bytes: largest resident memory of a fresh process that loaded the model and ran it; None if the
+            system does not report it.
         parity: the golden samples replayed here (see deploy.parity.Parity).
         golden_logits: its logits on them, one list per sample.
-        predictions: None when there are no test images.
-        throughput, frames, sustained: of the scenarios that the plan asked for.
+        predictions: None without test images.
+        throughput, frames, sustained: results of the scenarios that the plan includes.
         processes: number of processes; None for the planned number. A model that is slow to start gets fewer.
     """
 
@@ -196,32 +196,32 @@ class Measurement:
         """Refuse impossible values; `documents.read` calls it.
 
         Raises:
-            DocumentError: a time, a count or the parity cannot be.
+            DocumentError: a time, a count or the parity is impossible.
         """
         if not self.blocks or not self.warm_ups or len(self.stages) > len(STAGES):
             raise DocumentError("a measurement has no blocks or no warm-ups")
         for at, block in enumerate((*self.blocks, *self.one_thread)):
             if block.calls < 1 or not block.ns or min(block.ns) < 1 or not math.isfinite(block.at):
-                raise DocumentError(f"blocks[{at}] has no time")
+                raise DocumentError(f"blocks[{at}] has no valid time")
         times = (*self.file_ms, *self.load_ms, *self.first_ms, *(entry.ms for entry in self.warm_ups))
         for value in (*times, *(entry.at for entry in self.sustained)):
             within(value, 0, _MAX_MS, "a time")
         _check_scenarios(self)
         check_numbers([entry.state for entry in self.sustained], "sustained")
         if self.parity.keys() != {entry.name for entry in fields(Parity)}:
-            raise DocumentError(f"parity has {', '.join(sorted(self.parity))[:200]}")
+            raise DocumentError(f"parity has the entries {', '.join(sorted(self.parity))[:200]}")
         within(self.parity["top1_agreement"], 0, 1, "parity.top1_agreement")
 
 
-def _check_scenarios(one: Measurement) -> None:
-    """Refuse counts that cannot be: none offered, more answered than offered, more dropped than missed."""
-    for entry in one.throughput:
+def _check_scenarios(measurement: Measurement) -> None:
+    """Refuse impossible counts: none offered, more answered than offered, more dropped than missed."""
+    for entry in measurement.throughput:
         within(min((entry.batch, *entry.ns)) if entry.ns else 0, 1, _MAX_MS * 1e6, "throughput")
-    for entry in one.frames:
+    for entry in measurement.frames:
         within(entry.fps, 1e-6, _MAX_MS, "fps")
         within(entry.offered, 1, _MAX_MS, "offered")
         within(len(entry.ns), 0, entry.offered, "the number of frames answered")
-    for entry in one.sustained:
+    for entry in measurement.sustained:
         within(entry.call_ns, 1, _MAX_MS * 1e6, "call_ns")
         if entry.offered is not None:
             within(entry.offered, 0, _MAX_MS, "offered")
@@ -236,22 +236,26 @@ def check_measurements(measurements: Sequence[Measurement], labels: Mapping[str,
         labels: a candidate's key -> the number of classes of the model, in the order of the measurements.
 
     Raises:
-        DocumentError: the first one that is not.
+        DocumentError: a measurement does not match.
     """
-    if [one.bundle for one in measurements] != list(labels):
-        raise DocumentError("the measurements are not of the models that were asked for")
-    for one, count in zip(measurements, labels.values(), strict=True):
-        if any(len(row) != count for row in one.golden_logits):
-            raise DocumentError(f"{one.bundle}: golden_logits are not {count} a sample")
-        seen = one.predictions
-        if seen is None:
+    if [measurement.bundle for measurement in measurements] != list(labels):
+        raise DocumentError("the measurements are not of the requested models")
+    for measurement, count in zip(measurements, labels.values(), strict=True):
+        if any(len(row) != count for row in measurement.golden_logits):
+            raise DocumentError(f"{measurement.bundle}: golden_logits does not have {count} values per sample")
+        predictions = measurement.predictions
+        if predictions is None:
             if images:
-                raise DocumentError(f"{one.bundle}: there are no predictions")
+                raise DocumentError(f"{measurement.bundle} has no predictions")
             continue
         if not images:
-            raise DocumentError(f"{one.bundle}: there are predictions, and no images")
-        lengths = {len(seen.classes), len(seen.confidences), *([] if seen.in_top5 is None else [len(seen.in_top5)])}
+            raise DocumentError(f"{measurement.bundle} has predictions, but there are no images")
+        columns = (predictions.classes, predictions.confidences, predictions.in_top5)
+        lengths = {len(column) for column in columns if column is not None}
         if lengths != {images}:
-            raise DocumentError(f"{one.bundle}: predictions are not of {images} images")
-        if seen.classes and not 0 <= min(seen.classes) <= max(seen.classes) < count:
-            raise DocumentError(f"{one.bundle}: a prediction is not one of {count} classes")
+            raise DocumentError(f"{measurement.bundle}: the number of predictions is not {images}")
+        classes = predictions.classes
+        if classes and not 0 <= min(classes) <= max(classes) < count:
+            raise DocumentError(f"{measurement.bundle}: a prediction is not one of {count} classes")
+        if not all(0 <= confidence <= 1 for confidence in predictions.confidences):
+            raise DocumentError(f"{measurement.bundle}: a confidence is not between 0 and 1")

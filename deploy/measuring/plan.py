@@ -8,14 +8,14 @@ from ..documents import plain, read
 from ..errors import RecipeError
 from ..runtimes.runtime import Choice, OptionValue, check_defaults
 
-# The highest percentile that is shown, and the samples it needs (see toolkit.statistics.PERCENTILE_SAMPLES).
+# The samples that p99, the highest percentile shown, needs (see toolkit.analysis.statistics.PERCENTILE_SAMPLES).
 SAMPLES_WANTED = 662
-# A process's blocks are enough once the interval of their median is this narrow (half of it, as a share).
+# A process has enough blocks once the interval of their median is this narrow (half its width, as a share).
 HALF_WIDTH_WANTED = 0.01
 
 
-# Options that every plan named itself before there were candidates, and reports still name.
-_NAMED = {"provider": "cpu", "allow_fallback": False, "cuda_graph": False}
+# Options that were entries of every plan before it had candidates. Reports still have them.
+_LEGACY_OPTIONS = {"provider": "cpu", "allow_fallback": False, "cuda_graph": False}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Candidate:
 
     Attributes:
         bundle: the bundle's id.
-        choice: the runtime, with the options that are this candidate's own; None is the default of the bundle's format.
+        choice: the runtime and this candidate's own options; None is the default runtime of the bundle's format.
     """
 
     bundle: str
@@ -37,12 +37,12 @@ class Candidate:
 
     @property
     def threads(self) -> int | None:
-        """Threads of one inference that it names; None leaves them to the plan."""
-        return self.options.get("threads")  # type: ignore[return-value] # Choice has read it
+        """Its own number of threads per inference; None leaves it to the plan."""
+        return self.options.get("threads")  # type: ignore[return-value] # Choice has checked the type
 
     @property
     def options(self) -> Mapping[str, OptionValue]:
-        """The options that are its own."""
+        """Its own options."""
         return {} if self.choice is None else self.choice.options
 
 
@@ -52,16 +52,16 @@ class Plan:
 
     Attributes:
         seconds: minimum time for the latency blocks of all models together. The time budget is three times this; a
-            model that is not settled by then is reported as such. The minimum number of rounds comes first.
+            model that is not settled by then is reported as such. `rounds` takes precedence.
         rounds: minimum number of rounds; in a round every model is timed for one block. Rounds come in pairs; the
             second reverses the order of the first.
         processes: fresh processes per model, one after the other; at least 3, since their variance enters the interval.
         block_ms: length of one block.
-        threads: threads for one inference of each candidate that names none; None is what the affinity mask and the
+        threads: threads per inference of each candidate that sets none itself; None is what the affinity mask and the
             cgroup allow.
-        options: other options of each candidate whose runtime has them, unless it names its own.
+        options: other options, for each candidate whose runtime has them, unless it sets its own.
         candidates: what is measured, in this order; empty for each bundle on the default runtime of its format.
-        seed: of the order of the blocks.
+        seed: seed of the order of the blocks.
         offline: also measure throughput by batch size.
         fps: also offer this many images per second to each model.
         sustained_s: also run each model this long without a pause.
@@ -83,7 +83,7 @@ class Plan:
         check_defaults(self.options)
         keys = [candidate.key for candidate in self.candidates]
         if len(set(keys)) < len(keys):
-            raise RecipeError(f"{max(keys, key=keys.count)} is to be measured twice", fix="name each --runtime once")
+            raise RecipeError(f"{max(keys, key=keys.count)} would be measured twice", fix="pass each --runtime once")
         if self.processes < 3:
             raise RecipeError(
                 f"{self.processes} processes per model are too few to estimate variation",
@@ -100,7 +100,7 @@ class Plan:
         """The candidates among the bundles with these ids.
 
         Raises:
-            RecipeError: a candidate is of another bundle.
+            RecipeError: a candidate's bundle is not among them.
         """
         ids = list(bundles)
         for candidate in self.candidates:
@@ -108,34 +108,35 @@ class Plan:
                 raise RecipeError(
                     f"the plan measures {candidate.bundle[:80]!r}, which is not among its bundles", fix="plan it again"
                 )
-        return self.candidates or tuple(Candidate(one) for one in ids)
+        return self.candidates or tuple(Candidate(bundle) for bundle in ids)
 
     @property
     def budget_s(self) -> float:
-        """When the latency blocks end, settled or not."""
+        """Seconds after which the latency blocks end, settled or not."""
         return 3 * self.seconds
 
     def to_report(self) -> "PlanEntry":
         """The form in reports: its own entries, and each option for all candidates as another entry."""
-        return read(PlanEntry, {**plain(self), **_NAMED, **self.options})
+        return read(PlanEntry, {**plain(self), **_LEGACY_OPTIONS, **self.options})
 
     @classmethod
     def from_report(cls, data: Mapping[str, object]) -> "Plan":
-        """Read what `to_report` wrote, or a plan of before there were candidates, which named the options itself.
+        """Read what `to_report` wrote, or an older plan without candidates, whose options are its own entries.
 
         Raises:
-            DocumentError: it is not a plan.
-            RecipeError: it is one that cannot be carried out.
+            DocumentError: `data` is not a plan.
+            RecipeError: the plan cannot be carried out.
         """
-        named = {name: data[name] for name, default in _NAMED.items() if data.get(name, default) != default}
-        own = {field.name for field in fields(cls)}
+        legacy = {name: data[name] for name, default in _LEGACY_OPTIONS.items() if data.get(name, default) != default}
+        names = {field.name for field in fields(cls)}
         options = read(dict[str, OptionValue], data.get("options", {}), "options")
-        rest = {name: value for name, value in data.items() if name in own or name not in {*_NAMED, *options}}
-        return read(cls, {**rest, "options": {**options, **named}}, "plan")
+        copies = {*_LEGACY_OPTIONS, *options} - names
+        entries = {name: value for name, value in data.items() if name not in copies}
+        return read(cls, {**entries, "options": {**options, **legacy}}, "plan")
 
 
 class ChoiceEntry(TypedDict):
-    """A runtime, and the options that are set for one candidate alone."""
+    """A runtime, and the options of this candidate alone."""
 
     name: str
     options: Mapping[str, OptionValue]
@@ -156,12 +157,12 @@ class PlanEntry(TypedDict, total=False):
         rounds: minimum number of rounds.
         processes: fresh processes per model.
         block_ms: length of one block.
-        threads: of one inference; null for what the affinity mask and the cgroup allow.
-        seed: of the order of the blocks.
+        threads: threads per inference; null for what the affinity mask and the cgroup allow.
+        seed: seed of the order of the blocks.
         offline: throughput by batch size was measured too.
         fps: images per second that were also offered to each model; null for none.
         sustained_s: how long each model also ran without a pause; null for none.
-        options: of all candidates whose runtime has them.
+        options: options of all candidates whose runtime has them.
         candidates: what was measured; empty for each model on the default runtime of its format.
     """
 

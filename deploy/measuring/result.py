@@ -26,17 +26,17 @@ class Result:
 
     Attributes:
         device: the device's name.
-        bundles: the models, the baseline first; of a result that was read, only their manifests are there.
-        candidates: keys (see plan.Candidate) of those that a contract is about.
+        bundles: the models, the baseline first; a result that was read has only their manifests.
+        candidates: keys (see plan.Candidate) of those that the contract applies to.
         plan: which runtimes ran them, and how they were measured.
         contract: the limits of the candidates (see toolkit.analysis.contract.Contract).
-        ids, targets: of the test images, in their order (see ImageSet); empty where there are none.
+        ids, targets: of the test images, in their order (see ImageSet); empty without test images.
         environment: the facts of the device.
         measurements: one per candidate of the plan, in its order.
-        host: a candidate's key -> what this machine answered on the same images (see analysis.host_answers), where it
-            was asked.
+        host: a candidate's key -> this machine's answers on the same images (see analysis.host_answers), if
+            requested.
         overlap: test images that the models were made with; None if unchecked.
-        provenance: what makes the validation again; None in results of earlier versions.
+        provenance: how to repeat the validation; None in results of earlier versions.
     """
 
     device: str
@@ -55,11 +55,11 @@ class Result:
     def measured(self) -> list[tuple[Candidate, Bundle, Measurement]]:
         """Each candidate with its bundle and its measurement."""
         bundles = {bundle.id: bundle for bundle in self.bundles}
-        asked = self.plan.measured(bundles)
-        return [(one, bundles[one.bundle], found) for one, found in zip(asked, self.measurements, strict=True)]
+        pairs = zip(self.plan.measured(bundles), self.measurements, strict=True)
+        return [(candidate, bundles[candidate.bundle], measurement) for candidate, measurement in pairs]
 
     def to_json(self) -> dict[str, object]:
-        """Plain values."""
+        """Convert to plain values."""
         return {
             "result": SCHEMA,
             "device": self.device,
@@ -81,7 +81,7 @@ class Result:
         """Read what `to_json` wrote.
 
         Raises:
-            EdgeKitError: another schema, or not a result.
+            EdgeKitError: `data` has another schema, or is not a result.
         """
         try:
             if isinstance(data, dict) and data.get("result") == 1:
@@ -95,11 +95,12 @@ class Result:
             bundles = [read_bundle(entry, where) for entry in document.bundles]
             labels = {bundle.id: len(bundle.manifest.labels) for bundle in bundles}
             measurements = document.measurements
-            asked = {one.key: labels[one.bundle] for one in document.plan.measured(labels)}
-            check_measurements(measurements, asked, len(document.ids))
+            candidates = document.plan.measured(labels)
+            classes = {candidate.key: labels[candidate.bundle] for candidate in candidates}
+            check_measurements(measurements, classes, len(document.ids))
             check_numbers(document.environment)
             if len(document.targets) != len(document.ids) or not bundles:
-                raise DocumentError("targets and ids are not of the same images")
+                raise DocumentError("targets and ids differ in number, or there are no bundles")
             if document.targets and not -1 <= min(document.targets) <= max(document.targets) < min(labels.values()):
                 raise DocumentError("a target is not one of the labels")
             return cls(
@@ -121,13 +122,13 @@ class Result:
 
 
 def _from_1(data: Mapping[str, object]) -> dict[str, object]:
-    """A result of schema 1, whose plan named the options of runtimes itself, as one of schema 2."""
+    """Convert a result of schema 1, whose plan had the runtimes' options as its own entries, to schema 2."""
     plan = Plan.from_report(read(dict[str, object], data.get("plan"), "plan"))
     return {**data, "result": SCHEMA, "plan": plain(plan)}
 
 
 class _BundleEntry(NamedTuple):
-    """What describe_bundle writes."""
+    """The output of describe_bundle."""
 
     id: str
     path: str
@@ -135,7 +136,7 @@ class _BundleEntry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Alike:
+class NearDuplicate:
     """A test image, and the image that it looks like."""
 
     id: str
@@ -147,19 +148,19 @@ class Overlap:
     """Test images that the models have seen.
 
     Attributes:
-        unchecked: bundles that record no fingerprints of images, as those of earlier versions.
+        unchecked: bundles without fingerprints of images, such as those of earlier versions.
         excluded: number of test images left out, because a model was made with identical ones.
         excluded_ids: the first of them.
         near_duplicates: number of remaining images that look like one that a model was made with.
         pairs: the first of them.
-        searched: how many images that the models were made with were looked at for that, and how many there are.
+        searched: number of images that the models were made with and that were compared, and their total number.
     """
 
     unchecked: tuple[str, ...] = ()
     excluded: int = 0
     excluded_ids: tuple[str, ...] = ()
     near_duplicates: int = 0
-    pairs: tuple[Alike, ...] = ()
+    pairs: tuple[NearDuplicate, ...] = ()
     searched: tuple[int, int] = (0, 0)
 
 
@@ -171,15 +172,15 @@ class Provenance(_Provenance):
     """Everything that repeats a validation, in addition to its plan, contract and models.
 
     Attributes:
-        command: arguments as typed; empty where it was called from Python.
+        command: arguments as typed; empty if called from Python.
         edgekit: its version.
-        candidates: ids of the bundles that were named.
-        runtimes: that were named, as --runtime takes them.
-        baseline: id of the baseline that was named; null for the models that the candidates were made from.
-        images: place of the test images as given; null for the bundle's own.
-        images_sha256: of the names and contents of the test images; null without any.
-        limit: test images that were asked for; null for all.
-        skip_corrupt: images that cannot be decoded were left out.
+        candidates: ids of the bundles that were passed.
+        runtimes: the requested ones, as --runtime takes them.
+        baseline: id of the baseline that was passed; null for the models that the candidates were made from.
+        images: source of the test images as passed; null for the bundle's own.
+        images_sha256: hash of the names and contents of the test images; null without any.
+        limit: requested number of test images; null for all.
+        skip_corrupt: whether images that cannot be decoded were left out.
     """
 
     command: list[str]
@@ -193,8 +194,8 @@ class Provenance(_Provenance):
 
 
 class OtherAnswer(TypedDict):
-    """An image that device and host answer differently: labels, and by how much the host's logit of its own answer is
-    above that of the device's."""
+    """An image that device and host classify differently: its labels, and how far the host's logit of its own answer
+    exceeds its logit of the device's answer."""
 
     id: str
     truth: str | None

@@ -1,5 +1,4 @@
-"""The figures that every measuring loop keeps to: this package's own, and that of the browser's page, which gets them
-with its plan."""
+"""Constants of every measuring loop: this package's, and the browser page's, which receives them with its plan."""
 
 from dataclasses import dataclass
 
@@ -11,16 +10,16 @@ class Rules:
     """How models are warmed up and timed.
 
     Attributes:
-        inputs: timed calls cycle through this many different real inputs, so that no cache learns one of them by heart.
-        warm_up_calls: least number of calls of a warm-up.
-        warm_up_s: its least time.
-        warm_up_cap_s: its longest time, settled or not.
-        window_calls: least number of calls of one of its windows.
-        window_s: least time of a window.
+        inputs: timed calls cycle through this many different real inputs, so that caches do not favour one of them.
+        warm_up_calls: minimum number of calls in a warm-up.
+        warm_up_s: minimum time of a warm-up.
+        warm_up_cap_s: maximum time of a warm-up, settled or not.
+        window_calls: minimum number of calls in a window of the warm-up.
+        window_s: minimum time of a window.
         settled: a warm-up ends once two windows in a row differ by less than this share.
-        sample_ns: calls are timed together until they take this long, so that the clock's own cost does not count.
+        sample_ns: calls are timed together until they take this long, so that reading the clock costs little.
         untimed_from: in a block of at least this many samples the first calls are not timed.
-        untimed_every: of this many samples one is not timed.
+        untimed_every: one of this many samples is not timed.
         one_thread_rounds: additional rounds with one thread: enough to see a factor, not to measure a percentage.
         samples_wanted: see plan.SAMPLES_WANTED.
         half_width_wanted: see plan.HALF_WIDTH_WANTED.

@@ -15,12 +15,12 @@ from .subject import Loading, Subject, workers
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _THROUGHPUT_S = 0.3
 
-# A device is cool again when it is so near to its temperature before.
+# A device has cooled down once it is this close to its initial temperature.
 _COOL_ENOUGH_C = 3.0
 
 
 def measure_batches(subjects: Sequence[Subject], process: int, progress: Progress, plan: Plan) -> None:
-    """Throughput by batch size, doubled as long as that helps; the first process settles the sizes for all of them."""
+    """Measure throughput by batch size, doubled while that helps; the first process sets the sizes for all."""
     batches = sorted({*_BATCHES, *(subject.batch for subject in subjects if subject.batch is not None)})
     for position, batch in enumerate(batches):
         for subject in subjects:
@@ -43,7 +43,7 @@ def _sizes(subject: Subject, process: int) -> Sequence[int]:
 
 
 def measure_frames(subjects: Sequence[Subject], process: int, progress: Progress, plan: Plan, fps: float) -> None:
-    """Images at a fixed rate to one model after the other: as many as the 99th percentile needs, a minute at most."""
+    """Offer images at a fixed rate to each model in turn: enough for the 99th percentile, for at most a minute."""
     frames = math.ceil(min(max(SAMPLES_WANTED, fps * plan.seconds), 60 * fps) / plan.processes)
     for index, subject in enumerate(subjects):
         progress("frames", (process + index / len(subjects)) / plan.processes)
@@ -54,7 +54,7 @@ def measure_frames(subjects: Sequence[Subject], process: int, progress: Progress
 def measure_sustained(
     subjects: Sequence[Subject], images: Path | None, how: Loading, plan: Plan, progress: Progress
 ) -> None:
-    """Each model alone, without a pause or at the plan's rate; a device that got warm cools down before the next."""
+    """Run each model alone, without a pause or at the plan's rate; a warm device cools down before the next model."""
     cold, seconds = temperature(), plan.sustained_s or 0.0
     for index, subject in enumerate(subjects):
         if index:
@@ -65,12 +65,12 @@ def measure_sustained(
             start = time.monotonic()
             while (at := time.monotonic() - start) < seconds:
                 progress("sustained", (index + at / seconds) / len(subjects))
-                looked = not subject.sustained or at // 60 > subject.sustained[-1].at // 60
-                subject.sustained.append(Sustained(at, **subject.ask("sustain", look=looked, fps=plan.fps)))
+                with_state = not subject.sustained or at // 60 > subject.sustained[-1].at // 60
+                subject.sustained.append(Sustained(at, **subject.ask("sustain", with_state=with_state, fps=plan.fps)))
 
 
 def _cool_down(cold: float | str, longest_s: float, progress: Progress) -> None:
-    """Wait until the device is nearly as cool as it was; where it has no sensor there is nothing to wait for."""
+    """Wait until the device is nearly as cool as before; without a temperature sensor, return at once."""
     start = time.monotonic()
     while (spent := time.monotonic() - start) < longest_s:
         warm = temperature()

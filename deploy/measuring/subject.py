@@ -45,24 +45,24 @@ class Subject:
     sustained: list[Sustained] = field(default_factory=list)
 
     def start(self, images: Path | None) -> WorkerProcess:
-        """A fresh process of this model."""
+        """Start a fresh process of this model."""
         choice = self.candidate.choice
         return WorkerProcess(self.path, images, choice and choice.name, planted=self.planted)
 
-    def ask(self, what: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
+    def ask(self, request: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
         """Send a request to the current worker process."""
         assert self.worker is not None  # noqa: S101 # measure() starts one first
-        return self.worker.ask(what, on_progress, **arguments)
+        return self.worker.ask(request, on_progress, **arguments)
 
     def prepare(self, plan: Plan) -> None:
-        """Warm up; the first process settles how long a sample and a block are, for all of them."""
+        """Warm up; the first process determines the sizes of samples and blocks for all processes."""
         answer = self.ask("prepare")
         self.prepared.append(answer)
         if len(self.prepared) == 1:
             self.samples, self.calls = block_of(answer["call_ns"], plan)
 
     def time(self, number: int, process: int, at: float) -> None:
-        """Time one block, and hold its last answer against the accuracy run's."""
+        """Time one block, and compare its last answer with the accuracy run's."""
         answer = self.ask("time", samples=self.samples, calls=self.calls)
         self.blocks.append(Block(number, process, at, self.calls, tuple(answer["ns"]), answer["switches"]))
         if self.predictions is not None:
@@ -100,7 +100,7 @@ class Subject:
 
 
 class Loading(NamedTuple):
-    """How all models are loaded: the cores, and the options that a candidate does not set itself."""
+    """How all models are loaded: the cores, and defaults for the options that a candidate does not set."""
 
     cores: Sequence[int] | None
     defaults: Mapping[str, OptionValue]
@@ -108,16 +108,16 @@ class Loading(NamedTuple):
     def of(self, subject: Subject, threads: int | None = None) -> dict[str, Any]:
         """The arguments of "open" for this model; `threads` overrides its own and the default."""
         options = {**self.defaults, **subject.candidate.options, **({} if threads is None else {"threads": threads})}
-        taken = subject.runtime.option_names()
-        return {"cores": self.cores, **{name: value for name, value in options.items() if name in taken}}
+        accepted = subject.runtime.option_names()
+        return {"cores": self.cores, **{name: value for name, value in options.items() if name in accepted}}
 
     def threads(self, subject: Subject) -> int:
-        """Threads of one inference of this model."""
+        """Threads per inference of this model."""
         return subject.candidate.threads or int(self.defaults["threads"])
 
 
 def make_subject(candidate: Candidate, path: Path, plan: Plan, *, planted: bool) -> Subject:
-    """Prepare a candidate, whose bundle is in this folder."""
+    """Prepare a candidate whose bundle is in the folder `path`."""
     bundle, choice = Bundle.open(path), candidate.choice
     runtime = runtime_for(bundle, choice and choice.name, planted=planted)
     label = f"{bundle.manifest.format} {bundle.manifest.precision}{f' on {choice}' if choice else ''}"
@@ -126,7 +126,7 @@ def make_subject(candidate: Candidate, path: Path, plan: Plan, *, planted: bool)
 
 @contextlib.contextmanager
 def workers(subjects: Sequence[Subject], images: Path | None) -> Iterator[None]:
-    """A fresh process per model; all start before the first request."""
+    """Start a fresh process per model, all before the first request; end them afterwards."""
     with contextlib.ExitStack() as stack:
         for subject in subjects:
             subject.worker = subject.start(images)

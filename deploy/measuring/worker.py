@@ -1,11 +1,12 @@
-"""One model in one fresh process: `python -m edgekit.deploy.worker`, driven over its pipes.
+"""One model in one fresh process: `python -m edgekit.deploy.measuring.worker`, driven over its pipes.
 
 Each line on standard input is a JSON request `{"do": name, ...}`, each line on standard output its JSON answer, or
-`{"progress": done}` before it. The worker only times; it knows nothing of other models.
+`{"progress": done}` before it. The worker only times; it knows nothing about other models.
 """
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -48,8 +49,8 @@ if TYPE_CHECKING:  # not on Windows
 
 _PROGRESS_EVERY_S = 0.2
 
-# An offered load is stopped once an image is late by this multiple of the time planned for all of them.
-_HOPELESS = 2.0
+# A run at a fixed rate stops once an image is late by this multiple of the time planned for all images.
+_MAX_LATENESS = 2.0
 
 
 class Worker:
@@ -71,7 +72,7 @@ class Worker:
     def start(
         self, bundle: str, images: str | None, runtime: str | None = None, *, planted: bool = False
     ) -> Started:  # fmt: skip
-        """Check the bundle and import its runtime (`planted`: see runtime.PLANTED), which is no part of loading."""
+        """Check the bundle and import its runtime, which is not timed as loading (`planted`: see runtime.PLANTED)."""
         self._bundle = Bundle.open(bundle)
         self._golden = self._bundle.golden()
         self._images = ImageSet.load(Path(images)) if images else None
@@ -80,9 +81,9 @@ class Worker:
         return {}
 
     def open(self, cores: list[int] | None = None, **options: OptionValue) -> Opened:
-        """Read the file, load the model with these options of its runtime, run it once: each timed apart.
+        """Read the file, load the model with these runtime options, run it once; each step is timed separately.
 
-        The model's threads keep to `cores`.
+        The model's threads are pinned to `cores`.
         """
         if cores is not None:
             os.sched_setaffinity(0, cores)
@@ -119,15 +120,16 @@ class Worker:
         return {"parity": parity, "logits": [[float(f"{value:.6g}") for value in row] for row in answers[0]]}
 
     def predict(self) -> PredictionsAnswer:
-        """Answer every test image, one at a time, as the device would."""
+        """Classify every test image, one at a time, as a device would."""
         _, session = self._opened()
-        assert self._images is not None  # noqa: S101 # the caller asks only when it gave images
+        assert self._images is not None  # noqa: S101 # the caller has passed images
         classes, confidences, in_top5 = [], [], []
         for target, tensor in self._tensors(self._images):
             logits = session.run(tensor)[0]
             best = int(logits.argmax())
             classes.append(best)
-            confidences.append(round(float(probabilities(logits)[best]), 6))
+            confidence = float(probabilities(logits)[best])
+            confidences.append(round(confidence, 6) if math.isfinite(confidence) else 0.0)
             if target != UNLABELLED:
                 in_top5.append(bool((logits > logits[target]).sum() < 5))
         return {
@@ -137,7 +139,7 @@ class Worker:
         }
 
     def prepare(self) -> Prepared:
-        """Preprocess the inputs to be timed on, warm up, postprocess: each timed; returns the time of one call."""
+        """Preprocess the inputs, warm up and postprocess, each timed; also returns the time of one call."""
         bundle, session = self._opened()
         self._inputs, preprocess_ns = [], []
         for position in range(self._choose()):
@@ -164,11 +166,11 @@ class Worker:
     def time(self, samples: int, calls: int) -> Timed:
         """Time a block of inference alone: `samples` samples of `calls` calls.
 
-        Says also which input the last call had and its class, to be compared with the accuracy run.
+        Also returns the last call's input and class, for comparison with the accuracy run.
         """
         _, session = self._opened()
         run, clock = session.run, time.perf_counter_ns
-        # the other models had the caches meanwhile; where a block has calls to spare, its first ones are not timed
+        # other models have used the caches meanwhile, so a block with enough calls does not time its first ones
         for _ in range(max(1, samples // RULES.untimed_every) * calls if samples >= RULES.untimed_from else 0):
             run(self._following(1)[0])
         ns, logits = [0] * samples, None
@@ -189,16 +191,16 @@ class Worker:
         }
 
     def throughput(self, batch: int, seconds: float) -> Calls:
-        """Time calls with `batch` images at once for so long, three at least, after one that is not timed."""
+        """Time calls of `batch` images for `seconds`, but at least three of them, after an untimed one."""
         _, session = self._opened()
         session.run(np.concatenate(self._following(batch)))
         return {"ns": self._run_for(seconds, 3, batch)}
 
     def serve(self, fps: float, frames: int) -> Calls:
-        """Answer images that fall due at a fixed rate, whether or not the one before is done.
+        """Answer images that are due at a fixed rate, whether or not the previous one is done.
 
-        A time runs from when the image was due, not from when the model got to it, so a stall counts for every image
-        that it made wait ("coordinated omission", G. Tene). Timed from the image file to the answer.
+        Each time starts when the image was due, not when the model reached it, and covers all steps from image file to
+        answer. So a stall counts for every image that it delayed ("coordinated omission", G. Tene).
         """
         bundle, session = self._opened()
         interval, ns = 1e9 / fps, []
@@ -209,23 +211,23 @@ class Worker:
             picture = self._picture(frame % len(self._inputs))
             self._answer(session.run(bundle.manifest.preprocess(picture)[None])[0])
             ns.append(time.perf_counter_ns() - due)
-            if ns[-1] > _HOPELESS * frames * interval:  # the rest would wait longer still; they are missed as well
+            if ns[-1] > _MAX_LATENESS * frames * interval:  # later images would be even later, and are missed too
                 break
         return {"ns": ns}
 
-    def sustain(self, look: bool, fps: float | None = None) -> Second:
-        """Run for a second, without a pause or on `fps` images per second; `look` at the machine's state as well."""
-        seen = state() if look else None
+    def sustain(self, with_state: bool, fps: float | None = None) -> Second:
+        """Run for a second, without a pause or at `fps` images per second; `with_state` adds the machine's state."""
+        machine_state = state() if with_state else None
         if fps is not None:
-            return self._keep_up(fps, seen)
-        return {"call_ns": int(np.median(self._run_for(1.0, 1))), "state": seen}
+            return self._keep_up(fps, machine_state)
+        return {"call_ns": int(np.median(self._run_for(1.0, 1))), "state": machine_state}
 
-    def _keep_up(self, fps: float, seen: Mapping[str, object] | None) -> Second:
-        """Answer the images of the next second, one call after the other on the same schedule.
+    def _keep_up(self, fps: float, machine_state: Mapping[str, object] | None) -> Second:
+        """Answer the images of the next second, continuing the schedule of the previous call.
 
-        As a camera's: an image whose successor is due before the model gets to it is dropped. It was offered and
-        missed, like one whose answer comes after its successor was due. Times run from when an image was due, from the
-        image file to the answer.
+        As with a camera, an image is dropped if its successor is due before the model reaches it. A dropped image
+        counts as offered and missed. An image answered after its successor was due counts as missed. Times start when
+        an image was due, and cover all steps from image file to answer.
         """
         bundle, session = self._opened()
         interval, start = round(1e9 / fps), time.perf_counter_ns()
@@ -233,8 +235,8 @@ class Worker:
         ns: list[int] = []
         dropped = 0
         while not ns or due < start + 1_000_000_000:
-            behind = max(0, (time.perf_counter_ns() - due) // interval)
-            dropped, due = dropped + behind, due + behind * interval
+            overdue = max(0, (time.perf_counter_ns() - due) // interval)
+            dropped, due = dropped + overdue, due + overdue * interval
             _wait_until(due)
             picture = self._picture(self._next % len(self._inputs))
             self._next += 1
@@ -244,8 +246,8 @@ class Worker:
         self._due = due
         late = sum(value > interval for value in ns)
         return {
-            "call_ns": int(np.median(ns)), "state": seen, "offered": len(ns) + dropped, "missed": late + dropped,
-            "dropped": dropped,
+            "call_ns": int(np.median(ns)), "state": machine_state, "offered": len(ns) + dropped,
+            "missed": late + dropped, "dropped": dropped,
         }  # fmt: skip
 
     def memory(self) -> Memory:
@@ -275,12 +277,12 @@ class Worker:
         return self._golden.images
 
     def _following(self, count: int) -> list[np.ndarray]:
-        """The next inputs, round and round."""
+        """The next `count` inputs, cycling through all of them."""
         start, self._next = self._next, self._next + count
         return [self._inputs[position % len(self._inputs)] for position in range(start, self._next)]
 
     def _run_for(self, seconds: float, least: int, batch: int = 1) -> list[int]:
-        """Run for this time and at least this number of calls, up to the warm-up's limit; nanoseconds of each."""
+        """Run for `seconds` and at least `least` calls, within the warm-up's time limit; returns ns per call."""
         _, session = self._opened()
         ns: list[int] = []
         begin = time.monotonic()
@@ -294,7 +296,7 @@ class Worker:
         return ns
 
     def _warm_up(self) -> tuple[WarmUpAnswer, int]:
-        """Run until the times settle; how that went, and the last window's median in ns a call."""
+        """Run until the times settle; returns the outcome, and the last window's median in ns per call."""
         medians, calls, begin = [], 0, time.monotonic()
         settled = False
         while not settled and time.monotonic() - begin < RULES.warm_up_cap_s:
@@ -303,25 +305,25 @@ class Worker:
             medians.append(float(np.median(ns)))
             settled = (
                 calls >= RULES.warm_up_calls
-                and len(medians) > 1  # one window may take longer than all of them should, where a call is held up
+                and len(medians) > 1  # a single window can outlast the minimum time if a call stalls
                 and time.monotonic() - begin >= RULES.warm_up_s
                 and abs(medians[-1] / medians[-2] - 1) < RULES.settled
             )
-        spent: WarmUpAnswer = {"ms": 1e3 * (time.monotonic() - begin), "calls": calls, "settled": settled}
-        return spent, max(1, round(medians[-1]))
+        outcome: WarmUpAnswer = {"ms": 1e3 * (time.monotonic() - begin), "calls": calls, "settled": settled}
+        return outcome, max(1, round(medians[-1]))
 
     def _answer(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Postprocessing: the five best classes with their probabilities."""
+        """Postprocess: the five best classes with their probabilities."""
         best = ranked(logits, 5)
         return best, probabilities(logits)[best]
 
     def _tensors(self, images: ImageSet) -> Iterator[tuple[int, np.ndarray]]:
         bundle, _ = self._opened()
-        said = time.monotonic()
+        reported = time.monotonic()
         for done, sample in enumerate(images):
-            if time.monotonic() - said > _PROGRESS_EVERY_S:
-                said = time.monotonic()
-                _say(self._answers, {"progress": done})
+            if time.monotonic() - reported > _PROGRESS_EVERY_S:
+                reported = time.monotonic()
+                _send(self._answers, {"progress": done})
             yield sample.label, bundle.manifest.preprocess(sample.image)[None]
 
 
@@ -335,16 +337,16 @@ def _read_from_disk(path: Path) -> None:
 
 
 def _wait_until(due: int) -> None:
-    """Sleep, and spin for the last half of a millisecond, which no sleep hits."""
-    rest = due - time.perf_counter_ns()
-    if rest > 1_000_000:
-        time.sleep((rest - 500_000) / 1e9)
+    """Sleep, then spin for the last half millisecond, which is beyond the precision of sleep."""
+    remaining = due - time.perf_counter_ns()
+    if remaining > 1_000_000:
+        time.sleep((remaining - 500_000) / 1e9)
     while time.perf_counter_ns() < due:
         pass
 
 
 def _usage() -> "resource.struct_rusage | None":
-    """getrusage(2) of this process; None where the system has none."""
+    """getrusage(2) of this process; None if the system lacks it."""
     try:
         import resource
     except ImportError:
@@ -358,7 +360,7 @@ def _switches() -> int | None:
     return None if usage is None else usage.ru_nivcsw
 
 
-def _say(stream: TextIO, message: Mapping[str, object]) -> None:
+def _send(stream: TextIO, message: Mapping[str, object]) -> None:
     stream.write(json.dumps(message) + "\n")
     stream.flush()
 
@@ -383,12 +385,12 @@ def main() -> None:
     # Libraries may print to standard output, so the answers use a separate pipe.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    with contextlib.suppress(OSError):  # without memory, this process is killed first, and the agent reports it
+    with contextlib.suppress(OSError):  # if memory runs out, this process is killed first, and the agent reports it
         Path("/proc/self/oom_score_adj").write_text("1000")
     worker = Worker(answers)
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
         for line in sys.stdin:
-            _say(answers, _answer(worker, line))
+            _send(answers, _answer(worker, line))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The near end of a worker process (see worker.py)."""
+"""The parent's side of a worker process (see worker.py)."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from ..errors import DeviceError, EdgeKitError
 
 
 class WorkerProcess:
-    """The near end of one worker (see worker.py); it starts at once, and imports its runtime while others do."""
+    """A worker process, from its parent's side. It starts at once and imports its runtime while other workers do."""
 
     def __init__(
         self, bundle: Path, images: Path | None, runtime: str | None = None, *, planted: bool = False
@@ -35,26 +35,26 @@ class WorkerProcess:
         )  # fmt: skip
         self._started = False
 
-    def ask(self, what: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
+    def ask(self, request: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
 
         Raises:
             EdgeKitError: the worker reported an error.
-            DeviceError: the worker is gone; the message has its last output.
+            DeviceError: the worker process ended; the message has its last output.
         """
         if not self._started:
             self._started = True
             self._receive("start", None)
-        self._send(what, **arguments)
-        return self._receive(what, on_progress)
+        self._send(request, **arguments)
+        return self._receive(request, on_progress)
 
-    def _send(self, what: str, **arguments: Any) -> None:
+    def _send(self, request: str, **arguments: Any) -> None:
         assert self._process.stdin  # noqa: S101 # it is a pipe
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+            self._process.stdin.write(json.dumps({"do": request, **arguments}) + "\n")
             self._process.stdin.flush()
 
-    def _receive(self, what: str, on_progress: Callable[[int], None] | None) -> dict[str, Any]:
+    def _receive(self, request: str, on_progress: Callable[[int], None] | None) -> dict[str, Any]:
         assert self._process.stdout  # noqa: S101 # it is a pipe
         for line in self._process.stdout:
             answer = json.loads(line)
@@ -63,7 +63,7 @@ class WorkerProcess:
             if on_progress:
                 on_progress(answer["progress"])
         else:
-            raise self._death(what)
+            raise self._crash(request)
         if "error" in answer:
             raise EdgeKitError(answer["error"], fix=answer["fix"])
         return answer
@@ -71,16 +71,16 @@ class WorkerProcess:
     def close(self) -> None:
         """End the worker."""
         self._process.kill()
-        with contextlib.suppress(ValueError, BrokenPipeError):  # closed before
+        with contextlib.suppress(ValueError, BrokenPipeError):  # already closed
             self._process.communicate()
         self._stderr.close()
 
-    def _death(self, what: str) -> DeviceError:
+    def _crash(self, request: str) -> DeviceError:
         code = self._process.wait()
         self._stderr.seek(0)
-        words = self._stderr.read().decode(errors="replace").strip().splitlines()
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         reason = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        message = f"the process of {self._bundle} {reason} during {what}{': ' + words[-1] if words else ''}"
+        message = f"the process of {self._bundle} {reason} during {request}{': ' + lines[-1] if lines else ''}"
         if code == -signal.SIGKILL:
             limit, peak = memory_cap()
             return DeviceError(

@@ -1,4 +1,4 @@
-"""A model that computes nothing for a given time, which leaves the cost of the harness itself."""
+"""A model that only spins for a given time, to measure the cost of the harness itself."""
 
 import json
 import time
@@ -13,10 +13,10 @@ RUNTIME = Runtime(name="null", formats={"null": ".null:NullSession"})
 
 
 class NullSession:
-    """Answers zeros after spinning; its model file is JSON.
+    """Returns zeros after spinning.
 
-    `{"ns", "waiting_ns"}`: nanoseconds of a call with one thread, and with several, which is what threads that wait for
-    one another cost.
+    Its model file is JSON, `{"ns", "waiting_ns"}`: nanoseconds per call with one thread, and with several threads that
+    wait for one another.
     """
 
     def __init__(self, bundle: Bundle, options: ThreadOptions) -> None:
@@ -24,9 +24,7 @@ class NullSession:
             settings = json.loads(bundle.model_path.read_text())
             self._ns = int(settings["ns" if options.threads in (None, 1) else "waiting_ns"])
         except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(
-                f"{bundle.model_path} is not a null model: {error}", fix="make the bundle again"
-            ) from error
+            raise BundleError(f"{bundle.model_path} is not a null model: {error}", fix="recreate the bundle") from error
         self._classes = len(bundle.manifest.labels)
         self.facts = {"runtime": "null", "version": "1", "threads": options.threads}
 
@@ -39,4 +37,4 @@ class NullSession:
         return np.zeros((len(batch), self._classes), np.float32)
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """Nothing to free."""

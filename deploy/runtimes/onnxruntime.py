@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or by one of its GPU providers."""
+"""ONNX Runtime, on the CPU or on one of its GPU providers."""
 
 import json
 import re
@@ -31,7 +31,7 @@ class OrtOptions(ThreadOptions):
 
     Attributes:
         provider: a key of PROVIDERS.
-        allow_fallback: operators that a provider other than the CPU's leaves may run on the CPU.
+        allow_fallback: let the CPU run operators that another provider does not support.
     """
 
     provider: str = "cpu"
@@ -69,7 +69,7 @@ class OrtSession:
 
     Raises:
         BundleError: the model cannot be loaded.
-        DeviceError: the provider is not here, or it leaves operators to the CPU.
+        DeviceError: the provider is not available, or it leaves operators to the CPU.
     """
 
     def __init__(self, bundle: Bundle, wanted: OrtOptions) -> None:
@@ -109,14 +109,14 @@ class OrtSession:
         if wanted.threads is not None:
             options.intra_op_num_threads = wanted.threads
             options.inter_op_num_threads = 1
-        if profile is not None:  # in every version, the profile of a run shows where each operator runs
+        if profile is not None:  # in all versions, a profile shows where each operator runs
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        # what TensorRT leaves, CUDA takes before the CPU does
-        wanted_ones = (provider, PROVIDERS["cuda"], _CPU) if wanted.provider == "tensorrt" else (provider, _CPU)
+        # CUDA takes operators that TensorRT does not support, before the CPU does
+        providers = (provider, PROVIDERS["cuda"], _CPU) if wanted.provider == "tensorrt" else (provider, _CPU)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(bundle.model_path), options, providers=list(dict.fromkeys(wanted_ones))
+                str(bundle.model_path), options, providers=list(dict.fromkeys(providers))
             )
         except Exception as error:  # its errors have no common class but Exception
             raise BundleError(
@@ -125,9 +125,9 @@ class OrtSession:
             ) from error
         inputs, dtype = self._session.get_inputs(), bundle.manifest.preprocess.dtype
         if [entry.type for entry in inputs] != [_TYPES[dtype]]:
-            found = ", ".join(entry.type for entry in inputs) or "nothing"
+            types = ", ".join(entry.type for entry in inputs) or "nothing"
             raise BundleError(
-                f"{bundle.model_path} takes {found}, but its manifest says {dtype}", fix="import the model again"
+                f"{bundle.model_path} takes {types}, but its manifest says {dtype}", fix="import the model again"
             )
         self._input = inputs[0].name
         self._batch = bundle.manifest.input.batch
@@ -144,14 +144,14 @@ class OrtSession:
         del self._session
 
     def _placement(self, bundle: Bundle) -> dict[str, list[str]]:
-        """Provider -> the nodes that it really runs, by the profile of one run; the profiler ends with it."""
+        """Provider -> the nodes that it runs, from a profile of one run, which ends profiling."""
         self._run(np.zeros((self._batch or 1, *bundle.manifest.input.shape), bundle.manifest.preprocess.dtype))
         events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
         return read_placement(events)
 
 
 def reason_of(error: Exception) -> str:
-    """What ONNX Runtime reports, in one line, without its own source files and function signatures."""
+    """An error of ONNX Runtime in one line, without source files and function signatures."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?", "", text)
     return re.sub(r"^\S+\.(cc|h):\d+ .*\) (?=[A-Z])", "", text) or type(error).__name__

@@ -1,9 +1,9 @@
 """Checks of a torch.export archive before torch loads it, because loading can run code in it.
 
 torch.export.load unpickles weights, constants and sample inputs, evaluates symbolic shapes (sympy.sympify), looks up
-operators by dotted Python names, loads compiled libraries, and generates Python from names and guards. What is let
-through here: tensors as plain bytes, ATen operators, names that are identifiers, arithmetic of sizes. All records are
-read by torch's own reader, so that what is checked is what is loaded.
+operators by dotted Python names, loads compiled libraries, and generates Python from names and guards. Allowed
+are tensors as plain bytes, ATen operators, identifiers as names, and arithmetic of sizes. All records are read by
+torch's own reader, so that the checked content is the loaded content.
 """
 
 import ast
@@ -46,7 +46,7 @@ _SYMBOLIC_NAMES = {
 _GUARD_NAMES = {"L", "size", "stride", "storage_offset", "dim", "shape", "math", "isnan", "inf"}
 _TREE_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 
-# What is neither executed nor turned into code: for tools that show a program.
+# Entries that are neither executed nor turned into code; tools show them.
 _UNUSED = {"metadata"}
 
 
@@ -86,13 +86,13 @@ def check_program(path: Path) -> None:
 
 
 def check_size(sizes: Iterable[int], path: Path) -> None:
-    """Refuse an archive of torch's whose records take far more than the file: torch writes them uncompressed.
+    """Refuse a torch archive whose records are far larger than the file: torch writes them uncompressed.
 
     Raises:
-        BundleError: they do.
+        BundleError: the records are too large.
     """
     if sum(sizes) > 2 * path.stat().st_size + (1 << 20):
-        raise _refused(path, "it is compressed to a fraction of its size")
+        raise _refused(path, "its contents are much larger than the file")
 
 
 def _refused(path: Path, what: str) -> BundleError:
@@ -120,7 +120,7 @@ def _parsed(reader: object, name: str, path: Path) -> dict[str, Any]:
 
 
 def _check_samples(content: bytes, path: Path) -> None:
-    """torch falls back to a full unpickler where its restricted one fails, so the restricted one has to succeed."""
+    """Require the restricted unpickler to succeed, because torch falls back to a full one if it fails."""
     try:
         torch.load(io.BytesIO(content), weights_only=True)
     except Exception as error:  # UnpicklingError, and what its zip reader raises
@@ -158,7 +158,7 @@ def _harmless(kind: str, text: str) -> bool:
 
 
 def _is_symbolic(text: str) -> bool:
-    """Whether sympy would read arithmetic of sizes, and call nothing else."""
+    """Whether sympy would read only arithmetic of sizes."""
     tokens = list(_SYMBOLIC.finditer(text))
     names = {token.group() for token in tokens if _IDENTIFIER.fullmatch(token.group())}
     return "".join(token.group() for token in tokens) == text and all(
@@ -185,7 +185,7 @@ def _is_guard(text: str) -> bool:
 
 
 def _is_tree(text: str) -> bool:
-    """Whether the structure of inputs and outputs is of Python's own containers alone."""
+    """Whether inputs and outputs are structured only by Python's own containers."""
 
     def types(node: Any) -> Iterator[Any]:
         yield node["type"]

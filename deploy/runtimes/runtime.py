@@ -1,6 +1,6 @@
-"""Runtimes: what opens bundles of which formats, with which packages and options. One runtime per file.
+"""Runtimes: each opens bundles of some formats, with its own packages and options. One runtime per file.
 
-Nothing here imports a runtime's package: a host names, checks and sends the options of a runtime that it lacks.
+Nothing here imports a runtime's package, because a host checks and sends options of runtimes that it does not have.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..bundle import Bundle
 
-# Runtime -> its declaration. The first that opens a format is that format's default.
+# Runtime -> its declaration. The default of a format is the first runtime that opens it.
 RUNTIMES: dict[str, str] = {
     "onnxruntime": ".onnxruntime:RUNTIME",
     "openvino": ".openvino:RUNTIME",
@@ -29,13 +29,13 @@ RUNTIMES: dict[str, str] = {
     "tensorrt": ".tensorrt:RUNTIME",
 }
 
-# Measuring itself is tested with these. They open only where the caller planted the models, and no option names them.
+# Runtimes of the self-test's models. They open only models that the caller planted; no option names them.
 PLANTED: dict[str, str] = {
     "null": ".null:RUNTIME",
     "slowed": ".slowed:RUNTIME",
 }
 
-# The parts of a run on a GPU that a session of a runtime with "stages" times by itself.
+# The parts of a run on a GPU, timed by sessions of runtimes that report "stages".
 STAGES = ("host_to_device", "inference", "device_to_host")
 
 # No CPU has more cores.
@@ -49,7 +49,7 @@ class Session(Protocol):
     """A loaded model.
 
     Attributes:
-        facts: what was set up (runtime, version, threads, provider), for the record.
+        facts: the setup (runtime, version, threads, provider), for the report.
     """
 
     facts: Mapping[str, Any]
@@ -64,10 +64,10 @@ class Session(Protocol):
 
 
 class StagedSession(Session, Protocol):
-    """A session of a runtime that reports stages: its device times those of a run apart."""
+    """A session of a runtime that reports stages."""
 
     def staged(self, batch: np.ndarray) -> dict[str, int]:
-        """Nanoseconds of each of STAGES, for one run of float32 [n, c, h, w]."""
+        """Nanoseconds of each of STAGES for one run of float32 [n, c, h, w], by the device's clock."""
         ...
 
 
@@ -80,10 +80,10 @@ class Package:
     """A package that a runtime needs.
 
     Attributes:
-        modules: import names, any of which is the package.
-        distributions: its names on PyPI, the one to install first.
-        purpose: what EdgeKit does with it, for `edgekit doctor`.
-        extra: EdgeKit's extra that installs it; "" for none.
+        modules: import names; one of them suffices.
+        distributions: names on PyPI; the first is the one to install.
+        purpose: its use in EdgeKit, for `edgekit doctor`.
+        extra: the extra of EdgeKit that installs it; "" for none.
     """
 
     modules: tuple[str, ...]
@@ -93,7 +93,7 @@ class Package:
 
     @property
     def installed(self) -> bool:
-        """Whether Python finds it; it is not imported."""
+        """Whether Python finds the package, without importing it."""
         return any(map(find_spec, self.modules))
 
     @property
@@ -107,7 +107,7 @@ class ThreadOptions:
     """The options of a runtime on the CPU.
 
     Attributes:
-        threads: for one inference; None leaves the runtime's own choice.
+        threads: per inference; None for the runtime's own choice.
     """
 
     threads: int | None = None
@@ -119,18 +119,18 @@ class ThreadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """A runtime, declared in a file of its own.
+    """A runtime, declared in its own file.
 
     Attributes:
         name: its key in RUNTIMES.
         formats: bundle format -> "module:object" that opens a session, taking (bundle, options).
-        packages: it needs any of these; without any it is always there.
-        also: it needs all of these besides.
+        packages: alternatives, one of which is required; empty if none is.
+        also: packages that are required as well.
         options: the dataclass of its options, each with a default.
-        check: refuses a bundle that this machine cannot run, before anything is measured: (bundle, device's name,
-            None for this machine).
+        check: refuses a bundle that this machine cannot run, before measuring; takes the bundle and the device's name
+            (None for this machine).
         reports: what its sessions report besides answers: `facts["placement"]`, `layers()`, `staged(batch)`.
-        boards: it runs on a board, which gets `deploy` and no other code.
+        boards: whether it runs on a board, which gets only the code of `deploy`.
     """
 
     name: str
@@ -144,16 +144,16 @@ class Runtime:
 
     @property
     def installed(self) -> bool:
-        """Whether one of its packages is here; none is imported."""
+        """Whether one of its packages is installed, without importing any."""
         return not self.packages or any(package.installed for package in self.packages)
 
     def opener(self, format: str) -> Opener:
-        """Import the runtime, and return what opens a session of this format.
+        """Import the runtime, and return the function that opens a session of this format.
 
         Raises:
-            BundleError: it does not open this format.
+            BundleError: the runtime does not open this format.
             MissingPackageError: none of its packages is installed.
-            DeviceError: a package is installed and cannot be imported.
+            DeviceError: a package is installed but cannot be imported.
         """
         if format not in self.formats:
             raise BundleError(f"{self.name} does not open {format} bundles", fix=f"it opens {', '.join(self.formats)}")
@@ -171,7 +171,7 @@ class Runtime:
                 return
             except (ImportError, OSError, RuntimeError) as error:
                 failed = DeviceError(
-                    f"{name} is installed and cannot be loaded: {error}", fix=f"pip install --force-reinstall {name}"
+                    f"{name} is installed but cannot be loaded: {error}", fix=f"pip install --force-reinstall {name}"
                 )
         if failed is not None:
             raise failed
@@ -181,11 +181,11 @@ class Runtime:
         return tuple(option.name for option in fields(self.options))
 
     def read_options(self, own: Mapping[str, OptionValue], defaults: Mapping[str, OptionValue] | None = None) -> Any:
-        """Its options, an instance of `options`.
+        """Read options into an instance of `options`.
 
         Args:
-            own: by name; each must be one of its options.
-            defaults: for options that `own` does not name; those that it does not have are left out.
+            own: values by name; each must be an option of the runtime.
+            defaults: values for options that `own` does not name; unknown ones are ignored.
 
         Raises:
             RecipeError: an unknown option, or a value of another type or out of range.
@@ -208,10 +208,10 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Choice:
-    """A runtime by name, with the options that are set for it alone.
+    """A runtime by name, with its own options.
 
     Raises:
-        RecipeError: there is no such runtime or option, or a value is of another type or out of range.
+        RecipeError: an unknown runtime or option, or a value of another type or out of range.
     """
 
     name: str
@@ -225,7 +225,7 @@ class Choice:
         """Read NAME or NAME:OPTION=VALUE,OPTION=VALUE.
 
         Raises:
-            RecipeError: it has another form, or see the class.
+            RecipeError: another form, or as for the class.
         """
         name, colon, rest = text.partition(":")
         runtime = runtime_named(name)
@@ -241,19 +241,19 @@ class Choice:
         return cls(name, options)
 
     def __str__(self) -> str:
-        """As `parse` reads it, options sorted by name: equal choices have equal texts."""
+        """The form that `parse` reads, with sorted options, so that equal choices have equal texts."""
         return f"{self.name}{':' if self.options else ''}{options_text(self.options)}"
 
 
 def options_text(options: Mapping[str, OptionValue]) -> str:
-    """Options as `Choice.parse` reads them."""
+    """Options in the form that `Choice.parse` reads."""
     return ",".join(
         f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in sorted(options.items())
     )
 
 
 def _value(text: str, kind: Any) -> OptionValue:
-    """A value of an option's type; text that is none of it stays, and the strict reader refuses it."""
+    """A value of an option's type; other text is returned as it is, and the strict reader refuses it."""
     kinds = get_args(kind) or (kind,)
     if bool in kinds and text in ("true", "false"):
         return text == "true"
@@ -271,10 +271,10 @@ def runtime_named(name: str, *, planted: bool = False) -> Runtime:
     """The declaration of a runtime.
 
     Args:
-        planted: those of PLANTED exist too.
+        planted: include those of PLANTED.
 
     Raises:
-        RecipeError: there is none of this name.
+        RecipeError: no runtime has this name.
     """
     return resolve(choose({**RUNTIMES, **PLANTED} if planted else RUNTIMES, name, "runtime"), __package__ or "")
 
@@ -285,7 +285,7 @@ def all_runtimes(*, planted: bool = False) -> list[Runtime]:
 
 
 def default_runtime(format: str, *, planted: bool = False) -> Runtime:
-    """What opens bundles of this format where no runtime is named.
+    """The runtime that opens bundles of this format by default.
 
     Raises:
         BundleError: no runtime opens this format.
@@ -303,10 +303,10 @@ def formats(names: Iterable[str]) -> list[str]:
 
 
 def check_defaults(options: Mapping[str, OptionValue]) -> None:
-    """Refuse options for every model that no runtime has, or with a value that one of them does not take.
+    """Refuse options for all models that no runtime has, or whose value a runtime does not take.
 
     Raises:
-        RecipeError: the first such option.
+        RecipeError: names the first such option.
     """
     having: dict[str, list[Runtime]] = {}
     for runtime in all_runtimes():
@@ -319,13 +319,13 @@ def check_defaults(options: Mapping[str, OptionValue]) -> None:
 
 
 def require_options_used(options: Mapping[str, OptionValue], names: Iterable[str]) -> None:
-    """Refuse options for every model that none of the runtimes measured has.
+    """Refuse options for all models that none of the measured runtimes has.
 
     Args:
         names: of the runtimes that run the models.
 
     Raises:
-        EdgeKitError: the first such option.
+        EdgeKitError: names the first such option.
     """
     measured = [runtime_named(name) for name in names]
     for option in options:

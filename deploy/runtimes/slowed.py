@@ -1,4 +1,4 @@
-"""Another session, held up by a known share: the planted slow-down that a measurement has to find."""
+"""Another session, slowed down by a known factor that a measurement has to find."""
 
 import dataclasses
 import json
@@ -15,10 +15,10 @@ RUNTIME = Runtime(name="slowed", formats={"slowed": ".slowed:SlowedSession"})
 
 
 class SlowedSession:
-    """Spins after every call of another session.
+    """Spins after each call of another session.
 
     Its model file is JSON: `{"format", "model", "factor", "drift_per_s", "since"}`; `model` is another file of the same
-    bundle. A call takes factor * (1 + drift_per_s * (seconds since `since`)) times as long as the other session's.
+    bundle. After a call, the session spins for factor * (1 + drift_per_s * (seconds since `since`)) times its duration.
     """
 
     def __init__(self, bundle: Bundle, options: ThreadOptions) -> None:
@@ -30,11 +30,11 @@ class SlowedSession:
                 bundle.manifest, format=str(settings["format"]), model=str(settings["model"])
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{bundle.model_path} slows nothing: {error}", fix="make the bundle again") from error
-        if manifest.model not in manifest.files or manifest.format == bundle.manifest.format:
             raise BundleError(
-                f"{bundle.model_path} does not name a model of its own bundle", fix="make the bundle again"
-            )
+                f"{bundle.model_path} is not a slowed model: {error}", fix="recreate the bundle"
+            ) from error
+        if manifest.model not in manifest.files or manifest.format == bundle.manifest.format:
+            raise BundleError(f"{bundle.model_path} does not name a model of its own bundle", fix="recreate the bundle")
         inner = dataclasses.replace(bundle, manifest=manifest)
         runtime = runtime_for(inner, planted=True)
         threads = {} if options.threads is None else {"threads": options.threads}
@@ -42,7 +42,7 @@ class SlowedSession:
         self.facts = self._session.facts
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """float32 [n, c, h, w] -> float32 logits [n, k], late."""
+        """float32 [n, c, h, w] -> float32 logits [n, k], delayed."""
         start = time.perf_counter_ns()
         logits = self._session.run(batch)
         factor = self._factor * (1 + self._drift * (time.time() - self._since))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..engine.gpu import Stream, look
-from ..engine.library import FLAVOURS, Message, last_error, listening_logger, load
+from ..engine.gpu import Stream, find_gpu
+from ..engine.library import FLAVOURS, Message, last_error, load, recording_logger
 from ..engine.passport import ENGINE_FORMAT, WEIGHTS, Passport, check
 from ..errors import DeviceError, EngineError
 from .runtime import STAGES, Package, Runtime
@@ -20,19 +20,19 @@ class TrtOptions:
     """How TensorRT runs an engine.
 
     Attributes:
-        cuda_graph: a run is recorded once and launched as a whole.
+        cuda_graph: record a run once as a CUDA graph, and launch that.
     """
 
     cuda_graph: bool = False
 
 
 def check_here(bundle: Bundle, device: str | None) -> None:
-    """Refuse an engine that is foreign to this library, GPU or system; only its manifest and header are read.
+    """Refuse an engine of another library, GPU or system; only its manifest and header are read.
 
     Raises:
-        EngineError: it is; the fix is the command that builds it again on `device`.
+        EngineError: the engine does not fit; the fix is the command that rebuilds it on `device`.
     """
-    check(bundle, load(Passport.of(bundle).flavour), look(), device)
+    check(bundle, load(Passport.of(bundle).flavour), find_gpu(), device)
 
 
 RUNTIME = Runtime(
@@ -48,7 +48,7 @@ RUNTIME = Runtime(
         Package(
             modules=FLAVOURS["tensorrt-rtx"],
             distributions=("tensorrt-rtx-cu13-bindings",),
-            purpose="engines for GPUs that are not here",
+            purpose="engines for other GPUs",
             extra="tensorrt-rtx",
         ),
     ),
@@ -60,21 +60,21 @@ RUNTIME = Runtime(
 
 
 class TrtSession:
-    """An engine on the first GPU: pinned memory on this side, a stream of its own, optionally a CUDA graph.
+    """An engine on the first GPU, with pinned host memory, its own stream and optionally a CUDA graph.
 
     Raises:
-        EngineError: the engine is foreign to this library, GPU or system; told before any of it is loaded.
+        EngineError: the engine is of another library, GPU or system; raised before any of it is loaded.
     """
 
     def __init__(self, bundle: Bundle, options: TrtOptions) -> None:
         passport = Passport.of(bundle)
-        library, gpu = load(passport.flavour), look()
+        library, gpu = load(passport.flavour), find_gpu()
         check(bundle, library, gpu)
         self._trt, self._heard = library.trt, list[Message]()
-        self._logger = listening_logger(library.trt, self._heard)
+        self._logger = recording_logger(library.trt, self._heard)
         self._stream = Stream()
         runtime = library.trt.Runtime(self._logger)
-        if passport.version_compatible:  # such an engine brings the runtime of its own version
+        if passport.version_compatible:  # such an engine contains the runtime of its version
             runtime.engine_host_code_allowed = True
         self._engine = runtime.deserialize_cuda_engine(bundle.model_path.read_bytes())
         if self._engine is None:
@@ -87,7 +87,7 @@ class TrtSession:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise DeviceError(
-                f"no room on the GPU for {bundle.path}: {last_error(self._heard)}", fix="free its memory: nvidia-smi"
+                f"the GPU has no memory for {bundle.path}: {last_error(self._heard)}", fix="free its memory: nvidia-smi"
             )
         self._least, _, self._most = bundle.manifest.details["build"]["batch"]
         self._name_tensors(bundle)
@@ -104,7 +104,7 @@ class TrtSession:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def staged(self, batch: np.ndarray) -> dict[str, int]:
-        """Nanoseconds of one run on the way to the GPU, on it, and back, by the GPU's own clock."""
+        """Nanoseconds of one run to the GPU, on it, and back, by the GPU's clock."""
         size = self._fill(batch[: self._most])
         return dict(zip(STAGES, self._stream.timed(self._stages(size)), strict=True))
 
@@ -132,7 +132,7 @@ class TrtSession:
         return self._answers[: len(batch)].copy()
 
     def _fill(self, batch: np.ndarray) -> int:
-        """Put images where the GPU fetches them, filled up to what the engine takes; says how many it will see."""
+        """Copy images to pinned memory, padded to the engine's smallest batch; returns the batch size."""
         size = max(len(batch), self._least)
         self._images[: len(batch)] = batch
         self._images[len(batch) : size] = batch[-1:]
@@ -159,7 +159,7 @@ class TrtSession:
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream.handle):
             raise DeviceError("this engine cannot be recorded as a CUDA graph", fix="leave out --cuda-graph")
-        for stage in self._stages(size):  # what is set up at the first run must not be recorded
+        for stage in self._stages(size):  # the first run's setup must not be recorded
             stage()
         self._stream.wait()
 
@@ -170,7 +170,7 @@ class TrtSession:
         return self._stream.graph(work)
 
     def _put_in_weights(self, bundle: Bundle) -> None:
-        """A stripped engine gets its weights from the ONNX file beside it."""
+        """Refit a stripped engine with the weights of the ONNX file beside it."""
         refitter = self._trt.Refitter(self._engine, self._logger)
         parser = self._trt.OnnxParserRefitter(refitter, self._logger)
         if not parser.refit_from_file(str(bundle.path / WEIGHTS)) or not refitter.refit_cuda_engine():
@@ -180,7 +180,7 @@ class TrtSession:
             )
 
     def _name_tensors(self, bundle: Bundle) -> None:
-        """Find the engine's one input and one output, and give each its memory."""
+        """Find the engine's input and output, and allocate memory for each."""
         trt, engine = self._trt, self._engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]

@@ -7,13 +7,13 @@ RUNTIME = Runtime(
     formats={
         "torchscript": ".torchscript:open_session",
         "exported-program": ".exported_program:open_session",
-        "torch": "...export.eager:open_session",  # needs the network's code, which is in models/
+        "torch": "...export.eager:open_session",  # needs the network's code in models/
     },
     packages=(
         Package(
             modules=("torch",),
             distributions=("torch",),
-            purpose="training, exporting, the original as a baseline",
+            purpose="training, exporting, measuring the original",
             extra="train",
         ),
     ),

@@ -1,4 +1,4 @@
-"""TorchScript (deprecated upstream, still what many mobile apps run)."""
+"""TorchScript: deprecated upstream, but many mobile apps still run it."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from .program_archive import check_size
 from .runtime import ThreadOptions
 from .torch_module import ModuleSession
 
-# What an image classifier needs beside ATen's tensor operators: values, containers, control flow.
+# What an image classifier needs besides ATen's tensor operators: values, containers, control flow.
 _PRIM = {
     "BroadcastSizes", "CallFunction", "CallMethod", "ChunkSizes", "Constant", "ConstantChunk", "DictConstruct",
     "DictIndex", "GetAttr", "If", "ListConstruct", "ListUnpack", "Loop", "NumToTensor", "RaiseException", "SetAttr",
@@ -21,19 +21,19 @@ _PRIM = {
     "is_cpu", "is_cuda", "is_mkldnn", "is_nested", "is_quantized", "is_sparse", "layout", "max", "min", "rangelist",
     "requires_grad", "shape", "tolist", "type", "unchecked_cast", "unchecked_unwrap_optional",
 }  # fmt: skip
-# ATen's operators that take a file name: one maps a file, also for writing, one writes it.
+# ATen operators that take a file name: one maps a file, even for writing; the other writes one.
 _FILE_OPERATORS = {"aten::from_file", "aten::save"}
 
 
 def load_module(path: Path) -> torch.jit.ScriptModule:
-    """The module in a TorchScript file, on the CPU, in evaluation mode; it is checked to hold tensor operators alone.
+    """Load a TorchScript file on the CPU in evaluation mode, and check that it holds only tensor operators.
 
     Raises:
-        BundleError: it runs code while it is loaded, has operators that reach beyond tensors, or this torch cannot
-            load it.
+        BundleError: the file runs code while it is loaded, has operators that reach beyond tensors, or this torch
+            cannot load it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the deprecation is said once, where the format is chosen
+        warnings.simplefilter("ignore")  # the deprecation is reported once, when the format is chosen
         try:
             _check_loading(path)
             module = torch.jit.load(str(path), map_location="cpu").eval()
@@ -53,7 +53,7 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
 
 
 def _check_loading(path: Path) -> None:
-    """Refuse code that would run before the module's graphs can be looked at: __setstate__, and C++ objects' own."""
+    """Refuse code that would run before the module's graphs can be checked: __setstate__ and that of C++ objects."""
     reader = torch._C.PyTorchFileReader(str(path))
     names = reader.get_all_records()
     check_size((reader.get_record_size(name) for name in names), path)
@@ -63,13 +63,13 @@ def _check_loading(path: Path) -> None:
             content = reader.get_record(name)
             if (code and b"__setstate__" in content) or b"torch.classes" in content:
                 raise BundleError(
-                    f"{path} is refused: it runs code of its own while it is loaded ({name})",
+                    f"{path} is refused: it runs code while it is loaded ({name})",
                     fix="do not use a file that you do not trust; export your own network to ONNX",
                 )
 
 
 def _operators(module: torch.jit.ScriptModule) -> Iterator[str]:
-    """The kinds of all nodes in all methods of all modules, with the functions that they call."""
+    """The kinds of all nodes in all methods of all modules, including called functions."""
     for part in module.modules():
         for name in part._c._method_names():  # type: ignore[attr-defined]
             yield from _kinds(part._c._get_method(name).inlined_graph)  # type: ignore[attr-defined]

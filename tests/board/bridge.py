@@ -1,7 +1,7 @@
-"""A server of the Android Debug Bridge and the devices behind it: the real `adb` talks to it as to its own.
+"""A test server of the Android Debug Bridge with its devices; the real `adb` client talks to it.
 
-The server's side of the smart socket protocol, as far as EdgeKit's transport uses it (system/core/adb: OVERVIEW.TXT,
-SERVICES.TXT, SYNC.TXT, shell_protocol.h). A device is a folder of this machine, whose shell runs commands there.
+It implements the server's side of the smart socket protocol, as far as EdgeKit's transport uses it (system/core/adb:
+OVERVIEW.TXT, SERVICES.TXT, SYNC.TXT, shell_protocol.h). A device is a folder of this machine, where its shell runs.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from pathlib import Path
 
 from tests.needs import need
 
-# adb 1.0.41: a client with another number would end this server and start its own
+# adb 1.0.41: a client with another number would stop this server and start its own
 _VERSION = "0029"
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _DATA_MAX = 64 * 1024
 
-# state of a device -> what the server answers to whoever wants to use it
+# state of a device -> the server's answer to requests that use the device
 _ANSWERS = {
     "unauthorized": "device unauthorized.\nThis adb server's $ADB_VENDOR_KEYS is not set\nTry 'adb kill-server' if "
     "that seems wrong.\nOtherwise check for a confirmation dialog on your device.",
@@ -34,7 +34,7 @@ _ANSWERS = {
 
 
 def need_adb() -> None:
-    """Skip the test where there is no adb."""
+    """Skip the test if adb is not installed."""
     need(shutil.which("adb"), "adb, the Android Debug Bridge", "apt-get install adb", "EDGEKIT_ADB")
 
 
@@ -42,14 +42,14 @@ class Bridge(socketserver.ThreadingTCPServer):
     """The server, on a port of this machine.
 
     Attributes:
-        devices: serial -> state ("device" where it is ready, or see above).
-        features: of each device.
+        devices: serial -> state ("device" if it is ready, or a key of _ANSWERS).
+        features: those of each device.
         connectable: addresses that `adb connect` finds.
         shell_lines: the commands that its shells ran.
-        pushed: how many files arrived.
-        full: whether the devices' disks are.
-        cut_after: bytes of a file after which its connection breaks, once.
-        answer: what every request about a device fails with; None is the protocol's own.
+        pushed: number of files received.
+        full: whether the devices' disks are full.
+        cut_after: number of bytes of a file after which its connection breaks, once.
+        answer: the error of every request about a device, or None for the protocol's answers.
     """
 
     daemon_threads = True
@@ -71,30 +71,30 @@ class Bridge(socketserver.ThreadingTCPServer):
 
     @property
     def socket_name(self) -> str:
-        """For ADB_SERVER_SOCKET."""
+        """The value of ADB_SERVER_SOCKET."""
         return f"tcp:127.0.0.1:{self.server_address[1]}"
 
     def process_request(self, request, client_address) -> None:
-        """Remember the connection, to be cut."""
+        """Record the connection, so that `cut` can close it."""
         self._open.add(request)
         super().process_request(request, client_address)
 
     def cut(self) -> None:
-        """All cables are pulled: what runs over them breaks off without a word."""
+        """Pull all cables: close every connection without notice."""
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._open.clear()
 
     def environment(self) -> dict[str, str]:
-        """That of a device's shell."""
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "OMP_NUM_THREADS") if name in os.environ}
-        return {**kept, "HOME": str(self.folder), "TMPDIR": str(self.folder / "tmp")}
+        """The environment of a device's shell."""
+        inherited = {name: os.environ[name] for name in ("PATH", "LANG", "OMP_NUM_THREADS") if name in os.environ}
+        return {**inherited, "HOME": str(self.folder), "TMPDIR": str(self.folder / "tmp")}
 
 
 @contextlib.contextmanager
 def bridge(folder: Path) -> Iterator[Bridge]:
-    """A server that runs while the block lasts."""
+    """A server that runs during the `with` block."""
     with Bridge(folder) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
@@ -106,7 +106,7 @@ def bridge(folder: Path) -> Iterator[Bridge]:
 
 
 class _Client(socketserver.BaseRequestHandler):
-    """One connection of a client: requests until one of them takes the connection over."""
+    """One client connection: requests until one of them takes over the connection."""
 
     server: Bridge
     request: socket.socket
@@ -119,7 +119,7 @@ class _Client(socketserver.BaseRequestHandler):
                     return
 
     def _host(self, service: str) -> bool:
-        """Answer a request to the server; True where another one may follow."""
+        """Answer a request to the server; return whether another one may follow."""
         name = service.partition(":")[2]
         if service == "host:version":
             self._answer(_VERSION)
@@ -140,9 +140,9 @@ class _Client(socketserver.BaseRequestHandler):
         return False
 
     def _about(self, service: str) -> bool:
-        """A question about a device: host:QUESTION, or host-serial:SERIAL:QUESTION."""
-        kind, _, rest = service.partition(":")
-        serial, _, question = rest.rpartition(":") if kind == "host-serial" else ("", "", rest)
+        """Answer a question about a device: host:QUESTION, or host-serial:SERIAL:QUESTION."""
+        kind, _, argument = service.partition(":")
+        serial, _, question = argument.rpartition(":") if kind == "host-serial" else ("", "", argument)
         serial = self._chosen(serial)
         if serial is not None:
             self._answer({"get-serialno": serial, "get-state": self.server.devices[serial],
@@ -150,7 +150,7 @@ class _Client(socketserver.BaseRequestHandler):
         return False
 
     def _chosen(self, serial: str) -> str | None:
-        """The device of this serial, or the only one; None where there is none to use, which is answered."""
+        """The device with this serial, or the only device; None, after an error answer, if it is not usable."""
         devices = self.server.devices
         if self.server.answer is not None:
             self._fail(self.server.answer)
@@ -159,14 +159,14 @@ class _Client(socketserver.BaseRequestHandler):
         elif serial and serial not in devices:
             self._fail(f"device '{serial}' not found")
         else:
-            found = serial or next(iter(devices))
-            if devices[found] not in _ANSWERS:
-                return found
-            self._fail(_ANSWERS[devices[found]])
+            chosen = serial or next(iter(devices))
+            if devices[chosen] not in _ANSWERS:
+                return chosen
+            self._fail(_ANSWERS[devices[chosen]])
         return None
 
     def _device(self, service: str) -> None:
-        """A service of the device: its shell, or sending files."""
+        """Run a service of the device: its shell or file transfer."""
         kind, _, argument = service.partition(":")
         if kind.startswith("shell,v2,") and kind.endswith(",raw"):
             self.request.sendall(b"OKAY")
@@ -219,21 +219,21 @@ class _Client(socketserver.BaseRequestHandler):
         process.stderr.close()
 
     def _sync(self) -> bool:
-        """One request of the sync protocol; False at its end."""
+        """Answer one request of the sync protocol; return False at the end."""
         kind, size = struct.unpack("<4sI", self._read(8))
         if kind == b"QUIT":
             return False
         path = self._read(size).decode()
         if kind in (b"STAT", b"LSTAT"):
-            found = Path(path).stat() if Path(path).exists() else None
-            facts = (found.st_mode, found.st_size & 0xFFFFFFFF, int(found.st_mtime)) if found else (0, 0, 0)
+            stat = Path(path).stat() if Path(path).exists() else None
+            facts = (stat.st_mode, stat.st_size & 0xFFFFFFFF, int(stat.st_mtime)) if stat else (0, 0, 0)
             self.request.sendall(struct.pack("<4sIII", b"STAT", *facts))
         elif kind == b"SEND":
             return self._receive(Path(path.rpartition(",")[0]))
         return True
 
     def _receive(self, path: Path) -> bool:
-        """A file that is sent, up to its end."""
+        """Receive one file and answer; return whether requests may follow."""
         error = "No space left on device" if self.server.full else None
         content = bytearray()
         while True:
@@ -249,8 +249,8 @@ class _Client(socketserver.BaseRequestHandler):
             if error is None:
                 path.write_bytes(content)
                 self.server.pushed += 1
-        except OSError as wrong:
-            error = f"couldn't create file: {wrong.strerror}"
+        except OSError as failure:
+            error = f"couldn't create file: {failure.strerror}"
         if error is not None:
             self.request.sendall(struct.pack("<4sI", b"FAIL", len(error)) + error.encode())
             time.sleep(0.1)

@@ -26,15 +26,15 @@ CLONE_NEWNET = 0x40000000
 
 
 def port_of(worker: str, extra: int = 0) -> int:
-    """A port for each of the test processes that run side by side."""
+    """A separate port for each parallel test process."""
     return 23000 + 10 * int(worker.removeprefix("gw") or 0 if worker != "master" else 9) + extra
 
 
 @pytest.fixture(scope="session")
 def shared_board(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[VirtualBoard]:
-    """One board a test process; `board` gives it out as new."""
+    """One board per test process; `board` resets it for each test."""
     virtual.need_board()
-    # under /tmp, since the account that logs in must be able to get there
+    # under /tmp, since the login account must be able to reach it
     folder = Path(f"/tmp/edgekit-board-{os.getpid()}")
     with virtual.board(folder, port_of(worker_id)) as made:
         yield made
@@ -42,7 +42,7 @@ def shared_board(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> It
 
 @pytest.fixture
 def board(shared_board: VirtualBoard, monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBoard]:
-    """A board as it comes from the shop, known to this process's ssh."""
+    """A board in its initial state, known to this process's ssh."""
     shared_board.renew()
     monkeypatch.setenv("PATH", shared_board.environment["PATH"])
     yield shared_board
@@ -60,7 +60,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty scanned digits as JPEG files in class folders: they travel encoded, and are decoded on the board."""
+    """Sixty scanned digits as JPEG files in class folders: sent encoded, decoded on the board."""
     from edgekit.toolkit.datasets import load_dataset
 
     folder = tmp_path_factory.mktemp("photos")
@@ -72,17 +72,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Wire:
-    """A wire to a board in a network namespace of its own, as wire.py carries it."""
+    """A wire to a board in another network namespace (see wire.py)."""
 
     def __init__(self, board: VirtualBoard, near: str, control: Path) -> None:
         self.board, self._near, self._control = board, near, control
 
     def set(self, **settings: Any) -> None:
-        """From now on the wire is like this."""
+        """Replace the wire's settings (see wire.py)."""
         self._control.write_text(json.dumps(settings))
 
     def run(self, work: Callable[[], Any]) -> "Future[Any]":
-        """Do something at the near end: in a thread, whose network (and its children's) that is."""
+        """Run `work` in a thread inside the near end's network namespace, which its child processes inherit."""
 
         def inside() -> Any:
             with Path(f"/run/netns/{self._near}").open() as namespace:
@@ -123,12 +123,12 @@ def wired(worker_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], object], float], None]:
-    """Wait for something to become true."""
+    """Wait for a condition to become true."""
 
     def wait(condition: Callable[[], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, "it did not happen"
+            assert time.monotonic() < deadline, "the condition did not become true"
             time.sleep(0.1)
 
     return wait

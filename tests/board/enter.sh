@@ -3,17 +3,17 @@
 #
 #   enter.sh DIR "shell command"
 #
-# A private user, mount and pid namespace with a binfmt_misc of its own (Linux 6.7 and newer), so nothing outside changes.
-# DIR/profile, if there, is read first. It may set:
+# Private user, mount and pid namespaces with a private binfmt_misc (Linux 6.7 and newer), so nothing outside changes.
+# DIR/profile is read first if it exists. It may set:
 #   BOARD_HOME       the home folder on the board
-#   HOME_READ_ONLY   1: only /tmp can be written
-#   HOME_DISK        1: the home folder is a disk of its own, DIR/disk
-#   SITE             what stands for the board's Python packages
-#   NO_PYTHON        1: it has none
-#   OLD_PYTHON       1: it has 3.9
-#   QEMU_CPU         which CPU is emulated
-#   PRELOAD          a library for every process
-#   FAKETIME         what it makes of the time of day
+#   HOME_READ_ONLY   1: only /tmp is writable
+#   HOME_DISK        1: the home folder is a separate disk, DIR/disk
+#   SITE             a folder that replaces the board's Python packages
+#   NO_PYTHON        1: the board has no Python
+#   OLD_PYTHON       1: the board has Python 3.9
+#   QEMU_CPU         the emulated CPU
+#   PRELOAD          a library to preload into every process
+#   FAKETIME         the offset of the time of day, as libfaketime reads it
 dir=$1
 shift
 BOARD_HOME=/home/edge QEMU_CPU=cortex-a53

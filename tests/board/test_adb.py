@@ -1,4 +1,4 @@
-"""Devices behind the Android Debug Bridge: the real client, with a server of the tests (see bridge.py)."""
+"""Devices behind the Android Debug Bridge: the real client with a test server (see bridge.py)."""
 
 import os
 import re
@@ -33,7 +33,7 @@ PHONE = f"adb://PHONE1{PYTHON}"
 
 @pytest.fixture
 def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bridge]:
-    """A server with one device, PHONE1, which `adb` of this process finds."""
+    """A server with one device, PHONE1, which this process's `adb` finds."""
     need_adb()
     with bridge(tmp_path / "phone") as server:
         monkeypatch.setenv("ADB_SERVER_SOCKET", server.socket_name)
@@ -48,7 +48,7 @@ def transport(phone: Bridge) -> Iterator[Adb]:
 
 
 def test_models_are_validated_over_the_bridge(phone: Bridge, fp32: Bundle, int8: Bundle) -> None:
-    """Code, models and images are pushed once, the agent measures, its answers are the host's; doctor reads it too."""
+    """Code, models and images are pushed once; the agent answers like the host; doctor works too."""
     result = validate(
         [int8], baseline=fp32, images="digits", limit=20, plan=QUICK, options=ValidateOptions(devices=[PHONE])
     )
@@ -71,10 +71,10 @@ def test_models_are_validated_over_the_bridge(phone: Bridge, fp32: Bundle, int8:
     assert not cache.exists()
 
 
-def test_what_provision_installs_is_found_without_a_python_in_the_address(
+def test_a_provisioned_python_is_found_without_its_path(
     phone: Bridge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A phone's Python is in no PATH: provision needs its name, and what comes after does not."""
+    """A phone's Python is not in PATH, so provision needs its path; later commands do not."""
     bare, installed = phone.folder / "bare", phone.folder / ".cache/edgekit/venv/bin/python3"
 
     def install(*arguments: object) -> None:
@@ -88,7 +88,7 @@ def test_what_provision_installs_is_found_without_a_python_in_the_address(
     assert diagnose_device(open_device(f"adb://PHONE1{bare}"))["remarks"][0] == "it has no numpy"
     with caplog.at_level("INFO", "edgekit"):
         assert provision(f"adb://PHONE1{bare}", offline=False).keys() == {"numpy", "pillow", "onnxruntime"}
-    assert "installed for --device adb://PHONE1," in caplog.text
+    assert "installed; from now on use --device adb://PHONE1," in caplog.text
     with open_device("adb://PHONE1") as device:
         assert "onnxruntime" in device.runtimes()
 
@@ -103,8 +103,8 @@ def test_what_provision_installs_is_found_without_a_python_in_the_address(
         ("recovery", "its state is 'recovery'", "adb reboot"),
     ],
 )
-def test_a_device_that_is_not_ready(phone: Bridge, state: str, message: str, fix: str) -> None:
-    """One line, and what to do."""
+def test_a_device_that_is_not_ready_is_refused(phone: Bridge, state: str, message: str, fix: str) -> None:
+    """The error is one line with a fix."""
     phone.devices = {"PHONE1": state}
     with pytest.raises(DeviceError, match=message) as caught:
         open_board("adb://PHONE1").__enter__()
@@ -116,13 +116,13 @@ def test_a_device_that_is_not_ready(phone: Bridge, state: str, message: str, fix
     ("devices", "name", "message"),
     [
         ([], "adb://", "the Android device is not connected"),
-        (["A", "B"], "adb://", "the Android device is not the only one"),
+        (["A", "B"], "adb://", "the Android device is not the only one connected"),
         (["A", "B"], "adb://C", "adb://C is not connected"),
         (["10.0.0.7:5555"], "adb://10.0.0.7:5556", "adb://10.0.0.7:5556 is not connected"),
     ],
 )
-def test_which_device_is_meant(phone: Bridge, devices: list[str], name: str, message: str) -> None:
-    """None, several, another one."""
+def test_a_missing_or_ambiguous_device_is_refused(phone: Bridge, devices: list[str], name: str, message: str) -> None:
+    """No device, several devices, or one with another serial number."""
     phone.devices = dict.fromkeys(devices, "device")
     with pytest.raises(DeviceError, match=message) as caught:
         open_board(name).__enter__()
@@ -130,7 +130,7 @@ def test_which_device_is_meant(phone: Bridge, devices: list[str], name: str, mes
 
 
 def test_the_only_device_keeps_its_serial(phone: Bridge) -> None:
-    """A second one that is plugged in later is another one; one over TCP is connected first."""
+    """A device plugged in later is not used; a device over TCP is connected first."""
     with Adb(None, None) as connected:
         phone.devices["OTHER"] = "device"
         assert list(connected.run("echo here", "", 10.0)) == ["here"]
@@ -144,22 +144,22 @@ def test_the_only_device_keeps_its_serial(phone: Bridge) -> None:
     ["adb://-s", "adb://--help", "adb://a b", "adb://a;reboot", "adb://$(reboot)", "adb://a'b", f"adb://{'x' * 200}",
      "adb:PHONE1", "adb://a\nb", "adb://a@b"],
 )  # fmt: skip
-def test_what_is_not_an_address_of_adb(name: str) -> None:
-    """Refused before adb sees it."""
+def test_an_invalid_adb_address_is_refused(name: str) -> None:
+    """The error is raised before adb is called."""
     with pytest.raises(DeviceError):
         open_device(name)
 
 
 def test_a_serial_number_from_the_bridge_is_checked(phone: Bridge) -> None:
-    """It becomes an argument and is shown."""
+    """It becomes a command argument and is shown to the user."""
     phone.devices = {"-H evil\x1b[31m": "device"}
     with pytest.raises(DeviceError, match="which is not a serial number") as caught:
         open_board("adb://").__enter__()
     assert str(caught.value).isprintable()
 
 
-def test_commands_keep_their_words_and_exit_codes(transport: Adb) -> None:
-    """Quotes, line breaks and input arrive as they are; a failure has its code and its last words."""
+def test_commands_keep_their_quotes_and_exit_codes(transport: Adb) -> None:
+    """Quotes, line breaks and input arrive unchanged; a failure has its exit code and last line."""
     text = 'it\'s "$HOME" `x`\n\\ two'
     assert list(transport.run("cat; printf '%s' \"it's\"", f"{text}\n", 10.0)) == [*text.splitlines(), "it's"]
     with pytest.raises(CommandError, match="exit code 7: no room"):
@@ -168,22 +168,22 @@ def test_commands_keep_their_words_and_exit_codes(transport: Adb) -> None:
         list(transport.run("exec false", "", 10.0))
 
 
-def test_files_go_both_ways(transport: Adb, phone: Bridge, tmp_path: Path) -> None:
-    """Every byte, under names with spaces and quotes; no more comes back than was asked for."""
+def test_files_are_sent_and_fetched(transport: Adb, phone: Bridge, tmp_path: Path) -> None:
+    """Every byte arrives, under names with spaces and quotes; no more bytes than requested come back."""
     content = bytes(range(256)) * 1000
     (tmp_path / "file").write_bytes(content)
-    there = f"{phone.folder}/it's a file"
-    transport.put(tmp_path / "file", there, 0, lambda share: None)
-    transport.get(there, tmp_path / "back", len(content))
+    remote = f"{phone.folder}/it's a file"
+    transport.put(tmp_path / "file", remote, 0, lambda share: None)
+    transport.get(remote, tmp_path / "back", len(content))
     assert (tmp_path / "back").read_bytes() == content
     with pytest.raises(DeviceError, match="sends more than the allowed 1000 bytes"):
-        transport.get(there, tmp_path / "bounded", 1000)
+        transport.get(remote, tmp_path / "bounded", 1000)
     with pytest.raises(DeviceError, match="cannot be fetched"):
-        transport.get(f"{there}?", tmp_path / "missing", 1000)
+        transport.get(f"{remote}?", tmp_path / "missing", 1000)
 
 
-def test_a_file_that_the_device_does_not_take(transport: Adb, phone: Bridge, tmp_path: Path) -> None:
-    """A full disk and a folder that is not there are the device's answers, not a lost line."""
+def test_a_file_that_the_device_cannot_store(transport: Adb, phone: Bridge, tmp_path: Path) -> None:
+    """A full disk and a missing folder are reported as such, not as a lost connection."""
     (tmp_path / "file").write_bytes(bytes(100_000))
     with pytest.raises(DeviceError, match="a file cannot be sent"):
         transport.put(tmp_path / "file", f"{phone.folder}/no/such/folder", 0, lambda share: None)
@@ -193,7 +193,7 @@ def test_a_file_that_the_device_does_not_take(transport: Adb, phone: Bridge, tmp
 
 
 def test_a_cable_that_is_pulled(phone: Bridge, transport: Adb, until: Callable[..., None]) -> None:
-    """The client's exit code says nothing of it: the command is lost, not successful."""
+    """The client's exit code does not show it: the command is lost, not successful."""
     lost: list[BaseException] = []
 
     def run() -> None:
@@ -211,19 +211,19 @@ def test_a_cable_that_is_pulled(phone: Bridge, transport: Adb, until: Callable[.
     assert isinstance(lost[0], LostDeviceError)
 
 
-@pytest.mark.parametrize("back", [True, False])
-def test_a_cable_that_is_pulled_while_it_measures(
-    phone: Bridge, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_cable_that_is_pulled_during_a_measurement(
+    phone: Bridge, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returns: bool
 ) -> None:
-    """An error in seconds, whether the device comes back or not; what was measured is kept; the agent ends."""
+    """An error follows in seconds, even if the device comes back; completed measurements are kept; the agent ends."""
     monkeypatch.setattr("edgekit.deploy.devices.board.attend.RECONNECT_S", 1.0)
     shown: list[str] = []
-    plan = replace(QUICK, processes=3 if back else 30)
+    plan = replace(QUICK, processes=3 if returns else 30)
 
     def show(stage: str, share: float) -> None:
         if stage.startswith("latency") and share > 1.1 / plan.processes and "cut" not in shown:
             shown.append("cut")
-            if not back:
+            if not returns:
                 phone.devices.clear()
             phone.cut()
         shown.append(stage)
@@ -237,13 +237,13 @@ def test_a_cable_that_is_pulled_while_it_measures(
     assert "reconnecting" in shown
     assert (tmp_path / "kept/result.json").exists()
     deadline = time.monotonic() + 20
-    while (phone.folder / ".cache/edgekit/job").exists():  # the agent notices that nobody is there
+    while (phone.folder / ".cache/edgekit/job").exists():  # the agent notices that the host is gone
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_a_transfer_that_broke_is_made_again(phone: Bridge, tmp_path: Path) -> None:
-    """The board connects again and sends the file from its start."""
+def test_a_broken_transfer_is_repeated(phone: Bridge, tmp_path: Path) -> None:
+    """The host reconnects and sends the file again from its start."""
     (tmp_path / "file").write_bytes(os.urandom(2_000_000))
     parcel = cargo.parcel(iter([("file", tmp_path / "file")]), tmp_path)
     phone.cut_after = 500_000
@@ -252,16 +252,16 @@ def test_a_transfer_that_broke_is_made_again(phone: Bridge, tmp_path: Path) -> N
     assert phone.cut_after is None
 
 
-def test_a_shell_without_exit_codes(phone: Bridge) -> None:
-    """Android 6 and older."""
+def test_a_shell_without_exit_codes_is_refused(phone: Bridge) -> None:
+    """Android 6 and older have no exit codes."""
     phone.features = "cmd"
     with pytest.raises(DeviceError, match="has no shell that reports exit codes") as caught:
         open_board("adb://PHONE1").__enter__()
     assert "Android 7" in caught.value.fix
 
 
-def test_where_adb_is(phone: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In PATH, or in the SDK; else what to install."""
+def test_adb_is_found(phone: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found in PATH or in the SDK; otherwise the error names what to install."""
     adb = shutil.which("adb")
     assert adb
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -279,7 +279,7 @@ def test_where_adb_is(phone: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_messages_of_the_bridge_are_one_bounded_line(phone: Bridge) -> None:
-    """Whatever the server says."""
+    """The server may send any text."""
     phone.answer = "first\n" + "\x1b[31m" + "x" * 60_000 + "\nlast"
     with pytest.raises(DeviceError, match="cannot be reached: last") as caught:
         open_board("adb://PHONE1").__enter__()

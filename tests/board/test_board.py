@@ -1,4 +1,4 @@
-"""The virtual ARM64 board over SSH: what it runs, and what goes wrong on the way."""
+"""The virtual ARM64 board over SSH: what it runs, and how failures are reported."""
 
 import json
 import os
@@ -40,20 +40,20 @@ QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5, threads=1)
 CACHE = "root/home/edge/.cache/edgekit"
 
 
-def _silent(what: str, share: float) -> None:
-    """No progress."""
+def _silent(stage: str, share: float) -> None:
+    """Ignore progress."""
 
 
 def _measure(board: VirtualBoard, bundle: Bundle, show: Progress = _silent, images: ImageSet | None = None) -> Any:
-    """The smallest measurement there is."""
+    """Run the shortest possible measurement."""
     with open_device(board.device) as device:
         device.runtimes()
         return device.measure([bundle], QUICK, images, show)
 
 
 @pytest.fixture
-def kept(board: VirtualBoard) -> Iterator[None]:
-    """After the test nothing of EdgeKit runs on the board, and nothing is left there but the cache."""
+def only_cache_left(board: VirtualBoard) -> Iterator[None]:
+    """Check after the test that no EdgeKit process runs on the board and only the cache is left there."""
     yield
     deadline = time.monotonic() + 30
     while running := board.python_processes():
@@ -63,11 +63,11 @@ def kept(board: VirtualBoard) -> Iterator[None]:
     assert all("edgekit" in name or name.endswith("/.cache") for name in board.files()), board.files()
 
 
-@pytest.mark.usefixtures("kept")
+@pytest.mark.usefixtures("only_cache_left")
 def test_fp32_and_int8_are_validated_on_arm64(
     board: VirtualBoard, arm: tuple[Bundle, Bundle], photos: Path, tmp_path: Path
 ) -> None:
-    """Parity, accuracy on 60 images, the whole report; the same answers as here. A second run sends nothing."""
+    """Parity, accuracy on 60 images and the full report; answers equal the host's. A second run sends nothing."""
     fp32, int8 = arm
     result = validate(
         [int8],
@@ -90,7 +90,7 @@ def test_fp32_and_int8_are_validated_on_arm64(
         assert model["peak_rss_bytes"] is None or model["peak_rss_bytes"] > 10e6
         assert model["load_ms"] > 0
         assert model["host"]["images"] == 60
-        assert all(one["gap"] <= 2 * model["host"]["logits_max_abs"] for one in model["host"]["differ"])
+        assert all(image["gap"] <= 2 * model["host"]["logits_max_abs"] for image in model["host"]["differ"])
     assert report["models"][0]["host"]["differ"] == []
     assert report["models"][0]["parity"]["logits_max_abs"] < 1e-3
     assert result.exit_code == 0, report["reason"]
@@ -103,13 +103,13 @@ def test_fp32_and_int8_are_validated_on_arm64(
     with open_device(board.device) as device:
         measured = device.measure([fp32], QUICK, images, lambda stage, share: stages.append(stage))
     assert "sending" not in stages
-    again = measured.measurements[0].predictions
-    assert again is not None
-    assert list(again.classes) == report["models"][0]["predictions"]
+    repeated = measured.measurements[0].predictions
+    assert repeated is not None
+    assert list(repeated.classes) == report["models"][0]["predictions"]
 
 
 def _without(board: VirtualBoard, package: str) -> None:
-    """The board lacks a package."""
+    """Remove a package from the board."""
     site = board.folder / "site"
     shutil.rmtree(site, ignore_errors=True)
     shutil.copytree(board.folder / "root/usr/local/lib/python3.11/dist-packages", site)
@@ -118,29 +118,29 @@ def _without(board: VirtualBoard, package: str) -> None:
 
 
 def test_a_board_without_the_runtime(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """What is missing is named, with the command that brings it; doctor tells the rest."""
+    """The error names the missing package and the command that installs it; doctor shows the details."""
     _without(board, "onnxruntime")
     with pytest.raises(DeviceError, match="it has no onnxruntime") as caught:
         _measure(board, arm[0])
     assert f"edgekit provision --device {board.device}" in caught.value.fix
-    found = diagnose_device(open_device(board.device))
-    assert [package.version is None for package in found["packages"]] == [False, False, True]
-    assert found["remarks"] == ["it has no onnxruntime"]
-    assert found["python"]["machine"] == "aarch64"
-    assert not (board.folder / CACHE / "venv").exists(), "nothing is installed unasked"
+    diagnosis = diagnose_device(open_device(board.device))
+    assert [package.version is None for package in diagnosis["packages"]] == [False, False, True]
+    assert diagnosis["remarks"] == ["it has no onnxruntime"]
+    assert diagnosis["python"]["machine"] == "aarch64"
+    assert not (board.folder / CACHE / "venv").exists(), "nothing is installed without a request"
 
 
 def test_a_runtime_for_another_processor(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """It is there, and does not work: this is said, not that it is missing."""
+    """The error says that it does not work, not that it is missing."""
     _without(board, "numpy")
-    here = Path(np.__file__).parent
-    shutil.copytree(here, board.folder / "site/numpy")
+    host_numpy = Path(np.__file__).parent
+    shutil.copytree(host_numpy, board.folder / "site/numpy")
     with pytest.raises(DeviceError, match="its numpy does not work on this aarch64"):
         _measure(board, arm[0])
 
 
 def test_a_board_without_python(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """A sentence."""
+    """The error names the version to install."""
     board.profile(NO_PYTHON=1)
     with pytest.raises(DeviceError, match="has no working python3") as caught:
         _measure(board, arm[0])
@@ -148,14 +148,14 @@ def test_a_board_without_python(board: VirtualBoard, arm: tuple[Bundle, Bundle])
 
 
 def test_an_old_python(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """Its version and the one that is needed."""
+    """The error names its version and the required one."""
     board.profile(OLD_PYTHON=1)
     with pytest.raises(DeviceError, match=r"has Python 3\.9\.2; EdgeKit needs 3\.10 or newer"):
         _measure(board, arm[0])
 
 
 def test_another_host_key(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """The connection is refused, and what to do if the board was set up anew is said."""
+    """The connection is refused; the fix covers a board that was reinstalled."""
     board.trust(board.ssh / "id.pub")
     with pytest.raises(DeviceError, match="a different host key") as caught:
         _measure(board, arm[0])
@@ -163,14 +163,14 @@ def test_another_host_key(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> No
 
 
 def test_an_unknown_host_key(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """It is never accepted unseen."""
+    """It is never accepted automatically."""
     (board.ssh / "known_hosts").write_text("")
     with pytest.raises(DeviceError, match="an unknown host key"):
         _measure(board, arm[0])
 
 
 def test_a_password_is_never_asked_for(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """At once, also where a terminal could be asked."""
+    """The error follows at once, even if there is a terminal."""
     (board.ssh / "authorized_keys").write_text("")
     start = time.monotonic()
     with pytest.raises(DeviceError, match="EdgeKit does not ask for passwords") as caught:
@@ -179,8 +179,8 @@ def test_a_password_is_never_asked_for(board: VirtualBoard, arm: tuple[Bundle, B
     assert "ssh-copy-id" in caught.value.fix
 
 
-def test_nobody_answers(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """No server there."""
+def test_a_board_without_an_ssh_server(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """No ssh server runs on the board."""
     board.stop()
     with pytest.raises(DeviceError, match="no ssh server listens there"):
         _measure(board, arm[0])
@@ -190,17 +190,17 @@ def test_nobody_answers(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None
     "address",
     ["ssh://", "ssh://-oProxyCommand=x", "ssh://-x@host", "ssh://a b@host:port", "ssh://host:22x", "ftp://host"],
 )
-def test_what_is_no_address(address: str) -> None:
-    """Refused before ssh sees it."""
+def test_an_invalid_address_is_refused(address: str) -> None:
+    """The error is raised before ssh is called."""
     with pytest.raises(DeviceError):
         open_device(address)
 
 
-@pytest.mark.usefixtures("kept")
-def test_two_at_once(
+@pytest.mark.usefixtures("only_cache_left")
+def test_a_second_measurement_at_once_is_refused(
     board: VirtualBoard, arm: tuple[Bundle, Bundle], until: Callable[[Callable[[], object], float], None]
 ) -> None:
-    """The second is told who is there; the first is not disturbed."""
+    """The second gets an error that names the first, which is not disturbed."""
     lock = board.folder / CACHE / "lock"
     outcome: list[Any] = []
     first = threading.Thread(target=lambda: outcome.append(_measure(board, arm[0])))
@@ -213,14 +213,14 @@ def test_two_at_once(
     assert lock.read_text() == ""
 
 
-@pytest.mark.usefixtures("kept")
+@pytest.mark.usefixtures("only_cache_left")
 def test_ctrl_c_stops_the_board(
     board: VirtualBoard,
     arm: tuple[Bundle, Bundle],
     tmp_path: Path,
     until: Callable[[Callable[[], object], float], None],
 ) -> None:
-    """Exit code 130, and nothing runs there a few seconds later."""
+    """The exit code is 130, and seconds later nothing runs on the board."""
     command = [*EDGEKIT, "validate", arm[0].path, "--device", board.device, "--limit", "10"]
     process = subprocess.Popen(
         command, env=board.environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
@@ -229,13 +229,13 @@ def test_ctrl_c_stops_the_board(
     until(lambda: (board.folder / CACHE / "job").exists(), 60)
     until(board.python_processes, 30)
     process.send_signal(2)
-    _, words = process.communicate(timeout=30)
-    assert process.returncode == 130, words
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
     until(lambda: not board.python_processes(), 10)
 
 
 def test_a_home_with_a_space_and_one_that_is_read_only(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """Files go to the cache in the one, to the temporary folder in the other; by sftp as by rsync."""
+    """Files go to the cache in the first, by sftp, and to the temporary folder in the second, by rsync."""
     home, rsync = board.folder / "root/home/edge pi", board.folder / "root/usr/bin/rsync"
     home.mkdir()
     os.chown(home, 1500, 1500)
@@ -255,8 +255,8 @@ def test_a_home_with_a_space_and_one_that_is_read_only(board: VirtualBoard, arm:
     assert not list((board.folder / "tmp").iterdir())
 
 
-def test_a_folder_of_somebody_else_is_not_trusted(board: VirtualBoard) -> None:
-    """In /tmp anybody may be first: neither is its Python run nor is anything put there."""
+def test_a_folder_of_another_user_is_not_trusted(board: VirtualBoard) -> None:
+    """Anyone may create it in /tmp first: its Python is not run, and nothing is stored in it."""
     trap = board.folder / "tmp/edgekit-0/venv/bin/python3"
     trap.parent.mkdir(parents=True)
     trap.write_text("#!/bin/sh\ntouch /tmp/trapped\n")
@@ -268,7 +268,7 @@ def test_a_folder_of_somebody_else_is_not_trusted(board: VirtualBoard) -> None:
 
 
 def test_several_devices_at_once(board: VirtualBoard, arm: tuple[Bundle, Bundle], tmp_path: Path) -> None:
-    """One report compares them; a device that fails is told, and costs the other nothing."""
+    """One report compares them; a device that fails is reported and does not affect the others."""
     result = validate(
         [arm[0]],
         images="digits",
@@ -277,8 +277,8 @@ def test_several_devices_at_once(board: VirtualBoard, arm: tuple[Bundle, Bundle]
         options=ValidateOptions(devices=["local", board.device, "ssh://nobody@127.0.0.1:1"]),
     )
     report = result.report
-    assert [one["device"]["name"] for one in report["devices"]] == ["local", board.device]
-    assert [one["device"]["machine"] for one in report["devices"]][1] == "aarch64"
+    assert [device["device"]["name"] for device in report["devices"]] == ["local", board.device]
+    assert [device["device"]["machine"] for device in report["devices"]][1] == "aarch64"
     assert report["failed"][0]["device"] == "ssh://nobody@127.0.0.1:1"
     (entry,) = report["agreement"]
     assert (entry["images"], entry["differ"]) == (20, [])
@@ -290,26 +290,27 @@ def test_several_devices_at_once(board: VirtualBoard, arm: tuple[Bundle, Bundle]
     assert json.loads(paths[0].read_text())["agreement"][0]["images"] == 20
 
 
-def test_a_packed_model_is_carried_to_the_board(
+def test_a_packed_model_runs_on_the_board(
     board: VirtualBoard, arm: tuple[Bundle, Bundle], photos: Path, tmp_path: Path
 ) -> None:
-    """As by hand: copied, run with the board's own Python, its result joined with another device's."""
+    """Copied by hand, run with the board's own Python, and its result joined with another device's."""
     fp32, int8 = arm
     write_packed(
         [fp32, int8], [int8.id], open_images(photos, fp32.manifest.labels), QUICK, Contract(), tmp_path / "lenet.pyz"
     )
-    place = board.folder / "root/home/edge"
-    shutil.copyfile(tmp_path / "lenet.pyz", place / "lenet.pyz")
+    home = board.folder / "root/home/edge"
+    shutil.copyfile(tmp_path / "lenet.pyz", home / "lenet.pyz")
     login = ["ssh", "-p", str(board.port), f"edge@{board.address}"]
     done = subprocess.run([*login, "python3 lenet.pyz"], capture_output=True, text=True, env=board.environment)
     assert done.returncode == 0, done.stderr
     assert "60 test images" in done.stdout
-    shutil.copyfile(place / "result.json", tmp_path / "result.json")
-    here = validate([int8], baseline=fp32, images=str(photos), plan=QUICK)
-    write_reports(here.report, None, tmp_path / "here")
-    command = [*EDGEKIT, "report", tmp_path / "here/report.json", tmp_path / "result.json", "--join", "--json"]
+    shutil.copyfile(home / "result.json", tmp_path / "result.json")
+    local = validate([int8], baseline=fp32, images=str(photos), plan=QUICK)
+    write_reports(local.report, None, tmp_path / "local")
+    command = [*EDGEKIT, "report", tmp_path / "local/report.json", tmp_path / "result.json", "--join", "--json"]
     joined = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert [one["device"]["machine"] for one in joined["devices"]] == [here.report["device"]["machine"], "aarch64"]
+    machines = [device["device"]["machine"] for device in joined["devices"]]
+    assert machines == [local.report["device"]["machine"], "aarch64"]
     assert [(entry["precision"], entry["images"]) for entry in joined["agreement"]] in (
         [("fp32", 60), ("int8", 60)], [("int8", 60), ("fp32", 60)],
     )  # fmt: skip
@@ -319,7 +320,7 @@ def test_a_packed_model_is_carried_to_the_board(
 def test_an_engine_is_built_on_the_board_and_fetched(
     board: VirtualBoard, edgekit: Callable[..., subprocess.CompletedProcess[str]], fp32: Bundle, tmp_path: Path
 ) -> None:
-    """By the agent, with the (simulated) TensorRT that is there; the board keeps it, and it is not sent again."""
+    """The agent uses the board's (simulated) TensorRT; the board keeps the engine, so it is not sent again."""
     done = edgekit("build", fp32.path, "--device", board.device, code=1)
     assert "has no TensorRT that its Python can import" in done.stderr
     packages = board.folder / "root/home/edge/.local/lib/python3.11/site-packages"
@@ -341,5 +342,5 @@ def test_an_engine_is_built_on_the_board_and_fetched(
 
 
 def _names(path: Path) -> str:
-    """What is in a zip file; nothing of another one."""
+    """The names in a zip file; empty for any other file."""
     return " ".join(zipfile.ZipFile(path).namelist()) if zipfile.is_zipfile(path) else ""

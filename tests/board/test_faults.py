@@ -1,4 +1,4 @@
-"""What happens to a board in use: the line or the power is cut, the disk fills up, memory ends, the clock is wrong."""
+"""Faults of a board in use: the line or the power is cut, disk or memory run out, the clock is wrong."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ LONG = dataclasses.replace(QUICK, processes=30)
 CACHE = "root/home/edge/.cache/edgekit"
 
 
-def _measure(board: VirtualBoard, bundle: Bundle, show: Any = lambda what, share: None, plan: Plan = QUICK) -> Any:
+def _measure(board: VirtualBoard, bundle: Bundle, show: Any = lambda stage, share: None, plan: Plan = QUICK) -> Any:
     with open_device(board.device) as device:
         device.runtimes()
         return device.measure([bundle], plan, None, show)
@@ -45,7 +45,7 @@ def _measure(board: VirtualBoard, bundle: Bundle, show: Any = lambda what, share
 
 @pytest.fixture
 def big(tmp_path: Path) -> cargo.Parcel:
-    """A file of 6 MB."""
+    """A parcel of 6 MB."""
     (tmp_path / "big").write_bytes(os.urandom(6_000_000))
     return cargo.parcel(iter([("big", tmp_path / "big")]), tmp_path)
 
@@ -53,48 +53,48 @@ def big(tmp_path: Path) -> cargo.Parcel:
 @pytest.fixture
 def disk(board: VirtualBoard) -> Iterator[VirtualBoard]:
     """A board whose home is a disk of 8 MB."""
-    place = board.folder / "disk"
-    place.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,uid=1500", "none", place], check=True)
+    mount_point = board.folder / "disk"
+    mount_point.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,uid=1500", "none", mount_point], check=True)
     board.profile(HOME_DISK=1)
     board.stop()
-    board.start()  # in a mount namespace that has it
+    board.start()  # in a mount namespace that contains the disk
     yield board
     board.stop()
-    subprocess.run(["umount", place], check=True)
+    subprocess.run(["umount", mount_point], check=True)
 
 
-def test_no_room(disk: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """What is missing is said before anything is sent."""
+def test_missing_disk_space_is_reported(disk: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
+    """The missing space is reported before anything is sent."""
     many = np.zeros((2000, 32, 32, 3), np.uint8)
     images = ImageSet(arm[0].manifest.labels, tuple(map(str, range(2000))), np.zeros(2000, np.int64), many)
     with (
         open_device(disk.device) as device,
         pytest.raises(DeviceError, match=r"has 8 MB free and needs 1\d MB"),
     ):
-        device.measure([arm[0]], QUICK, images, lambda what, share: None)
+        device.measure([arm[0]], QUICK, images, lambda stage, share: None)
     assert not list((disk.folder / "disk/.cache/edgekit").iterdir())
 
 
-def test_the_disk_fills_up_on_the_way(disk: VirtualBoard, tmp_path: Path) -> None:
-    """Somebody else was faster: said in one line, and the next try goes on."""
+def test_the_disk_fills_up_during_a_transfer(disk: VirtualBoard, tmp_path: Path) -> None:
+    """Another program fills it: the error is one line, and the next attempt succeeds."""
     (tmp_path / "file").write_bytes(os.urandom(3_000_000))
     parcel = cargo.parcel(iter([("file", tmp_path / "file")]), tmp_path)
 
-    def fill(what: str, share: float) -> None:
-        if what == "sending" and share == 0:
+    def fill(stage: str, share: float) -> None:
+        if stage == "sending" and share == 0:
             (disk.folder / "disk/other").write_bytes(bytes(6_500_000))
 
     with open_board(disk.device) as device:
         with pytest.raises(DeviceError, match="the disk is full"):
             device.send([parcel], fill)
         (disk.folder / "disk/other").unlink()
-        assert device.send([parcel], lambda what, share: None).files[parcel.sha256] == "whole"
+        assert device.send([parcel], lambda stage, share: None).files[parcel.sha256] == "whole"
 
 
 @pytest.mark.parametrize("cut_s", [4, 20])
 def test_the_line_is_cut_while_files_are_sent(wired: Wire, big: cargo.Parcel, until: Until, cut_s: float) -> None:
-    """A short cut is waited for, after a long one the rest is sent: never more than what was missing."""
+    """A short interruption is waited out; after a long one only the missing part is sent."""
     wired.set(delay_ms=5, kbit=8000)
     stages: list[tuple[str, float]] = []
 
@@ -105,16 +105,16 @@ def test_the_line_is_cut_while_files_are_sent(wired: Wire, big: cargo.Parcel, un
     sent = wired.run(send)
     part = wired.board.folder / CACHE / f"{big.sha256}.part"
     until(lambda: part.exists() or list(part.parent.glob(f".{part.name}*")), 60)
-    until(lambda: any(what == "sending" and share > 0.3 for what, share in stages), 60)
+    until(lambda: any(stage == "sending" and share > 0.3 for stage, share in stages), 60)
     wired.set(cut=True)
     time.sleep(cut_s)
     wired.set(delay_ms=5, kbit=8000)
     assert sent.result(120).files[big.sha256] == "whole"
-    assert ("reconnecting" in [what for what, _ in stages]) == (cut_s > 15)
+    assert ("reconnecting" in [stage for stage, _ in stages]) == (cut_s > 15)
 
 
 def test_a_damaged_file_is_sent_again(board: VirtualBoard, big: cargo.Parcel) -> None:
-    """A file in the cache whose bits have flipped, and a part of another file under its name."""
+    """The cache contains a file with a flipped bit, or a part of another file under its name."""
     folder = board.folder / CACHE
     stages: list[str] = []
     with open_board(board.device) as device:
@@ -136,9 +136,9 @@ def test_a_damaged_file_is_sent_again(board: VirtualBoard, big: cargo.Parcel) ->
 def test_the_line_is_cut_while_it_measures(
     wired: Wire, arm: tuple[Bundle, Bundle], tmp_path: Path, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error after seconds; what was measured is kept and can be shown; the board stops by itself."""
+    """An error follows after seconds; completed measurements are kept and can be shown; the board stops."""
     shown: list[tuple[str, float]] = []
-    first = 1.2 / 3  # one of the three processes that a model which is slow to start gets at least
+    first = 1.2 / 3  # one of the three processes that even a model that is slow to start gets
 
     measuring = wired.run(
         lambda: validate(
@@ -166,7 +166,7 @@ def test_the_line_is_cut_while_it_measures(
 
 
 def test_the_line_is_cut_while_the_result_is_fetched(wired: Wire, arm: tuple[Bundle, Bundle], until: Until) -> None:
-    """The board keeps it until it has arrived."""
+    """The board keeps the result until the host has received it."""
     measuring = wired.run(lambda: _measure(wired.board, arm[0], plan=dataclasses.replace(QUICK, rounds=200)))
     until(lambda: (wired.board.folder / CACHE / "job").exists(), 90)
     wired.set(delay_ms=20, kbit=60)
@@ -180,7 +180,7 @@ def test_the_line_is_cut_while_the_result_is_fetched(wired: Wire, arm: tuple[Bun
 
 
 def test_a_long_and_lossy_line(wired: Wire, arm: tuple[Bundle, Bundle]) -> None:
-    """40 ms there and back, one packet in a hundred lost: slower, and the same answers."""
+    """A round trip of 40 ms and 1 % packet loss are slower, and give the same answers."""
     wired.set(delay_ms=20, loss=0.01)
     report = wired.run(
         lambda: (
@@ -194,7 +194,7 @@ def test_a_long_and_lossy_line(wired: Wire, arm: tuple[Bundle, Bundle]) -> None:
 
 
 def test_the_board_restarts(board: VirtualBoard, arm: tuple[Bundle, Bundle], until: Until) -> None:
-    """What it was doing is lost, which is said; the next run cleans up and works."""
+    """The running job is reported as lost; the next run cleans up and works."""
     caught: list[BaseException] = []
 
     def run() -> None:
@@ -217,15 +217,15 @@ def test_the_board_restarts(board: VirtualBoard, arm: tuple[Bundle, Bundle], unt
     assert not (board.folder / CACHE / "job").exists()
 
 
-def test_memory_ends(board: VirtualBoard, tmp_path: Path) -> None:
-    """The kernel kills the model's process: said with the cap and the peak, and the agent lives to say it."""
+def test_memory_runs_out(board: VirtualBoard, tmp_path: Path) -> None:
+    """The kernel kills the model's process; the agent survives and reports the limit and the peak."""
     from edgekit.toolkit.importing.import_model import ImportOptions, import_model
 
-    _write_fat_model(tmp_path / "fat.onnx")
+    _write_large_model(tmp_path / "large.onnx")
     preprocess = Bundle.open(Path(__file__).parent.parent / "data/lenet-fp32").manifest.preprocess
-    fat = import_model(
-        str(tmp_path / "fat.onnx"), ImportOptions(tuple("0123456789")), name="fat", preprocess=preprocess,
-        images="digits", out=tmp_path / "fat",
+    model = import_model(
+        str(tmp_path / "large.onnx"), ImportOptions(tuple("0123456789")), name="large", preprocess=preprocess,
+        images="digits", out=tmp_path / "large",
     )  # fmt: skip
     group = Path(f"/sys/fs/cgroup/memory/edgekit-{os.getpid()}")
     if not group.parent.is_dir():
@@ -236,14 +236,14 @@ def test_memory_ends(board: VirtualBoard, tmp_path: Path) -> None:
         board.stop()
         board.start(cgroup=group)
         with pytest.raises(EdgeKitError, match=r"killed by signal 9 .+ the limit is 419 MB, the peak was 4\d\d MB"):
-            _measure(board, fat)
+            _measure(board, model)
     finally:
         board.stop()
         group.rmdir()
 
 
-def _write_fat_model(path: Path) -> None:
-    """Ten logits, by way of a layer of 250 MB."""
+def _write_large_model(path: Path) -> None:
+    """Write a model with ten logits and a layer of 250 MB."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -258,7 +258,7 @@ def _write_fat_model(path: Path) -> None:
         helper.make_node("MatMul", ["wide", "v"], ["y"]),
     ]
     graph = helper.make_graph(
-        nodes, "fat", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 32, 32])],
+        nodes, "large", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 32, 32])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )  # fmt: skip
@@ -266,7 +266,7 @@ def _write_fat_model(path: Path) -> None:
 
 
 def test_the_clock_is_off_by_a_year(board: VirtualBoard, arm: tuple[Bundle, Bundle]) -> None:
-    """Measuring does not care; doctor says it, with what follows."""
+    """Measuring still works; doctor reports the clock and the consequences."""
     board.profile(PRELOAD="/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1", FAKETIME="-365d")
     assert "off by -365 days" in diagnose_device(open_device(board.device))["remarks"][0]
     (measured,) = _measure(board, arm[0]).measurements
@@ -276,19 +276,19 @@ def test_the_clock_is_off_by_a_year(board: VirtualBoard, arm: tuple[Bundle, Bund
 def test_a_bare_board_is_provisioned(
     board: VirtualBoard, arm: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Offline, from wheels for its platform: then it measures; --clean leaves nothing."""
+    """Wheels for its platform are installed offline, then it measures; --clean leaves nothing."""
     (board.folder / "site").mkdir(exist_ok=True)
     board.profile(SITE=board.folder / "empty-site")
     (board.folder / "empty-site").mkdir(exist_ok=True)
     with pytest.raises(DeviceError, match="it has no numpy"):
         _measure(board, arm[0])
     assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}
-    assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}, "again: an upgrade"
+    assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}, "again: upgrades"
     with monkeypatch.context() as change:
         change.setattr("edgekit.deploy.devices.board.install.NEEDED", {"nothing": "no-such-package"})
         change.setattr("edgekit.toolkit.doctor.provision.download_wheels", lambda facts, folder: folder.mkdir())
         with pytest.raises(DeviceError):
             provision(board.device, offline=True)
-    _measure(board, arm[0])  # what failed left what worked
+    _measure(board, arm[0])  # the failed installation left the working one
     subprocess.run([*EDGEKIT, "provision", "--device", board.device, "--clean"], check=True, env=board.environment)
     assert [name for name in board.files() if "edgekit" in name] == []

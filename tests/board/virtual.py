@@ -1,7 +1,7 @@
-"""A virtual ARM64 board behind an ssh server of its own: real aarch64 CPython and ONNX Runtime, emulated.
+"""A virtual ARM64 board behind its own ssh server: real aarch64 CPython and ONNX Runtime, emulated.
 
-It proves that code, wheels, protocols and accuracy hold on ARM; its latency says nothing about a board. Needs root (for
-the account that logs in), and Debian's openssh-server and rsync.
+It shows that code, wheels, protocols and accuracy work on ARM; its latency says nothing about real boards. Needs root
+(for the login account), and Debian's openssh-server and rsync.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.needs import need
 
 HERE = Path(__file__).parent
-# Made once, and kept with the environment: 15 seconds, 330 MB.
+# Built once, and kept with the environment: 15 seconds, 330 MB.
 PLACE = HERE.parent.parent / ".venv/board"
 
 _SERVER = """\
@@ -49,7 +49,7 @@ StrictHostKeyChecking yes
 
 
 def need_board() -> None:
-    """Skip the test where there can be no virtual board."""
+    """Skip the test if no virtual board can be built."""
     need(os.geteuid() == 0, "root, for a virtual board", "run them as root", "EDGEKIT_BOARD")
     programs = [Path("/usr/sbin/sshd"), Path("/usr/bin/rsync"), Path("/usr/bin/dpkg-deb")]
     how = "apt-get install openssh-server openssh-sftp-server rsync"
@@ -57,7 +57,7 @@ def need_board() -> None:
 
 
 def make() -> Path:
-    """The board's folder, made where it is not there yet. Its files are read, never changed, by the boards below."""
+    """The board's folder, built if it does not exist. The boards below only read its files."""
     PLACE.parent.mkdir(exist_ok=True)
     with (PLACE.parent / "board.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -68,17 +68,17 @@ def make() -> Path:
 
 
 class VirtualBoard:
-    """One board: a home, a profile (see enter.sh) and an ssh server; `ssh` is a client that knows its keys."""
+    """One board: a home, a profile (see enter.sh) and an ssh server; `ssh` is the folder of its keys and logs."""
 
     def __init__(self, folder: Path, port: int, address: str = "127.0.0.1", netns: str | None = None) -> None:
         self.folder, self.port, self.address = folder, port, address
         self._netns = ["ip", "netns", "exec", netns] if netns else []
         self._server: subprocess.Popen[bytes] | None = None
         source = make()
-        # the system is shared with other boards (an overlay), what is written is this one's
+        # the boards share the system (an overlay); each keeps its own changes
         for name in ("upper", "work", "root", "tmp", "ssh", "client"):
             (folder / name).mkdir(parents=True)
-        # copies, since the account that logs in may not be able to look into the checkout
+        # copies, since the login account may not be able to read the checkout
         shutil.copytree(source / "bin", folder / "bin")
         shutil.copy(HERE / "enter.sh", folder)
         (folder / "empty").touch(mode=0o644)
@@ -96,7 +96,7 @@ class VirtualBoard:
         self._write_program(
             self.ssh / "enter", f'exec {folder}/enter.sh {folder} "${{SSH_ORIGINAL_COMMAND:-/bin/sh -i}}"'
         )
-        # the account exists for the server alone, in a mount namespace
+        # the account exists only for the server, in its mount namespace
         for name, line in (("passwd", f"edge:x:1500:1500::{folder}:/bin/sh"), ("group", "edge:x:1500:")):
             (self.ssh / name).write_text(f"{(Path('/etc') / name).read_text()}{line}\n")
         self._write_program(folder / "client/ssh", f'exec /usr/bin/ssh -F {self.ssh}/config "$@"')
@@ -111,7 +111,7 @@ class VirtualBoard:
 
     @property
     def environment(self) -> dict[str, str]:
-        """That of a user whose ssh knows the board."""
+        """The environment of a user whose ssh knows the board."""
         return {**os.environ, "PATH": f"{self.folder / 'client'}:{os.environ['PATH']}"}
 
     def trust(self, key: Path) -> None:
@@ -120,11 +120,11 @@ class VirtualBoard:
         (self.ssh / "known_hosts").write_text(f"{host} {key.read_text()}")
 
     def profile(self, **settings: object) -> None:
-        """What is special about the board from its next login on (see enter.sh)."""
+        """Replace the board's settings from its next login on (see enter.sh)."""
         (self.folder / "profile").write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
 
     def start(self, cgroup: Path | None = None) -> None:
-        """Start the ssh server; what it starts is in the cgroup too."""
+        """Start the ssh server; its child processes are in the cgroup too."""
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         ssh = self.ssh
         script = (
@@ -139,7 +139,7 @@ class VirtualBoard:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """As when the power is cut: the server and everything that it started are gone."""
+        """Kill the server and everything that it started, like a power cut."""
         if self._server is not None:
             for pid in [self._server.pid, *_descendants(self._server.pid)]:
                 with contextlib.suppress(ProcessLookupError):
@@ -149,7 +149,7 @@ class VirtualBoard:
         (self.ssh / "log").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Stop, and give everything back."""
+        """Stop the board and delete its files."""
         self.stop()
         deadline = time.monotonic() + 10
         while subprocess.run(["umount", self.folder / "root"], check=False, capture_output=True).returncode:
@@ -158,7 +158,7 @@ class VirtualBoard:
         shutil.rmtree(self.folder)
 
     def renew(self) -> None:
-        """As it comes from the shop: nothing in its home, nothing special about it, on."""
+        """Reset to the initial state: an empty home, no settings, running."""
         self.profile()
         self.trust(self.ssh / "host_key.pub")
         shutil.copyfile(self.ssh / "id.pub", self.ssh / "authorized_keys")
@@ -169,19 +169,19 @@ class VirtualBoard:
             self.start()
 
     def files(self) -> list[str]:
-        """What is on the board that did not come with it."""
+        """The files on the board that a new one does not have."""
         folders = self.folder / "root/home/edge", self.folder / "tmp"
         return sorted(str(path.relative_to(self.folder)) for folder in folders for path in folder.rglob("*"))
 
     def python_processes(self) -> list[int]:
-        """Processes of the board's Python."""
-        found = []
+        """The process ids of the board's Python."""
+        pids = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 program, *arguments = entry.read_text().split("\0")
                 if program == f"{self.folder}/bin/qemu-aarch64" and "python3" in arguments[0]:
-                    found.append(int(entry.parent.name))
-        return found
+                    pids.append(int(entry.parent.name))
+        return pids
 
     def _write_program(self, path: Path, text: str) -> None:
         path.write_text(f"#!/bin/sh\n{text}\n")
@@ -189,18 +189,18 @@ class VirtualBoard:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Children, then theirs."""
+    """All children, and recursively theirs."""
     children = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if int(entry.read_text().rpartition(")")[2].split()[1]) == pid:
                 children.append(int(entry.parent.name))
-    return children + [further for child in children for further in _descendants(child)]
+    return children + [descendant for child in children for descendant in _descendants(child)]
 
 
 @contextlib.contextmanager
 def board(folder: Path, port: int) -> Iterator[VirtualBoard]:
-    """A board that is on while the block lasts."""
+    """A board that runs during the `with` block."""
     made = VirtualBoard(folder, port)
     made.start()
     try:

@@ -1,7 +1,7 @@
-"""A wire between two network namespaces that delays, loses and cuts: `wire.py NS_A ADDRESS_A NS_B ADDRESS_B CONTROL`.
+"""A wire between two network namespaces that delays or drops packets: `wire.py NS_A ADDRESS_A NS_B ADDRESS_B CONTROL`.
 
-For kernels without netem: a TUN device in each namespace, and this process between them. CONTROL is a JSON file, read
-again whenever it changes: {"delay_ms": one way, "loss": share of packets, "kbit": rate, "cut": nothing passes}.
+For kernels without netem: a TUN device in each namespace, and this process between them. CONTROL is a JSON file that is
+reread when it changes: {"delay_ms": one way, "loss": share of packets, "kbit": rate, "cut": true to drop all packets}.
 """
 
 import ctypes
@@ -22,12 +22,12 @@ from typing import Any
 # linux/sched.h and linux/if_tun.h
 _CLONE_NEWNET, _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x40000000, 0x400454CA, 0x0001, 0x1000
 
-# A queue longer than this drops what comes.
+# Packets that would wait longer than this are dropped.
 _QUEUE_S = 0.4
 
 
 def open_end(namespace: str, address: str, peer: str) -> int:
-    """A TUN device in a namespace; its file works from outside."""
+    """Open a TUN device in a namespace; its descriptor works outside the namespace too."""
     setns = ctypes.CDLL(None, use_errno=True).setns
     own, other = os.open("/proc/self/ns/net", os.O_RDONLY), os.open(f"/run/netns/{namespace}", os.O_RDONLY)
     if setns(other, _CLONE_NEWNET):

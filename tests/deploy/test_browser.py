@@ -1,4 +1,4 @@
-"""The browser: real Chromium at a phone's size runs ONNX Runtime Web, here and from another network."""
+"""The browser: real Chromium at a phone's size runs ONNX Runtime Web, locally and from another network."""
 
 import base64
 import contextlib
@@ -54,14 +54,14 @@ HERE = Path(device.__file__).parent
 
 @pytest.fixture(scope="session")
 def ort_web() -> None:
-    """ONNX Runtime Web's files, which `make ort-web` brings."""
-    there = all((HERE / "ort-web" / name).exists() for name in device.FILES["wasm"])
-    need(there, "ONNX Runtime Web", "make ort-web, which needs npm", "EDGEKIT_BROWSER")
+    """Require ONNX Runtime Web's files, which `make ort-web` downloads."""
+    installed = all((HERE / "ort-web" / name).exists() for name in device.FILES["wasm"])
+    need(installed, "ONNX Runtime Web", "make ort-web, which needs npm", "EDGEKIT_BROWSER")
 
 
 @pytest.fixture
 def invited(monkeypatch: pytest.MonkeyPatch) -> "Future[str]":
-    """The address that the user is shown."""
+    """The address that is shown to the user."""
     shown: Future[str] = Future()
     monkeypatch.setattr("edgekit.deploy.devices.browser.device._log_address", shown.set_result)
     return shown
@@ -69,24 +69,24 @@ def invited(monkeypatch: pytest.MonkeyPatch) -> "Future[str]":
 
 @pytest.fixture
 def quick_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine times do not settle, which the page would wait for."""
+    """Shorten the warm-up: on a busy machine times do not settle, and the page would wait for that."""
     monkeypatch.setattr(device, "RULES", replace(RULES, warm_up_s=0.1, warm_up_cap_s=0.3))
 
 
 @pytest.fixture
 def in_background() -> Iterator[Callable[[Callable[[], Any]], "Future[Any]"]]:
-    """Do something beside the test."""
+    """Run functions in parallel with the test."""
     with ThreadPoolExecutor() as pool:
         yield pool.submit
 
 
 def _open_and_wait(browser: Any, url: str, work: "Future[Any]", screenshot: Path | None = None) -> list[str]:
-    """A phone opens the page until the work is done; what its console says."""
-    said: list[str] = []
+    """Open the page on a phone until the work is done; return its console messages and its final text."""
+    messages: list[str] = []
     context = browser.new_context(viewport={"width": 412, "height": 839}, device_scale_factor=2, is_mobile=True)
     page = context.new_page()
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(url)
     while not work.done():
         page.wait_for_timeout(200)
@@ -94,9 +94,9 @@ def _open_and_wait(browser: Any, url: str, work: "Future[Any]", screenshot: Path
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     if screenshot:
         page.screenshot(path=screenshot)
-    said.append(page.inner_text("main"))
+    messages.append(page.inner_text("main"))
     context.close()
-    return said
+    return messages
 
 
 @pytest.mark.usefixtures("ort_web")
@@ -104,7 +104,7 @@ def _open_and_wait(browser: Any, url: str, work: "Future[Any]", screenshot: Path
 def test_fp32_and_int8_on_a_phone(
     browser: Any, fp32: Bundle, int8: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
 ) -> None:
-    """Bit for bit the same input, the same answers as here, a report like any other's."""
+    """The input is the same bit for bit, the answers equal the host's, and the report is like any other."""
     work = in_background(
         lambda: validate(
             [int8],
@@ -115,9 +115,9 @@ def test_fp32_and_int8_on_a_phone(
             options=ValidateOptions(devices=["browser://127.0.0.1"]),
         )
     )
-    *said, shown = _open_and_wait(browser, invited.result(30), work, tmp_path / "phone.png")
+    *messages, shown = _open_and_wait(browser, invited.result(30), work, tmp_path / "phone.png")
     result: Validation = work.result()
-    assert [line for line in said if "No available adapters" not in line] == []
+    assert [line for line in messages if "No available adapters" not in line] == []
     assert "done: the verdict is on the computer" in shown
     assert "lenet int8" in shown
     report = result.report
@@ -130,9 +130,9 @@ def test_fp32_and_int8_on_a_phone(
         assert model["parity"]["tensor_max_abs"] == 0.0
         assert model["top1"] > 0.8
         assert model["host"]["images"] == 64
-        assert all(one["gap"] <= 2 * model["host"]["logits_max_abs"] for one in model["host"]["differ"])
+        assert all(image["gap"] <= 2 * model["host"]["logits_max_abs"] for image in model["host"]["differ"])
         assert {block["process"] for block in model["blocks"]} == {0, 1, 2}
-        assert model["peak_rss_bytes"] is None, "a browser does not tell"
+        assert model["peak_rss_bytes"] is None, "a browser does not report it"
         assert model["samples"] > 0
     assert report["models"][0]["parity"]["logits_max_abs"] < 1e-3
     assert len(report["models"][0]["host"]["differ"]) == 0
@@ -144,7 +144,7 @@ def test_fp32_and_int8_on_a_phone(
 def test_uint8_pixels_on_a_phone(
     browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
 ) -> None:
-    """A network that normalizes by itself gets the pixels as they are."""
+    """A network that normalizes its own input gets the pixels unchanged."""
     model = onnx.load(str(fp32.model_path))
     entry = model.graph.input[0]
     shape = [side.dim_value for side in entry.type.tensor_type.shape.dim]
@@ -161,31 +161,31 @@ def test_uint8_pixels_on_a_phone(
             [bundle], images="digits", limit=16, plan=QUICK, options=ValidateOptions(devices=["browser://127.0.0.1"])
         )
     )
-    said = _open_and_wait(browser, invited.result(30), work)
+    messages = _open_and_wait(browser, invited.result(30), work)
     (measured,) = work.result().report["models"]
-    assert "done: the verdict is on the computer" in said[-1]
+    assert "done: the verdict is on the computer" in messages[-1]
     assert (measured["parity"]["checksums_agreement"], measured["parity"]["tensor_max_abs"]) == (1.0, 0.0)
     assert measured["parity"]["logits_max_abs"] < 1e-3 * np.abs(bundle.golden().logits).max()
 
 
 @pytest.fixture
 def elsewhere(chromium: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Another network: this machine's address in it, and a browser that lives there."""
+    """Another network: this machine's address in it, and a browser that runs there."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     name, number = f"phone{os.getpid()}", os.getpid() % 250
-    here, there = f"10.78.{number}.1", f"10.78.{number}.2"
+    host, phone = f"10.78.{number}.1", f"10.78.{number}.2"
     link = f"ph{os.getpid()}"[:14]
     for command in (
-        f"netns add {name}", f"link add {link} type veth peer name eth0 netns {name}", f"addr add {here}/30 dev {link}",
-        f"link set {link} up", f"-n {name} addr add {there}/30 dev eth0", f"-n {name} link set eth0 up",
+        f"netns add {name}", f"link add {link} type veth peer name eth0 netns {name}", f"addr add {host}/30 dev {link}",
+        f"link set {link} up", f"-n {name} addr add {phone}/30 dev eth0", f"-n {name} link set eth0 up",
         f"-n {name} link set lo up",
     ):  # fmt: skip
         subprocess.run(["ip", *command.split()], check=True)
     program = tmp_path / "chromium-elsewhere"
     program.write_text(f'#!/bin/sh\nexec ip netns exec {name} {chromium} "$@"\n')
     program.chmod(0o755)
-    yield here, str(program)
+    yield host, str(program)
     subprocess.run(["ip", "netns", "del", name], check=True)
 
 
@@ -194,11 +194,11 @@ def elsewhere(chromium: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
 def test_over_plain_http_from_another_network(
     elsewhere: tuple[str, str], fp32: Bundle, invited: "Future[str]", in_background: Any
 ) -> None:
-    """No isolation, one thread, a clock of 0.1 ms: blocks are long enough that its steps do not matter."""
-    here, program = elsewhere
+    """No isolation, one thread, a clock of 0.1 ms: blocks are long enough for its resolution."""
+    host, program = elsewhere
     work = in_background(
         lambda: validate(
-            [fp32], images="digits", limit=50, plan=QUICK, options=ValidateOptions(devices=[f"browser://{here}"])
+            [fp32], images="digits", limit=50, plan=QUICK, options=ValidateOptions(devices=[f"browser://{host}"])
         )
     )
     with open_browser(program) as browser:
@@ -213,8 +213,8 @@ def test_over_plain_http_from_another_network(
     assert model["host"]["differ"] == []
 
 
-def test_preprocessing_is_pillows(browser: Any) -> None:
-    """Any size, filter, crop and mode, from PNG and JPEG: the same pixels, and the same float32 values."""
+def test_preprocessing_equals_pillow(browser: Any) -> None:
+    """Any size, filter, crop and mode, from PNG and JPEG, gives the same pixels and float32 values."""
     page = browser.new_page()
     page.goto("about:blank")
     page.add_script_tag(content=(HERE / "preprocess.mjs").read_text().replace("export ", ""))
@@ -239,7 +239,7 @@ def test_preprocessing_is_pillows(browser: Any) -> None:
         image = decode(stream.getvalue())
         if isinstance(resize, int) and max(image.size) / min(image.size) * resize > 2000:
             continue  # refused as too large
-        found = page.evaluate(
+        result = page.evaluate(
             """async ([file, settings]) => {
                 const bytes = Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0));
                 const image = await decode(bytes, settings.mode);
@@ -247,14 +247,14 @@ def test_preprocessing_is_pillows(browser: Any) -> None:
             }""",
             [base64.b64encode(stream.getvalue()).decode(), device.preprocess_settings(settings)],
         )
-        assert found[0] == settings.checksum(image), (settings, picture.size, jpeg)
+        assert result[0] == settings.checksum(image), (settings, picture.size, jpeg)
         expected = settings(image)
-        np.testing.assert_array_equal(np.asarray(found[1], np.float32), expected.ravel(), err_msg=str(settings))
+        np.testing.assert_array_equal(np.asarray(result[1], np.float32), expected.ravel(), err_msg=str(settings))
     page.close()
 
 
 def _mulberry32(seed: int) -> Iterator[float]:
-    """The generator's definition, in Python's integers."""
+    """The generator's definition in Python integers."""
     state, mask = seed % 2**32, 2**32 - 1
     while True:
         state = (state + 0x6D2B79F5) & mask
@@ -270,28 +270,28 @@ def _shuffle(values: list[int], numbers: Iterator[float]) -> None:
 
 
 def _orders(seed: int, size: int, count: int) -> list[list[int]]:
-    """So many shuffles of one list, one after the other."""
-    values, numbers, found = list(range(size)), _mulberry32(seed), []
+    """`count` successive shuffles of one list."""
+    values, numbers, orders = list(range(size)), _mulberry32(seed), []
     for _ in range(count):
         _shuffle(values, numbers)
-        found.append(list(values))
-    return found
+        orders.append(list(values))
+    return orders
 
 
 def _schedule(browser: Any, script: str, argument: Any) -> Any:
-    """What the page's schedule answers."""
+    """Evaluate a script with the page's schedule module."""
     page = browser.new_page()
     page.goto("about:blank")
     page.add_script_tag(content=(HERE / "schedule.mjs").read_text().replace("export ", ""))
-    found = page.evaluate(script, argument)
+    result = page.evaluate(script, argument)
     page.close()
-    return found
+    return result
 
 
-def test_the_pages_order_follows_the_seed(browser: Any) -> None:
-    """The same seed gives the same orders, another one others, and each order comes about as often as any other."""
+def test_the_page_s_order_follows_the_seed(browser: Any) -> None:
+    """The same seed gives the same orders, another seed gives others, and all orders are about as frequent."""
     seeds = [0, 1, 7, 2**32 - 1]
-    found = _schedule(
+    results = _schedule(
         browser,
         """(seeds) => seeds.map((seed) => {
             const random = mulberry32(seed), values = [0, 1, 2], orders = [];
@@ -300,47 +300,47 @@ def test_the_pages_order_follows_the_seed(browser: Any) -> None:
         })""",
         seeds,
     )
-    assert found == [_orders(seed, 3, 6000) for seed in seeds]
-    assert found[0][:20] != found[1][:20]
-    for orders in found:
+    assert results == [_orders(seed, 3, 6000) for seed in seeds]
+    assert results[0][:20] != results[1][:20]
+    for orders in results:
         counts = Counter(map(tuple, orders))
         # 1000 of each are expected; five standard deviations of a binomial count are 144
         assert len(counts) == 6
         assert all(abs(count - 1000) < 144 for count in counts.values()), counts
 
 
-def test_the_pages_time_budget_is_this_packages(browser: Any) -> None:
-    """Which blocks lack something, by the same rule on both sides."""
+def test_the_page_s_time_budget_is_the_package_s(browser: Any) -> None:
+    """The page and the package decide by the same rule which blocks are insufficient."""
     generator, cases = np.random.default_rng(0), []
     for _ in range(60):
         count, samples = int(generator.integers(2, 20)), int(generator.integers(1, 40))
         spread = float(generator.choice([0.001, 0.01, 0.03, 0.2]))
         cases.append((1e6 * generator.normal(1, spread, (count, samples)).clip(0.1)).astype(int).tolist())
-    found = _schedule(
+    decisions = _schedule(
         browser,
         "([cases, rules]) => cases.map((blocks) => lacking(blocks.map((ns) => ({ ns })), 3, rules))",
         [cases, plain(RULES)],
     )
     blocks = [[Block(0, 0, 0.0, 1, tuple(ns), 0) for ns in case] for case in cases]
-    assert found == [bool(lacking(case, Plan(processes=3))) for case in blocks]
-    assert set(found) == {True, False}
+    assert decisions == [bool(lacking(case, Plan(processes=3))) for case in blocks]
+    assert set(decisions) == {True, False}
 
 
 @pytest.mark.usefixtures("ort_web", "quick_warm_up")
 def test_threads_of_each_candidate_in_a_browser(
     browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any
 ) -> None:
-    """One model with one thread and with two, each a row of its own, timed in the order of the plan's seed."""
+    """One model with one thread and with two has two rows, timed in the order of the plan's seed."""
     names = ["onnxruntime:threads=1", "onnxruntime:threads=2"]
     plan = replace(QUICK, seed=5)
     options = ValidateOptions(devices=["browser://127.0.0.1"], runtimes=names)
     work = in_background(lambda: validate([fp32], options, images="digits", limit=16, plan=plan))
-    said = _open_and_wait(browser, invited.result(30), work)
+    messages = _open_and_wait(browser, invited.result(30), work)
     report = work.result().report
     assert report["device"]["cross_origin_isolated"]
     assert [model["session"]["threads"] for model in report["models"]] == [1, 2]
     assert [model["id"] for model in report["models"]] == [f"{fp32.id}@{name}" for name in names]
-    assert all(f"lenet fp32 on {name}" in said[-1] for name in names)
+    assert all(f"lenet fp32 on {name}" in messages[-1] for name in names)
     timed = sorted(
         (block["process"], block["at"], index)
         for index, model in enumerate(report["models"])
@@ -357,8 +357,8 @@ def test_threads_of_each_candidate_in_a_browser(
 
 
 @pytest.mark.usefixtures("ort_web")
-def test_the_page_is_sent_the_rules(fp32: Bundle) -> None:
-    """The figures of this package's own loop, with the plan's time budget."""
+def test_the_page_receives_the_rules(fp32: Bundle) -> None:
+    """It gets the rules of the package's own loop and the plan's time budget."""
     opened = device.BrowserDevice("browser://127.0.0.1")
     job = json.loads(opened._pages([fp32], QUICK, None)["job.json"][0]())
     assert job["rules"] == plain(RULES)
@@ -366,10 +366,10 @@ def test_the_page_is_sent_the_rules(fp32: Bundle) -> None:
 
 
 @pytest.mark.usefixtures("ort_web")
-def test_what_the_browser_cannot_do_is_said(
+def test_an_error_in_the_browser_is_reported(
     browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, tmp_path: Path
 ) -> None:
-    """A model that its runtime refuses: the user reads why, on the phone and here."""
+    """If the runtime refuses a model, the phone and the host show why."""
     import shutil
 
     import onnx
@@ -387,7 +387,7 @@ def test_what_the_browser_cannot_do_is_said(
 
     def measure() -> Any:
         with open_device("browser://127.0.0.1", invite=invited.set_result) as opened:
-            return opened.measure([Bundle.open(tmp_path / "odd")], QUICK, None, lambda what, share: None)
+            return opened.measure([Bundle.open(tmp_path / "odd")], QUICK, None, lambda stage, share: None)
 
     work = in_background(measure)
     shown = _open_and_wait(browser, invited.result(30), work)[-1]
@@ -401,13 +401,13 @@ def test_what_the_browser_cannot_do_is_said(
 def test_a_page_that_falls_silent(
     browser: Any, fp32: Bundle, invited: "Future[str]", in_background: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The phone was put away: an error after seconds, with what it had measured."""
+    """If the phone is put away, an error follows after seconds, with the completed measurements."""
     monkeypatch.setattr(device, "_SILENCE_S", 4.0)
     first = threading.Event()
     plan = Plan(seconds=30, rounds=2, processes=10, block_ms=5)
 
-    def progress(what: str, share: float) -> None:
-        if what == "latency" and share > 0.15:
+    def progress(stage: str, share: float) -> None:
+        if stage == "latency" and share > 0.15:
             first.set()
 
     def measure() -> Any:
@@ -437,7 +437,7 @@ def _get(url: str, path: str, method: str = "GET", body: bytes | None = None, so
 
 
 def test_nothing_else_is_served() -> None:
-    """Only what is listed, only under the secret, only to whoever came first; what is no message is refused."""
+    """Only listed files, only under the secret, only to the first client; invalid messages are refused."""
     with Server("127.0.0.1", 0, {"": (lambda: b"page", "text/html"), "model": (lambda: b"m", "x/y")}) as server:
         secret = server.url.split("/")[3]
         assert len(secret) >= 20
@@ -457,7 +457,7 @@ def test_nothing_else_is_served() -> None:
 
 
 def test_onnx_runtime_web_is_checked(tmp_path: Path) -> None:
-    """Files that are missing, and files that are others, with where to get the right ones."""
+    """Missing and wrong files are refused; the fix says where to get the right ones."""
     with (
         pytest.raises(DeviceError, match="ONNX Runtime Web is not installed") as caught,
         open_device("browser", ort_web=tmp_path),
@@ -474,26 +474,26 @@ def test_onnx_runtime_web_is_checked(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ort_web")
 @pytest.mark.parametrize("change", [{"offline": True}, {"fps": 30.0}, {"sustained_s": 60.0}])
 def test_scenarios_are_refused(fp32: Bundle, change: dict[str, Any]) -> None:
-    """Not silently left out."""
+    """They are not silently omitted."""
     with open_device("browser://127.0.0.1") as opened, pytest.raises(DeviceError, match="the single stream only"):
-        opened.measure([fp32], Plan(**change), None, lambda what, share: None)
+        opened.measure([fp32], Plan(**change), None, lambda stage, share: None)
 
 
 @pytest.mark.usefixtures("ort_web")
 def test_what_a_browser_cannot_run_is_refused(trained: Bundle, ort_web: None) -> None:
-    """By name, with what it does run."""
+    """The error names the format and what the browser runs."""
     with pytest.raises(DeviceError, match=r"is torch, which browser://127.0.0.1 cannot run: it runs onnx"):
         validate([trained], ValidateOptions(devices=["browser://127.0.0.1"]))
 
 
 def test_a_port_that_is_taken(fp32: Bundle, ort_web: None) -> None:
-    """One line."""
+    """It is an error, as is an invalid address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         name = f"browser://127.0.0.1:{taken.getsockname()[1]}"
         with open_device(name) as opened, pytest.raises(DeviceError, match="cannot listen on 127"):
-            opened.measure([fp32], QUICK, None, lambda what, share: None)
+            opened.measure([fp32], QUICK, None, lambda stage, share: None)
     with pytest.raises(DeviceError, match="is not a browser address"):
         open_device("browser://a b")
 
@@ -516,7 +516,7 @@ def _address(served: Server) -> tuple[str, int]:
      ({"Content-Length": "4"}, b"\xff\xfe{}", 400), ({"Content-Length": "1" * 30}, b"", 411)],
 )  # fmt: skip
 def test_hostile_bodies_are_refused(headers: dict, body: bytes, status: int) -> None:
-    """By their status; nothing of them reaches the measurement, and the server lives on."""
+    """Each gets an HTTP status; nothing reaches the measurement, and the server keeps running."""
     with _served() as served:
         host, secret = served.host, served.url.rstrip("/").rpartition("/")[2]
         address, port = host.split(":")
@@ -535,8 +535,8 @@ def test_hostile_bodies_are_refused(headers: dict, body: bytes, status: int) -> 
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "localhost:{port}", ""])
-def test_another_host_than_the_announced_one_gets_nothing(host: str) -> None:
-    """A name of another site that points here (DNS rebinding)."""
+def test_a_request_for_another_host_is_refused(host: str) -> None:
+    """Another site's name may point to this machine (DNS rebinding)."""
     with _served() as served:
         address, port = served.host.split(":")
         request = f"GET {served.url.partition(served.host)[2]} HTTP/1.1\r\nHost: {host.format(port=port)}\r\n\r\n"
@@ -545,8 +545,8 @@ def test_another_host_than_the_announced_one_gets_nothing(host: str) -> None:
             assert b" 404 " in line.recv(100)
 
 
-def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte now and then does not hold the line for ever."""
+def test_a_body_that_does_not_arrive_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not keep the connection open forever."""
     monkeypatch.setattr(server, "_BODY_S", 0.5)
     with _served() as served, socket.create_connection(_address(served), timeout=10) as line:
         path = served.url.partition(served.host)[2]
@@ -560,7 +560,7 @@ def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those beyond the limit are closed at once, and cost no thread; when one ends there is room again."""
+    """Those beyond the limit are closed at once and cost no thread; when one ends, another is accepted."""
     monkeypatch.setattr(server, "_MAX_CONNECTIONS", 5)
     with _served() as served, contextlib.ExitStack() as lines:
         before = threading.active_count()
@@ -577,11 +577,11 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
                     break
             time.sleep(0.05)
         else:
-            pytest.fail("there is no room again")
+            pytest.fail("no connection is accepted after one ended")
 
 
-def test_messages_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that sends faster than anybody reads waits."""
+def test_unread_messages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that sends faster than messages are read gets status 503."""
     monkeypatch.setattr(server, "_MAX_WAITING", 3)
     monkeypatch.setattr(server, "_BODY_S", 0.2)
     with _served() as served:
@@ -592,7 +592,7 @@ def test_messages_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sent(fp32: Bundle) -> dict[str, Any]:
-    """What a page sends of one model and no images."""
+    """A page's result for one model and no images."""
     golden = fp32.golden()
     count = len(golden.images)
     return {
@@ -612,31 +612,36 @@ def sent(fp32: Bundle) -> dict[str, Any]:
 
 
 def _received(message: Any, bundle: Bundle) -> Any:
-    """What comes of a page's last message."""
+    """The measurement read from a page's last message."""
     opened = device.BrowserDevice("browser")
     served = types.SimpleNamespace(messages=queue.Queue())
     served.messages.put(message)
-    found = agent.follow(opened._words(served, [bundle], [Candidate(bundle.id)]), lambda what, share: None)
-    return agent.Measured.from_json(found, "browser", [bundle], 0)
+    result = agent.follow(opened._words(served, [bundle], [Candidate(bundle.id)]), lambda stage, share: None)
+    return agent.Measured.from_json(result, "browser", [bundle], 0)
 
 
-def test_a_sound_result_is_taken(sent: dict[str, Any], fp32: Bundle) -> None:
-    """As any device's."""
+def test_a_valid_result_is_accepted(sent: dict[str, Any], fp32: Bundle) -> None:
+    """It is read like any device's."""
     assert len(_received({"result": sent}, fp32).measurements[0].blocks) == 3
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_edit_of_a_result_is_taken_or_refused(sent: dict[str, Any], fp32: Bundle, data: st.DataObject) -> None:
-    """Whatever stands in place of whatever entry."""
+def test_any_edit_of_a_result_is_accepted_or_refused(sent: dict[str, Any], fp32: Bundle, data: st.DataObject) -> None:
+    """Any entry may have any value."""
     changed: Any = {"result": json.loads(json.dumps(sent))}
-    place, values = changed, [None, True, -1, 1e308, 1 << 80, float("nan"), "x", "1" * 5000, [], [[1]], {}, {"x": 1}]
+    container, values = (
+        changed,
+        [None, True, -1, 1e308, 1 << 80, float("nan"), "x", "1" * 5000, [], [[1]], {}, {"x": 1}],
+    )
     while True:
-        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else list(range(min(3, len(place))))))
-        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 3)) == 0:
+        key = data.draw(
+            st.sampled_from(sorted(container) if isinstance(container, dict) else list(range(min(3, len(container)))))
+        )
+        if not isinstance(container[key], dict | list) or not container[key] or data.draw(st.integers(0, 3)) == 0:
             break
-        place = place[key]
-    place[key] = data.draw(st.sampled_from(values))
+        container = container[key]
+    container[key] = data.draw(st.sampled_from(values))
     with contextlib.suppress(EdgeKitError):
         _received(changed, fp32)
 
@@ -645,7 +650,7 @@ def test_any_edit_of_a_result_is_taken_or_refused(sent: dict[str, Any], fp32: Bu
     "message", [{"error": {"x": [1]}}, {"error": None}, {"progress": [], "share": 1}, {"progress": "x", "share": None},
                 {"measured": 3}, {"result": None}, {"result": []}, {"progress": "x\x1b", "share": 2}],
 )  # fmt: skip
-def test_malformed_messages_are_one_line(message: dict[str, Any], fp32: Bundle) -> None:
+def test_malformed_messages_are_one_line_errors(message: dict[str, Any], fp32: Bundle) -> None:
     """Never a traceback."""
     with pytest.raises(EdgeKitError):
         _received(message, fp32)

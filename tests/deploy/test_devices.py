@@ -1,4 +1,4 @@
-"""The registry of devices: what each kind can do, and that nothing outside of it tests for a name."""
+"""The device registry: what each kind can do, and that no other code checks a device's name."""
 
 import ast
 import re
@@ -19,8 +19,8 @@ NAMES = {"local": "local", "ssh": "ssh://pi@board", "adb": "adb://PHONE1", "brow
 
 
 @pytest.mark.parametrize("kind", DEVICES)
-def test_every_kind_opens_and_does_what_it_says(kind: str) -> None:
-    """An example of its name is needed here; its methods are those of its abilities, and no others."""
+def test_every_kind_has_the_methods_of_its_abilities(kind: str) -> None:
+    """Each kind implements the methods of its declared abilities and no others; NAMES needs an example of each."""
     from edgekit.deploy.devices.device import Device
 
     device = open_device(NAMES[kind])
@@ -31,8 +31,8 @@ def test_every_kind_opens_and_does_what_it_says(kind: str) -> None:
     for ability, names in methods.items():
         if ability in DEVICES[kind].can:
             device.require(ability)
-            own = [getattr(type(device), name) is not getattr(Device, name) for name in names]
-            assert all(own) or device.here, f"{kind} cannot {ability}"
+            overridden = [getattr(type(device), name) is not getattr(Device, name) for name in names]
+            assert all(overridden) or device.here, f"{kind} cannot {ability}"
         else:
             with pytest.raises(DeviceError, match=re.escape(NAMES[kind])) as caught:
                 device.require(ability)
@@ -40,7 +40,7 @@ def test_every_kind_opens_and_does_what_it_says(kind: str) -> None:
 
 
 def test_a_board_is_the_same_over_every_transport() -> None:
-    """Nothing above the transport knows which one it is."""
+    """Code above the transport does not know which transport is used."""
     assert {kind for kind in DEVICES if isinstance(open_device(NAMES[kind]), Board)} == {"ssh", "adb"}
     for path in (ROOT / "deploy/devices/board").glob("*.py"):
         imported = {name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
@@ -48,8 +48,8 @@ def test_a_board_is_the_same_over_every_transport() -> None:
         assert not imported & DEVICES.keys(), path
 
 
-def test_a_setting_reaches_the_kinds_that_take_it(tmp_path: Path) -> None:
-    """The folder of a browser's files means nothing to a board."""
+def test_a_setting_reaches_the_kinds_that_use_it(tmp_path: Path) -> None:
+    """A board ignores the folder of the browser's files."""
     assert "ort_web" in kind_of("browser").settings
     open_device("ssh://board", ort_web=tmp_path)
     with pytest.raises(DeviceError, match="ONNX Runtime Web is not installed"):
@@ -57,8 +57,8 @@ def test_a_setting_reaches_the_kinds_that_take_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["local", "browser"])
-def test_what_takes_no_installation(name: str) -> None:
-    """Refused before anything is connected or downloaded."""
+def test_devices_that_cannot_be_provisioned_are_refused(name: str) -> None:
+    """The error is raised before anything is connected or downloaded."""
     with pytest.raises(DeviceError, match="does not support installing packages") as caught:
         provision(name, offline=True)
     assert "ssh://" in caught.value.fix
@@ -68,7 +68,7 @@ def test_what_takes_no_installation(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["doctor", "--device", "browser"], "browser can only be examined while it measures"),
+        (["doctor", "--device", "browser"], "browser can be examined only during a measurement"),
         (["doctor", "--device", "serial://x"], "unknown device 'serial'"),
         (["provision", "--device", "browser", "--clean"], "browser does not support installing packages"),
         (["doctor", "--device", "ssh://board", "--self-test"], "the self-test runs on this machine only"),
@@ -78,18 +78,18 @@ def test_what_takes_no_installation(name: str) -> None:
 def test_commands_refuse_what_a_device_cannot_do(
     arguments: list[str], message: str, edgekit: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """One line, exit code 1."""
+    """The error is one line, with exit code 1."""
     assert message in edgekit(*arguments, code=1).stderr
 
 
 def test_doctor_of_this_machine_by_name(edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    """`--device local` is what doctor shows without it."""
+    """`--device local` shows the same as no `--device`."""
     assert "torch" in edgekit("doctor", "--device", "local", "--json").stdout
 
 
 @pytest.mark.parametrize("command", ["validate", "build", "doctor", "provision"])
-def test_help_names_the_devices_of_the_registry(command: str) -> None:
-    """Those that can do what the command asks for."""
+def test_help_lists_the_devices_of_the_registry(command: str) -> None:
+    """It lists the devices with the ability that the command needs."""
     done = subprocess.run(
         [sys.executable, "-m", "edgekit", command, "--help"], capture_output=True, text=True, check=True
     )
@@ -99,7 +99,7 @@ def test_help_names_the_devices_of_the_registry(command: str) -> None:
 
 
 def _device_names(tree: ast.AST) -> list[str]:
-    """The constants that begin like a device's name, in comparisons and in calls of startswith and removeprefix."""
+    """Text constants that begin like a device's name, in comparisons and in calls such as startswith."""
     places = [
         [node.left, *node.comparators]
         if isinstance(node, ast.Compare)
@@ -118,8 +118,8 @@ def _device_names(tree: ast.AST) -> list[str]:
     return [value for value in constants if value.partition("://")[0].rstrip("+") in DEVICES]
 
 
-def test_no_test_for_a_device_s_name() -> None:
-    """Outside of deploy/devices what matters is what a device can do."""
+def test_no_module_checks_a_device_name() -> None:
+    """Code outside deploy/devices checks what a device can do, not what it is called."""
     modules = [path for folder in ("deploy", "toolkit", "export", "models") for path in (ROOT / folder).rglob("*.py")]
     for path in modules:
         if "devices" not in path.relative_to(ROOT).parts:

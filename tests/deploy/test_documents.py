@@ -1,4 +1,4 @@
-"""JSON from outside is taken as its type says, or refused in one line that names the place."""
+"""JSON from outside is converted to its declared type, or refused in one line that names the location."""
 
 import dataclasses
 import json
@@ -21,8 +21,8 @@ class Point(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Thing:
-    """One of each kind of annotation."""
+class Document:
+    """A field for each kind of annotation."""
 
     name: str
     kind: Literal["a", "b"]
@@ -47,49 +47,50 @@ plain = st.recursive(
 )
 
 
-def test_values_become_what_the_annotations_say() -> None:
-    """Lists become tuples, objects become classes, and what was written is read again."""
-    thing = read(Thing, GOOD)
-    assert thing.size == (2, 3)
-    assert thing.times == (1, 2)
-    assert thing.points == (Point(1.5, 0.0),)
-    assert thing.by_name == {"train": ("x",)}
-    written = {**dataclasses.asdict(thing), "points": [one._asdict() for one in thing.points]}
-    assert read(Thing, json.loads(json.dumps(written))) == thing
+def test_values_get_the_annotated_types() -> None:
+    """Lists become tuples, objects become classes, and a written document reads back the same."""
+    document = read(Document, GOOD)
+    assert document.size == (2, 3)
+    assert document.times == (1, 2)
+    assert document.points == (Point(1.5, 0.0),)
+    assert document.by_name == {"train": ("x",)}
+    written = {**dataclasses.asdict(document), "points": [point._asdict() for point in document.points]}
+    assert read(Document, json.loads(json.dumps(written))) == document
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [({"count": True}, "count: True where a whole number"), ({"count": 1.5}, "whole number"),
-     ({"yes": 1}, "true or false"), ({"kind": "c"}, "kind: 'c' where one of"), ({"times": [1, "x"]}, r"times\[1\]"),
-     ({"times": "12"}, "a list belongs"), ({"size": [1]}, "size: a list where"), ({"points": [{}]}, "x is missing"),
+    ("change", "message"),
+    [({"count": True}, "count: expected a whole number, got True"), ({"count": 1.5}, "whole number"),
+     ({"yes": 1}, "true or false"), ({"kind": "c"}, "kind: expected one of .*, got 'c'"),
+     ({"times": [1, "x"]}, r"times\[1\]"), ({"times": "12"}, "expected a list"),
+     ({"size": [1]}, "size: expected .*, got a list"), ({"points": [{}]}, "x is missing"),
      ({"points": [{"x": "1"}]}, r"points\[0\]\.x"), ({"surprise": 1}, "unknown entry 'surprise'"),
      ({"name": "x" * (MAX_TEXT + 1)}, "at most"), ({"count": 1 << 60}, "whole number"),
      ({"facts": {"a": "x" * (MAX_TEXT + 1)}}, r"facts\.a")],
 )  # fmt: skip
-def test_what_is_of_another_type_is_refused_by_its_place(change: dict, words: str) -> None:
-    """One line, which names where it stands."""
-    with pytest.raises(DocumentError, match=words):
-        read(Thing, {**GOOD, **change})
+def test_a_wrong_type_is_refused_with_its_location(change: dict, message: str) -> None:
+    """The error is one line that names the location."""
+    with pytest.raises(DocumentError, match=message):
+        read(Document, {**GOOD, **change})
 
 
 def test_missing_entries_and_depth_are_refused() -> None:
-    """An Any is bounded too."""
+    """The depth of an Any is bounded too."""
     with pytest.raises(DocumentError, match="count is missing"):
-        read(Thing, {key: value for key, value in GOOD.items() if key != "count"})
+        read(Document, {key: value for key, value in GOOD.items() if key != "count"})
     deep: Any = 1
     for _ in range(MAX_DEPTH + 2):
         deep = [deep]
     with pytest.raises(DocumentError, match="nested deeper"):
-        read(Thing, {**GOOD, "facts": {"a": deep}})
+        read(Document, {**GOOD, "facts": {"a": deep}})
 
 
 @example("by_name", {"\n": None})
 @given(st.sampled_from(sorted(GOOD)), plain)
-def test_any_value_in_any_place_is_taken_or_refused(key: str, value: object) -> None:
-    """Never another error."""
+def test_any_value_anywhere_is_accepted_or_refused(key: str, value: object) -> None:
+    """No other error is raised."""
     try:
-        read(Thing, {**GOOD, key: value})
+        read(Document, {**GOOD, key: value})
     except DocumentError as error:
         assert "\n" not in str(error)[:50]
 
@@ -98,8 +99,8 @@ def test_any_value_in_any_place_is_taken_or_refused(key: str, value: object) -> 
     "content",
     [b"", b"\xff\xfe", b"{", b"[" * 100_000, b'{"a": ' * 100_000, b"1" * 10_000, b"nul", b'"' + b"x" * 200_001 + b'"'],
 )
-def test_what_is_not_json_is_refused(content: bytes) -> None:
-    """Not UTF-8, cut, nested without end, numbers of thousands of digits, larger than the limit."""
+def test_invalid_json_is_refused(content: bytes) -> None:
+    """Not UTF-8, truncated, nested too deep, numbers with thousands of digits, larger than the limit."""
     with pytest.raises(BundleError, match=r"x\.json is not a report"):
         parse(content, "x.json", "a report", limit=200_000, error=BundleError)
     with pytest.raises(EdgeKitError):
@@ -108,13 +109,13 @@ def test_what_is_not_json_is_refused(content: bytes) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 11])
 def test_bounds(value: float) -> None:
-    """What is not finite is out of any bounds."""
-    with pytest.raises(DocumentError, match="is not from 0 to 10"):
+    """NaN and infinity are out of any bounds."""
+    with pytest.raises(DocumentError, match="is not between 0 and 10"):
         within(value, 0, 10, "x")
 
 
-def test_many_small_values_are_refused_before_they_are_made() -> None:
-    """Three million empty lists are nine megabytes of text, and 200 of memory."""
+def test_many_small_values_are_refused_before_they_are_parsed() -> None:
+    """Three million empty lists are 9 MB of text and 200 MB of memory."""
     content = b"[" + b"[]," * 3_000_000 + b"[]]"
     tracemalloc.start()
     with pytest.raises(EdgeKitError, match="values"):

@@ -1,8 +1,8 @@
-"""Engines: built, refused, run on a simulated GPU, and told what they consist of.
+"""Engines: building them, refusing them, running them on a simulated GPU, and listing their layers.
 
-The simulated GPU is a CUDA driver in C (tests/simulated), which the real cuda-bindings call; on it, a TensorRT whose
-engines ONNX Runtime computes. What no simulation shows is TensorRT's own work: compiling is tested with TensorRT for
-RTX, which needs no GPU for that.
+The simulated GPU is a CUDA driver in C (tests/simulated), which the real cuda-bindings call. A simulated TensorRT uses
+it, with engines that ONNX Runtime computes. The real compiler is tested with TensorRT for RTX, which compiles without a
+GPU.
 """
 
 import dataclasses
@@ -35,8 +35,8 @@ ORIN = Gpu("Orin", "8.7", 8 << 30, "12.6", "540.4.0")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def _silent(what: str, share: float) -> None:
-    """Progress is not looked at."""
+def _silent(stage: str, share: float) -> None:
+    """Ignore progress."""
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def rtx_engine(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The simulated driver's folder."""
     if shutil.which("cc") is None or importlib.util.find_spec("cuda") is None:
-        pytest.skip("a C compiler and cuda-bindings make the simulated GPU")
+        pytest.skip("the simulated GPU needs a C compiler and cuda-bindings")
     folder = tmp_path_factory.mktemp("driver")
     command = ["cc", "-shared", "-fPIC", "-w", str(SIMULATED / "libcuda.c"), "-o", str(folder / "libcuda.so.1")]
     subprocess.run([*command, "-Wl,-soname,libcuda.so.1", "-ldl"], check=True)
@@ -62,21 +62,21 @@ def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def edgekit(edgekit_process: Run) -> Run:
-    """In a process of its own, which finds the simulated driver and TensorRT by its environment."""
+    """Run in a separate process, whose environment names the simulated driver and TensorRT."""
     return edgekit_process
 
 
 @pytest.fixture
 def gpu(libcuda: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """Commands that are run see a GPU and a TensorRT; SIMULATED_… variables change them."""
+    """Make commands see a GPU and a TensorRT, which SIMULATED_… variables change."""
     monkeypatch.setenv("LD_LIBRARY_PATH", str(libcuda))
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return monkeypatch
 
 
-def _signed_off(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
-    """A copy of an engine with other entries in its passport, its hashes right."""
+def _with_passport(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
+    """Copy an engine with changed passport entries and correct hashes."""
     shutil.copytree(bundle.path, path)
     manifest = bundle.manifest
     entry = {**manifest.requires["tensorrt"], **changes}
@@ -85,26 +85,26 @@ def _signed_off(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
     return Bundle.open(path)
 
 
-def _orins(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
-    """An engine that claims to be TensorRT's, for an Orin."""
+def _for_orin(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
+    """Copy an engine that claims to be built by TensorRT for an Orin."""
     claims = {"flavour": "tensorrt", "version": "10.3.0", "compute_capabilities": ["8.7"], "cuda": "12.6"}
-    return _signed_off(bundle, path, **{**claims, **changes})
+    return _with_passport(bundle, path, **{**claims, **changes})
 
 
 # --- passports ---
 
 
-def test_passport_says_what_the_engine_is_for(rtx_engine: Bundle) -> None:
-    """Read back from the manifest; the header of a real engine agrees with it."""
-    found = check_system(rtx_engine)
-    assert found.flavour == "tensorrt-rtx"
-    assert found.compute_capabilities == ("8.6", "8.9")
-    assert found.gpu == found.driver == "unavailable"
-    assert found.onnx_sha256
+def test_a_passport_describes_its_engine(rtx_engine: Bundle) -> None:
+    """It is read from the manifest and agrees with the header of a real engine."""
+    checked = check_system(rtx_engine)
+    assert checked.flavour == "tensorrt-rtx"
+    assert checked.compute_capabilities == ("8.6", "8.9")
+    assert checked.gpu == checked.driver == "unavailable"
+    assert checked.onnx_sha256
 
 
 @pytest.mark.parametrize(
-    ("changes", "library", "gpu", "words"),
+    ("changes", "library", "gpu", "message"),
     [
         ({}, ("tensorrt-rtx", "1.7.1.116"), ORIN, "requires tensorrt, but tensorrt-rtx is installed"),
         ({}, ("tensorrt", "10.4.0"), ORIN, "built with tensorrt 10.3.0; 10.4.0 is installed"),
@@ -117,17 +117,17 @@ def test_passport_says_what_the_engine_is_for(rtx_engine: Bundle) -> None:
         ({}, ("tensorrt", "10.3.0"), dataclasses.replace(ORIN, compute_capability="8.9"), "the Orin here has 8.9"),
         ({"hardware_compatible": True}, ("tensorrt", "10.3.0"), dataclasses.replace(ORIN, compute_capability="7.5"),
          "8.0 or newer"),
-        ({"cuda": "13.0"}, ("tensorrt", "10.3.0"), ORIN, "driver for CUDA 13.0; the one here serves 12.6"),
+        ({"cuda": "13.0"}, ("tensorrt", "10.3.0"), ORIN, "driver for CUDA 13.0; the driver here supports 12.6"),
     ],
 )  # fmt: skip
 def test_a_foreign_engine_is_refused(
     rtx_engine: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, library: tuple, gpu: Gpu | None,
-    words: str,
+    message: str,
 ) -> None:  # fmt: skip
-    """Another product, version, GPU or driver; with the command that builds it again on the device that refused it."""
+    """It needs another product, version, GPU or driver; the fix is the command that rebuilds it on the device."""
     monkeypatch.setattr(passport, "check_system", lambda bundle, device=None: Passport.of(bundle))
-    engine = _orins(rtx_engine, tmp_path / "engine", **changes)
-    with pytest.raises(EngineError, match=words) as caught:
+    engine = _for_orin(rtx_engine, tmp_path / "engine", **changes)
+    with pytest.raises(EngineError, match=message) as caught:
         check(engine, Library(None, *library), gpu, "ssh://pi@jetson")
     if gpu is not None:
         command = "edgekit build runs/002-lenet --compute-capability 8.6,8.9 --device ssh://pi@jetson"
@@ -139,29 +139,29 @@ def test_a_foreign_engine_is_refused(
     [({}, "10.3.0", "8.7"), ({}, "10.3.0.30", "8.7"), ({"version_compatible": True}, "10.16.1.11", "8.7"),
      ({"version_compatible": True}, "11.4.0", "8.7"), ({"hardware_compatible": True}, "10.3.0", "12.0")],
 )  # fmt: skip
-def test_a_fitting_engine_is_taken(
+def test_a_compatible_engine_is_accepted(
     rtx_engine: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, version: str, capability: str
 ) -> None:
-    """By the support matrix: version-compatible engines of TensorRT 10 load in 10 and 11."""
+    """According to the support matrix, version-compatible engines of TensorRT 10 load in 10 and 11."""
     monkeypatch.setattr(passport, "check_system", lambda bundle, device=None: Passport.of(bundle))
-    engine = _orins(rtx_engine, tmp_path / "engine", **changes)
+    engine = _for_orin(rtx_engine, tmp_path / "engine", **changes)
     check(engine, Library(None, "tensorrt", version), dataclasses.replace(ORIN, compute_capability=capability))
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [({"system": "Windows"}, "was built for Windows"), ({"machine": "aarch64"}, "was built for Linux on aarch64"),
      ({"version": "1.6.1.120"}, "header says version 1.7.1.116, its passport 1.6.1.120")],
 )  # fmt: skip
-def test_system_and_header_are_checked(rtx_engine: Bundle, tmp_path: Path, changes: dict, words: str) -> None:
-    """Before any library is asked."""
-    with pytest.raises(EngineError, match=words):
-        check_system(_signed_off(rtx_engine, tmp_path / "engine", **changes))
+def test_system_and_header_are_checked(rtx_engine: Bundle, tmp_path: Path, changes: dict, message: str) -> None:
+    """They are checked before any library is loaded."""
+    with pytest.raises(EngineError, match=message):
+        check_system(_with_passport(rtx_engine, tmp_path / "engine", **changes))
 
 
 @given(entry=st.dictionaries(st.sampled_from([*Passport.__dataclass_fields__]), st.integers() | st.none() | st.text()))
-def test_no_passport_ends_in_a_trace(rtx_engine: Bundle, entry: dict) -> None:
-    """Whatever stands where it belongs."""
+def test_no_passport_gives_a_traceback(rtx_engine: Bundle, entry: dict) -> None:
+    """Any value of any entry is accepted or is an error with a fix."""
     requires = {"tensorrt": {**rtx_engine.manifest.requires["tensorrt"], **entry}}
     bundle = dataclasses.replace(rtx_engine, manifest=dataclasses.replace(rtx_engine.manifest, requires=requires))
     try:
@@ -179,23 +179,23 @@ def test_no_passport_ends_in_a_trace(rtx_engine: Bundle, entry: dict) -> None:
      {"compute_capabilities": ("sm86",)}, {"compute_capabilities": ("8.6", "8.6")}],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(changes: dict) -> None:
-    """At once."""
+    """The error is raised when they are created."""
     with pytest.raises(RecipeError):
         Options(**changes)
 
 
-def test_options_survive_the_way_to_a_device() -> None:
-    """As JSON, and as the words of the command that builds the engine again."""
+def test_options_survive_serialization() -> None:
+    """They become JSON, or arguments of the command that rebuilds the engine."""
     options = Options((1, 8, 32), 512, 5, strip_weights=True, compute_capabilities=("8.6", "8.9"))
     assert read(Options, json.loads(json.dumps(dataclasses.asdict(options)))) == options
-    words = "--batch 1,8,32 --workspace 512 --opt-level 5 --strip-weights --compute-capability 8.6,8.9"
-    assert options.arguments() == words.split()
+    command = "--batch 1,8,32 --workspace 512 --opt-level 5 --strip-weights --compute-capability 8.6,8.9"
+    assert options.arguments() == command.split()
 
 
-def test_what_cannot_be_built_leaves_nothing(fp32: Bundle, int8: Bundle, tmp_path: Path) -> None:
-    """The parser's error with its node, a GPU that is not offered, an option of another product; no GPU at all."""
+def test_a_failed_build_leaves_nothing(fp32: Bundle, int8: Bundle, tmp_path: Path) -> None:
+    """The parser's error with its node, an unsupported GPU, an option of another product, no GPU."""
     pytest.importorskip("tensorrt_rtx_bindings")
-    for source, options, error, words in (
+    for source, options, error, message in (
         (
             int8,
             Options(compute_capabilities=("8.6",)),
@@ -203,18 +203,18 @@ def test_what_cannot_be_built_leaves_nothing(fp32: Bundle, int8: Bundle, tmp_pat
             "image_QuantizeLinear: .*zero point",
         ),
         (fp32, Options(compute_capabilities=("8.7",)), DeviceError, "does not build for compute capability 8.7"),
-        (fp32, Options(compute_capabilities=("8.6",), version_compatible=True), DeviceError, "belong to one release"),
+        (fp32, Options(compute_capabilities=("8.6",), version_compatible=True), DeviceError, "run only on the release"),
         (fp32, Options(compute_capabilities=("8.6",), batch=(1, 2, 4)), BundleError, "fixed batch size of 1"),
         (fp32, Options(), DeviceError, "no NVIDIA GPU here to build for"),
     ):
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=message):
             build(source, tmp_path / "engine", options, _silent)
         assert list(tmp_path.iterdir()) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([None, *"abc"]), st.integers(0, 5)), max_size=12))
-def test_progress_only_grows(phases: list[tuple[str, str | None, int]]) -> None:
-    """Whatever phases a build tells, in whatever nesting."""
+def test_progress_never_decreases(phases: list[tuple[str, str | None, int]]) -> None:
+    """A build may report any phases in any nesting."""
 
     class Trt:
         IProgressMonitor = object
@@ -230,8 +230,8 @@ def test_progress_only_grows(phases: list[tuple[str, str | None, int]]) -> None:
     assert all(0 <= share <= 1 for share in shown)
 
 
-def test_batch_spread_finds_a_place_that_answers_otherwise() -> None:
-    """Among the rows of one batch, and between batches."""
+def test_batch_spread_detects_a_deviating_row() -> None:
+    """Rows are compared within one batch and between batches."""
     tensor = np.ones((1, 3, 2, 2), np.float32)
     assert batch_spread(lambda batch: batch.reshape(len(batch), -1), tensor, [1, 4]) == 0
     uneven = batch_spread(lambda batch: batch.reshape(len(batch), -1) + np.arange(len(batch))[:, None], tensor, [1, 4])
@@ -244,14 +244,14 @@ def test_batch_spread_finds_a_place_that_answers_otherwise() -> None:
 
 
 def test_layers_of_a_real_engine(rtx_engine: Bundle) -> None:
-    """Told by the builder, without a GPU to load the engine on."""
+    """The builder lists them, so no GPU is needed to load the engine."""
     engine = rtx_engine.manifest.details["engine"]
     assert engine["precisions"] == {"fp32": len(engine["layers"])}
     assert any("Conv" in layer["name"] for layer in engine["layers"])
 
 
-def test_layers_in_each_generation_s_words() -> None:
-    """TensorRT 10's JSON, 11's, names alone, and a builder's text."""
+def test_layers_are_read_in_every_format() -> None:
+    """The JSON of TensorRT 10 and of 11, names alone, and a builder's text."""
     ten = {"Layers": [
         {"Name": "Reformatting CopyNode for Input Tensor 0", "LayerType": "Reformat",
          "Inputs": [{"Name": "x", "Format/Datatype": "Row major linear FP32"}]},
@@ -281,18 +281,18 @@ def test_layers_in_each_generation_s_words() -> None:
 # --- on a simulated GPU ---
 
 
-def test_simulation_has_only_names_that_tensorrt_has() -> None:
-    """Otherwise what runs on it would prove nothing."""
+def test_the_simulation_has_only_names_of_tensorrt() -> None:
+    """Otherwise tests on it would prove nothing."""
     real = pytest.importorskip("tensorrt_rtx_bindings")
     spec = importlib.util.spec_from_file_location("simulated_tensorrt", SIMULATED / "tensorrt.py")
     assert spec is not None and spec.loader is not None
     simulated = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(simulated)
     own = {"addresses", "cache", "content", "profiles", "session", "shape", "engine", "network"}
-    for name, thing in vars(simulated).items():
-        if name.startswith("_") or getattr(thing, "__module__", "") != "simulated_tensorrt":
+    for name, value in vars(simulated).items():
+        if name.startswith("_") or getattr(value, "__module__", "") != "simulated_tensorrt":
             continue
-        for member in (member for member in vars(thing) if not member.startswith("_")):
+        for member in (member for member in vars(value) if not member.startswith("_")):
             assert member in own or hasattr(getattr(real, name), member), f"{name}.{member}"
 
 
@@ -300,18 +300,18 @@ def test_driver_calls(libcuda: Path) -> None:
     """The real cuda-bindings call each function that a stream uses; a graph replays; everything is freed."""
     code = """
 import ctypes
-from edgekit.deploy.engine.gpu import Stream, look
-assert look().name == "Simulated Orin", look()
-assert (look().compute_capability, look().cuda) == ("8.7", "13.0")
+from edgekit.deploy.engine.gpu import Stream, find_gpu
+assert find_gpu().name == "Simulated Orin", find_gpu()
+assert (find_gpu().compute_capability, find_gpu().cuda) == ("8.7", "13.0")
 stream = Stream()
-there, back, memory = stream.pinned((2, 3)), stream.pinned((2, 3)), stream.memory(24)
-there[:] = 1
-graph = stream.graph(lambda: (stream.to_gpu(memory, there), stream.from_gpu(back, memory)))
-there[:] = 5
+sent, received, memory = stream.pinned((2, 3)), stream.pinned((2, 3)), stream.memory(24)
+sent[:] = 1
+graph = stream.graph(lambda: (stream.to_gpu(memory, sent), stream.from_gpu(received, memory)))
+sent[:] = 5
 stream.launch(graph)
 stream.wait()
-assert (back == 5).all()
-assert all(ns >= 0 for ns in stream.timed([lambda: stream.to_gpu(memory, there), lambda: None]))
+assert (received == 5).all()
+assert all(ns >= 0 for ns in stream.timed([lambda: stream.to_gpu(memory, sent), lambda: None]))
 stream.close()
 assert ctypes.CDLL("libcuda.so.1").simulated_live() == 0
 """
@@ -319,18 +319,18 @@ assert ctypes.CDLL("libcuda.so.1").simulated_live() == 0
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
-    [({"SIMULATED_NO_GPU": "1"}, "no NVIDIA GPU here that can be used"),
-     ({"SIMULATED_CUDA": "12060"}, "driver serves CUDA 12")],
+    ("settings", "message"),
+    [({"SIMULATED_NO_GPU": "1"}, "no usable NVIDIA GPU here"),
+     ({"SIMULATED_CUDA": "12060"}, "driver supports CUDA 12")],
 )  # fmt: skip
-def test_a_driver_that_does_not_fit_is_told(libcuda: Path, settings: dict, words: str) -> None:
+def test_an_unusable_driver_is_reported(libcuda: Path, settings: dict, message: str) -> None:
     """No GPU, and bindings newer than the driver, as on a Jetson."""
     code = "from edgekit.deploy.engine.gpu import Stream; Stream()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False,
         env={"LD_LIBRARY_PATH": str(libcuda), "PATH": "/usr/bin", **settings},
     )  # fmt: skip
-    assert words in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -366,7 +366,7 @@ def test_engines_are_built_run_and_compared(
 
 
 def test_batches_are_split_and_filled(gpu: pytest.MonkeyPatch, edgekit: Run, tmp_path: Path, trained: Bundle) -> None:
-    """An engine for 2 to 4 images answers any number; a stripped one gets its weights back."""
+    """An engine for 2 to 4 images accepts any number; a stripped one gets its weights back."""
     edgekit("export", trained.path, "--dynamic-batch", "--out", "free")
     edgekit("build", "free", "--batch", "2,3,4", "--strip-weights", "--out", "engine")
     assert (tmp_path / "engine/model.engine").stat().st_size < 100
@@ -383,44 +383,44 @@ session.close()
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "message"),
     [("wrong-answers", "differs from the model it was built from"),
      ("uneven-batch", "depends on its place in the batch"),
-     ("parser", "Conv /features/conv: planted: this node is not taken"),
+     ("parser", "Conv /features/conv: injected: this node is not supported"),
      ("builder", "no implementation for node /features/conv"),
      ("deserialize", "the plan is not for this device")],
 )  # fmt: skip
 def test_a_bad_engine_is_not_kept(
-    gpu: pytest.MonkeyPatch, edgekit: Run, tmp_path: Path, trained: Bundle, fault: str, words: str
+    gpu: pytest.MonkeyPatch, edgekit: Run, tmp_path: Path, trained: Bundle, fault: str, message: str
 ) -> None:
-    """Whether it cannot be built or loaded, or is another model."""
+    """It cannot be built or loaded, or answers differently from its model."""
     edgekit("export", trained.path, "--dynamic-batch", "--out", "free")
     gpu.setenv("SIMULATED_FAULT", fault)
     done = edgekit("build", "free", "--batch", "1,2,4", "--out", "engine", code=1)
-    assert words in done.stderr
+    assert message in done.stderr
     assert not (tmp_path / "engine").exists()
 
 
 def test_an_engine_on_another_machine_is_refused(
     gpu: pytest.MonkeyPatch, edgekit: Run, tmp_path: Path, fp32: Bundle
 ) -> None:
-    """Before a measurement, by predict too, with the command that builds it again."""
+    """validate and predict refuse it before they run it, and name the command that rebuilds it."""
     edgekit("build", fp32.path, "--opt-level", "5", "--out", "engine")
     rebuild = f"fix: edgekit build {fp32.path} --opt-level 5"
-    for name, value, words in (
+    for name, value, message in (
         ("SIMULATED_CAPABILITY", "8.9", "was built for compute capability 8.7; the Simulated Orin here has 8.9"),
         ("SIMULATED_TENSORRT", "10.4.0", "was built with tensorrt 10.3.0; 10.4.0 is installed"),
     ):
         gpu.setenv(name, value)
         for command in (("validate", "engine", "--baseline", fp32.path), ("predict", "engine", "digits")):
             done = edgekit(*command, code=1)
-            assert words in done.stderr
+            assert message in done.stderr
             assert rebuild in done.stderr
         gpu.delenv(name)
 
 
 def test_signed_engines(gpu: pytest.MonkeyPatch, edgekit: Run, tmp_path: Path, fp32: Bundle) -> None:
-    """Only what the key's owner signed is loaded, where that is asked for."""
+    """With --verify, only engines that the key's owner signed are loaded."""
     for key in ("mine", "other"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / key)], check=True)
     done = edgekit("build", fp32.path, "--sign", "mine.pub", "--out", "engine", code=1)

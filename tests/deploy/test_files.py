@@ -1,4 +1,4 @@
-"""Files that are written, and scratch folders: names are random, nothing is left, nothing of others is touched."""
+"""Written files and scratch folders: names are random, nothing is left, files of others are not touched."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A TMPDIR of the test's own."""
+    """A separate TMPDIR for the test."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -32,7 +32,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _child(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """A process that runs `code` and has printed its first line."""
+    """Start a process that runs `code`, and wait for its first line."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], stdout=subprocess.PIPE, text=True
     )
@@ -53,8 +53,8 @@ _WRITES_FOREVER = """
 
 
 @pytest.mark.parametrize("name", [".report.json.{host}.{pid}.partial", ".report.json.partial", "report.json.part"])
-def test_a_waiting_link_is_not_followed(tmp_path: Path, name: str) -> None:
-    """The names that versions before this one wrote through, and others that could be guessed."""
+def test_an_existing_link_is_not_followed(tmp_path: Path, name: str) -> None:
+    """These are names that earlier versions wrote to, and others that can be guessed."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     place = tmp_path / "out"
@@ -65,33 +65,33 @@ def test_a_waiting_link_is_not_followed(tmp_path: Path, name: str) -> None:
     assert (place / "report.json").read_text() == "report"
 
 
-def test_names_of_drafts_are_not_known_before(tmp_path: Path) -> None:
-    """A folder for this user alone; what becomes of it has the mode that the user's umask gives."""
-    seen = []
+def test_names_of_drafts_are_unpredictable(tmp_path: Path) -> None:
+    """A draft is for this user only; the finished file or folder has the mode of the user's umask."""
+    suffixes = []
     for name in ("one", "two"):
         with new_folder(tmp_path / name) as folder:
             draft = folder.parent
-            seen.append(draft.name.split("-")[-1])
+            suffixes.append(draft.name.split("-")[-1])
             assert stat.S_IMODE(draft.stat().st_mode) == 0o700
         (tmp_path / f"plain-{name}").mkdir()
         assert (tmp_path / name).stat().st_mode == (tmp_path / f"plain-{name}").stat().st_mode
     write_file(tmp_path / "file", "x")
     (tmp_path / "plain").write_text("x")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
-    assert len(set(seen)) == 2
-    assert len(seen[0].removesuffix(".partial")) >= 8
+    assert len(set(suffixes)) == 2
+    assert len(suffixes[0].removesuffix(".partial")) >= 8
 
 
-def test_a_leftover_of_the_same_process_number_blocks_nothing(tmp_path: Path) -> None:
-    """What the versions before this one called their drafts; a new process may have the number of a dead one."""
+def test_a_leftover_with_the_same_process_id_blocks_nothing(tmp_path: Path) -> None:
+    """Earlier versions named drafts after the process id, which a new process may have again."""
     (tmp_path / f".new.{os.uname().nodename}.{os.getpid()}.partial").mkdir()
     with new_folder(tmp_path / "new") as folder:
         (folder / "file").write_text("x")
     assert (tmp_path / "new" / "file").read_text() == "x"
 
 
-def test_a_living_draft_of_another_process_is_kept(tmp_path: Path) -> None:
-    """Whatever its host and process number: containers may have the same of both."""
+def test_a_draft_of_a_running_process_is_kept(tmp_path: Path) -> None:
+    """Its host and process id do not matter, since containers may share both."""
     process = _child(_WRITES_FOREVER, tmp_path / "theirs")
     (draft,) = tmp_path.iterdir()
     with new_folder(tmp_path / "mine"):
@@ -105,17 +105,17 @@ def test_a_living_draft_of_another_process_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_second_writer_of_an_output_is_refused_at_once(tmp_path: Path) -> None:
-    """Before its work, not at the end of it; what the first does comes to its end."""
+    """It is refused before its work, not after it; the first writer completes."""
     with new_folder(tmp_path / "out") as folder:
         with pytest.raises(EdgeKitError, match="is being written by another process"), new_folder(tmp_path / "out"):
-            pytest.fail("it was let in")
+            pytest.fail("the second writer was accepted")
         (folder / "file").write_text("first")
     assert (tmp_path / "out" / "file").read_text() == "first"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-def test_of_writers_that_start_together_one_wins(tmp_path: Path) -> None:
-    """The others are refused in one line, and nothing is mixed."""
+def test_one_of_several_simultaneous_writers_wins(tmp_path: Path) -> None:
+    """The others get a one-line error, and no output is mixed."""
     barrier, outcomes = threading.Barrier(8), []
 
     def write(name: str) -> None:
@@ -140,8 +140,8 @@ def test_of_writers_that_start_together_one_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "file"])
-def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, kind: str) -> None:
-    """An empty folder would be by a plain rename."""
+def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    """A plain rename would replace an empty folder."""
 
     def appear() -> None:
         {"folder": out.mkdir, "file": out.touch, "link": lambda: out.symlink_to("nowhere")}[kind]()
@@ -156,8 +156,8 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, kind: str) -> No
         write_file(out, "x", replace=False)
 
 
-def test_scratch_folders_are_swept_when_their_maker_is_gone(scratch: Path) -> None:
-    """A living one's is kept; another program's is none of ours, nor is a link."""
+def test_scratch_folders_of_dead_processes_are_removed(scratch: Path) -> None:
+    """Folders of running processes and of other programs are kept, and so are links."""
     code = """
         import time
         from edgekit.deploy.files import scratch_folder
@@ -166,7 +166,7 @@ def test_scratch_folders_are_swept_when_their_maker_is_gone(scratch: Path) -> No
             print("ready", flush=True)
             time.sleep(60)
     """
-    dead, living = _child(code), _child(code)
+    dead, running = _child(code), _child(code)
     dead.kill()
     dead.communicate()
     elsewhere = scratch.parent / "elsewhere"
@@ -184,12 +184,12 @@ def test_scratch_folders_are_swept_when_their_maker_is_gone(scratch: Path) -> No
     gone = before - {entry.name for entry in scratch.iterdir()}
     assert len(gone) == 1
     assert (elsewhere / "lock").exists()
-    living.kill()
-    living.communicate()
+    running.kill()
+    running.communicate()
 
 
-def test_a_folder_that_was_never_locked_is_swept_later(scratch: Path) -> None:
-    """Its maker was killed in between; another one's may be locked in a moment."""
+def test_a_folder_that_was_never_locked_is_removed_later(scratch: Path) -> None:
+    """The process of an old one was killed; a new one may be locked in a moment."""
     for name in ("old", "new"):
         (scratch / f"edgekit-tmp-{name}").mkdir()
     os.utime(scratch / "edgekit-tmp-old", (time.time() - 7200,) * 2)
@@ -198,8 +198,8 @@ def test_a_folder_that_was_never_locked_is_swept_later(scratch: Path) -> None:
     assert [entry.name for entry in scratch.iterdir()] == ["edgekit-tmp-new"]
 
 
-def test_without_locks_nothing_is_swept(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows."""
+def test_without_locks_nothing_is_removed(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no such locks."""
     leftover = scratch / "edgekit-tmp-old"
     leftover.mkdir()
     (leftover / "lock").touch()
@@ -216,7 +216,7 @@ def test_without_locks_nothing_is_swept(scratch: Path, tmp_path: Path, monkeypat
 def test_a_tmpdir_that_cannot_be_written_is_one_line(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another place is not taken in silence."""
+    """No other folder is used silently."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / place))
     with pytest.raises(EdgeKitError, match="cannot write temporary files") as caught, scratch_folder():
         pass
@@ -225,7 +225,7 @@ def test_a_tmpdir_that_cannot_be_written_is_one_line(
 
 
 def test_a_full_tmpdir_is_one_line(scratch: Path) -> None:
-    """Whoever writes into the folder."""
+    """The code that writes into the folder does not matter."""
     with pytest.raises(EdgeKitError, match="cannot write temporary files") as caught, scratch_folder() as folder:
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / "x"))
     assert "TMPDIR" in caught.value.fix
@@ -234,14 +234,14 @@ def test_a_full_tmpdir_is_one_line(scratch: Path) -> None:
         Path("/nowhere/input").read_bytes()
 
 
-def test_errors_of_other_files_are_not_about_the_output(tmp_path: Path) -> None:
-    """An input that is not there is not called an output that cannot be written."""
+def test_errors_of_other_files_do_not_blame_the_output(tmp_path: Path) -> None:
+    """A missing input is not reported as an unwritable output."""
     with pytest.raises(FileNotFoundError), new_folder(tmp_path / "out"):
         Path("/nowhere/input").read_bytes()
 
 
-def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
-    """The test of it leaves nothing, the old file stays."""
+def test_checking_a_writable_location_changes_nothing(tmp_path: Path) -> None:
+    """The check leaves nothing, and the old file stays."""
     write_file(tmp_path / "file", "old")
     require_writable(tmp_path / "file")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -250,9 +250,9 @@ def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_signals_leave_nothing(tmp_path: Path) -> None:
-    """A validation that is ended by each while it measures: exit code 128 + n, no folder, no process of it.
+    """A signal during a validation gives exit code 128 + n and leaves no folder and no process.
 
-    After kill -9 its scratch folder stays, until the next command that needs one.
+    After kill -9 the scratch folder stays until the next command that needs one.
     """
     signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
     command = ["validate", DATA / "lenet-int8", "--baseline", DATA / "lenet-fp32", "--seconds", "60"]
@@ -272,18 +272,18 @@ def test_signals_leave_nothing(tmp_path: Path) -> None:
                 preexec_fn=heed_signals,
             )
         )
-    words = {}
+    errors = {}
     for number, place, process in zip(signals, places, processes, strict=True):
         assert process.stderr
-        assert any("loading" in line for line in iter(process.stderr.readline, ""))  # said by its agent
+        assert any("loading" in line for line in iter(process.stderr.readline, ""))  # printed by its agent
         (folder,) = (place / "tmp").iterdir()
         process.send_signal(number)
-        words[number] = process.communicate(timeout=60)[1]
+        errors[number] = process.communicate(timeout=60)[1]
         if number == signal.SIGKILL:
             assert folder.is_dir()
             continue
         assert process.returncode == 128 + number
-        assert "Traceback" not in words[number]
+        assert "Traceback" not in errors[number]
         assert list((place / "tmp").iterdir()) == []
         assert _processes(str(folder)) == []
     environment = {**os.environ, "TMPDIR": str(places[-1] / "tmp")}
@@ -292,22 +292,22 @@ def test_signals_leave_nothing(tmp_path: Path) -> None:
     assert list((places[-1] / "tmp").iterdir()) == []
 
 
-def _processes(words: str) -> list[str]:
-    """The command lines with these words, of processes that are there."""
-    found = []
+def _processes(text: str) -> list[str]:
+    """The command lines of running processes that contain this text."""
+    lines = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if words in line:
-            found.append(line)
-    return found
+        if text in line:
+            lines.append(line)
+    return lines
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_a_signal_that_is_to_be_ignored_stays_ignored(ignored: bool) -> None:
-    """As nohup asks."""
+def test_an_ignored_signal_stays_ignored(ignored: bool) -> None:
+    """nohup relies on this."""
     code = """
         import signal, sys, time
         from edgekit.deploy.signals import ended_by_signals
@@ -323,16 +323,16 @@ def test_a_signal_that_is_to_be_ignored_stays_ignored(ignored: bool) -> None:
 
 
 def test_one_module_makes_temporary_files() -> None:
-    """Elsewhere they would be forgotten by signals, and never be swept; a nameless file needs neither."""
+    """Files of other modules would survive signals and never be removed; a nameless file needs neither."""
     named = re.compile(r"mkdtemp|mkstemp|TemporaryDirectory|NamedTemporaryFile|gettempdir")
     allowed = {
         "deploy/files.py", "deploy/measuring/cargo.py",  # in a scratch folder
-        "deploy/devices/board/bootstrap.py", "toolkit/packing/zipapp_main.py",  # run where no EdgeKit is there yet
+        "deploy/devices/board/bootstrap.py", "toolkit/packing/zipapp_main.py",  # run before EdgeKit is there
     }  # fmt: skip
-    found = {
+    users = {
         path.relative_to(ROOT).as_posix()
         for folder in ("deploy", "export", "models", "toolkit")
         for path in (ROOT / folder).rglob("*.py")
         if named.search(path.read_text())
     }
-    assert found <= allowed
+    assert users <= allowed

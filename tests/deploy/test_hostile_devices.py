@@ -1,4 +1,4 @@
-"""What a device answers is hostile until checked: typed, bounded, agreeing with what it was asked, never a path."""
+"""Answers of devices are hostile until checked: typed, bounded, consistent with the request, never a path."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ anything = st.recursive(
 )
 
 
-def _silent(what: str, share: float) -> None:
+def _silent(stage: str, share: float) -> None:
     pass
 
 
@@ -50,7 +50,7 @@ def _silent(what: str, share: float) -> None:
 def test_a_board_cannot_name_a_file_on_the_host(
     name: object, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it built is fetched by a hash, to a name of the host's own, or not at all."""
+    """An engine is fetched by its hash to a name that the host chooses, or not at all."""
     board, probe = open_board("ssh://board"), PROBE
     fetched: list[str] = []
     monkeypatch.setattr(Board, "_check", lambda self: None)
@@ -63,17 +63,17 @@ def test_a_board_cannot_name_a_file_on_the_host(
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "message"),
     [
         (b"x", "arrived damaged"),
         (b"", "did not return an engine of"),
         (None, "contains something that is not a bundle"),
     ],
 )
-def test_what_a_board_built_is_an_engine_of_what_was_sent(
-    damage: bytes | None, words: str, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_board_returns_an_engine_of_the_model_that_was_sent(
+    damage: bytes | None, message: str, fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its hash, by its format and lineage; here the model itself comes back, or an archive of something else."""
+    """Hash, format and lineage are checked; here the model itself comes back, or an archive of other files."""
     files = cargo.code("deploy") if damage is None else cargo.bundle_files(fp32, cargo.bundle_folder(fp32))
     parcel = cargo.parcel(files, tmp_path)
     parcel.path.write_bytes(parcel.path.read_bytes() + (damage or b""))
@@ -82,7 +82,7 @@ def test_what_a_board_built_is_an_engine_of_what_was_sent(
     monkeypatch.setattr(Board, "inspect", lambda self: probe)
     monkeypatch.setattr(Board, "_run", lambda self, *arguments: (probe, {"parcel": parcel.sha256}))
     monkeypatch.setattr(Ssh, "get", lambda self, remote, path, most: shutil.copy(parcel.path, path))
-    with pytest.raises(EdgeKitError, match=words):
+    with pytest.raises(EdgeKitError, match=message):
         board.build(fp32, Options(), tmp_path / "made", _silent)
     assert not (tmp_path / "made").exists()
 
@@ -101,12 +101,12 @@ def _zip(path: Path, **entries: bytes) -> Path:
      {"other/a/x": b""},
      {"bundles/a/x": bytes(20 << 20)}, {}],
 )  # fmt: skip
-def test_an_archive_of_a_device_holds_bundles_alone(entries: dict[str, bytes], tmp_path: Path) -> None:
-    """Nothing outside of its folder, and no more than an engine takes."""
+def test_a_device_archive_contains_only_bundles(entries: dict[str, bytes], tmp_path: Path) -> None:
+    """Nothing is unpacked outside its folder, and no more than the size limit."""
     parcel = _zip(tmp_path / "parcel", **entries)
     (tmp_path / "in").mkdir()
-    with pytest.raises(BundleError, match="what pi built"):
-        cargo.unpack_bundles(parcel, tmp_path / "in" / "unpacked", 10 << 20, "what pi built")
+    with pytest.raises(BundleError, match="the engine from pi"):
+        cargo.unpack_bundles(parcel, tmp_path / "in" / "unpacked", 10 << 20, "the engine from pi")
     assert not (tmp_path / "outside").exists()
     assert not (tmp_path / "in" / "outside").exists()
 
@@ -117,14 +117,14 @@ def test_an_archive_of_a_device_holds_bundles_alone(entries: dict[str, bytes], t
      {"progress": "x"}, {"progress": "x", "share": float("nan")}, {"result": 3}, {"result": None},
      {"progress": "x" * 100_000, "share": 0.5}, {"error": [], "fix": []}, {"result": [1]}],
 )  # fmt: skip
-def test_malformed_messages_are_one_line(message: dict) -> None:
+def test_malformed_messages_are_one_line_errors(message: dict) -> None:
     """Never a traceback."""
     with pytest.raises(EdgeKitError):
         follow([json.dumps(message)], _silent)
 
 
-def test_what_is_no_message_is_passed_over() -> None:
-    """A login script's words; the result after them counts."""
+def test_lines_that_are_not_messages_are_skipped() -> None:
+    """The output of a login script is skipped; the result after it counts."""
     lines = [
         "Welcome!",
         "[1, 2]",
@@ -140,29 +140,30 @@ def test_what_is_no_message_is_passed_over() -> None:
 
 @pytest.fixture
 def answer(fp32: Bundle) -> dict[str, Any]:
-    """What a device answers on three images."""
-    one = measurement(fp32, 1.0, np.asarray([1, 2, 3]))
-    return json.loads(json.dumps(Measured(ENVIRONMENT, [one]).to_json()))
+    """A device's answer for three images."""
+    measured = Measured(ENVIRONMENT, [measurement(fp32, 1.0, np.asarray([1, 2, 3]))])
+    return json.loads(json.dumps(measured.to_json()))
 
 
-def test_a_sound_answer_is_read(answer: dict, fp32: Bundle) -> None:
-    """As it was written."""
-    assert (
-        Measured.from_json(answer, "pi", [fp32], 3).to_json() == Measured.from_json(answer, "pi", [fp32], 3).to_json()
-    )
+def test_a_valid_answer_is_read(answer: dict, fp32: Bundle) -> None:
+    """Reading it gives what was written."""
+    assert json.loads(json.dumps(Measured.from_json(answer, "pi", [fp32], 3).to_json())) == answer
 
 
 @pytest.mark.parametrize(
     "change",
-    [lambda one: one.update(bundle="other"), lambda one: one["predictions"].update(classes=[1, 2]),
-     lambda one: one["predictions"].update(classes=[1, 2, 99]), lambda one: one.update(predictions=None),
-     lambda one: one.update(blocks=[]), lambda one: one["blocks"][0].update(ns=[]),
-     lambda one: one["blocks"][0].update(ns=[0]), lambda one: one["blocks"][0].update(calls=0),
-     lambda one: one.update(golden_logits=[[1.0]]), lambda one: one.update(parity={}), lambda one: one.update(x=1),
-     lambda one: one["session"].update(runtime=["x"]), lambda one: one.update(warm_ups=[])],
+    [lambda entry: entry.update(bundle="other"), lambda entry: entry["predictions"].update(classes=[1, 2]),
+     lambda entry: entry["predictions"].update(confidences=[0.5, 0.5, float("nan")]),
+     lambda entry: entry["predictions"].update(confidences=[0.5, 0.5, 1.5]),
+     lambda entry: entry["predictions"].update(classes=[1, 2, 99]), lambda entry: entry.update(predictions=None),
+     lambda entry: entry.update(blocks=[]), lambda entry: entry["blocks"][0].update(ns=[]),
+     lambda entry: entry["blocks"][0].update(ns=[0]), lambda entry: entry["blocks"][0].update(calls=0),
+     lambda entry: entry.update(golden_logits=[[1.0]]), lambda entry: entry.update(parity={}),
+     lambda entry: entry.update(x=1), lambda entry: entry["session"].update(runtime=["x"]),
+     lambda entry: entry.update(warm_ups=[])],
 )  # fmt: skip
-def test_an_answer_agrees_with_what_was_asked(answer: dict, fp32: Bundle, change: Callable[[dict], object]) -> None:
-    """The models, the images, the classes; times are times."""
+def test_an_answer_must_match_the_request(answer: dict, fp32: Bundle, change: Callable[[dict], object]) -> None:
+    """Models, images and classes match the request, and times are valid."""
     change(answer["measurements"][0])
     with pytest.raises(DeviceError, match="pi sent an invalid measurement"):
         Measured.from_json(answer, "pi", [fp32], 3)
@@ -170,18 +171,20 @@ def test_an_answer_agrees_with_what_was_asked(answer: dict, fp32: Bundle, change
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), value=anything)
-def test_any_edit_of_an_answer_is_taken_or_refused(
+def test_any_edit_of_an_answer_is_accepted_or_refused(
     answer: dict, fp32: Bundle, data: st.DataObject, value: object
 ) -> None:
-    """Whatever stands in place of whatever entry."""
+    """Any entry may have any value."""
     changed = json.loads(json.dumps(answer))
-    place: Any = changed
+    container: Any = changed
     while True:
-        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else list(range(min(3, len(place))))))
-        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 3)) == 0:
+        key = data.draw(
+            st.sampled_from(sorted(container) if isinstance(container, dict) else list(range(min(3, len(container)))))
+        )
+        if not isinstance(container[key], dict | list) or not container[key] or data.draw(st.integers(0, 3)) == 0:
             break
-        place = place[key]
-    place[key] = value
+        container = container[key]
+    container[key] = value
     try:
         Measured.from_json(json.loads(json.dumps(changed)), "pi", [fp32], 3)
     except DeviceError:
@@ -195,15 +198,15 @@ def test_any_edit_of_an_answer_is_taken_or_refused(
      {"facts": {**FACTS._asdict(), "executable": "/usr/bin/python3\x1b[31m"}}, {"code": "relative"}, {"files": [1]},
      {"collected": 7}, {"imported": ["x"]}],
 )  # fmt: skip
-def test_a_probe_takes_no_path_that_is_none(message: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_refuses_invalid_paths(message: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder with a line break would be a command in sftp's batch language."""
     monkeypatch.setattr(Board, "_ask", lambda self, request: iter([json.loads(json.dumps(message))]))
     with pytest.raises(DeviceError, match="sent an invalid message"):
         open_board("ssh://board").probe(Wanted())
 
 
-def test_a_probe_takes_a_sound_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And only what was asked for of it."""
+def test_a_probe_accepts_a_valid_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that were not requested are ignored."""
     messages = [{"facts": FACTS._asdict()}, {"files": {"a": "whole", "b": 3}}, {"motd": 1},
                 {"imported": "numpy", "version": "2"}, {"imported": "evil", "version": "1"}]  # fmt: skip
     monkeypatch.setattr(Board, "_ask", lambda self, request: iter(json.loads(json.dumps(messages))))
@@ -214,7 +217,7 @@ def test_a_probe_takes_a_sound_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def _started(program: str) -> Iterator[subprocess.Popen[bytes]]:
-    """What stands in for a command on a board."""
+    """Run a local process in place of a command on a board."""
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=pipe)
     with ended(process):
@@ -228,7 +231,7 @@ def _started(program: str) -> Iterator[subprocess.Popen[bytes]]:
      "import sys\nwhile True: sys.stderr.write('y' * 10_000); print('x' * 10_000)"],
 )  # fmt: skip
 def test_endless_output_ends(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line without end, lines without end, with as much beside them; memory holds one line and what waits."""
+    """An endless line or endless lines, with endless errors too; memory holds one line and the queue."""
     monkeypatch.setattr(transport, "_MAX_LINE_BYTES", 1 << 20)
     monkeypatch.setattr(transport, "_MAX_LINES", 10_000)
     tracemalloc.start()
@@ -247,14 +250,14 @@ def test_endless_output_ends(program: str, monkeypatch: pytest.MonkeyPatch) -> N
      "import sys\nwhile True: sys.stderr.write('y' * 1000)",
      "import os, time; os.close(1); os.close(2); time.sleep(60)"],
 )  # fmt: skip
-def test_a_command_that_prints_no_line_is_lost(program: str) -> None:
-    """Silent, a character now and then, standard error alone, or closed and still running."""
+def test_a_command_without_complete_lines_is_lost(program: str) -> None:
+    """It is silent, prints single characters, prints only errors, or closes its output and runs on."""
     with _started(program) as process, pytest.raises(LostDeviceError, match="no output for 1 s|does not end"):
         list(CONNECTION.lines(process, 1.0))
 
 
-def test_a_command_s_lines_arrive() -> None:
-    """Whole, in order, the last one without its end too; a failure has its last words."""
+def test_the_lines_of_a_command_arrive() -> None:
+    """Complete, in order, also a last line without a line end; a failure quotes the last error line."""
     accents = "\u00e9" * 70_000
     with _started("print('a'); print(); print('\u00e9' * 70_000); print('z', end='')") as process:
         assert list(CONNECTION.lines(process, 20.0)) == ["a", "", accents, "z"]
@@ -264,10 +267,10 @@ def test_a_command_s_lines_arrive() -> None:
 
 
 @pytest.mark.parametrize(("size", "fits"), [(0, True), (3_000_000, True), (3_000_001, False), (1 << 40, False)])
-def test_a_file_of_a_board_is_bounded(
+def test_a_file_from_a_board_is_bounded(
     size: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    """Whatever size it has there, no more than was asked for is written."""
+    """Whatever its size on the board, no more bytes than requested are written."""
     program = f"import sys\nfor at in range(0, {size}, 100_000): sys.stdout.write('x' * min(100_000, {size} - at))"
     path = tmp_path / "fetched"
     with _started(program) as process:
@@ -282,12 +285,12 @@ def test_a_file_of_a_board_is_bounded(
     assert path.stat().st_size == size if fits else path.stat().st_size <= 3_000_000
 
 
-def test_a_job_of_the_agent_is_answered_by_a_line(fp32: Bundle, tmp_path: Path) -> None:
-    """The agent itself keeps to the form: it runs, and its answer is taken."""
+def test_the_agent_s_own_answer_is_accepted(fp32: Bundle, tmp_path: Path) -> None:
+    """The real agent runs a job, and its answer passes the checks."""
     job = {"bundles": {fp32.id: str(fp32.path)}, "device": None,
            "plan": {"seconds": 0.1, "rounds": 2, "processes": 3, "threads": 1}}  # fmt: skip
     (tmp_path / agent.JOB).write_text(json.dumps(job))
-    said: list[dict] = []
-    agent.run_and_say(tmp_path, said.append)
-    lines = [json.dumps(message) for message in said]
+    messages: list[dict] = []
+    agent.run_and_report(tmp_path, messages.append)
+    lines = [json.dumps(message) for message in messages]
     assert len(Measured.from_json(follow(lines, _silent), "local", [fp32], 0).measurements) == 1

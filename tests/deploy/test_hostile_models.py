@@ -1,4 +1,4 @@
-"""Model files are hostile until checked: nothing in one is executed, on import or when a bundle is opened."""
+"""Model files are hostile until checked: importing one or opening a bundle executes nothing in it."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ class _Evil:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound .pt2 of a free batch."""
+    """A valid .pt2 with a dynamic batch size."""
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
     shapes = ({0: torch.export.Dim.DYNAMIC},)
     path = tmp_path_factory.mktemp("program") / "model.pt2"
@@ -43,7 +43,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _rewritten(source: Path, out: Path, change: Callable[[str, bytes], bytes | None], **added: bytes) -> Path:
-    """A copy of a zip file with records changed (None removes one), and others added."""
+    """Copy a zip file with records changed (None removes one) and others added."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(out, "w") as new:
         root = old.namelist()[0].partition("/")[0]
         for info in old.infolist():
@@ -76,8 +76,8 @@ def _graph(document: dict) -> dict:
     return document["graph_module"]["graph"]
 
 
-def test_a_sound_program_is_loaded(program: Path) -> None:
-    """With its own sample inputs, which are tensors."""
+def test_a_valid_program_is_loaded(program: Path) -> None:
+    """Its sample inputs are tensors, which are allowed."""
     assert load_program(program).module()(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
@@ -158,7 +158,7 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__.strip("_"))
 def test_nothing_in_a_program_is_executed(program: Path, tmp_path: Path, attack: Callable[[Path], tuple]) -> None:
-    """Whatever of torch.export.load would unpickle, evaluate, look up or compile: refused before torch reads it."""
+    """Anything that torch.export.load would unpickle, evaluate, look up or compile is refused first."""
     trace = tmp_path / "executed"
     change, added = attack(trace)
     evil = _rewritten(program, tmp_path / "model.pt2", change, **added)
@@ -167,8 +167,8 @@ def test_nothing_in_a_program_is_executed(program: Path, tmp_path: Path, attack:
     assert not trace.exists()
 
 
-def test_a_program_that_unpacks_without_end_is_refused(program: Path, tmp_path: Path) -> None:
-    """A compressed archive of zeros."""
+def test_a_program_that_is_a_decompression_bomb_is_refused(program: Path, tmp_path: Path) -> None:
+    """It is a compressed archive of zeros."""
     evil = tmp_path / "model.pt2"
     with zipfile.ZipFile(program) as old, zipfile.ZipFile(evil, "w", zipfile.ZIP_DEFLATED) as new:
         for info in old.infolist():
@@ -208,7 +208,7 @@ class _WritesFileOnLoading(nn.Module):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [_WritesFile, _WritesFileOnLoading])
 def test_torchscript_writes_no_file(tmp_path: Path, kind: Callable[[str], nn.Module]) -> None:
-    """Neither when it runs nor while it is loaded; saving one with __setstate__ does not load it."""
+    """It writes none while it runs or is loaded; saving one with __setstate__ does not load it."""
     trace = tmp_path / "written"
     torch.jit.save(torch.jit.script(kind(str(trace))), str(tmp_path / "model.pt"))
     with pytest.raises(BundleError, match="is refused"):
@@ -217,19 +217,19 @@ def test_torchscript_writes_no_file(tmp_path: Path, kind: Callable[[str], nn.Mod
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_sound_torchscript_is_loaded(tmp_path: Path) -> None:
-    """Traced and scripted."""
+def test_valid_torchscript_is_loaded(tmp_path: Path) -> None:
+    """It may be traced or scripted."""
     from torchvision.models import mobilenet_v3_small
 
     network = mobilenet_v3_small().eval()
-    for made in (torch.jit.trace(network, torch.zeros(1, 3, 64, 64)), torch.jit.script(network)):
-        torch.jit.save(made, str(tmp_path / "model.pt"))
+    for module in (torch.jit.trace(network, torch.zeros(1, 3, 64, 64)), torch.jit.script(network)):
+        torch.jit.save(module, str(tmp_path / "model.pt"))
         with torch.inference_mode():
             assert load_module(tmp_path / "model.pt")(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
 
 
 def _relist(folder: Path, **changes: Any) -> None:
-    """Bring a bundle's manifest up to date with its files."""
+    """Update a bundle's manifest from its files."""
     manifest = json.loads((folder / "manifest.json").read_text()) | changes
     for name in manifest["files"]:
         content = (folder / name).read_bytes()
@@ -239,7 +239,7 @@ def _relist(folder: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("location", ["weights.bin", "../outside.bin", "/etc/hostname", "golden/../../outside.bin"])
 def test_weights_that_the_manifest_does_not_list_are_not_read(tmp_path: Path, location: str, fp32: Bundle) -> None:
-    """Beside the model, and outside of its folder; ours is the check, not the runtime's."""
+    """They are next to the model or outside its folder; EdgeKit checks this, not the runtime."""
     folder = tmp_path / "bundle"
     shutil.copytree(fp32.path, folder)
     model = onnx.load(str(folder / "model.onnx"))
@@ -258,7 +258,7 @@ def test_weights_that_the_manifest_does_not_list_are_not_read(tmp_path: Path, lo
 
 
 def test_listed_weights_are_read(tmp_path: Path, fp32: Bundle) -> None:
-    """A model of more than one file is a bundle like any other."""
+    """A model may consist of several files."""
     folder = tmp_path / "bundle"
     shutil.copytree(fp32.path, folder)
     model = onnx.load(str(folder / "model.onnx"))
@@ -271,7 +271,7 @@ def test_listed_weights_are_read(tmp_path: Path, fp32: Bundle) -> None:
 
 
 def test_opening_a_network_downloads_nothing(trained: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever its architecture says of published weights."""
+    """Its architecture may ask for published weights."""
     import socket
 
     import torchvision
@@ -287,7 +287,7 @@ def test_opening_a_network_downloads_nothing(trained: Bundle, tmp_path: Path, mo
     _relist(folder, architecture=architecture)
 
     def refuse(*arguments: object, **named: object) -> None:
-        raise AssertionError("the network was asked for")
+        raise AssertionError("a download was attempted")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
@@ -296,11 +296,11 @@ def test_opening_a_network_downloads_nothing(trained: Bundle, tmp_path: Path, mo
 
 @pytest.mark.parametrize("kind", ["state dict", "TorchScript"])
 @pytest.mark.filterwarnings("ignore")
-def test_files_of_torch_do_not_unpack_without_end(kind: str, tmp_path: Path) -> None:
-    """A gigabyte of zeros in a megabyte: refused by the sizes that its records claim."""
+def test_torch_files_that_are_decompression_bombs_are_refused(kind: str, tmp_path: Path) -> None:
+    """Compressed zeros are refused by the sizes that the records claim."""
     from edgekit.toolkit.importing.network import _load_weights
 
-    network, source, evil = nn.Linear(4, 4), tmp_path / "sound.pt", tmp_path / "evil.pt"
+    network, source, evil = nn.Linear(4, 4), tmp_path / "valid.pt", tmp_path / "evil.pt"
     if kind == "TorchScript":
         torch.jit.save(torch.jit.trace(network, torch.zeros(1, 4)), str(source))
     else:
@@ -310,10 +310,10 @@ def test_files_of_torch_do_not_unpack_without_end(kind: str, tmp_path: Path) -> 
             new.writestr(info.filename, bytes(1 << 26) if info.filename.endswith("data/0") else old.read(info))
         if kind == "TorchScript":
             new.writestr(f"{old.namelist()[0].partition('/')[0]}/extra/zeros", bytes(1 << 26))
-    before = torch._C.PyTorchFileReader
+    real_reader = torch._C.PyTorchFileReader
     read: list[str] = []
 
-    class Reader(before):  # type: ignore[misc, valid-type]
+    class Reader(real_reader):  # type: ignore[misc, valid-type]
         def get_record(self, name: str) -> bytes:
             read.append(name)
             return super().get_record(name)

@@ -21,7 +21,7 @@ Folder = Callable[..., Path]
 
 
 def test_class_folders(image_folder: Folder) -> None:
-    """A class folder's name is the label, the path in the set the id."""
+    """A class folder's name is the label; the path within the set is the id."""
     images = open_images(image_folder())
     assert images.labels == ("cat", "dog")
     assert images.ids[:2] == ("cat/0.png", "cat/1.png")
@@ -29,20 +29,20 @@ def test_class_folders(image_folder: Folder) -> None:
 
 
 def test_folders_are_matched_to_a_label_list_by_name(image_folder: Folder) -> None:
-    """Targets follow the list's order; a class of the list without images is fine."""
+    """Targets follow the list's order; a listed class may have no images."""
     images = open_images(image_folder(), ["bird", "dog", "cat"])
     assert set(images.targets[:6]) == {2}
     assert set(images.targets[6:]) == {1}
 
 
 def test_a_folder_outside_the_label_list_is_an_error(image_folder: Folder) -> None:
-    """It suggests the nearest label."""
+    """The error suggests the nearest label."""
     with pytest.raises(DataError, match="did you mean dogs"):
         open_images(image_folder(), ["cat", "dogs"])
 
 
 def test_an_empty_class_folder_is_named(image_folder: Folder) -> None:
-    """Not silently a class with nothing in it."""
+    """It is an error, instead of a class without images."""
     folder = image_folder()
     (folder / "empty one").mkdir()
     with pytest.raises(DataError, match="empty one"):
@@ -50,7 +50,7 @@ def test_an_empty_class_folder_is_named(image_folder: Folder) -> None:
 
 
 def test_numbered_images_beside_a_csv(tmp_path: Path) -> None:
-    """Image,Category with numbers for files; categories sort as numbers."""
+    """An Image,Category table with numbers as file names; categories sort as numbers."""
     for index in (1, 2, 10):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{index}.jpg")
     (tmp_path / "labels.csv").write_text("Image,Category\n10,2\n1,10\n2,2\n")
@@ -61,33 +61,33 @@ def test_numbered_images_beside_a_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "words"),
+    ("table", "message"),
     [("Image,Category\n7,a\n", "7"), ("image;class\n1;a\n", "columns image, class, separated by a semicolon"),
-     ("filename,label\n1,a\n", "columns filename, label, separated by a comma; needed are Image,Category"),
+     ("filename,label\n1,a\n", "columns filename, label, separated by a comma; required are Image,Category"),
      ("Image;Category\n1;a\n", "columns Image, Category, separated by a semicolon"),
      ("a\tb\tc\n", "a, b, c, separated by a tab"), ("", r"\(none\)"), ("Image,Category\n1\n", "row 2 has no"),
      ("Image,Category\n1,a\n1,a\n", "more than once"), ("Image,Category\n", "no rows")],
 )  # fmt: skip
-def test_a_wrong_csv_is_explained(tmp_path: Path, table: str, words: str) -> None:
-    """A missing file, other columns, another separator, a short row, a repeated image, nothing at all."""
+def test_a_wrong_csv_is_explained(tmp_path: Path, table: str, message: str) -> None:
+    """A missing file, other columns, another separator, a short row, a repeated image, an empty table."""
     Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
     (tmp_path / "labels.csv").write_text(table)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         open_images(tmp_path)
 
 
 def test_a_csv_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    """As a spreadsheet writes it in another encoding."""
+    """Spreadsheets may save it in another encoding."""
     (tmp_path / "labels.csv").write_bytes("Image,Category\n1,Käfer\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"cannot read .*labels\.csv"):
         open_images(tmp_path)
 
 
 def test_a_broken_link_is_named(image_folder: Folder) -> None:
-    """It is not dropped in silence: an error with its target, or left out and listed."""
+    """It is an error that names the target; with skip_corrupt it is left out and listed."""
     folder = image_folder()
     (folder / "cat" / "gone.jpg").symlink_to("/nowhere/x.jpg")
-    with pytest.raises(DataError, match=r"gone\.jpg is a link to /nowhere/x\.jpg, which is not there"):
+    with pytest.raises(DataError, match=r"gone\.jpg is a link to /nowhere/x\.jpg, which does not exist"):
         list(open_images(folder))
     assert open_images(folder, skip_corrupt=True).left_out == ("cat/gone.jpg",)
 
@@ -98,7 +98,7 @@ def _idx(array: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_idx_files(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    """MNIST's format, gzipped or not."""
+    """MNIST's format, with and without gzip."""
     pictures = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
     (tmp_path / "images").write_bytes(pack(_idx(pictures)))
     (tmp_path / "labels").write_bytes(pack(_idx(np.array([1, 0, 1], np.uint8))))
@@ -108,18 +108,18 @@ def test_idx_files(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
 
 
 def test_truncated_idx_is_named(tmp_path: Path) -> None:
-    """Cut anywhere, gzipped or not, it is refused."""
-    whole = _idx(np.zeros((3, 4, 5), np.uint8))
+    """A truncated file or one that is too long is refused, with and without gzip."""
+    complete = _idx(np.zeros((3, 4, 5), np.uint8))
     labels = _idx(np.zeros(3, np.uint8))
     (tmp_path / "labels").write_bytes(labels)
-    for content in (whole[:-1], whole[:7], whole + b"x", gzip.compress(whole)[:-9], b""):
+    for content in (complete[:-1], complete[:7], complete + b"x", gzip.compress(complete)[:-9], b""):
         (tmp_path / "images").write_bytes(content)
         with pytest.raises(DataError, match="images"):
             read_idx(tmp_path / "images", tmp_path / "labels")
 
 
 def test_npz(tmp_path: Path) -> None:
-    """images, labels and names; refused when they do not belong together."""
+    """The arrays are images, labels and names; mismatched ones are refused."""
     pictures = np.zeros((4, 6, 6, 3), np.uint8)
     np.savez(tmp_path / "good.npz", images=pictures, labels=[0, 1, 1, 0], names=["a", "b"])
     assert open_images(tmp_path / "good.npz").labels == ("a", "b")
@@ -135,21 +135,21 @@ def test_npz(tmp_path: Path) -> None:
 
 
 def test_a_label_outside_the_list_is_named(tmp_path: Path) -> None:
-    """Image and label stand in the message."""
+    """The message contains the image and the label."""
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 7])
     with pytest.raises(DataError, match="image 1 has label 7"):
         open_images(tmp_path / "x.npz", ["a", "b"])
 
 
 def test_an_npz_with_pickles_is_refused(tmp_path: Path) -> None:
-    """Nothing in a data file is run."""
+    """Nothing in a data file is executed."""
     np.savez(tmp_path / "x.npz", images=np.array([{"a": 1}], dtype=object), labels=[0])
     with pytest.raises(DataError, match="x.npz"):
         open_images(tmp_path / "x.npz")
 
 
 def test_a_plain_folder_has_no_labels(tmp_path: Path) -> None:
-    """Numbered names sort as numbers."""
+    """Numbered file names sort as numbers."""
     for name in ("10", "9", "a"):
         Image.new("L", (3, 3)).save(tmp_path / f"{name}.png")
     images = open_images(tmp_path)
@@ -159,7 +159,7 @@ def test_a_plain_folder_has_no_labels(tmp_path: Path) -> None:
 
 
 def test_skip_corrupt_lists_what_it_left_out(image_folder: Folder) -> None:
-    """Without it the first use of the image is an error that names it."""
+    """Without it, the first use of the image raises an error that names it."""
     folder = image_folder()
     (folder / "cat" / "0.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"cat/0\.png"):
@@ -170,8 +170,8 @@ def test_skip_corrupt_lists_what_it_left_out(image_folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("path", ["nowhere", "empty"])
-def test_nothing_there(tmp_path: Path, path: str) -> None:
-    """A missing folder and an empty one are named."""
+def test_a_path_without_images_is_named(tmp_path: Path, path: str) -> None:
+    """The error names a missing folder or an empty one."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=path):
         open_images(tmp_path / path)
@@ -179,68 +179,68 @@ def test_nothing_there(tmp_path: Path, path: str) -> None:
 
 @pytest.mark.parametrize("arrays", [True, False])
 def test_a_saved_set_is_the_same_set(image_folder: Folder, tmp_path: Path, arrays: bool) -> None:
-    """What travels to the device is what was there: images, labels, ids."""
+    """Images, labels and ids reach a device unchanged."""
     images = open_images(image_folder("ünïcode földer"))
     if arrays:
         pixels = np.stack([np.asarray(sample.image) for sample in images])
         images = ImageSet(images.labels, images.ids, images.targets, pixels)
     (tmp_path / "job").mkdir()
     images.save(tmp_path / "job")
-    back = ImageSet.load(tmp_path / "job")
-    assert (back.labels, back.ids, back.targets.tolist()) == (images.labels, images.ids, images.targets.tolist())
-    for first, second in zip(images, back, strict=True):
+    loaded = ImageSet.load(tmp_path / "job")
+    assert (loaded.labels, loaded.ids, loaded.targets.tolist()) == (images.labels, images.ids, images.targets.tolist())
+    for first, second in zip(images, loaded, strict=True):
         np.testing.assert_array_equal(np.asarray(first.image), np.asarray(second.image))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.integers(1, 90), st.integers(0, 9))
 def test_stratified_keeps_the_shares(targets: list[int], count: int, seed: int) -> None:
-    """As many as asked for (or there are), the same for the same seed; each class within one of its share.
+    """It draws `count` images, or all; the same seed draws the same ones; each class is within one image of its share.
 
-    Where a share is below one, every class has an image instead, as long as there are as many images as classes.
+    If a share is below one, every class gets at least one image instead, provided that `count` allows it.
     """
     array = np.asarray(targets)
     chosen = stratified(array, count, seed)
     assert len(set(chosen.tolist())) == len(chosen) == min(count, len(targets))
     np.testing.assert_array_equal(chosen, stratified(array, count, seed))
     shares = {name: targets.count(name) * len(chosen) / len(targets) for name in set(targets)}
-    given = {name: int((array[chosen] == name).sum()) for name in shares}
+    drawn = {name: int((array[chosen] == name).sum()) for name in shares}
     if count < len(shares) or min(shares.values()) >= 1:
-        assert all(abs(given[name] - share) <= 1 for name, share in shares.items())
+        assert all(abs(drawn[name] - share) <= 1 for name, share in shares.items())
     else:
-        assert min(given.values()) >= 1
+        assert min(drawn.values()) >= 1
 
 
 @given(st.lists(st.integers(1, 2000), min_size=1, max_size=40), st.data())
 def test_stratified_reaches_every_class(sizes: list[int], data: st.DataObject) -> None:
-    """However rare, as long as there are as many images to draw as classes."""
+    """Even rare classes are drawn, if at least as many images are drawn as there are classes."""
     count = data.draw(st.integers(len(sizes), sum(sizes)))
     targets = np.repeat(np.arange(len(sizes)), sizes)
     drawn = np.bincount(targets[stratified(targets, count, 0)], minlength=len(sizes))
     assert drawn.sum() == count
     assert (drawn >= 1).all()
-    assert (np.diff(drawn[np.argsort(sizes, kind="stable")]) >= -1).all(), "a larger class gives as many, but for one"
+    assert (np.diff(drawn[np.argsort(sizes, kind="stable")]) >= -1).all(), "a larger class gets at most one image less"
 
 
 def test_a_rare_class_is_drawn() -> None:
-    """Five images in 10,005 are under half of a 512th."""
+    """The share of 5 images in 10,005 is a quarter of an image in 512."""
     targets = np.repeat([0, 1], [10_000, 5])
     assert np.bincount(targets[stratified(targets, 512, 0)]).tolist() == [511, 1]
 
 
-def test_drawing_is_as_before_where_no_class_is_rare() -> None:
-    """So that a folder is divided as it was when a model was made from it."""
+def test_drawing_is_unchanged_if_no_class_is_rare() -> None:
+    """So a folder is split as it was when earlier models were trained on it."""
     targets = np.asarray([0] * 37 + [1] * 20 + [2] * 11)
     assert stratified(targets, 9, 1).tolist() == [1, 15, 17, 26, 34, 42, 45, 53, 59]
 
 
-def test_select_says_what_is_gone(image_folder: Folder) -> None:
-    """Ids that were recorded and are not there any more are not passed over."""
+def test_select_names_missing_ids(image_folder: Folder) -> None:
+    """Recorded ids that no longer exist are an error."""
     with pytest.raises(DataError, match=r"cat/99\.png"):
         open_images(image_folder()).select(["cat/0.png", "cat/99.png"])
 
 
 def _bomb(path: Path, kind: str, size: int) -> Path:
-    """A file of a few megabytes, or less, that unpacks to `size` bytes of zeros."""
+    """Write a file of at most a few megabytes that unpacks to `size` bytes of zeros."""
     if kind == "idx":
         with gzip.open(path, "wb", 9) as stream:
             stream.write(b"\0\0\x08\x03" + np.asarray([size >> 20, 1024, 1024], ">u4").tobytes())
@@ -260,8 +260,8 @@ def _bomb(path: Path, kind: str, size: int) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["npz", "idx"])
-def test_what_unpacks_without_end_is_refused_by_its_header(kind: str, tmp_path: Path) -> None:
-    """Of 300 MB of zeros nothing is unpacked, nor of what only claims them."""
+def test_a_decompression_bomb_is_refused_by_its_header(kind: str, tmp_path: Path) -> None:
+    """300 MB of zeros are not unpacked."""
     path = _bomb(tmp_path / f"set.{kind}", kind, 300 << 20)
     assert path.stat().st_size < 1 << 20
     tracemalloc.start()
@@ -271,8 +271,8 @@ def test_what_unpacks_without_end_is_refused_by_its_header(kind: str, tmp_path: 
     tracemalloc.stop()
 
 
-def test_a_large_set_that_is_what_it_claims_is_read(tmp_path: Path) -> None:
-    """Its memory is that of its images, once; they can be written to, as torch wants."""
+def test_a_large_valid_set_is_read(tmp_path: Path) -> None:
+    """It takes the memory of its images once; they are writable, as torch requires."""
     pictures = np.random.default_rng(0).integers(0, 256, (300, 256, 256), dtype=np.uint8)
     np.savez(tmp_path / "set.npz", images=pictures, labels=np.zeros(300, np.int64))
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""The files that an ONNX model names are found without the onnx package, wherever a tensor can stand."""
+"""External files of an ONNX model are found without the onnx package, wherever a tensor can occur."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def _graph(**parts: list) -> onnx.GraphProto:
     return helper.make_graph(nodes, "g", [], [], initializer=parts.get("initializers", []))
 
 
-def test_every_place_of_a_tensor_is_seen(tmp_path: Path) -> None:
-    """Initializers, constants, subgraphs, sparse tensors, functions."""
+def test_every_place_of_a_tensor_is_read(tmp_path: Path) -> None:
+    """Tensors occur in initializers, constants, subgraphs, sparse tensors and functions."""
     inner = _graph(initializers=[_external("inner.bin")])
     branch = helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner)
     graph = _graph(initializers=[_external("a.bin")], constant=_external("../b.bin"), nodes=[branch])  # type: ignore[arg-type]
@@ -39,19 +39,19 @@ def test_every_place_of_a_tensor_is_seen(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, functions=[function])
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    found = external_files(tmp_path / "m.onnx")
-    assert found == {"a.bin", "../b.bin", "inner.bin", "sparse.bin", "/etc/f.bin"}
+    files = external_files(tmp_path / "m.onnx")
+    assert files == {"a.bin", "../b.bin", "inner.bin", "sparse.bin", "/etc/f.bin"}
 
 
-def test_a_model_of_its_own_has_none() -> None:
-    """As all that EdgeKit writes."""
+def test_a_self_contained_model_has_none() -> None:
+    """EdgeKit writes only such models."""
     assert external_files(Path(__file__).parent.parent / "data" / "lenet-int8" / "model.onnx") == set()
 
 
 @settings(max_examples=200, deadline=None)
 @given(at=st.integers(0, 73_000), value=st.integers(0, 255), cut=st.integers(0, 73_659))
 def test_damaged_bytes_are_refused_or_read(at: int, value: int, cut: int) -> None:
-    """No other error, and no time without end."""
+    """There is no other error and no endless loop."""
     source = Path(__file__).parent.parent / "data" / "lenet-int8" / "model.onnx"
     content = bytearray(source.read_bytes())
     content[at] = value

@@ -1,4 +1,4 @@
-"""Parity tells the same model from another one."""
+"""Parity distinguishes the same model from another one."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ def golden() -> Golden:
 
 
 def test_rounding_is_the_same_model(golden: Golden) -> None:
-    """What another order of additions does."""
+    """Another order of additions has this effect."""
     assert compare(golden, golden.logits * np.float32(1 + 1e-6)).exact
 
 
 @pytest.mark.parametrize("wrong", ["bias", "nan", "inf", "shape", "order"])
-def test_another_model_is_not(golden: Golden, wrong: str) -> None:
-    """A slightly wrong bias, what is not a number, another shape, images in another order."""
+def test_another_model_is_detected(golden: Golden, wrong: str) -> None:
+    """A slightly wrong bias, NaN or infinity, another shape, images in another order."""
     logits = golden.logits.copy()
     if wrong == "bias":
         logits[:, 2] += 0.01
@@ -35,15 +35,15 @@ def test_another_model_is_not(golden: Golden, wrong: str) -> None:
     assert not compare(golden, logits).exact
 
 
-def test_a_tie_has_no_class_to_keep() -> None:
-    """Two logits that are equal up to rounding may change places."""
+def test_a_tie_may_change_its_class() -> None:
+    """Two logits that are equal up to rounding may swap."""
     logits = np.array([[1.0, 1.0 + 1e-6]], np.float32)
     golden = Golden([], np.zeros((1, 1, 1, 1), np.float32), logits, np.zeros(1, np.uint32))
     assert compare(golden, golden.logits[:, ::-1]).exact
 
 
-def test_another_preprocessing_is_told_from_another_model(fp32: Bundle) -> None:
-    """The tensors differ, the logits (made from the recorded tensors) do not."""
+def test_another_preprocessing_is_not_mistaken_for_another_model(fp32: Bundle) -> None:
+    """The tensors differ; the logits, computed from the recorded tensors, do not."""
     import dataclasses
 
     session = open_session(fp32)
@@ -55,15 +55,17 @@ def test_another_preprocessing_is_told_from_another_model(fp32: Bundle) -> None:
     assert parity.first_difference == "preprocessing"
 
 
-def test_another_decoder_is_told_from_another_preprocessing(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder that is off by one is named, though all after it differs too; the source's own differs in nothing."""
+def test_another_decoder_is_not_mistaken_for_another_preprocessing(
+    fp32: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that is off by one is named, although later steps differ too; the original one is not."""
     run = open_session(fp32).run
     assert replay(fp32, run).first_difference == "none"
     monkeypatch.setattr(
         "edgekit.deploy.parity.decode", lambda file: decode(file).point(lambda value: min(value + 1, 255))
     )
-    found = replay(fp32, run)
-    assert found.checksums_agreement == 0.0
-    assert not found.same_input
-    assert found.first_difference == "decoder"
+    parity = replay(fp32, run)
+    assert parity.checksums_agreement == 0.0
+    assert not parity.same_input
+    assert parity.first_difference == "decoder"
     assert compare(fp32.golden(), run(fp32.golden().tensors) + 1).first_difference == "logits"

@@ -1,4 +1,4 @@
-"""Preprocessing equals torchvision's bit for bit, and says why where it will not go on."""
+"""Preprocessing equals torchvision's bit for bit, and explains what it refuses."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def test_equals_torchvision(
     width: int, height: int, source: str, mode: str, resize: int | tuple | None, crop: tuple | None, interpolation: str,
     seed: int,
 ) -> None:  # fmt: skip
-    """Any image, size, crop and interpolation gives torchvision's PIL pipeline's tensor, bit for bit."""
+    """Any image, size, crop and interpolation gives the tensor of torchvision's PIL pipeline, bit for bit."""
     image = _image(width, height, source, seed)
     preprocess = Preprocess(mode, resize, crop, interpolation, MEANS[mode], STDS[mode])
     expected = _torchvision(preprocess)(image.convert(mode)).numpy()
@@ -58,7 +58,7 @@ def test_equals_torchvision(
 @settings(max_examples=60, deadline=None)
 @given(sizes, sizes, st.sampled_from(MODES), st.integers(0, 99))
 def test_training_sees_the_same_tensor(width: int, height: int, source: str, seed: int) -> None:
-    """What a DataLoader feeds the network without augmentation is what the device makes of the image."""
+    """Without augmentation, a DataLoader feeds the network the same tensor as a device does."""
     stream = io.BytesIO()
     image = _image(width, height, source if source in ("RGB", "L", "RGBA", "P", "1", "LA") else "RGB", seed)
     image.save(stream, "PNG")
@@ -80,13 +80,13 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_deep_images_are_refused(mode: str) -> None:
     """16-bit and float images are not clipped silently."""
-    with pytest.raises(DataError, match="not of 8 bits a channel"):
+    with pytest.raises(DataError, match="does not have 8 bits per channel"):
         Preprocess("RGB", 8, (8, 8), "bilinear", MEANS["RGB"], STDS["RGB"])(Image.new(mode, (8, 8)))
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2")])
-def test_sixteen_bit_grey_is_taken_by_its_upper_byte(tmp_path: Path, suffix: str, kind: str) -> None:
-    """As Pillow takes 16-bit colour; upright like any other."""
+def test_sixteen_bit_grey_is_reduced_to_its_upper_byte(tmp_path: Path, suffix: str, kind: str) -> None:
+    """Pillow reads 16-bit colour in the same way."""
     values = np.arange(0, 65536, 997, dtype=np.uint16).reshape(2, 33)
     image, path = Image.fromarray(values.astype(kind)), tmp_path / f"deep.{suffix}"
     image.save(path)
@@ -97,14 +97,14 @@ def test_sixteen_bit_grey_is_taken_by_its_upper_byte(tmp_path: Path, suffix: str
 
 @pytest.mark.parametrize("mode", ["I", "F", "LAB"])
 def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path: Path, mode: str) -> None:
-    """32-bit, float and CIE images: the file is named, so that it can be left out."""
+    """32-bit, float and CIE images: the error names the file, so that it can be left out."""
     Image.new(mode, (4, 4)).save(tmp_path / "odd.tif")
-    with pytest.raises(DataError, match=rf"odd\.tif has pixels of Pillow's mode {mode}"):
+    with pytest.raises(DataError, match=rf"odd\.tif has Pillow mode {mode}"):
         decode(tmp_path / "odd.tif")
 
 
-def test_a_photo_of_a_phone_is_taken(tmp_path: Path) -> None:
-    """108 megapixels, above the limit of Pillow; whose global setting stays as it is."""
+def test_a_phone_photo_is_accepted(tmp_path: Path) -> None:
+    """108 megapixels exceed Pillow's limit, whose global setting is left unchanged."""
     Image.new("1", (12000, 9000)).save(tmp_path / "photo.png")
     before = Image.MAX_IMAGE_PIXELS
     assert decode(tmp_path / "photo.png").size == (12000, 9000)
@@ -118,18 +118,19 @@ def test_a_strip_does_not_fill_the_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "cannot decode"), (b"not an image", "cannot decode"), (b"\x89PNG\r\n\x1a\n", "cannot")]
+    ("content", "message"),
+    [(b"", "cannot decode"), (b"not an image", "cannot decode"), (b"\x89PNG\r\n\x1a\n", "cannot")],
 )
-def test_corrupt_images_are_named(tmp_path: Path, content: bytes, words: str) -> None:
+def test_corrupt_images_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     """The error names the file."""
     (tmp_path / "bad one.png").write_bytes(content)
     with pytest.raises(DataError, match="bad one.png") as caught:
         decode(tmp_path / "bad one.png")
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
-    """Half a JPEG is not half right."""
+    """Half a JPEG is an error, not half an image."""
     stream = io.BytesIO()
     _image(64, 64, "RGB", 0).save(stream, "JPEG")
     (tmp_path / "half.jpg").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
@@ -142,8 +143,8 @@ def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     [{"mode": "BGR"}, {"interpolation": "cubic"}, {"mean": (0.5,)}, {"std": (0.0, 1.0, 1.0)}, {"crop": (0, 4)},
      {"mean": (float("nan"),) * 3}],
 )  # fmt: skip
-def test_senseless_settings_are_refused(settings_: dict) -> None:
-    """Each with an error that can be acted on."""
+def test_invalid_settings_are_refused(settings_: dict) -> None:
+    """Each one is a RecipeError."""
     good = {
         "mode": "RGB",
         "resize": 8,
@@ -157,6 +158,6 @@ def test_senseless_settings_are_refused(settings_: dict) -> None:
 
 
 def test_json_round_trip() -> None:
-    """The manifest gives back the same settings."""
+    """Settings are unchanged after writing and reading a manifest."""
     preprocess = Preprocess("RGB", (30, 40), (28, 28), "lanczos", MEANS["RGB"], STDS["RGB"])
     assert read(Preprocess, json.loads(json.dumps(plain(preprocess)))) == preprocess

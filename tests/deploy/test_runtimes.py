@@ -1,4 +1,4 @@
-"""Runtimes: chosen by a text, typed and strict; one bundle on several of them in one measurement."""
+"""Runtimes: strict, typed choices from text; one bundle on several runtimes in one measurement."""
 
 import json
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ choices = st.one_of(
 
 
 @given(choices)
-def test_a_choice_is_read_as_it_is_written(choice: Choice) -> None:
-    """As a text of the command line, and as JSON of a job."""
+def test_a_choice_reads_back_the_same(choice: Choice) -> None:
+    """It becomes text on the command line and JSON in a job."""
     assert Choice.parse(str(choice)) == choice
     plan = Plan(candidates=(Candidate("a", choice), Candidate("b")))
     assert read(Plan, json.loads(json.dumps(plain(plan)))) == plan
@@ -55,8 +55,8 @@ def test_a_choice_is_read_as_it_is_written(choice: Choice) -> None:
 
 
 @given(st.text(max_size=30) | st.from_regex(r"(onnxruntime|openvino|tensorrt):[a-z_]{0,8}=?[\w=,.-]{0,12}"))
-def test_any_text_is_a_choice_or_one_line(text: str) -> None:
-    """A choice that reads back as itself, or what exists instead."""
+def test_any_text_is_a_choice_or_an_error_with_a_fix(text: str) -> None:
+    """A choice reads back as itself; an error has a fix."""
     try:
         choice = Choice.parse(text)
     except EdgeKitError as error:
@@ -66,7 +66,7 @@ def test_any_text_is_a_choice_or_one_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("nope", "unknown runtime 'nope'"),
         ("openvin", "did you mean openvino"),
@@ -86,14 +86,14 @@ def test_any_text_is_a_choice_or_one_line(text: str) -> None:
         ("onnxruntime:threads=1,threads=2", "twice"),
     ],
 )
-def test_a_wrong_choice_names_what_exists(text: str, words: str) -> None:
+def test_a_wrong_choice_names_what_exists(text: str, message: str) -> None:
     """An unknown runtime, option or value."""
-    with pytest.raises(RecipeError, match=words) as caught:
+    with pytest.raises(RecipeError, match=message) as caught:
         Choice.parse(text)
     assert caught.value.fix
 
 
-def test_the_default_of_a_format_is_the_first_that_opens_it() -> None:
+def test_the_default_is_the_first_runtime_that_opens_the_format() -> None:
     """ONNX files run on ONNX Runtime unless another is named."""
     assert default_runtime("onnx").name == "onnxruntime"
     assert [runtime.name for runtime in all_runtimes() if "onnx" in runtime.formats] == ["onnxruntime", "openvino"]
@@ -101,8 +101,8 @@ def test_the_default_of_a_format_is_the_first_that_opens_it() -> None:
         default_runtime("null")
 
 
-def test_a_runtime_that_is_not_here_says_what_installs_it(fp32: Bundle) -> None:
-    """With its extra, or by its own name; it opens no other format."""
+def test_a_missing_runtime_names_what_to_install(fp32: Bundle) -> None:
+    """The error names the extra or the package; a runtime refuses formats that it does not open."""
     package = Package(modules=("no_such_module",), distributions=("no-such-package",), purpose="")
     absent = Runtime(name="absent", formats={"onnx": ".x:y"}, packages=(package,))
     assert not absent.installed
@@ -116,18 +116,18 @@ def test_a_runtime_that_is_not_here_says_what_installs_it(fp32: Bundle) -> None:
 
 
 def test_a_runtime_without_options_says_so() -> None:
-    """Rather than offer an empty list."""
+    """The error does not offer an empty list."""
 
     @dataclass(frozen=True)
-    class Nothing:
+    class NoOptions:
         pass
 
     with pytest.raises(RecipeError, match="has no options"):
-        Runtime(name="bare", formats={}, options=Nothing).read_options({"threads": 1})
+        Runtime(name="bare", formats={}, options=NoOptions).read_options({"threads": 1})
 
 
 def test_defaults_reach_the_runtimes_that_have_them() -> None:
-    """A candidate's own options come first; what a runtime does not have is left out."""
+    """A candidate's own options take precedence; options that a runtime lacks are omitted."""
     defaults: dict[str, Any] = {"threads": 4, "provider": "cuda", "cuda_graph": True}
     ort = runtime_named("onnxruntime").read_options({"threads": 1}, defaults)
     assert (ort.threads, ort.provider) == (1, "cuda")
@@ -140,8 +140,8 @@ def test_defaults_reach_the_runtimes_that_have_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_a_model_of_uint8_pixels_runs_on(name: str, fp32: Bundle, int8: Bundle) -> None:
-    """Each runtime of ONNX files answers the golden samples as the bundle recorded them."""
+def test_every_onnx_runtime_reproduces_the_golden_logits(name: str, fp32: Bundle, int8: Bundle) -> None:
+    """Each runtime of ONNX files reproduces the logits that the bundle recorded."""
     for bundle, tolerance in ((fp32, 1e-4), (int8, 0.05)):
         golden = bundle.golden()
         session = open_session(bundle, name, threads=1)
@@ -151,8 +151,8 @@ def test_a_model_of_uint8_pixels_runs_on(name: str, fp32: Bundle, int8: Bundle) 
         session.close()
 
 
-def test_one_bundle_runs_on_two_runtimes_and_with_two_numbers_of_threads(fp32: Bundle) -> None:
-    """In one measurement, each with its own key, and each loaded as it was asked."""
+def test_one_bundle_runs_on_two_runtimes_and_with_two_thread_counts(fp32: Bundle) -> None:
+    """In one measurement, each has its own key and is loaded with its own options."""
     plan = Plan(
         **QUICK,
         candidates=(
@@ -161,23 +161,23 @@ def test_one_bundle_runs_on_two_runtimes_and_with_two_numbers_of_threads(fp32: B
             Candidate(fp32.id, Choice("openvino")),
         ),
     )
-    measured = open_device("local").measure([fp32], plan, None, lambda what, share: None).measurements
-    assert [one.bundle for one in measured] == [
+    measured = open_device("local").measure([fp32], plan, None, lambda stage, share: None).measurements
+    assert [model.bundle for model in measured] == [
         fp32.id, f"{fp32.id}@onnxruntime:threads=2", f"{fp32.id}@openvino",
     ]  # fmt: skip
-    facts = [(one.session["runtime"], one.session["threads"]) for one in measured]
+    facts = [(model.session["runtime"], model.session["threads"]) for model in measured]
     assert facts == [("onnxruntime", 1), ("onnxruntime", 2), ("openvino", 1)]
-    first, *others = [np.asarray(one.golden_logits) for one in measured]
+    first, *others = [np.asarray(model.golden_logits) for model in measured]
     for other in others:
         np.testing.assert_allclose(first, other, atol=1e-3)
-    assert all(one.one_thread for one in measured), "several threads of one of them are checked with one of all"
+    assert all(model.one_thread for model in measured), "if one uses several threads, all are also timed with one"
 
 
-def _lines(job: Any, folder: Path) -> list[dict[str, Any]]:
+def _answers(job: Any, folder: Path) -> list[dict[str, Any]]:
     (folder / agent.JOB).write_text(job if isinstance(job, str) else json.dumps(job))
-    said: list[dict[str, Any]] = []
-    agent.run_and_say(folder, said.append)
-    return said
+    messages: list[dict[str, Any]] = []
+    agent.run_and_report(folder, messages.append)
+    return messages
 
 
 def _changed(job: dict[str, Any], path: Sequence[Any], value: Any) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _changed(job: dict[str, Any], path: Sequence[Any], value: Any) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
+    ("path", "value", "message"),
     [
         (["plan", "candidates"], [{"bundle": "other", "choice": None}], "is not among its bundles"),
         (["plan", "candidates"], [{"bundle": "b"}, {"bundle": "b"}], "measured twice"),
@@ -201,7 +201,7 @@ def _changed(job: dict[str, Any], path: Sequence[Any], value: Any) -> dict[str, 
         (["plan", "candidates"],
          [{"bundle": "b", "choice": {"name": "openvino", "options": {"x": 1}}}], "unknown option"),
         (["plan", "candidates"],
-         [{"bundle": "b", "choice": {"name": "openvino", "options": {"threads": [1]}}}], "belongs"),
+         [{"bundle": "b", "choice": {"name": "openvino", "options": {"threads": [1]}}}], "expected"),
         (["plan", "candidates"],
          [{"bundle": "b", "choice": {"name": "openvino", "options": {"threads": 1e300}}}], "whole number"),
         (["plan", "candidates"], [{"bundle": "b", "choice": {"name": "torch"}}], "torch does not open onnx"),
@@ -215,14 +215,14 @@ def _changed(job: dict[str, Any], path: Sequence[Any], value: Any) -> dict[str, 
     ],
 )  # fmt: skip
 def test_a_hostile_job_is_answered_by_one_line(
-    path: list[Any], value: Any, words: str, fp32: Bundle, tmp_path: Path
+    path: list[Any], value: Any, message: str, fp32: Bundle, tmp_path: Path
 ) -> None:
-    """What is measured on what is typed and bounded; nothing a job names is imported."""
+    """Candidates are typed and bounded; a name in a job is never imported."""
     job = {**cargo.job([fp32], Plan(**QUICK)), "bundles": {"b": str(fp32.path)}}
-    (said,) = [one for one in _lines(_changed(job, path, value), tmp_path) if "progress" not in one]
-    assert words in said["error"]
-    assert "\n" not in said["error"]
-    assert said["fix"]
+    (answer,) = [sent for sent in _answers(_changed(job, path, value), tmp_path) if "progress" not in sent]
+    assert message in answer["error"]
+    assert "\n" not in answer["error"]
+    assert answer["fix"]
 
 
 @pytest.mark.parametrize(
@@ -230,29 +230,29 @@ def test_a_hostile_job_is_answered_by_one_line(
 )
 def test_a_file_that_is_not_a_job_is_answered_by_one_line(text: str, tmp_path: Path) -> None:
     """Not JSON, not an object, not a job."""
-    (said,) = _lines(text, tmp_path)
-    assert said["error"]
-    assert said["fix"]
+    (answer,) = _answers(text, tmp_path)
+    assert answer["error"]
+    assert answer["fix"]
 
 
-def test_a_planted_runtime_is_not_named_by_a_job(fp32: Bundle, tmp_path: Path) -> None:
-    """Planted models open by their format alone, where the job says that they are planted."""
+def test_a_job_cannot_name_a_planted_runtime(fp32: Bundle, tmp_path: Path) -> None:
+    """Planted models open by their format alone, and only if the job says that they are planted."""
     with pytest.raises(RecipeError, match="unknown runtime 'null'"):
         read(Plan, {"candidates": [{"bundle": fp32.id, "choice": {"name": "null"}}]})
 
 
 @pytest.mark.parametrize(
-    ("plan", "words"),
+    ("plan", "message"),
     [
         (Plan(candidates=(Candidate("b", Choice("onnxruntime", {"provider": "cuda"})),)), "but not provider"),
         (Plan(options={"provider": "cuda"}), "but not provider"),
     ],
 )
-def test_a_browser_has_no_options_but_threads(plan: Plan, words: str, fp32: Bundle) -> None:
-    """Its provider is chosen by the device's name."""
+def test_a_browser_has_no_option_except_threads(plan: Plan, message: str, fp32: Bundle) -> None:
+    """The device's name selects the provider."""
     import dataclasses
 
     bundle = dataclasses.replace(fp32, id="b")
     assert BrowserDevice("browser").runtimes() == {"onnxruntime"}
-    with pytest.raises(DeviceError, match=words):
-        BrowserDevice("browser").measure([bundle], plan, None, lambda what, share: None)
+    with pytest.raises(DeviceError, match=message):
+        BrowserDevice("browser").measure([bundle], plan, None, lambda stage, share: None)

@@ -1,11 +1,11 @@
-"""The contract of every session, parametrised over the registry."""
+"""The contract of every session, parametrized over the runtime registry."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.engine.gpu import look
+from edgekit.deploy.engine.gpu import find_gpu
 from edgekit.deploy.errors import BundleError, DeviceError, RecipeError
 from edgekit.deploy.parity import compare, replay
 from edgekit.deploy.runtimes.onnxruntime import PROVIDERS
@@ -17,7 +17,7 @@ from edgekit.toolkit.building.build import build
 from hypothesis import given
 from hypothesis import strategies as st
 
-_NO_GPU = pytest.mark.skipif(look() is None, reason="no NVIDIA GPU here")
+_NO_GPU = pytest.mark.skipif(find_gpu() is None, reason="no NVIDIA GPU")
 
 
 _PAIRS = [(runtime, format) for runtime in all_runtimes() for format in runtime.formats]
@@ -32,7 +32,7 @@ def _bundle(format: str, trained: Bundle, folder: Path) -> Bundle:
 
 
 def test_every_format_has_a_runtime() -> None:
-    """What can be exported can be run."""
+    """Every format that can be exported can be run."""
     assert set(FORMATS) < set(formats(RUNTIMES))
 
 
@@ -42,7 +42,7 @@ def test_every_format_has_a_runtime() -> None:
     ids=_NAMES,
 )
 def test_session_contract(runtime: Runtime, format: str, trained: Bundle, tmp_path: Path) -> None:
-    """Any number of images from 1, float32 logits, the same for an image whatever is beside it, and the golden ones."""
+    """Any batch size works; logits are float32, equal the golden ones, and do not depend on the batch."""
     bundle = _bundle(format, trained, tmp_path)
     options = {"threads": 1} if "threads" in runtime.option_names() else {}
     session = load(bundle.path, runtime.name, **options)
@@ -59,7 +59,7 @@ def test_session_contract(runtime: Runtime, format: str, trained: Bundle, tmp_pa
 
 
 def test_a_format_without_a_runtime_is_named(fp32: Bundle) -> None:
-    """With what there is."""
+    """The error suggests the nearest format."""
     import dataclasses
 
     strange = dataclasses.replace(fp32, manifest=dataclasses.replace(fp32.manifest, format="onxn"))
@@ -68,8 +68,8 @@ def test_a_format_without_a_runtime_is_named(fp32: Bundle) -> None:
 
 
 @pytest.mark.parametrize(("runtime", "format"), _PAIRS, ids=_NAMES)
-def test_a_model_file_that_is_none_is_refused(runtime: Runtime, format: str, trained: Bundle, tmp_path: Path) -> None:
-    """A whole bundle around a broken model file is an error of the bundle, not a trace."""
+def test_an_invalid_model_file_is_refused(runtime: Runtime, format: str, trained: Bundle, tmp_path: Path) -> None:
+    """A broken model file in a valid bundle is a one-line BundleError, not a traceback."""
     import dataclasses
 
     (tmp_path / "model").write_bytes(b"not a model at all")
@@ -81,7 +81,7 @@ def test_a_model_file_that_is_none_is_refused(runtime: Runtime, format: str, tra
 
 @given(st.integers(1, 9), st.one_of(st.none(), st.integers(1, 5)))
 def test_in_batches_of(count: int, size: int | None) -> None:
-    """A model of a fixed batch sees exactly that many images, and no answer is lost or invented."""
+    """A model with a fixed batch size gets exactly that many images; no answer is lost or added."""
     batch = np.arange(count, dtype=np.float32)[:, None]
 
     def run(part: np.ndarray) -> np.ndarray:
@@ -91,8 +91,8 @@ def test_in_batches_of(count: int, size: int | None) -> None:
     np.testing.assert_array_equal(in_batches_of(size, batch, run), batch * 2)
 
 
-def test_a_provider_that_is_not_here_is_refused(fp32: Bundle) -> None:
-    """With what installs it; a name that is none, with the nearest."""
+def test_a_missing_provider_is_refused(fp32: Bundle) -> None:
+    """The error names the provider; for an unknown name it suggests the nearest."""
     with pytest.raises(DeviceError, match="has no CUDAExecutionProvider"):
         open_session(fp32, provider="cuda")
     with pytest.raises(RecipeError, match="did you mean cuda"):
@@ -100,7 +100,7 @@ def test_a_provider_that_is_not_here_is_refused(fp32: Bundle) -> None:
 
 
 def test_a_silent_fallback_to_the_cpu_is_refused(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime's cloud provider takes no operator of a local model: all of them run on the CPU, unsaid."""
+    """ONNX Runtime's cloud provider supports no operator of a local model: all silently run on the CPU."""
     monkeypatch.setitem(PROVIDERS, "cuda", "AzureExecutionProvider")
     with pytest.raises(DeviceError, match=r"leaves (\d+) of \1 operators .* to the CPU: .*Conv"):
         open_session(fp32, provider="cuda")
@@ -110,7 +110,7 @@ def test_a_silent_fallback_to_the_cpu_is_refused(fp32: Bundle, monkeypatch: pyte
 
 
 def test_placement_is_read_from_a_profile() -> None:
-    """Each node once, by its provider; what is no node's run does not count."""
+    """Each node counts once, for its provider; other events do not count."""
     from edgekit.deploy.runtimes.onnxruntime import read_placement
 
     def event(name: str, provider: str, op: str) -> dict:

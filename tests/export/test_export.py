@@ -1,4 +1,4 @@
-"""An export is the same model, or there is none."""
+"""An export is the same model, or it fails."""
 
 import json
 from collections.abc import Callable
@@ -20,23 +20,23 @@ from torch import nn
 @pytest.mark.parametrize("format", sorted(FORMATS))
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_every_format_is_the_same_model(trained: Bundle, tmp_path: Path, format: str, dynamic: bool) -> None:
-    """With one image at a time and with any number; lineage, labels, preprocessing and data set travel on."""
-    made = export_bundle(trained, format, tmp_path / "made", Options(dynamic_batch=dynamic))
-    assert made.manifest.input.batch == (None if dynamic else 1)
-    assert made.manifest.details["parity"]["top1_agreement"] == 1.0
-    assert made.manifest.lineage[-1]["id"] == trained.id
-    assert made.manifest.labels == trained.manifest.labels
-    assert made.manifest.preprocess == trained.manifest.preprocess
-    assert made.splits() == trained.splits()
-    fingerprints = made.fingerprints()
+    """For one image and for any batch size; lineage, labels, preprocessing and data set are kept."""
+    exported = export_bundle(trained, format, tmp_path / "made", Options(dynamic_batch=dynamic))
+    assert exported.manifest.input.batch == (None if dynamic else 1)
+    assert exported.manifest.details["parity"]["top1_agreement"] == 1.0
+    assert exported.manifest.lineage[-1]["id"] == trained.id
+    assert exported.manifest.labels == trained.manifest.labels
+    assert exported.manifest.preprocess == trained.manifest.preprocess
+    assert exported.splits() == trained.splits()
+    fingerprints = exported.fingerprints()
     assert fingerprints.keys() == {"train", "validation", "test"}
     assert all((fingerprints[part] == rows).all() for part, rows in trained.fingerprints().items())
     golden = trained.golden()
-    np.testing.assert_allclose(load(made.path).run(golden.tensors), golden.logits, atol=1e-3)
+    np.testing.assert_allclose(load(exported.path).run(golden.tensors), golden.logits, atol=1e-3)
 
 
 def test_onnx_file_carries_labels_and_preprocessing(trained: Bundle, tmp_path: Path) -> None:
-    """Whoever has only the .onnx file still has them; no BatchNorm or Dropout is left in it."""
+    """They are in the .onnx file itself, which has no BatchNorm or Dropout left."""
     model = onnx.load(str(export_bundle(trained, "onnx", tmp_path / "made").model_path))
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert metadata["edgekit.labels"] == list(trained.manifest.labels)
@@ -46,16 +46,16 @@ def test_onnx_file_carries_labels_and_preprocessing(trained: Bundle, tmp_path: P
     assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [1, 1, 16, 16]
 
 
-def test_cross_check_holds_both_exporters_against_each_other(trained: Bundle, tmp_path: Path) -> None:
-    """And says how far they are apart."""
-    made = export_bundle(trained, "onnx", tmp_path / "made", Options(cross_check=True))
-    details = made.manifest.details["export"]
+def test_cross_check_compares_both_exporters(trained: Bundle, tmp_path: Path) -> None:
+    """The manifest records the difference between them."""
+    exported = export_bundle(trained, "onnx", tmp_path / "made", Options(cross_check=True))
+    details = exported.manifest.details["export"]
     assert details["exporter"] != details["cross_check"]["exporter"]
     assert 0 <= details["cross_check"]["max_abs"] < 1e-3
 
 
 def _with_bias(change: float) -> Callable:
-    """Exporters' output with one bias changed: what torch.onnx of some releases does to ResNet50."""
+    """Change one bias in the exporters' output, as torch.onnx of some releases does to ResNet50."""
     real = onnx_export.onnxslim.slim
 
     def slim(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -73,7 +73,7 @@ def _with_bias(change: float) -> Callable:
 def test_a_silently_wrong_export_is_refused(
     monkeypatch: pytest.MonkeyPatch, trained: Bundle, tmp_path: Path, change: float
 ) -> None:
-    """Whichever exporter makes it; nothing is left behind."""
+    """The exporter does not matter, and no files are left."""
     monkeypatch.setattr(onnx_export.onnxslim, "slim", _with_bias(change))
     with pytest.raises(ParityError, match="not the same model"):
         export_bundle(trained, "onnx", tmp_path / "made")
@@ -83,22 +83,22 @@ def test_a_silently_wrong_export_is_refused(
 def test_a_wrong_first_exporter_falls_back_to_the_other(
     monkeypatch: pytest.MonkeyPatch, trained: Bundle, tmp_path: Path
 ) -> None:
-    """The manifest says that it did, and why."""
+    """The manifest records the fallback and its reason."""
     first, second = onnx_export.EXPORTERS
 
     def broken(network: nn.Module, example: torch.Tensor, options: Options) -> bytes:
         raise RuntimeError("operator not supported")
 
     monkeypatch.setitem(onnx_export.EXPORTERS, first, broken)
-    made = export_bundle(trained, "onnx", tmp_path / "made")
-    details = made.manifest.details["export"]
+    exported = export_bundle(trained, "onnx", tmp_path / "made")
+    details = exported.manifest.details["export"]
     assert details["exporter"] == second
     assert "operator not supported" in details["fallback_because"]
     assert details["opset"] == 18
 
 
-def test_a_frozen_batch_is_found(monkeypatch: pytest.MonkeyPatch, trained: Bundle, tmp_path: Path) -> None:
-    """--dynamic-batch whose file takes one image only is not a dynamic batch."""
+def test_a_frozen_batch_is_detected(monkeypatch: pytest.MonkeyPatch, trained: Bundle, tmp_path: Path) -> None:
+    """With --dynamic-batch, a file that accepts only one image is refused."""
     real = onnx_export.EXPORTERS
     for name, exporter in list(real.items()):
         monkeypatch.setitem(real, name, lambda n, e, o, f=exporter: f(n, e[:1], Options(opset=o.opset)))
@@ -108,26 +108,26 @@ def test_a_frozen_batch_is_found(monkeypatch: pytest.MonkeyPatch, trained: Bundl
 
 
 def test_options_that_do_not_apply_are_refused(trained: Bundle, tmp_path: Path) -> None:
-    """Not ignored."""
+    """They are not ignored."""
     with pytest.raises(BundleError, match="--cross-check does not apply"):
         export_bundle(trained, "torchscript", tmp_path / "made", Options(cross_check=True))
 
 
-def test_an_opset_that_is_too_low_is_refused_or_met(trained: Bundle, tmp_path: Path) -> None:
+def test_a_low_opset_is_refused_or_met(trained: Bundle, tmp_path: Path) -> None:
     """A request is fulfilled or refused, never silently changed."""
     with pytest.raises(EdgeKitError):
         export_bundle(trained, "onnx", tmp_path / "low", Options(opset=5))
-    made = export_bundle(trained, "onnx", tmp_path / "made", Options(opset=13))
-    assert onnx.load(str(made.model_path)).opset_import[0].version == 13
+    exported = export_bundle(trained, "onnx", tmp_path / "made", Options(opset=13))
+    assert onnx.load(str(exported.model_path)).opset_import[0].version == 13
 
 
 def test_an_onnx_bundle_has_no_torch_network(fp32: Bundle, tmp_path: Path) -> None:
-    """It says which bundles have."""
+    """It cannot be exported again."""
     with pytest.raises(BundleError, match="no torch module"):
         export_bundle(fp32, "onnx", tmp_path / "made")
 
 
-def test_an_unknown_format_suggests(trained: Bundle, tmp_path: Path) -> None:
-    """Never a fallback."""
+def test_an_unknown_format_suggests_the_nearest(trained: Bundle, tmp_path: Path) -> None:
+    """It never falls back to another format."""
     with pytest.raises(BundleError, match="did you mean onnx"):
         export_bundle(trained, "onx", tmp_path / "made")

@@ -1,4 +1,4 @@
-"""ONNX files that other tools can read: nodes in order, checked, the same answers in two readers."""
+"""ONNX files that other tools can read: sorted, checked, with the same answers in two runtimes."""
 
 import random
 
@@ -34,7 +34,7 @@ def test_any_order_becomes_a_valid_one(generator: random.Random, length: int) ->
 
 
 def test_a_valid_order_is_kept() -> None:
-    """Sorting changes nothing in a graph that is sorted: parallel branches keep their places."""
+    """Sorting does not change a sorted graph: parallel branches keep their places."""
     model = _chain(3)
     model.graph.node.insert(2, helper.make_node("Neg", ["t0"], ["side"], name="side"))
     before = [node.name for node in model.graph.node]
@@ -42,8 +42,8 @@ def test_a_valid_order_is_kept() -> None:
     assert [node.name for node in model.graph.node] == before
 
 
-def test_a_subgraph_needs_what_it_reads_from_outside() -> None:
-    """An If whose branch reads a tensor comes after the node that makes it."""
+def test_a_subgraph_depends_on_the_outer_tensors_it_reads() -> None:
+    """An If whose branch reads a tensor comes after the node that computes it."""
     branch = helper.make_graph(
         [helper.make_node("Neg", ["made"], ["out"])], "b", [],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [2])],
@@ -61,7 +61,7 @@ def test_a_subgraph_needs_what_it_reads_from_outside() -> None:
 
 
 def test_a_cycle_and_an_invalid_graph_are_errors() -> None:
-    """One line each, no traceback of onnx."""
+    """Each is a one-line error without a traceback of onnx."""
     model = _chain(2)
     model.graph.node[0].input[0] = "t2"
     with pytest.raises(EdgeKitError, match="cycle"):

@@ -1,1 +1,1 @@
-"""Fuzzing: structured mutations of all that EdgeKit reads from outside, over a kept corpus."""
+"""Fuzzing: structured mutations of everything that EdgeKit reads from outside, with a committed corpus."""

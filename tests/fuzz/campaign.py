@@ -1,8 +1,8 @@
-"""Run cases: `python -m tests.fuzz.campaign --cases 1000000`; or one that failed: `--replay FILE`.
+"""Run cases: `python -m tests.fuzz.campaign --cases 1000000`, or replay a failed one: `--replay FILE`.
 
-A case is made from its number and the seed alone, so a campaign can be repeated, and any part of it. A failure is an
-outcome other than success and EdgeKitError, more than the time or memory of tests/fuzz/guard.py, or a touch of anything
-outside of the case's folder. Failing cases are saved under tests/fuzz/failures/, one of a kind.
+A case depends only on its number and the seed, so a campaign, or any part of it, can be repeated. A case fails if it
+raises anything but EdgeKitError, exceeds the time or memory of tests/fuzz/guard.py, or touches anything outside its
+folder. Failing cases are saved under tests/fuzz/failures/, one per kind of failure.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from tests.fuzz.guard import Escape, Guard, Slow
 from tests.fuzz.targets import TARGETS, quiet
 
 HERE = Path(__file__).parent
-# What a case may come to.
-RIGHT = ("taken", "refused")
+# The outcomes that are not failures.
+EXPECTED = ("accepted", "refused")
 
 
 @dataclass
 class Outcome:
-    """What became of a campaign: how many cases of each target, refused ones among them, failures by kind."""
+    """The result of a campaign: cases, refused cases and seconds by target; failures by kind."""
 
     cases: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
@@ -43,10 +43,10 @@ class Outcome:
 
 
 def make_case(name: str, number: int, seed: int) -> bytes:
-    """The case of this number."""
+    """Make the case with this number."""
     random = Random(f"{seed}/{number}/{name}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zip files with a name twice are meant
+        warnings.simplefilter("ignore")  # duplicate names in zip files are intended
         return TARGETS[name].mutate(random, random.choice(_seeds(name)))
 
 
@@ -56,7 +56,7 @@ def _seeds(name: str) -> list[bytes]:
 
 
 def run_case(guard: Guard, name: str, case: bytes, folder: Path) -> str:
-    """Run a case: "taken", "refused", or what failed."""
+    """Run a case; return "accepted", "refused", or the failure."""
     try:
         with guard.case(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -65,18 +65,18 @@ def run_case(guard: Guard, name: str, case: bytes, folder: Path) -> str:
         return "refused"
     except (Exception, Escape, Slow) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in frames if f"{os.sep}tests{os.sep}" not in frame.filename] or frames
-        own = next((one for one in reversed(ours) if "site-packages" not in one.filename), ours[-1])
-        place = f"{Path(own.filename).name}:{own.lineno}"
+        product = [frame for frame in frames if f"{os.sep}tests{os.sep}" not in frame.filename] or frames
+        last = next((frame for frame in reversed(product) if "site-packages" not in frame.filename), product[-1])
+        place = f"{Path(last.filename).name}:{last.lineno}"
         return f"{name}: {type(error).__name__} at {place}\t{str(error)[:160]!r}"
-    return "taken"
+    return "accepted"
 
 
 def schedule(names: Sequence[str]) -> list[str]:
-    """One round of targets by their weights, spread."""
+    """One round of targets, each as often as its weight, interleaved."""
     return [
         name
-        for turn in range(max(TARGETS[one].weight for one in names))
+        for turn in range(max(TARGETS[name].weight for name in names))
         for name in names
         if turn < TARGETS[name].weight
     ]
@@ -85,7 +85,7 @@ def schedule(names: Sequence[str]) -> list[str]:
 def campaign(
     guard: Guard, names: Sequence[str], cases: int, seconds: float, seed: int, folder: Path
 ) -> Outcome:  # fmt: skip
-    """Run cases until there are so many, or the time is over."""
+    """Run this many cases, or as many as fit into the time."""
     outcome, turns, end = Outcome(), schedule(names), time.monotonic() + seconds
     for number in range(cases):
         if time.monotonic() > end:
@@ -93,53 +93,53 @@ def campaign(
         name = turns[number % len(turns)]
         begun = time.process_time()
         case = make_case(name, number, seed)
-        place = folder / name
-        place.mkdir(exist_ok=True)
-        result = run_case(guard, name, case, place)
+        scratch = folder / name
+        scratch.mkdir(exist_ok=True)
+        result = run_case(guard, name, case, scratch)
         outcome.seconds[name] += time.process_time() - begun
         outcome.cases[name] += 1
         outcome.refused[name] += result == "refused"
-        if result not in RIGHT:
+        if result not in EXPECTED:
             kind = result.partition("\t")[0]
             outcome.failures[kind] += 1
             outcome.examples.setdefault(kind, (result, case))
     return outcome
 
 
-def kept(guard: Guard, names: Sequence[str], folder: Path) -> int:
-    """Run the cases that failed once; how many do so again."""
+def run_kept(guard: Guard, names: Sequence[str], folder: Path) -> int:
+    """Run the cases that failed in the past; return how many fail again."""
     failed = 0
     for path in sorted((HERE / "corpus" / "cases").iterdir()):
         name = path.name.partition("-")[0]
-        if name in names and (result := run_case(guard, name, path.read_bytes(), folder / name)) not in RIGHT:
+        if name in names and (result := run_case(guard, name, path.read_bytes(), folder / name)) not in EXPECTED:
             print(f"{path.name}: {result}")
             failed += 1
     return failed
 
 
 def start(names: Sequence[str], folder: Path) -> Guard:
-    """Limits for this process, once every seed has been read as it is."""
+    """Read every seed unchanged, then limit this process."""
     quiet()
     os.chdir(folder)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     guard = Guard()
     for name in names:
         (folder / name).mkdir()
-        for sound in _seeds(name):
-            with contextlib.suppress(EdgeKitError):  # an engine is sound and does not run here
-                TARGETS[name].run(sound, folder / name)
+        for seed in _seeds(name):
+            with contextlib.suppress(EdgeKitError):  # an engine is valid, but does not run here
+                TARGETS[name].run(seed, folder / name)
     guard.limit_memory()
     return guard
 
 
 def main() -> int:
-    """Run a campaign; exit code 1 where something failed."""
+    """Run a campaign; exit code 1 if a case failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--target", action="append", choices=TARGETS)
-    parser.add_argument("--kept", action="store_true", help="run the cases that failed once before the new ones")
+    parser.add_argument("--kept", action="store_true", help="first run the cases that failed in the past")
     parser.add_argument("--replay", type=Path, help="a saved case, whose name begins with its target's")
     arguments = parser.parse_args()
     names = arguments.target or list(TARGETS)
@@ -152,7 +152,7 @@ def main() -> int:
         guard = start(names, Path(scratch))
         print(f"seed {arguments.seed}", flush=True)
         begun, worked = time.monotonic(), time.process_time()
-        failed = kept(guard, names, Path(scratch)) if arguments.kept else 0
+        failed = run_kept(guard, names, Path(scratch)) if arguments.kept else 0
         outcome = campaign(guard, names, arguments.cases, arguments.seconds, arguments.seed, Path(scratch))
         elapsed, busy = time.monotonic() - begun, time.process_time() - worked
     total = sum(outcome.cases.values())
@@ -160,7 +160,7 @@ def main() -> int:
         refused, ms = outcome.refused[name] / count, outcome.seconds[name] / count * 1e3
         print(f"{name:12} {count:8} cases, {refused:4.0%} refused, {ms:.2f} ms")
     print(f"{total} cases in {elapsed:.0f} s, {sum(outcome.failures.values())} failed")
-    print(f"{total / elapsed:.0f} a second, {total / busy:.0f} a second of processor time")
+    print(f"{total / elapsed:.0f} per second, {total / busy:.0f} per second of processor time")
     for kind, count in outcome.failures.most_common():
         message, case = outcome.examples[kind]
         path = HERE / "failures" / f"{kind.partition(':')[0]}-{hashlib.sha256(case).hexdigest()[:16]}"

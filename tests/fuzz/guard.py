@@ -1,4 +1,4 @@
-"""What a case may do: end soon, in little memory, and touch nothing outside of its folder."""
+"""Limits of a case: it ends soon, uses little memory, and touches nothing outside its folder."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
-# Of processor time, which other processes do not change; and of time, for what waits.
+# Limits of processor time, which other processes do not affect, and of elapsed time, for cases that wait.
 SECONDS, WAITING_SECONDS = 10.0, 60.0
-# More than any seed needs by far, less than a bomb takes.
+# Far more than any seed needs, less than a decompression bomb takes.
 GROWTH_BYTES = 256 << 20
 _HEADROOM_BYTES = 2 << 30
 
-# The code that runs, and what it asks of the system.
+# The running code, and the system files that it needs.
 _READABLE = (
     str(ROOT), sys.prefix, sys.base_prefix, str(Path(sysconfig.get_paths()["purelib"]).resolve()), "/usr", "/lib",
     "/proc", "/sys", "/dev", "/etc/localtime", "/etc/mime.types",
@@ -34,7 +34,7 @@ _LEAVING = {
 
 
 class Escape(BaseException):
-    """A case reached outside; no `except Exception` hides it."""
+    """A case reached outside its folder; `except Exception` does not catch this."""
 
 
 class Slow(BaseException):
@@ -65,15 +65,15 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _check(event: str, path: Any, others: tuple[str, ...]) -> None:
     if not isinstance(path, str | bytes | os.PathLike):
-        return  # a descriptor, which was opened before
-    name = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 # a link is not followed
+        return  # an open descriptor
+    name = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 # links are not followed
     if name != "/dev/null" and not f"{name}{os.sep}".startswith((str(_folder), *others)):
         _escape(f"{event} {name[:200]}")
 
 
-def _escape(what: str) -> None:
-    _escaped.append(what)
-    raise Escape(what)
+def _escape(access: str) -> None:
+    _escaped.append(access)
+    raise Escape(access)
 
 
 def _late(*_: Any) -> None:
@@ -81,30 +81,30 @@ def _late(*_: Any) -> None:
 
 
 class Guard:
-    """The limits of this process, once; each case runs under `case`."""
+    """Limits for this process, created once; each case runs under `case`."""
 
     def __init__(self) -> None:
         sys.addaudithook(_audit)
         signal.signal(signal.SIGPROF, _late)
         signal.signal(signal.SIGALRM, _late)
-        self._peak = self._now()
+        self._peak = self._peak_bytes()
 
     def limit_memory(self) -> None:
-        """Refuse what no case can need, before the machine is out of it."""
+        """Refuse more memory than any case needs, before the machine runs out of it."""
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + _HEADROOM_BYTES, resource.RLIM_INFINITY))
-        self._peak = self._now()
+        self._peak = self._peak_bytes()
 
     @contextlib.contextmanager
     def case(self, folder: Path) -> Iterator[None]:
-        """Run one case, which may touch this folder alone.
+        """Run one case, which may touch only this folder.
 
         Raises:
-            Escape, Slow, LargeError: it does not keep to its limits.
+            Escape, Slow, LargeError: it exceeds its limits.
         """
         global _folder
         _escaped.clear()
-        os.chdir(folder)  # a name without a folder is in it
+        os.chdir(folder)  # relative paths are inside it
         _folder = f"{folder}{os.sep}"
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WAITING_SECONDS)
@@ -114,14 +114,14 @@ class Guard:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _folder = None
-            peak, self._peak = self._peak, max(self._peak, self._now())
+            peak, self._peak = self._peak, max(self._peak, self._peak_bytes())
         if _escaped:
             raise Escape(_escaped[0])
         if self._peak - peak > GROWTH_BYTES:
             raise LargeError(f"{(self._peak - peak) >> 20} MiB")
 
     @staticmethod
-    def _now() -> int:
+    def _peak_bytes() -> int:
         # not getrusage's ru_maxrss, which a process inherits from the one that started it
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -19,7 +19,7 @@ SEEDS = Path(__file__).parent / "corpus" / "seeds"
 
 
 def make_models() -> None:
-    """Small graphs with every place where external data may stand, and a torch.export program."""
+    """Write small graphs with tensors in all possible places, weight files, and a torch.export program."""
     weight = helper.make_tensor("w", TensorProto.FLOAT, [10, 4], [0.1] * 40)
     outside = helper.make_tensor("o", TensorProto.FLOAT, [2], [0.0] * 2)
     outside.ClearField("float_data")
@@ -47,7 +47,7 @@ def make_models() -> None:
 
 
 def make_data() -> None:
-    """Data sets of a few images, in each form; an image in some of the formats."""
+    """Write data sets of a few images in each form, and one image in several formats."""
     generator = np.random.default_rng(0)
     grey = generator.integers(0, 256, (4, 6, 5), dtype=np.uint8)
     colour = generator.integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
@@ -66,7 +66,7 @@ def make_data() -> None:
 
 
 def make_settings() -> None:
-    """A recipe, an engine's passport, a signature with its public key."""
+    """Write a recipe, an engine's passport, and signatures with their public key."""
     (SEEDS / "recipe.toml").write_text(
         'name = "own"\n[data]\ndata = "digits"\nseed = 1\n[model]\nname = "lenet"\n'
         '[preprocess]\nmean = [0.5, 0.5, 0.5]\n[train]\nepochs = 3\nlr = 1e-3\noptimizer = "sgd"\n'

@@ -1,4 +1,4 @@
-"""Mutations that keep a document's form, so that they reach past the parser: JSON, zip, arrays, protobuf, bytes."""
+"""Mutations that keep a document's form, so that they get past the parser: JSON, zip, arrays, protobuf, bytes."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ _TEXTS = (
     "=1+1", "<script>", "\ud800", "\u202e", "é" * 40, "x" * 300, "x" * 70_000, "None", "nan", "1e999", "model.onnx",
     "digits", "onnx", "torch", "tensorrt", "int8", "golden", "golden/000.img", "manifest.json", "%s%n", "{0.__class__}",
 )  # fmt: skip
-# JSON that Python's own writer does not write.
+# JSON, valid or not, that Python's writer does not produce.
 _RAW = (
     b"", b"\xff\xfe", b"\xef\xbb\xbf{}", b"[" * 3000, b'{"a":' * 3000, b"1e999", b"-", b"0x10", b'"\\ud800"', b"NaN",
     b"9" * 5000, b'{"a":1,"a":2}', b"{}", b"[]", b"null", b"true", b"0", b'""',
@@ -33,7 +33,7 @@ _SIZES = (0, 1, 2, 7, 8, 127, 128, 255, 256, 1 << 15, (1 << 16) - 1, 1 << 31, (1
 
 
 def mutate_bytes(random: Random, content: bytes) -> bytes:
-    """Flipped, inserted, removed, repeated and replaced bytes."""
+    """Flip, insert, remove, repeat or replace bytes."""
     changed = bytearray(content)
     for _ in range(random.choice((1, 1, 1, 2, 4, 8))):
         at = random.randrange(len(changed) + 1)
@@ -59,7 +59,7 @@ def mutate_bytes(random: Random, content: bytes) -> bytes:
 
 
 def mutate_json(random: Random, content: bytes) -> bytes:
-    """Values of other types and sizes, missing, surplus and exchanged entries; sometimes what is no JSON."""
+    """Change types and sizes of values; remove, add and swap entries; sometimes return invalid JSON."""
     choice = random.randrange(20)
     if choice == 0:
         return mutate_bytes(random, content)
@@ -76,26 +76,26 @@ def mutate_json(random: Random, content: bytes) -> bytes:
 
 
 def _edited(random: Random, document: Any) -> Any:
-    """A document with one place changed, whichever: nearer to the root, and deep in a long list, alike."""
-    place, key = None, None
+    """Change one place of a document; one near the root is as likely as one deep in a long list."""
+    container, key = None, None
     value = document
-    while isinstance(value, dict | list) and value and (place is None or random.random() < 0.75):
-        place, key = value, random.choice(list(value) if isinstance(value, dict) else range(len(value)))
-        value = place[key]
-    if place is None:
+    while isinstance(value, dict | list) and value and (container is None or random.random() < 0.75):
+        container, key = value, random.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        value = container[key]
+    if container is None:
         return _value(random, document)
     choice = random.randrange(8)
     if choice == 0:
-        del place[key]
-    elif choice == 1 and isinstance(place, dict):
-        place[random.choice((*_TEXTS, *place))] = value
-    elif choice == 2 and isinstance(place, list):
-        place[key:key] = [value] * random.choice((1, 2, 50))
+        del container[key]
+    elif choice == 1 and isinstance(container, dict):
+        container[random.choice((*_TEXTS, *container))] = value
+    elif choice == 2 and isinstance(container, list):
+        container[key:key] = [value] * random.choice((1, 2, 50))
     elif choice == 3:
-        other = random.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        place[key], place[other] = place[other], place[key]
+        other = random.choice(list(container) if isinstance(container, dict) else range(len(container)))
+        container[key], container[other] = container[other], container[key]
     else:
-        place[key] = _value(random, value)
+        container[key] = _value(random, value)
     return document
 
 
@@ -118,21 +118,21 @@ def _value(random: Random, old: Any) -> Any:
 
 
 def mutate_gzip_json(random: Random, content: bytes) -> bytes:
-    """The document inside, or the bytes around it."""
+    """Mutate the document inside, or the gzip file's bytes."""
     if random.random() < 0.2:
         return mutate_bytes(random, content)
     return gzip.compress(mutate_json(random, gzip.decompress(content)), 1, mtime=0)
 
 
 def mutate_gzip(random: Random, content: bytes) -> bytes:
-    """What is inside, or the bytes around it."""
+    """Mutate the content, or the gzip file's bytes."""
     if random.random() < 0.3:
         return mutate_bytes(random, content)
     return gzip.compress(mutate_bytes(random, gzip.decompress(content)), 1, mtime=0)
 
 
 def mutate_lines(random: Random, content: bytes) -> bytes:
-    """Messages, a JSON document a line."""
+    """Mutate messages, one JSON document per line."""
     lines = content.split(b"\n")
     at = random.randrange(len(lines))
     choice = random.randrange(8)
@@ -150,7 +150,7 @@ def mutate_lines(random: Random, content: bytes) -> bytes:
 
 
 def mutate_zip(random: Random, content: bytes, inner: Mutation = mutate_bytes) -> bytes:
-    """Other names, contents, methods and orders of a zip file's members; sometimes its bytes."""
+    """Change names, contents, compression and number of a zip file's members; sometimes its bytes."""
     if random.random() < 0.25:
         return mutate_bytes(random, content)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -174,15 +174,15 @@ def mutate_zip(random: Random, content: bytes, inner: Mutation = mutate_bytes) -
     stream = io.BytesIO()
     method = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     with zipfile.ZipFile(stream, "w", method) as archive:
-        for name, inside in members:
+        for name, data in members:
             info = zipfile.ZipInfo(name.encode(errors="replace").decode())
             info.external_attr = random.choice((0, 0, 0, 0o120777 << 16, 0o40755 << 16))  # a link, a folder
-            archive.writestr(info, inside, method)
+            archive.writestr(info, data, method)
     return stream.getvalue()
 
 
 def mutate_npy(random: Random, content: bytes) -> bytes:
-    """An array file whose header claims another type, order or shape, or is not one."""
+    """Change the type, order or shape in an array file's header, or break the header."""
     if random.random() < 0.3 or content[:6] != b"\x93NUMPY":
         return mutate_bytes(random, content)
     size = int.from_bytes(content[8:10], "little")
@@ -221,19 +221,19 @@ def mutate_npy(random: Random, content: bytes) -> bytes:
 
 
 def mutate_npz(random: Random, content: bytes) -> bytes:
-    """A numpy archive."""
+    """Mutate a numpy archive."""
     return mutate_zip(random, content, mutate_npy)
 
 
 def mutate_protobuf(random: Random, content: bytes) -> bytes:
-    """Fields of any nested message: other numbers, types, lengths, values, repeated, missing, nested deeper."""
+    """Change fields of any nested message: numbers, types, lengths, values; repeat, remove or nest them."""
     if random.random() < 0.15:
         return mutate_bytes(random, content)
     return _message(random, content, random.choice((1, 2, 3, 4, 5)))
 
 
 def _message(random: Random, content: bytes, depth: int) -> bytes:
-    """A message with one field changed, `depth` levels further down where it goes so deep."""
+    """Change one field of a message, `depth` levels down if it is nested that deep."""
     fields = _fields(content)
     if not fields:
         return mutate_bytes(random, content)
@@ -249,13 +249,13 @@ def _message(random: Random, content: bytes, depth: int) -> bytes:
         fields[at:at] = [fields[at]] * random.choice((1, 2, 200))
     elif choice == 2:
         fields[at] = (random.choice((0, 7, 8, 10, 13, 42, 58, (1 << 29) << 3 | 2, 3, 4, 6, key ^ 7)), payload, framed)
-    elif choice == 3 and framed:  # a length that lies
+    elif choice == 3 and framed:  # a wrong length
         return b"".join(_encoded(*field) for field in fields[:at]) + _varint(key) + _varint(
             random.choice((*_SIZES, len(payload) + 1, 1 << 70))
         ) + payload  # fmt: skip
     elif choice == 4 and framed:
         fields[at] = (key, random.choice(_TEXTS).encode(errors="replace"), True)
-    elif choice == 5 and framed:  # nested deeper than any reader goes
+    elif choice == 5 and framed:  # nested deeper than any reader accepts
         deep = payload
         for _ in range(random.choice((3, 90, 110, 2000))):
             deep = _varint(key) + _varint(len(deep)) + deep
@@ -268,7 +268,7 @@ def _message(random: Random, content: bytes, depth: int) -> bytes:
 
 
 def _fields(content: bytes) -> list[tuple[int, bytes, bool]]:
-    """(key, payload, whether it has a length) of each field; none where it is no message."""
+    """(key, payload, whether it has a length) of each field; empty if this is not a message."""
     fields: list[tuple[int, bytes, bool]] = []
     at = 0
     while at < len(content):

@@ -1,4 +1,4 @@
-"""What is fuzzed: each target reads a case as EdgeKit reads such a file or message, and uses what it read."""
+"""Fuzz targets: each reads a case as EdgeKit reads such a file or message, and uses the result."""
 
 import contextlib
 import gzip
@@ -64,13 +64,13 @@ ENVIRONMENT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Target:
-    """A reader of something from outside.
+    """A reader of input from outside.
 
     Attributes:
-        seeds: sound inputs.
-        mutate: makes a case of one.
-        run: reads a case with nothing but a folder at hand; ends well or raises EdgeKitError.
-        weight: how many cases of it there are, relative to others.
+        seeds: valid inputs.
+        mutate: makes a case from a seed.
+        run: reads a case, given a scratch folder; returns or raises EdgeKitError.
+        weight: number of its cases relative to other targets.
     """
 
     seeds: Callable[[], list[bytes]]
@@ -91,7 +91,7 @@ def _manifest(name: str) -> dict[str, Any]:
 
 
 def _bundle(folder: Path, source: str = "lenet-int8") -> Path:
-    """A copy of a committed bundle, beside its ancestor; the folder is used again and again."""
+    """A copy of a committed bundle next to its ancestor; later cases reuse it."""
     for name in (source, "lenet-fp32"):
         if not (folder / name).is_dir():
             shutil.copytree(DATA / name, folder / name)
@@ -99,7 +99,7 @@ def _bundle(folder: Path, source: str = "lenet-int8") -> Path:
 
 
 def _relist(path: Path, changed: str, content: bytes) -> None:
-    """Put a file into a bundle, and what the manifest says of it."""
+    """Put a file into a bundle and update its manifest entry."""
     (path / changed).write_bytes(content)
     manifest = _manifest(path.name)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
@@ -108,7 +108,7 @@ def _relist(path: Path, changed: str, content: bytes) -> None:
 
 
 def _show(table: Any) -> None:
-    """A table as it would be on a terminal."""
+    """Print a table as on a terminal."""
     screen = console.PlainConsole(file=io.StringIO(), width=80)
     for part in table:
         screen.print(part)
@@ -130,7 +130,7 @@ def _run_manifest(case: bytes, folder: Path) -> None:
 
 
 def _run_file(name: str, use: Callable[[Bundle], object], case: bytes, folder: Path) -> None:
-    """A file of a bundle, used."""
+    """Replace a file of a bundle by the case, and use it."""
     path = _bundle(folder)
     try:
         _relist(path, name, case)
@@ -160,7 +160,7 @@ def _measurement(bundle: Bundle, images: int, ms: float) -> Measurement:
 
 
 class _Device:
-    """A device that measured before anybody asked."""
+    """A device that returns made-up measurements."""
 
     name = "local"
     here = True
@@ -177,17 +177,18 @@ class _Device:
     def measure(self, bundles: list[Bundle], plan: Plan, images: Any, progress: Any) -> Measured:
         for bundle in bundles:
             bundle.golden()
-        measured = [_measurement(one, len(images or ()), 2.0 - at) for at, one in enumerate(bundles[:2])]
-        return Measured(ENVIRONMENT, [*measured, *(_measurement(one, len(images or ()), 1.0) for one in bundles[2:])])
+        count = len(images or ())
+        measured = [_measurement(bundle, count, 2.0 - at) for at, bundle in enumerate(bundles[:2])]
+        return Measured(ENVIRONMENT, [*measured, *(_measurement(bundle, count, 1.0) for bundle in bundles[2:])])
 
 
 def _run_validate(case: bytes, folder: Path) -> None:
-    """All of a validation that is done on the host, of a bundle whose manifest is the case."""
+    """Run the host's part of a validation, of a bundle whose manifest is the case."""
     path = _bundle(folder)
     (path / "manifest.json").write_bytes(case)
     with mock.patch("edgekit.toolkit.validation.validate.open_device", lambda name, **settings: _Device()):
-        found = validate([Bundle.open(path)], limit=20)
-    _show_report(found.report)
+        validation = validate([Bundle.open(path)], limit=20)
+    _show_report(validation.report)
 
 
 def _show_report(report: Mapping[str, Any]) -> None:
@@ -219,7 +220,7 @@ def _report() -> bytes:
 
 
 def _run_document(case: bytes, folder: Path) -> None:
-    """A report.json or result.json; reading it shows it in every form."""
+    """Read a report.json or result.json."""
     read_document(_file(case, folder, "report.json"))
 
 
@@ -232,17 +233,17 @@ def _run_plan(case: bytes, folder: Path) -> None:
     Result.from_json(document, folder)
 
 
-def _silent(what: str, share: float) -> None:
+def _silent(stage: str, share: float) -> None:
     pass
 
 
 @cache
-def _asked() -> list[Bundle]:
+def _requested() -> list[Bundle]:
     return [Bundle.open(DATA / "lenet-int8")]
 
 
 def _measured_seed() -> dict[str, Any]:
-    return Measured(ENVIRONMENT, [_measurement(_asked()[0], 4, 1.0)]).to_json()
+    return Measured(ENVIRONMENT, [_measurement(_requested()[0], 4, 1.0)]).to_json()
 
 
 def _board_seeds() -> list[bytes]:
@@ -260,12 +261,12 @@ def _board_seeds() -> list[bytes]:
 
 
 def _run_board(case: bytes, folder: Path) -> None:
-    """Each line as the bootstrap's and as the agent's."""
+    """Read the lines as the bootstrap's and as the agent's."""
     board = open_board("ssh://board")
     lines = case.decode(errors="replace").split("\n")
     refused: EdgeKitError | None = None
     wanted = Wanted(land=["a" * 64], packages=["numpy", "PIL"], modules=["tensorrt"])
-    with mock.patch.object(board, "_ask", lambda request: map(agent.heard, lines)):
+    with mock.patch.object(board, "_ask", lambda request: map(agent.parse_message, lines)):
         for ask in (partial(board.probe, wanted), board.clean):
             try:
                 ask()
@@ -273,51 +274,51 @@ def _run_board(case: bytes, folder: Path) -> None:
                 refused = error
     for first in range(len(lines)):
         try:
-            found = agent.follow(lines[first:], _silent)
-            Measured.from_json(found, "board", _asked(), 4)
+            answer = agent.follow(lines[first:], _silent)
+            Measured.from_json(answer, "board", _requested(), 4)
         except EdgeKitError as error:
             refused = error
             if (measured := getattr(error, "measured", None)) is not None:
-                Measured.from_json(measured, "board", _asked(), 4)
+                Measured.from_json(measured, "board", _requested(), 4)
     if refused is not None:
         raise refused
 
 
 def _browser_seeds() -> list[bytes]:
-    golden = _asked()[0].golden()
+    golden = _requested()[0].golden()
     prepared = {
         "preprocess_ns": [1000],
         "postprocess_ns": [500],
         "warm_up": {"ms": 500.0, "calls": 10, "settled": True},
     }
-    blocks = [asdict(block) for block in _measurement(_asked()[0], 4, 1.0).blocks]
+    blocks = [asdict(block) for block in _measurement(_requested()[0], 4, 1.0).blocks]
     model = {
-        "bundle": _asked()[0].id, "opened": [{"file_ms": 1.0, "load_ms": 1.0, "first_ms": 1.0}] * 3,
+        "bundle": _requested()[0].id, "opened": [{"file_ms": 1.0, "load_ms": 1.0, "first_ms": 1.0}] * 3,
         "golden": {"logits": golden.logits.tolist(), "checksums": golden.checksums.tolist(), "tensor_max_abs": 0.0},
         "prepared": [prepared] * 3, "blocks": blocks, "one_thread": [], "checked": 3, "differed": 0,
         "predictions": {"classes": [0] * 4, "confidences": [0.9] * 4, "in_top5": [True] * 4},
     }  # fmt: skip
-    said = {"userAgent": "Mozilla/5.0 (Android 14; Mobile) Chrome/130.0", "cores": 8, "threads": 4, "gpu": None,
+    page = {"userAgent": "Mozilla/5.0 (Android 14; Mobile) Chrome/130.0", "cores": 8, "threads": 4, "gpu": None,
             "memory_gb": 8, "screen": "400x800", "secure": True, "isolated": True, "clock_ms": 0.005}  # fmt: skip
-    return [json.dumps({"environment": said, "models": [model]}).encode()]
+    return [json.dumps({"environment": page, "models": [model]}).encode()]
 
 
 def _run_browser(case: bytes, folder: Path) -> None:
     try:
-        found = json.loads(case)
+        answer = json.loads(case)
     except (ValueError, RecursionError):
         return  # the server refuses it
     device = BrowserDevice("browser")
-    candidates = Plan().measured(one.id for one in _asked())
-    Measured.from_json(device._measured(found, _asked(), candidates).to_json(), "browser", _asked(), 4)
+    candidates = Plan().measured(bundle.id for bundle in _requested())
+    Measured.from_json(device._measured(answer, _requested(), candidates).to_json(), "browser", _requested(), 4)
 
 
 @cache
 def _parcel(built: bool = False) -> bytes:
-    """A bundle in a zip file, by its manifest an engine where a board has built it."""
+    """A bundle in a zip file; with `built`, its manifest says that it is an engine."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, file in cargo.bundle_files(_asked()[0], "bundles/a"):
+        for name, file in cargo.bundle_files(_requested()[0], "bundles/a"):
             content = file.read_bytes()
             if built and name.endswith("manifest.json"):
                 content = json.dumps({**json.loads(content), "format": "tensorrt"}).encode()
@@ -337,7 +338,7 @@ def _run_parcel(case: bytes, folder: Path) -> None:
 
 
 def _run_packed(case: bytes, folder: Path) -> None:
-    """A file whose hash is right; what it holds is the case."""
+    """A packed file with a correct hash, whose content is the case."""
     body = packing._SHEBANG + case + b"-" * packing.SIGNATURE_DIGITS
     packed = packing._read(_file(body + hashlib.sha256(body).hexdigest().encode(), folder, "model.pyz"))
     packing.unpack(packed, _emptied(folder, "out"))
@@ -349,8 +350,8 @@ def _run_npz(case: bytes, folder: Path) -> None:
 
 
 def _run_idx(case: bytes, folder: Path) -> None:
-    """A file that stands for the images, then for the labels."""
-    images, labels = _kept("idx")
+    """The case is read as labels, then as images."""
+    images, labels = _committed_seeds("idx")
     with contextlib.suppress(EdgeKitError):
         read_idx(_file(images, folder, "images"), _file(case, folder, "labels"))
     read_idx(_file(case, folder, "images"), _file(labels, folder, "labels"))
@@ -371,7 +372,7 @@ def _run_image(case: bytes, folder: Path) -> None:
 
 
 def _run_preprocess(case: bytes, folder: Path) -> None:
-    """Settings as they stand in a manifest, used on an image."""
+    """Settings from a manifest, used on an image."""
     document = parse(case, "preprocess", "settings", limit=1 << 20)
     manifest = {**_manifest("lenet-int8"), "preprocess": document}
     path = _bundle(folder)
@@ -388,7 +389,7 @@ def _run_key(case: bytes, folder: Path) -> None:
     path = _bundle(folder)
     (path / "manifest.sig").write_bytes(case[:64])
     try:
-        verify_bundle(Bundle(path, _asked()[0].manifest, "x"), _file(case[64:], folder, "key.pub"))
+        verify_bundle(Bundle(path, _requested()[0].manifest, "x"), _file(case[64:], folder, "key.pub"))
     finally:
         (path / "manifest.sig").unlink()
 
@@ -400,7 +401,7 @@ def _run_program(case: bytes, folder: Path) -> None:
 
 
 def _run_weights(case: bytes, folder: Path) -> None:
-    """A state dict, by its first bytes of torch's or of safetensors."""
+    """A state dict; its first bytes decide between torch's format and safetensors."""
     import torch
     from edgekit.toolkit.importing.network import _load_weights
 
@@ -412,7 +413,7 @@ def _mutate_weights(random: Random, content: bytes) -> bytes:
     return mutate.mutate_zip(random, content) if content[:2] == b"PK" else mutate.mutate_bytes(random, content)
 
 
-def _kept(name: str) -> list[bytes]:
+def _committed_seeds(name: str) -> list[bytes]:
     return [file.read_bytes() for file in sorted((CORPUS / "seeds").glob(f"{name}*"))]
 
 
@@ -421,7 +422,7 @@ def _data(*names: str) -> list[bytes]:
 
 
 def _manifests() -> list[bytes]:
-    plain = _data("lenet-int8/manifest.json")
+    committed = _data("lenet-int8/manifest.json")
     older = _manifest("lenet-int8-schema-1") | {"files": _manifest("lenet-int8")["files"]}
     engine = _manifest("lenet-int8") | {
         "format": "tensorrt",
@@ -431,7 +432,7 @@ def _manifests() -> list[bytes]:
                     "build": {"source": "runs/a", "arguments": ["--batch", "1"], "batch": [1, 1, 8]}},
     }  # fmt: skip
     short = _manifest("lenet-int8") | {"details": {"calibration": {"images": None, "ids": ["3"], "seed": 0}}}
-    return [*plain, *(json.dumps(one).encode() for one in (older, engine, short))]
+    return [*committed, *(json.dumps(manifest).encode() for manifest in (older, engine, short))]
 
 
 TARGETS: dict[str, Target] = {
@@ -444,8 +445,10 @@ TARGETS: dict[str, Target] = {
         lambda: [gzip.compress(b'{"train": ["1", "2"], "validation": ["3"], "test": ["4"]}')],
         mutate.mutate_gzip_json, partial(_run_file, "splits.json.gz", Bundle.splits), 3,
     ),
-    "model": Target(lambda: _kept("onnx"), mutate.mutate_protobuf, partial(_run_file, "model.onnx", inspect_bundle), 3),
-    "external": Target(lambda: _kept("onnx"), mutate.mutate_protobuf, _run_external, 30),
+    "model": Target(
+        lambda: _committed_seeds("onnx"), mutate.mutate_protobuf, partial(_run_file, "model.onnx", inspect_bundle), 3
+    ),
+    "external": Target(lambda: _committed_seeds("onnx"), mutate.mutate_protobuf, _run_external, 30),
     "result": Target(lambda: [json.dumps(_result()).encode()], mutate.mutate_json, _run_document, 3),
     "report": Target(
         lambda: [_report(), *_data("reports/schema-1.json", "reports/schema-2.json", "reports/schema-3.json")],
@@ -456,30 +459,30 @@ TARGETS: dict[str, Target] = {
     "browser": Target(_browser_seeds, mutate.mutate_json, _run_browser, 5),
     "parcel": Target(lambda: [_parcel(built=True), _parcel()], mutate.mutate_zip, _run_parcel, 2),
     "packed": Target(lambda: [_parcel()], mutate.mutate_zip, _run_packed, 2),
-    "npz": Target(lambda: _kept("set"), mutate.mutate_npz, _run_npz, 5),
-    "idx": Target(lambda: _kept("idx"), mutate.mutate_gzip, _run_idx, 10),
-    "csv": Target(lambda: _kept("table"), mutate.mutate_bytes, _run_csv, 5),
+    "npz": Target(lambda: _committed_seeds("set"), mutate.mutate_npz, _run_npz, 5),
+    "idx": Target(lambda: _committed_seeds("idx"), mutate.mutate_gzip, _run_idx, 10),
+    "csv": Target(lambda: _committed_seeds("table"), mutate.mutate_bytes, _run_csv, 5),
     "labels": Target(
         lambda: ["cat\ndog\nbird é\n".encode()], mutate.mutate_bytes,
         lambda case, folder: read_labels(_file(case, folder, "labels.txt")), 10,
     ),
     "recipe": Target(
-        lambda: _kept("recipe"), mutate.mutate_bytes,
+        lambda: _committed_seeds("recipe"), mutate.mutate_bytes,
         lambda case, folder: Recipe.load(str(_file(case, folder, "own.toml"))), 10,
     ),
     "image": Target(
-        lambda: [*_kept("image"), *_data("lenet-fp32/golden/000.img")], mutate.mutate_bytes, _run_image, 10
+        lambda: [*_committed_seeds("image"), *_data("lenet-fp32/golden/000.img")], mutate.mutate_bytes, _run_image, 10
     ),
     "preprocess": Target(
         lambda: [json.dumps(_manifest("lenet-int8")["preprocess"]).encode()], mutate.mutate_json, _run_preprocess, 5
     ),
-    "key": Target(lambda: _kept("key"), mutate.mutate_bytes, _run_key, 5),
-    "weights": Target(lambda: _kept("weights"), _mutate_weights, _run_weights, 5),
-    "program": Target(lambda: _kept("program"), mutate.mutate_zip, _run_program, 5),
+    "key": Target(lambda: _committed_seeds("key"), mutate.mutate_bytes, _run_key, 5),
+    "weights": Target(lambda: _committed_seeds("weights"), _mutate_weights, _run_weights, 5),
+    "program": Target(lambda: _committed_seeds("program"), mutate.mutate_zip, _run_program, 5),
 }  # fmt: skip
 
 
 def quiet() -> None:
-    """The commands' words are not wanted."""
+    """Silence the commands' output."""
     console.stderr.quiet = console.stdout.quiet = True
     os.environ["XDG_CACHE_HOME"] = "/nonexistent"

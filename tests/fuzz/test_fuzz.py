@@ -1,4 +1,4 @@
-"""A moment of fuzzing, and every case that ever failed; in a process of its own, whose limits stay there."""
+"""A short campaign, and every case that ever failed, in a separate process that keeps the limits."""
 
 import json
 import subprocess
@@ -20,23 +20,23 @@ def _campaign(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_no_case_of_a_moment_fails() -> None:
-    """Every kept case, then new ones; always the same, and in turn of every target."""
+def test_a_short_campaign_has_no_failures() -> None:
+    """Every kept case, then new ones of all targets in turn; the seed makes them reproducible."""
     done = _campaign("--kept", "--cases", "1500", "--seconds", "5", "--seed", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     counts = dict(line.split()[:2] for line in done.stdout.splitlines() if " refused, " in line)
     assert counts.keys() == TARGETS.keys()
 
 
-def test_a_case_is_made_again_from_its_number() -> None:
-    """So a campaign can be repeated."""
+def test_a_case_is_reproducible() -> None:
+    """Its number and the seed determine it, so a campaign can be repeated."""
     for number, name in enumerate(schedule(list(TARGETS))[:40]):
         if name != "program":
             assert make_case(name, number, 7) == make_case(name, number, 7)
 
 
-def test_what_fails_is_found_and_saved(tmp_path: Path) -> None:
-    """Tracebacks, too much memory or time, files outside of the folder, and processes."""
+def test_failures_are_detected(tmp_path: Path) -> None:
+    """Tracebacks, too much memory or time, files outside the folder, and processes."""
     code = f"""
 import os, sys
 from pathlib import Path
@@ -72,7 +72,7 @@ for name, run in kinds.items():
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     outcomes = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert outcomes.pop("good") == "taken"
+    assert outcomes.pop("good") == "accepted"
     kinds = {name: outcome.split()[1] for name, outcome in outcomes.items()}
     assert kinds == {
         "error": "ZeroDivisionError", "slow": "Slow", "large": "LargeError", "written": "Escape", "above": "Escape",
@@ -82,8 +82,8 @@ for name, run in kinds.items():
 
 
 @pytest.mark.parametrize("name", ["browser", "plan", "report", "result"])
-def test_seeds_are_sound(name: str, tmp_path: Path) -> None:
-    """Else nothing behind the first check is reached."""
+def test_seeds_are_valid(name: str, tmp_path: Path) -> None:
+    """Otherwise no case would get past the first check."""
     for seed in TARGETS[name].seeds():
         TARGETS[name].run(seed, tmp_path)
         with pytest.raises(EdgeKitError):

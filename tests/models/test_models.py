@@ -1,4 +1,4 @@
-"""Networks have exactly the shapes that they are described with."""
+"""Networks have exactly the published shapes."""
 
 from collections import Counter
 
@@ -27,19 +27,19 @@ COUNTS = {
     + (2048 * 128 + 128 + 256)
     + (128 * 84 + 84 + 168)
     + 340,
-    # the 11,689,512 of torchvision with 10 classes for 1,000, and a 3x3 stem for the 7x7
+    # torchvision's 11,689,512, with 10 classes instead of 1,000 and a 3x3 stem instead of 7x7
     ("resnet18", 10, 32): 11_689_512 - 990 * 513 - 3 * 64 * (49 - 9),
 }
 
 
 @pytest.mark.parametrize(("name", "classes", "size"), COUNTS)
 def test_parameter_counts(name: str, classes: int, size: int) -> None:
-    """Of the five networks of the texts."""
+    """Five networks have the sizes of their published descriptions."""
     assert _parameters(create_network(name, classes, image_size=(size, size))) == COUNTS[name, classes, size]
 
 
 def test_cnn23_has_23_layers() -> None:
-    """Twelve in three blocks, Flatten, ten in the dense part, in their order."""
+    """Twelve layers in three blocks, Flatten, ten layers in the dense part, in this order."""
     names = [type(layer).__name__ for layer in _layers(create_network("cnn23", 4))]
     block = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
     dense = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
@@ -48,7 +48,7 @@ def test_cnn23_has_23_layers() -> None:
 
 
 def test_lenet_flattens_16x5x5() -> None:
-    """No padding, as the text has it."""
+    """Its convolutions have no padding, as published."""
     network = create_network("lenet", 10)
     assert [layer.in_features for layer in _layers(network) if isinstance(layer, nn.Linear)] == [400, 120, 84]
 
@@ -56,7 +56,7 @@ def test_lenet_flattens_16x5x5() -> None:
 @pytest.mark.parametrize(("activation", "kind"), [("relu", nn.ReLU), ("leaky_relu", nn.LeakyReLU), ("swish", nn.SiLU)])
 @pytest.mark.parametrize("name", ["lenet", "convnet", "vgg_small", "cnn23"])
 def test_activation_is_a_parameter(name: str, activation: str, kind: type[nn.Module]) -> None:
-    """All of them change, and only they."""
+    """It replaces all activations and nothing else."""
     counts = Counter(type(layer) for layer in _layers(create_network(name, 10, activation=activation)))
     assert counts[kind] >= 4 or name == "vgg_small"
     assert sum(counts[other] for other in (nn.ReLU, nn.LeakyReLU, nn.SiLU)) == counts[kind]
@@ -64,8 +64,8 @@ def test_activation_is_a_parameter(name: str, activation: str, kind: type[nn.Mod
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (3, 64)])
-def test_every_network_takes_small_images(name: str, channels: int, size: int) -> None:
-    """Grey and colour; trains (a gradient reaches the first layer) and evaluates."""
+def test_every_network_accepts_small_images(name: str, channels: int, size: int) -> None:
+    """Grey and colour; it trains (a gradient reaches the first layer) and evaluates."""
     network = create_network(name, 7, channels, (size, size))
     images = torch.randn(2, channels, size, size)
     network(images).square().sum().backward()
@@ -73,8 +73,8 @@ def test_every_network_takes_small_images(name: str, channels: int, size: int) -
     assert network.eval()(images).shape == (2, 7)
 
 
-def test_small_images_are_not_shrunk_four_fold_at_once() -> None:
-    """ResNet's stem for CIFAR: 3x3, stride 1, no pooling; the usual one from 64 pixels on."""
+def test_small_images_are_not_shrunk_at_the_start() -> None:
+    """They get ResNet's stem for CIFAR (3x3, stride 1, no pooling); from 64 pixels on, the usual one."""
     small, usual = (create_network("resnet18", 10, image_size=(size, size)) for size in (32, 64))
     assert small.conv1.kernel_size == (3, 3)
     assert isinstance(small.maxpool, nn.Identity)
@@ -84,18 +84,18 @@ def test_small_images_are_not_shrunk_four_fold_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["torchvision:regnet_y_400mf", "timm:mobilenetv3_small_050"])
 def test_other_libraries_networks(name: str) -> None:
-    """Any classifier of torchvision or timm by its name."""
+    """Any classifier of torchvision or timm is available by name."""
     assert create_network(name, 5, 3, (64, 64)).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"name": "resnet81"}, "resnet81"),
         ({"name": "torchvision:resnet81"}, "resnet81"),
         ({"name": "timm:resnet81"}, "resnet81"),
         ({"name": "lenet", "activation": "gelu"}, "gelu"),
-        ({"name": "resnet18", "activation": "swish"}, "activations of its own"),
+        ({"name": "resnet18", "activation": "swish"}, "its own activations"),
         ({"name": "lenet", "image_size": (12, 12)}, "16 pixels"),
         ({"name": "convnet", "image_size": (7, 32)}, "8 pixels"),
         ({"name": "cnn23", "image_size": (4, 4)}, "8 pixels"),
@@ -103,14 +103,14 @@ def test_other_libraries_networks(name: str) -> None:
         ({"name": "resnet18", "pretrained": True, "in_channels": 1}, "RGB"),
     ],
 )
-def test_what_cannot_be_made_is_explained(arguments: dict, words: str) -> None:
-    """A wrong name, an activation or a size that a network has no place for."""
-    with pytest.raises(ValueError, match=words):
+def test_invalid_arguments_are_explained(arguments: dict, message: str) -> None:
+    """A wrong name, or an activation or size that the network does not support."""
+    with pytest.raises(ValueError, match=message):
         create_network(**{"num_classes": 10, **arguments})
 
 
 def test_pretrained_keeps_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Published weights come in; the classifier and the changed stem start afresh."""
+    """Published weights are loaded; the classifier and the changed stem are newly initialized."""
     import torchvision
 
     published = torchvision.models.resnet18().state_dict()

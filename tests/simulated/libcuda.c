@@ -1,6 +1,6 @@
-/* A CUDA driver without a GPU: device memory is the host's, work on a stream is done at once, except what is captured
-   into a graph, which is done when it is launched. Enough of the driver API for deploy/engine/gpu.py; the names and
-   argument lists are those of cuda.h, which the real cuda-bindings call here. */
+/* A CUDA driver without a GPU. Device memory is host memory. Work on a stream is done at once; work captured into a graph
+   is done when the graph is launched. It covers the part of the driver API that deploy/engine/gpu.py needs; names and
+   argument lists are those of cuda.h, as the real cuda-bindings call them. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@ typedef struct { void *to; const void *from; size_t size; } Copy;
 typedef struct { Copy copies[16]; int count; } Graph;
 typedef struct { int64_t ns; } Event;
 static Graph *capturing;
-static int live; /* allocations, streams, events and graphs that were not freed: asked for by the test */
+static int live; /* count of allocations, streams, events and graphs not yet freed; read by the test */
 
 int simulated_live(void) { return live; }
 CUresult cuInit(unsigned flags) { return getenv("SIMULATED_NO_GPU") ? 100 : SUCCESS; }
@@ -70,7 +70,7 @@ CUresult cuEventElapsedTime(float *ms, void *start, void *end) {
 }
 CUresult cuGetProcAddress_v2(const char *symbol, void **function, int version, uint64_t flags, int *status) {
     *function = dlsym(RTLD_DEFAULT, symbol);
-    if (!*function) { Dl_info here; dladdr((void *)cuInit, &here); void *self = dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD); *function = dlsym(self, symbol); }
+    if (!*function) { Dl_info library; dladdr((void *)cuInit, &library); void *self = dlopen(library.dli_fname, RTLD_NOW | RTLD_NOLOAD); *function = dlsym(self, symbol); }
     if (status) *status = *function ? 0 : 1;
     return *function ? SUCCESS : NOT_FOUND;
 }

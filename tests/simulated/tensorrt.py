@@ -1,7 +1,7 @@
-"""TensorRT without a GPU: an "engine" is the ONNX file behind a plan's header, and ONNX Runtime computes it.
+"""TensorRT without a GPU: an "engine" is a plan's header followed by the ONNX file, which ONNX Runtime computes.
 
-Only what deploy/engine and its session use is here; a test holds each name against the real bindings of TensorRT for
-RTX. Settings in the environment plant faults: SIMULATED_TENSORRT is the version, SIMULATED_FAULT one of those below.
+Contains only what deploy/engine and its session use; a test compares each name with the bindings of TensorRT for RTX.
+Environment variables inject faults: SIMULATED_TENSORRT is the version, SIMULATED_FAULT one of those below.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", "NONE AMPER
 BuilderFlag = enum.Enum("BuilderFlag", "TF32 REFIT STRIP_PLAN VERSION_COMPATIBLE")
 
 
-ComputeCapability = enum.Enum("ComputeCapability", "NONE CURRENT SM86 SM89")  # as TensorRT for RTX has it
+ComputeCapability = enum.Enum("ComputeCapability", "NONE CURRENT SM86 SM89")  # as in TensorRT for RTX
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -56,7 +56,7 @@ class _Error:
         return 7
 
     def desc(self) -> str:
-        return "planted:\n this node is not taken"
+        return "injected:\n this node is not supported"
 
 
 class _Tensor:
@@ -159,7 +159,7 @@ class Builder:
         assert config.progress_monitor.step_complete("Building", 0)
         config.progress_monitor.phase_finish("Building")
         if FAULT == "builder":
-            self.logger.log(ILogger.Severity.ERROR, "planted: no implementation for node /features/conv")
+            self.logger.log(ILogger.Severity.ERROR, "injected: no implementation for node /features/conv")
             return None
         content = b"stripped" if BuilderFlag.STRIP_PLAN in config.flags else network.content
         return _header() + content
@@ -173,7 +173,7 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
         if FAULT == "deserialize":
-            self.logger.log(ILogger.Severity.ERROR, "planted: the plan is not for this device")
+            self.logger.log(ILogger.Severity.ERROR, "injected: the plan is not for this device")
             return None
         return ICudaEngine(serialized_engine[len(_header()) :])
 
@@ -251,7 +251,7 @@ class OnnxParserRefitter:
         self.refitter = refitter
 
     def refit_from_file(self, model_file: str) -> bool:
-        with open(model_file, "rb") as stream:  # noqa: PTH123 # the real one takes a text
+        with open(model_file, "rb") as stream:  # noqa: PTH123 # the real one takes a string
             self.refitter.engine.content = stream.read()
         return True
 

@@ -1,4 +1,4 @@
-"""Reports on made-up measurements."""
+"""Reports on synthetic measurements."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,12 +28,13 @@ ENVIRONMENT = {
 def measurement(
     bundle: Bundle, ms: float, classes: np.ndarray, spread: float = 0.01, drift: float = 0.0
 ) -> Measurement:
-    """A model that takes so long: three processes of ten blocks of 80 calls, whose speeds differ by `spread` / 4."""
+    """Calls of about `ms` each: three processes of ten blocks of 80 calls; speeds differ by `spread` / 4."""
     generator = np.random.default_rng(int(ms * 1000))
-    own = 1 + generator.normal(0, spread / 4, 3)
+    process_factors = 1 + generator.normal(0, spread / 4, 3)
     blocks = []
     for number in range(30):
-        factor = ms * 1e6 * own[number // 10] * (1 + drift * number / 30) * generator.normal(1, spread / 4)
+        drifted = ms * 1e6 * process_factors[number // 10] * (1 + drift * number / 30)
+        factor = drifted * generator.normal(1, spread / 4)
         ns = tuple(int(factor * value) for value in generator.normal(1, spread, 80))
         blocks.append(Block(number, number // 10, number * 0.2, 1, ns, 0))
     predictions = Predictions(tuple(classes.tolist()), (0.9,) * len(classes), (True,) * len(classes))
@@ -56,7 +57,7 @@ def report_on(
     bundles: list[Bundle], candidates: list[str], plan: Plan, environment: dict[str, Any],
     measurements: list[Measurement], **contract: float | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The report on measurements without test images."""
+    """Make a report on measurements without test images."""
     ids, targets = ids_and_targets(None)
     return make_report(
         Result(
@@ -66,7 +67,7 @@ def report_on(
 
 
 class Judged(NamedTuple):
-    """A report, and the images it is about."""
+    """A report and its test images."""
 
     report: dict[str, Any]
     test: ImageSet
@@ -74,7 +75,7 @@ class Judged(NamedTuple):
 
 @pytest.fixture
 def judged(fp32: Bundle, int8: Bundle) -> Callable[..., Judged]:
-    """A report on a baseline and a candidate: so many milliseconds, so many images lost, measurements as changed."""
+    """Make a report on a baseline and a candidate: `first` and `second` are times in ms, `lost` counts wrong images."""
     test = part_of(fp32, "test")
     assert test is not None
 

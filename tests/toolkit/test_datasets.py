@@ -1,4 +1,4 @@
-"""Data sets: disjoint parts that come back the same."""
+"""Data sets: parts are disjoint and reproducible."""
 
 import struct
 from collections.abc import Callable
@@ -42,8 +42,8 @@ def test_digits() -> None:
         ((), ""),
     ],
 )
-def test_folders_that_come_divided(image_folder: Folder, folders: tuple[str, ...], test_from: str) -> None:
-    """The parts that there are stay, the others are drawn; nothing is in two parts."""
+def test_folders_with_parts(image_folder: Folder, folders: tuple[str, ...], test_from: str) -> None:
+    """Existing parts are kept, missing ones are drawn; no image is in two parts."""
     for name in folders or ("",):
         path = image_folder(f"set/{name}", each=10)
     dataset = load_dataset(str(path if not folders else path.parent))
@@ -63,11 +63,11 @@ def _idx_set(folder: Path) -> None:
         write(f"{prefix}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
 
 
-@pytest.mark.parametrize("where", ["", "MNIST/raw"])
-def test_mnist_under_a_root(tmp_path: Path, where: str) -> None:
-    """The idx files themselves, or torchvision's folder; the official test part stays."""
-    (tmp_path / where).mkdir(parents=True, exist_ok=True)
-    _idx_set(tmp_path / where)
+@pytest.mark.parametrize("folder", ["", "MNIST/raw"])
+def test_mnist_under_a_root(tmp_path: Path, folder: str) -> None:
+    """The idx files or torchvision's folder; the official test part is kept."""
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    _idx_set(tmp_path / folder)
     dataset = load_dataset("mnist", root=str(tmp_path))
     assert len(dataset.test) == 20
     assert dataset.test.ids[0] == "test/0"
@@ -82,27 +82,27 @@ def test_cifar10_under_a_root_of_class_folders(image_folder: Folder) -> None:
 
 
 def test_a_folder_is_not_downloaded(image_folder: Folder) -> None:
-    """--download with a path is a mistake, not a wish to be passed over."""
-    with pytest.raises(DataError, match="--download is for named sets"):
+    """--download with a path is an error; it is not ignored."""
+    with pytest.raises(DataError, match="--download is for named data sets"):
         load_dataset(str(image_folder()), download=True)
 
 
 def test_an_unknown_name_suggests() -> None:
-    """A typo in a set's name is not a path."""
+    """A misspelled name is not taken for a path."""
     with pytest.raises(DataError, match="did you mean fashion-mnist"):
         load_dataset("fashion_mnist")
 
 
-def test_parts_come_back_by_their_ids(fp32: Bundle) -> None:
-    """What a bundle recorded is what quantize and validate get."""
+def test_parts_are_restored_by_their_ids(fp32: Bundle) -> None:
+    """quantize and validate get the parts that the bundle recorded."""
     for part in ("train", "validation", "test"):
         images = part_of(fp32, part)
         assert images is not None
         assert images.ids == tuple(fp32.splits()[part])
 
 
-def test_a_changed_data_set_is_noticed(fp32: Bundle, tmp_path: Path) -> None:
-    """A folder that is gone, and one with fewer images."""
+def test_a_missing_data_set_is_reported(fp32: Bundle, tmp_path: Path) -> None:
+    """A folder that no longer exists."""
     import dataclasses
 
     moved = dataclasses.replace(fp32.manifest, data={"data": str(tmp_path / "gone"), "root": None, "seed": 0})
@@ -111,8 +111,8 @@ def test_a_changed_data_set_is_noticed(fp32: Bundle, tmp_path: Path) -> None:
     assert "--images" in caught.value.fix
 
 
-def test_images_from_elsewhere(fp32: Bundle, tmp_path: Path) -> None:
-    """Class folders in any order are matched to the model's labels; a folder of its own test part gives that."""
+def test_images_from_another_folder(fp32: Bundle, tmp_path: Path) -> None:
+    """Class folders in any order are matched to the model's labels; a test/ folder is the test part."""
     for label in ("7", "3"):
         folder = tmp_path / "own" / "test" / label
         folder.mkdir(parents=True)
@@ -125,10 +125,8 @@ def test_images_from_elsewhere(fp32: Bundle, tmp_path: Path) -> None:
         part_of(fp32, "train", str(tmp_path / "own"))
 
 
-def test_a_folder_that_calibrated_is_not_the_test_set(
-    fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """--images with one folder for quantize and for validate: calibration, selection and test stay disjoint."""
+def test_calibration_images_are_not_test_images(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same --images folder for quantize and validate, calibration, selection and test stay disjoint."""
     from edgekit.toolkit.quantize.quantize import quantize
 
     for index, sample in enumerate(load_dataset("digits").train.take(range(100))):
@@ -136,7 +134,7 @@ def test_a_folder_that_calibrated_is_not_the_test_set(
         folder.mkdir(parents=True, exist_ok=True)
         sample.image.save(folder / f"{index}.png")
     source = str(tmp_path / "own")
-    assert len(part_of(fp32, "test", source) or ()) == 100, "an independent folder is the test set as a whole"
+    assert len(part_of(fp32, "test", source) or ()) == 100, "all images of an independent folder are test images"
     opened: list[Path] = []
     read = datasets.open_images
 
@@ -158,29 +156,29 @@ def test_a_folder_that_calibrated_is_not_the_test_set(
 
 
 def test_naming_the_models_own_data_changes_nothing(fp32: Bundle) -> None:
-    """--images digits for a model of the digits gives the recorded parts."""
+    """--images digits for a model trained on the digits gives the recorded parts."""
     images = part_of(fp32, "test", "digits")
     assert images is not None
     assert images.ids == tuple(fp32.splits()["test"])
 
 
 def test_a_class_called_train_is_a_class(image_folder: Folder) -> None:
-    """Among other class folders it is the vehicle, not the training part."""
+    """Among other class folders, train is a label and not the training part."""
     dataset = load_dataset(str(image_folder(classes=("car", "test", "train"), each=10)))
     assert dataset.train.labels == ("car", "test", "train")
     assert sum(len(ids) for ids in dataset.splits().values()) == 30
 
 
 def test_other_folders_beside_the_parts_change_nothing(image_folder: Folder) -> None:
-    """Parts that hold class folders are parts, whatever lies beside them."""
+    """Parts with class folders are recognized, whatever other folders there are."""
     image_folder("set/test")
     root = image_folder("set/train").parent
     (root / "notes").mkdir()
     assert load_dataset(str(root)).train.labels == ("cat", "dog")
 
 
-def test_skip_corrupt_holds_for_the_models_own_data(fp32: Bundle, image_folder: Folder) -> None:
-    """A test image that went bad after training is left out, and said, where that is asked for."""
+def test_skip_corrupt_applies_to_the_models_own_data(fp32: Bundle, image_folder: Folder) -> None:
+    """A test image corrupted after training is left out and listed if skip_corrupt is set."""
     import dataclasses
 
     folder = image_folder()
@@ -203,7 +201,7 @@ def test_skip_corrupt_holds_for_the_models_own_data(fp32: Bundle, image_folder: 
 
 @pytest.mark.parametrize("rare", [1, 2, 3])
 def test_a_rare_class_stays_in_training(image_folder: Folder, rare: int) -> None:
-    """What the test and validation parts draw leaves every class an image to be trained on."""
+    """The test and validation parts leave every class at least one training image."""
     folder = image_folder(each=40)
     for index in range(rare, 40):
         (folder / "dog" / f"{index}.png").unlink()

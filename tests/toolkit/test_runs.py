@@ -1,4 +1,4 @@
-"""What lies in runs/: listed, the next step, completed on the command line, removed where a user names it."""
+"""runs/: its contents are listed, completed on the command line and removed by name; the next step is suggested."""
 
 import json
 import os
@@ -27,7 +27,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, Path]:
-    """An fp32 bundle and the int8 one that was made from it, in runs/."""
+    """An fp32 bundle and the int8 bundle made from it, in runs/."""
     paths = tmp_path / "runs/001-lenet-fp32", tmp_path / "runs/002-lenet-int8"
     for path in paths:
         shutil.copytree(DATA / path.name.partition("-")[2], path)
@@ -35,7 +35,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_bundles_are_listed_with_what_matters(edgekit: Run, two: tuple[Path, Path], report_of: Callable) -> None:
-    """Ids, size, date, what it was made from, and the verdict of the last report on it."""
+    """Id, size, date, source bundle, and the verdict of the latest report on it."""
     report = report_of(two[1], "--limit", "10", "--baseline", two[0])
     first, second = json.loads(edgekit("runs", "--json").stdout)
     bundles = [Bundle.open(path) for path in two]
@@ -51,7 +51,7 @@ def test_bundles_are_listed_with_what_matters(edgekit: Run, two: tuple[Path, Pat
     assert all(word in shown for word in (two[0].name, two[1].name, "int8", report["verdict"]))
 
 
-def test_a_verdict_on_a_runtime_is_the_bundles(two: tuple[Path, Path]) -> None:
+def test_a_verdict_on_a_runtime_is_shown_for_its_bundle(two: tuple[Path, Path]) -> None:
     """A report of `validate --runtime` names bundle and runtime."""
     identity = Bundle.open(two[1]).id
     model = {"id": f"{identity}@openvino:threads=2", "judgements": [{}]}
@@ -60,8 +60,8 @@ def test_a_verdict_on_a_runtime_is_the_bundles(two: tuple[Path, Path]) -> None:
     assert [run.verdict for run in listing.list_runs(two[0].parent)] == [None, "pass"]
 
 
-def test_damaged_and_hostile_ones_are_lines(edgekit: Run, two: tuple[Path, Path]) -> None:
-    """The others are listed all the same; nothing acts on the terminal."""
+def test_damaged_and_hostile_bundles_are_listed(edgekit: Run, two: tuple[Path, Path]) -> None:
+    """The others are listed too; control characters never reach the terminal."""
     for name, content in (("a", b"{"), ("b", b"[]"), ("c", b'{"name": 3}'), ("d", b"x" * (MAX_MANIFEST_BYTES + 1))):
         (two[0].parent / name).mkdir()
         (two[0].parent / name / "manifest.json").write_bytes(content)
@@ -88,7 +88,7 @@ def test_damaged_and_hostile_ones_are_lines(edgekit: Run, two: tuple[Path, Path]
     )
 )  # fmt: skip
 def test_any_manifest_is_listed_or_damaged(document: object) -> None:
-    """Whatever it holds, without a trace."""
+    """Whatever it contains, without a traceback."""
     folder = Path("runs/x")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps(document))
@@ -99,17 +99,17 @@ def test_any_manifest_is_listed_or_damaged(document: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "step"),
+    ("contents", "step"),
     [
         ((), "edgekit train "), (("torch",), "edgekit export --format onnx "), (("fp32",), "edgekit quantize "),
         (("fp32", "int8"), "edgekit validate "), (("fp32", "int8", "report"), "edgekit pack, or edgekit predict"),
         (("training",), "edgekit train --resume "),
     ],
 )  # fmt: skip
-def test_the_program_alone_names_the_next_step(edgekit: Run, tmp_path: Path, kept: tuple[str, ...], step: str) -> None:
-    """Of the four commands the one that this folder waits for."""
+def test_the_next_step_is_suggested(edgekit: Run, tmp_path: Path, contents: tuple[str, ...], step: str) -> None:
+    """Without a command, the next of the four commands for this folder is suggested."""
     runs = tmp_path / "runs"
-    for number, name in enumerate(kept):
+    for number, name in enumerate(contents):
         if name == "report":
             (runs / "1-int8.report").mkdir()
         elif name == "training":
@@ -117,23 +117,23 @@ def test_the_program_alone_names_the_next_step(edgekit: Run, tmp_path: Path, kep
             (runs / "1-x.train/recipe.json").write_text("{}")
         else:
             shutil.copytree(DATA / f"lenet-{name.replace('torch', 'fp32')}", runs / f"{number}-{name}")
-    if kept == ("torch",):
+    if contents == ("torch",):
         manifest = json.loads((runs / "0-torch/manifest.json").read_text())
         (runs / "0-torch/manifest.json").write_text(json.dumps({**manifest, "format": "torch"}))
     shown = edgekit(code=2).stdout
-    assert f"\nNext here: {step}" in shown
+    assert f"\nNext step: {step}" in shown
     assert all(f"  edgekit {name} " in shown for name in ("train", "export", "quantize", "validate"))
 
 
-def test_clean_removes_what_is_named(edgekit: Run, two: tuple[Path, Path]) -> None:
-    """By name or path; it says how much was freed."""
+def test_clean_removes_the_named_bundles(edgekit: Run, two: tuple[Path, Path]) -> None:
+    """By name or path; the freed space is reported."""
     done = edgekit("clean", two[1].name, Path("runs") / two[0].name)
     assert "MB freed" in done.stderr
     assert list(two[0].parent.iterdir()) == []
 
 
-def test_what_a_killed_clean_left_goes_with_the_next(edgekit: Run, two: tuple[Path, Path]) -> None:
-    """kill -9 while the files of a bundle are removed: it is gone from the list, and its rest from the disk later."""
+def test_clean_removes_leftovers_of_a_killed_clean(edgekit: Run, two: tuple[Path, Path]) -> None:
+    """kill -9 during removal: the bundle is no longer listed, and the next clean removes its remaining files."""
     code = textwrap.dedent("""
         import os, shutil, signal, sys
         from pathlib import Path
@@ -142,23 +142,23 @@ def test_what_a_killed_clean_left_goes_with_the_next(edgekit: Run, two: tuple[Pa
         files.remove_folder(Path(sys.argv[1]))
     """)
     assert subprocess.run([sys.executable, "-c", code, two[1]], check=False).returncode == -signal.SIGKILL
-    left = [entry.name for entry in two[0].parent.iterdir() if entry.name.startswith(".")]
-    assert len(left) == 1
+    leftovers = [entry.name for entry in two[0].parent.iterdir() if entry.name.startswith(".")]
+    assert len(leftovers) == 1
     assert [run["path"] for run in json.loads(edgekit("runs", "--json").stdout)] == [f"runs/{two[0].name}"]
     edgekit("clean", two[0].name)
     assert list(two[0].parent.iterdir()) == []
 
 
-def test_clean_does_not_take_a_later_bundles_origin_unasked(edgekit: Run, two: tuple[Path, Path]) -> None:
-    """Without a terminal to ask on it is refused, and nothing is removed; --yes removes it."""
-    assert f"{two[1].name} was made from" in edgekit("clean", two[0].name, code=1).stderr
+def test_clean_asks_before_it_removes_a_source_bundle(edgekit: Run, two: tuple[Path, Path]) -> None:
+    """Without a terminal it refuses and removes nothing; --yes removes the bundle."""
+    assert f"is the source of runs/{two[1].name}" in edgekit("clean", two[0].name, code=1).stderr
     assert two[0].is_dir()
     edgekit("clean", "--yes", two[0].name)
     assert [path.name for path in two[0].parent.iterdir()] == [two[1].name]
 
 
-def test_clean_refuses_all_else(edgekit: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
-    """Outside of runs/, links, other folders, a training that goes on: an error, and everything is where it was."""
+def test_clean_refuses_everything_else(edgekit: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Paths outside runs/, links, other folders, an active training: an error, and nothing is changed."""
     runs = two[0].parent
     shutil.copytree(two[0], tmp_path / "outside")
     (runs / "link").symlink_to(tmp_path / "outside")
@@ -180,11 +180,11 @@ def test_clean_refuses_all_else(edgekit: Run, two: tuple[Path, Path], tmp_path: 
     linked = tmp_path / "elsewhere"
     linked.mkdir()
     (linked / "runs").symlink_to(runs)
-    assert "a folder that is one" in edgekit("clean", two[1].name, cwd=linked, code=1).stderr
+    assert "is a link, or in a linked folder" in edgekit("clean", two[1].name, cwd=linked, code=1).stderr
 
 
 def test_names_are_completed(two: tuple[Path, Path]) -> None:
-    """Bundles by their paths, folders of runs/ by their names, and what the registries hold."""
+    """Bundles by path, folders of runs/ by name, and the entries of the registries."""
     (two[0].parent / "\x1b").mkdir()
     (two[0].parent / "\x1b/manifest.json").write_text("{}")
     assert complete_bundles("runs/001") == [f"runs/{two[0].name}"]
@@ -196,14 +196,14 @@ def test_names_are_completed(two: tuple[Path, Path]) -> None:
     assert {"local", "ssh://", "browser"} <= set(completion.complete_devices(""))
 
 
-def test_the_shell_is_answered_and_nothing_heavy_is_loaded(two: tuple[Path, Path]) -> None:
-    """As bash asks, through the program's own protocol."""
+def test_completion_loads_nothing_heavy(two: tuple[Path, Path]) -> None:
+    """Completion requests use bash's environment variables."""
     code = (
         "import sys\nfrom edgekit.toolkit.cli import main\nsys.argv = ['edgekit']\n"
         "try:\n    main()\nfinally:\n"
         "    print('LOADED', {'numpy', 'torch', 'onnx', 'PIL', 'rich'} & set(sys.modules), file=sys.stderr)\n"
     )
-    asked = {"_EDGEKIT_COMPLETE": "complete_bash", "COMP_WORDS": "edgekit inspect runs/", "COMP_CWORD": "2"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked})
+    request = {"_EDGEKIT_COMPLETE": "complete_bash", "COMP_WORDS": "edgekit inspect runs/", "COMP_CWORD": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **request})
     assert done.stdout.split() == [f"runs/{path.name}" for path in two]
     assert "LOADED set()" in done.stderr

@@ -12,7 +12,7 @@ import numpy as np
 from ...deploy.documents import DocumentError, parse
 from ...deploy.errors import EdgeKitError
 from ...deploy.measuring.result import Result
-from .contract import Contract, Drop, Judgement, call, compare_accuracy, overall, reason
+from .contract import Contract, Drop, Judgement, compare_accuracy, overall, reason, speed_outcome
 from .document import make_report
 from .join import join_reports
 from .migrate import migrate_report
@@ -28,10 +28,10 @@ from .statistics import (
     unpaired_difference,
     welch_difference,
 )
-from .verdict import admit, as_entry, as_json, block_times, doubt, one_thread_ratio, ratio
+from .verdict import as_entry, as_json, block_times, mark_undecided, note_noise, one_thread_ratio, ratio
 from .wording import model_name, speedup_text
 
-# A result of a hundred thousand images and ten models.
+# Enough for a result of 100,000 images and ten models.
 _MAX_BYTES = 512 << 20
 
 # Device entries that must agree before latencies are compared.
@@ -39,10 +39,10 @@ _HARDWARE = ("machine", "cpu", "cores_allowed")
 
 
 def read_document(path: Path, contract: Contract | None = None) -> Report | JoinedReport:
-    """Read what `read_report` reads, or the report.json of several devices.
+    """Read a report as `read_report` does, or the report.json of several devices.
 
     Raises:
-        EdgeKitError: no such file, or not a report.
+        EdgeKitError: the file does not exist or is not a report.
     """
     document = _read_json(path)
     if "devices" not in document:
@@ -56,17 +56,17 @@ def read_document(path: Path, contract: Contract | None = None) -> Report | Join
 
 
 def read_report(path: Path, contract: Contract | None = None) -> Report:
-    """Read a report.json, or make the report of a result.json, such as a board writes.
+    """Read a report.json, or make a report from a result.json, which a board writes.
 
     Args:
-        contract: judges a result.json; None is its own contract.
+        contract: the contract to judge a result.json by; None for the one that it contains.
 
     Raises:
-        EdgeKitError: no such file, or neither of the two.
+        EdgeKitError: the file does not exist or is neither of the two.
     """
     report = _read_json(path)
     if "devices" in report:
-        raise EdgeKitError(f"{path} covers several devices", fix="pass the report of one of them")
+        raise EdgeKitError(f"{path} covers several devices", fix="pass the report of a single device")
     with _strict(path):
         if "result" in report:
             result = Result.from_json(report, path)
@@ -90,7 +90,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         if isinstance(error, IsADirectoryError) and (path / "report.json").is_file():
-            fix = f"name the file in it: {path / 'report.json'}"
+            fix = f"pass the file in it: {path / 'report.json'}"
         raise EdgeKitError(f"cannot read {path}: {error.strerror}", fix=fix) from error
     document = parse(content, path, "an EdgeKit report", limit=_MAX_BYTES)
     if not isinstance(document, dict):
@@ -100,9 +100,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _strict(path: Path) -> Iterator[None]:
-    """Turn errors from a foreign document into an error of one line.
+    """Turn errors caused by an untrusted document into a one-line error.
 
-    Earlier schemas are migrated before the check, by code that relies on their structure.
+    Such errors occur because earlier schemas are migrated before they are checked.
     """
     try:
         with np.errstate(divide="raise", over="raise", invalid="raise"):
@@ -132,12 +132,12 @@ def check_hardware(first: Mapping[str, object], second: Mapping[str, object]) ->
 
 
 def counterpart(report: Report, model: Named) -> Model:
-    """The counterpart of a model in another report, with the same runtime and options.
+    """Find a model's counterpart in another report, with the same runtime and options.
 
-    It is the same bundle, else one of the same name, format and precision.
+    This is the same bundle if possible, else one with the same name, format and precision.
 
     Raises:
-        EdgeKitError: there is none.
+        EdgeKitError: the report has no counterpart.
     """
     kind = model["name"], model["format"], model["precision"]
     for candidate in report["models"]:
@@ -165,7 +165,7 @@ def source_of(report: Report) -> str:
     return report.get("source", "the report")
 
 
-def hold_against(
+def judge_against(
     stored: Report, report: Report, candidates: Sequence[str], contract: Contract,
     *, across_hardware: bool = False,
 ) -> Report:  # fmt: skip
@@ -185,21 +185,22 @@ def hold_against(
     source = source_of(stored)
     for model in report["models"]:
         if model["id"] in candidates:
-            then = counterpart(stored, model)
-            interval, how = _speedup(stored, then, report, model, contract.confidence)
-            speedup, doubtful = ratio(interval), _contradicted(stored, then, report, model)
-            drop, paired = _drop(stored, then, report, model, contract.confidence)
-            own = contract.judge(drop, interval, source)
+            earlier = counterpart(stored, model)
+            interval, how = _speedup(stored, earlier, report, model, contract.confidence)
+            speedup, doubtful = ratio(interval), _contradicted(stored, earlier, report, model)
+            drop, paired = _drop(stored, earlier, report, model, contract.confidence)
+            judged = contract.judge(drop, interval, source)
             if doubtful:
-                own = doubt(own, f"{speedup_text(speedup)} as fast as {source}")
-            own = [admit(judgement, noise) for judgement in own]
-            judgements += own
+                judged = mark_undecided(judged, f"{speedup_text(speedup)} as fast as {source}")
+            judged = [note_noise(judgement, noise) for judgement in judged]
+            judgements += judged
             against: Against = {
-                "report": source, "model": then["id"], "speedup": speedup, "how": how,
-                "time_ms": then["time_ms"]["value"], "outcome": "inconclusive" if doubtful else call(interval),
+                "report": source, "model": earlier["id"], "speedup": speedup, "how": how,
+                "time_ms": earlier["time_ms"]["value"],
+                "outcome": "inconclusive" if doubtful else speed_outcome(interval),
                 "drop": drop and _points(drop), "paired": paired,
             }  # fmt: skip
-            models.append({**model, "against": against, "judgements": [as_json(judgement) for judgement in own]})
+            models.append({**model, "against": against, "judgements": [as_json(judgement) for judgement in judged]})
         else:
             models.append(model)
     verdict = overall(judgements)
@@ -213,13 +214,13 @@ def compare_reports(reports: Sequence[Report], contract: Contract, *, across_har
     """Compare the last report's candidates with each earlier report; the first one decides the verdict.
 
     Raises:
-        EdgeKitError: see `hold_against`.
+        EdgeKitError: see `judge_against`.
     """
-    *earlier, last = reports
+    *earlier_reports, last = reports
     candidates = [model["id"] for model in last["models"] if "judgements" in model]
     candidates = candidates or [model["id"] for model in last["models"]]
     comparisons = [
-        hold_against(stored, last, candidates, contract, across_hardware=across_hardware) for stored in earlier
+        judge_against(stored, last, candidates, contract, across_hardware=across_hardware) for stored in earlier_reports
     ]
     rows = [row for report in comparisons for row in _rows(report)]
     first = comparisons[0]
@@ -241,20 +242,20 @@ def _rows(report: Report) -> Iterator[ComparisonRow]:
 
 
 def _speedup(
-    stored: Report, then: Model, report: Report, now: Model, confidence: float,
+    stored: Report, earlier: Model, report: Report, current: Model, confidence: float,
 ) -> tuple[Interval, str]:  # fmt: skip
     """A model's speed-up over its earlier self, and the method of comparison.
 
     If both runs measured the same baseline, their speed-ups are compared, which cancels the machine's state on each
     day. Otherwise the times themselves are compared.
     """
-    if (bases := _shared_baseline(stored, then, report, now)) is not None:
-        first = process_speedups(block_times(bases[0]), block_times(then))
-        second = process_speedups(block_times(bases[1]), block_times(now))
+    if (bases := _shared_baseline(stored, earlier, report, current)) is not None:
+        first = process_speedups(block_times(bases[0]), block_times(earlier))
+        second = process_speedups(block_times(bases[1]), block_times(current))
         ratios = (math.exp(float(np.mean(values))) for values in (second, first))
         how = "through the same baseline in both runs ({:.2f}x its speed, {:.2f}x before)".format(*ratios)
     else:
-        first, second = ([-value for value in process_times(block_times(model))] for model in (then, now))
+        first, second = ([-value for value in process_times(block_times(model))] for model in (earlier, current))
         how = "by the times of two runs, which include the machine's state on each day"
     before, after = (entry["device"].get("threads") for entry in (stored, report))
     if before and after and before != after:
@@ -262,35 +263,42 @@ def _speedup(
     return exponential(welch_difference(second, first, confidence)), how
 
 
-def _shared_baseline(stored: Report, then: Model, report: Report, now: Model) -> tuple[Model, Model] | None:
-    """The common baseline as each run measured it; None without one."""
-    base_then, base_now = stored["models"][0], report["models"][0]
-    shared = base_then["id"] == base_now["id"] and then is not base_then and now["id"] != base_now["id"]
-    return (base_then, base_now) if shared else None
+def _shared_baseline(stored: Report, earlier: Model, report: Report, current: Model) -> tuple[Model, Model] | None:
+    """The common baseline as each run measured it; None if the runs share none."""
+    earlier_base, current_base = stored["models"][0], report["models"][0]
+    shared = (
+        earlier_base["id"] == current_base["id"] and earlier is not earlier_base and current["id"] != current_base["id"]
+    )
+    return (earlier_base, current_base) if shared else None
 
 
-def _contradicted(stored: Report, then: Model, report: Report, now: Model) -> bool:
+def _contradicted(stored: Report, earlier: Model, report: Report, current: Model) -> bool:
     """Whether a ratio behind the comparison contradicts the ratio with one thread (see verdict.one_thread_ratio)."""
-    bases = _shared_baseline(stored, then, report, now)
-    pairs = [(then, now)] if bases is None else [(bases[0], then), (bases[1], now)]
+    bases = _shared_baseline(stored, earlier, report, current)
+    pairs = [(earlier, current)] if bases is None else [(bases[0], earlier), (bases[1], current)]
     return any(one_thread_ratio(*pair) is not None for pair in pairs)
 
 
 def _drop(
-    stored: Report, then: Model, report: Report, now: Model,
+    stored: Report, earlier: Model, report: Report, current: Model,
     confidence: float,
 ) -> tuple[Drop | None, bool]:  # fmt: skip
-    """The loss of accuracy since then, and whether both counts use the same images."""
-    if then["predictions"] is None or now["predictions"] is None or then["top1"] is None or now["top1"] is None:
+    """The loss of accuracy since the earlier report, and whether both models answered the same images."""
+    if (
+        earlier["predictions"] is None
+        or current["predictions"] is None
+        or earlier["top1"] is None
+        or current["top1"] is None
+    ):
         return None, False
     if (stored["ids"], stored["targets"], stored["labels"]) == (report["ids"], report["targets"], report["labels"]):
-        answers = [np.asarray(values) for values in (report["targets"], then["predictions"], now["predictions"])]
+        answers = [np.asarray(values) for values in (report["targets"], earlier["predictions"], current["predictions"])]
         return compare_accuracy(*answers, confidence=confidence), True
-    counts = len(then["predictions"]), len(now["predictions"])
-    right, still = round(then["top1"] * counts[0]), round(now["top1"] * counts[1])
-    points = unpaired_difference(right, counts[0], still, counts[1], confidence)
-    # judged as if both had answered each image, independently: the variance is the same
-    count, before, after = min(counts), then["top1"], now["top1"]
+    counts = len(earlier["predictions"]), len(current["predictions"])
+    earlier_right, current_right = round(earlier["top1"] * counts[0]), round(current["top1"] * counts[1])
+    points = unpaired_difference(earlier_right, counts[0], current_right, counts[1], confidence)
+    # counted as if both had answered each image independently: the variance is the same
+    count, before, after = min(counts), earlier["top1"], current["top1"]
     lost, gained = round(count * before * (1 - after)), round(count * (1 - before) * after)
     scaled = Interval(100 * points.value, 100 * points.low, 100 * points.high)
     return Drop(scaled, lost, gained, 0, count, float("nan")), False

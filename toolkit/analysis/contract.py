@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from ...deploy.errors import RecipeError
 from ...deploy.images import UNLABELLED
 from .statistics import CONFIDENCE, Interval, images_needed, mcnemar, paired_difference
 
@@ -19,20 +20,20 @@ PASS: ExitCode = 0
 FAIL: ExitCode = 3
 INCONCLUSIVE: ExitCode = 4
 
-# A speed-up counts if its interval excludes 1 and it is at least the first share. It is "no difference" if the
-# interval excludes differences beyond the second share, else "inconclusive".
+# A speed-up counts if its interval excludes 1 and it is at least SMALLEST. It is "no difference" if the interval
+# excludes differences beyond RESOLVED, else "inconclusive".
 SMALLEST, RESOLVED = 0.01, 0.05
 
 
 @dataclass(frozen=True)
 class Drop:
-    """The top-1 accuracy that a candidate loses against its baseline on the same labelled images.
+    """The top-1 accuracy that a candidate loses, compared with its baseline on the same labelled images.
 
     Attributes:
         points: percentage points with their interval; positive is a loss.
         lost, gained: images that only the baseline, or only the candidate, gets right.
         flips: images with different answers, right or wrong.
-        p: of McNemar's exact test.
+        p: p value of McNemar's exact test.
     """
 
     points: Interval
@@ -45,12 +46,24 @@ class Drop:
 
 @dataclass(frozen=True)
 class Contract:
-    """Requirements on an optimised model: limits on the drop (points of top-1) and the speed-up (a ratio), None for
-    the defaults; the confidence of all intervals."""
+    """Requirements on an optimised model.
+
+    Attributes:
+        max_drop: the largest loss of top-1 in percentage points; None for the default.
+        min_speedup: the smallest speed-up, a ratio; None for no limit.
+        confidence: confidence level of all intervals.
+
+    Raises:
+        RecipeError: min_speedup is not positive.
+    """
 
     max_drop: float | None = None
     min_speedup: float | None = None
     confidence: float = CONFIDENCE
+
+    def __post_init__(self) -> None:
+        if self.min_speedup is not None and not self.min_speedup > 0:
+            raise RecipeError(f"--min-speedup {self.min_speedup:g} is not a ratio", fix="pass e.g. --min-speedup 1.2")
 
     def judge(self, drop: "Drop | None", speedup: Interval, against: str) -> "list[Judgement]":
         """Judge the drop, and with `min_speedup` also the speed-up over the model `against`."""
@@ -60,7 +73,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The outcome of a rule (max_drop, min_speedup), the sentence that explains it, and whether undecided fails."""
+    """The outcome of a rule (max_drop, min_speedup), its explanation, and whether an undecided outcome fails."""
 
     rule: str
     outcome: Outcome
@@ -81,8 +94,9 @@ def compare_accuracy(
     """Compare int64 [n] predictions with the labels, image by image; None without labels."""
     if len(targets) == 0 or (targets == UNLABELLED).any():
         return None
-    right, still = baseline == targets, candidate == targets
-    lost, gained, count = int((right & ~still).sum()), int((~right & still).sum()), len(targets)
+    baseline_right, candidate_right = baseline == targets, candidate == targets
+    lost, gained = int((baseline_right & ~candidate_right).sum()), int((~baseline_right & candidate_right).sum())
+    count = len(targets)
     share = paired_difference(lost, gained, count, confidence)
     points = Interval(100 * share.value, 100 * share.low, 100 * share.high)
     return Drop(points, lost, gained, int((baseline != candidate).sum()), count, mcnemar(lost, gained))
@@ -92,38 +106,39 @@ def judge_drop(drop: Drop | None, max_drop: float | None, confidence: float = CO
     """Judge a drop by the bounds of its interval.
 
     Args:
-        max_drop: percentage points; None takes DEFAULT_MAX_DROP, and then an undecided outcome does not fail.
+        max_drop: percentage points; None for DEFAULT_MAX_DROP, with which an undecided outcome does not fail.
     """
     strict = max_drop is not None
     limit = DEFAULT_MAX_DROP if max_drop is None else max_drop
     if drop is None:
-        return Judgement(
-            "max_drop", "inconclusive", f"a drop of at most {limit:g} points is not proved: no labelled images", strict
-        )
+        sentence = f"not proved to be within the limit of {limit:g} points: the images have no labels"
+        return Judgement("max_drop", "inconclusive", sentence, strict)
     points = drop.points
-    seen = f"top-1 drop {points.value:+.2f} points [{points.low:+.2f}, {points.high:+.2f}] on {drop.count} images"
+    figures = f"top-1 drop {points.value:+.2f} points [{points.low:+.2f}, {points.high:+.2f}] on {drop.count} images"
     if points.low > limit:
-        return Judgement("max_drop", "fail", f"{seen}: more than the {limit:g} allowed", strict)
+        return Judgement("max_drop", "fail", f"{figures}: more than the {limit:g} allowed", strict)
     if points.high <= limit:
-        return Judgement("max_drop", "pass", f"{seen}: within the {limit:g} allowed", strict)
+        return Judgement("max_drop", "pass", f"{figures}: within the {limit:g} allowed", strict)
     more = images_needed(drop.lost, drop.gained, drop.count, limit / 100, confidence)
-    sentence = f"{seen}: a limit of {limit:g} is not proved, it needs about {more} more images"
+    sentence = f"{figures}: not proved to be within the limit of {limit:g}; about {more} more images are needed"
     return Judgement("max_drop", "inconclusive", sentence, strict)
 
 
 def judge_speedup(speedup: Interval, min_speedup: float, against: str = "the baseline") -> Judgement:
     """Judge a speed-up (a ratio, over the model `against`) by the bounds of its interval."""
-    seen = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] as fast as {against}"
+    figures = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] as fast as {against}"
     if speedup.low >= min_speedup:
-        return Judgement("min_speedup", "pass", f"{seen}: at least {min_speedup:g} was asked for", strict=True)
+        return Judgement("min_speedup", "pass", f"{figures}: at least the {min_speedup:g} required", strict=True)
     if speedup.high < min_speedup:
-        return Judgement("min_speedup", "fail", f"{seen}: less than the {min_speedup:g} asked for", strict=True)
-    sentence = f"{seen}: {min_speedup:g} is not proved, measure longer (--seconds) or on a quieter machine"
+        return Judgement("min_speedup", "fail", f"{figures}: less than the {min_speedup:g} required", strict=True)
+    sentence = (
+        f"{figures}: not proved to be at least {min_speedup:g}; measure longer (--seconds) or on a quieter machine"
+    )
     return Judgement("min_speedup", "inconclusive", sentence, strict=True)
 
 
-def call(speedup: Interval) -> SpeedOutcome:
-    """faster, slower, no difference or inconclusive; for display only, since the contract is judged on the bounds."""
+def speed_outcome(speedup: Interval) -> SpeedOutcome:
+    """The outcome of a speed-up, for display only: the contract is judged on the bounds of the interval."""
     if speedup.low > 1 and speedup.value > 1 + SMALLEST:
         return "faster"
     if speedup.high < 1 and speedup.value < 1 / (1 + SMALLEST):

@@ -18,14 +18,14 @@ class PackageStatus:
 
 
 class TargetEntry(TypedDict):
-    """The quantization target that a machine is, and why."""
+    """A machine's quantization target, and the reason."""
 
     name: str
     why: str
 
 
 class RuntimeEntry(TypedDict):
-    """What a runtime opens, takes and reports, and whether it is installed."""
+    """A runtime's formats, options and reported facts, and whether it is installed."""
 
     name: str
     installed: bool
@@ -35,20 +35,20 @@ class RuntimeEntry(TypedDict):
 
 
 class BusyMachine(Machine):
-    """A machine, and how many cores as many busy threads got (see environment.cores_got)."""
+    """A machine, and the number of cores that busy threads obtained (see environment.cores_got)."""
 
     cores_got: float
 
 
 class Overhead(TypedDict):
-    """Nanoseconds that a timed call of a model that does nothing takes."""
+    """Nanoseconds per timed call of a model that does nothing."""
 
     in_process_ns: float
     through_agent_ns: float
 
 
 class Diagnosis(TypedDict):
-    """This machine: `gpu` is the one that torch sees."""
+    """The diagnosis of this machine; `gpu` is the GPU that torch sees."""
 
     machine: BusyMachine
     state: State
@@ -61,7 +61,7 @@ class Diagnosis(TypedDict):
 
 
 class PythonEntry(TypedDict):
-    """A device's Python, EdgeKit's folder there, and bytes (see deploy.devices.board.probe.Facts, which has more)."""
+    """A device's Python, EdgeKit's folder there, and its size (deploy.devices.board.probe.Facts has more)."""
 
     python: Sequence[int]
     executable: str
@@ -80,7 +80,7 @@ class _Able(TypedDict, total=False):
 
 
 class DeviceDiagnosis(_Able):
-    """Another device: what is known of its machine only where it can run EdgeKit's own code."""
+    """The diagnosis of another device; the machine's details are missing if it cannot run EdgeKit's own code."""
 
     device: str
     python: PythonEntry

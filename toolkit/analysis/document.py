@@ -41,15 +41,15 @@ from .wording import names_of
 
 
 def make_report(result: Result) -> Report:
-    """The document, with its verdict.
+    """Make the report document, with its verdict.
 
     Raises:
         EdgeKitError: the run ended before its second process, so no interval can be computed.
     """
     if min(measured_processes(timed) for timed in result.measurements) < 2:
         raise EdgeKitError(
-            f"{result.device} was lost in the first of its {result.plan.processes} processes: an interval needs two",
-            fix="measure again; the file keeps what was measured",
+            f"{result.device} was lost in the first of its {result.plan.processes} processes; an interval needs two",
+            fix="measure again; the file keeps the measurements so far",
         )
     measurements, targets, plan, contract = (
         result.measurements,
@@ -164,7 +164,7 @@ def _describe(
 
 
 def _parity(parity: Mapping[str, float]) -> ParityEntry:
-    """None for nan and infinity, which JSON cannot represent."""
+    """Parity as JSON: NaN and infinity, which JSON cannot represent, become None."""
 
     def finite(key: str) -> float | None:
         return parity[key] if math.isfinite(parity[key]) else None
@@ -194,12 +194,13 @@ def _against_source(
 def _flips_by_class(
     targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, labels: Sequence[str]
 ) -> list[ClassFlips]:
-    """Images per class that only one of the two gets right, the most certain change first; Holm-adjusted p."""
-    right, still = baseline == targets, candidate == targets
+    """Images per class that only one of the two models gets right, the most certain change first; Holm-adjusted p."""
+    baseline_right, candidate_right = baseline == targets, candidate == targets
     counts: dict[str, tuple[int, int]] = {}
     for index, label in enumerate(labels):
-        if (of := targets == index).any():
-            counts[label] = int((right & ~still)[of].sum()), int((~right & still)[of].sum())
+        if (in_class := targets == index).any():
+            lost, gained = baseline_right & ~candidate_right, ~baseline_right & candidate_right
+            counts[label] = int(lost[in_class].sum()), int(gained[in_class].sum())
     adjusted = holm({label: mcnemar(*pair) for label, pair in counts.items()})
     changed: list[ClassFlips] = [
         {"label": label, "lost": lost, "gained": gained, "p": adjusted[label]}
@@ -210,7 +211,7 @@ def _flips_by_class(
 
 
 def _outliers(measurement: Measurement, calls: np.ndarray) -> Outliers:
-    """Number and rounds of samples beyond Tukey's fences; no figure excludes them."""
+    """Number and rounds of samples beyond Tukey's fences; every figure includes them."""
     beyond = outliers(calls)
     rounds = np.repeat([block.round for block in measurement.blocks], [len(block.ns) for block in measurement.blocks])
     return {"count": int(beyond.sum()), "share": float(beyond.mean()), "rounds": np.unique(rounds[beyond]).tolist()}
@@ -220,29 +221,30 @@ def _warnings(result: Result, candidate: Candidate, bundle: Bundle, measurement:
     warnings = []
     parity = Parity(**measurement.parity)
     if not math.isfinite(parity.logits_max_abs):
-        warnings.append("it answers golden samples with values that are not numbers")
+        warnings.append("some of its outputs on the golden samples are not numbers")
     elif bundle.manifest.precision == "fp32" and not parity.exact:
-        warnings.append(f"not the same model as its source here: logits differ by up to {parity.logits_max_abs:.3g}")
+        warnings.append(f"not equivalent to its source here: logits differ by up to {parity.logits_max_abs:.3g}")
     if parity.first_difference == "decoder":
         warnings.append(
-            f"the decoder here gives other pixels than the source's for {1 - parity.checksums_agreement:.0%} of the "
-            f"golden samples, and the network's input differs by up to {parity.tensor_max_abs:.3g}: another libjpeg"
+            f"this device decodes {1 - parity.checksums_agreement:.0%} of the golden samples to other pixels than the "
+            f"source, and the network's input differs by up to {parity.tensor_max_abs:.3g}: a different libjpeg"
         )
     elif parity.first_difference == "preprocessing":
         warnings.append(
-            f"preprocessing here differs from the source's by up to {parity.tensor_max_abs:.3g}, from the same pixels: "
-            "another Pillow"
+            f"preprocessing on this device differs from the source's by up to {parity.tensor_max_abs:.3g} for the same "
+            "pixels: a different Pillow"
         )
     if bundle.manifest.requires.get("isa") == "vnni" and not has_vnni(result.environment["isa"]):
         warnings.append("quantized for x86 with VNNI, which this CPU lacks: sums may saturate (--target x86-avx2)")
     if measurement.differed:
         warnings.append(
             f"{measurement.differed} of {measurement.checked} answers of the timed calls differ from those that its "
-            "accuracy was counted on"
+            "accuracy is based on"
         )
-    if (host := result.host.get(candidate.key)) is not None and (beyond := unexplained(host)):
+    if (host := result.host.get(candidate.key)) is not None and (unexplained_answers := unexplained(host)):
         warnings.append(
-            f"{beyond} of its answers differ from the host's by more than the kernels' difference on the golden samples"
+            f"{unexplained_answers} of its answers differ from the host's by more than the kernels' difference on the "
+            "golden samples"
         )
     slowdown = collapse(measured_ms(measurement), _median([block.ms for block in measurement.one_thread]))
     if slowdown is not None:
@@ -254,16 +256,16 @@ def _warnings(result: Result, candidate: Candidate, bundle: Bundle, measurement:
 
 
 def measured_ms(measurement: Measurement) -> float:
-    """The model's typical block, in milliseconds a call."""
+    """The model's typical block, in milliseconds per call."""
     return typical_time(measured_times(measurement.blocks)).value
 
 
 def _shortcomings(measurement: Measurement, plan: Plan) -> list[str]:
-    """Requirements of measuring that this run did not meet."""
+    """Measurement requirements that this run did not meet."""
     shortcomings = []
     inputs = len(measurement.postprocess_ns) // max(1, len(measurement.warm_ups))
     if inputs < RULES.inputs:
-        shortcomings.append(f"timed on {inputs} different images, {RULES.inputs} are the rule (pass --images)")
+        shortcomings.append(f"timed on {inputs} different images instead of {RULES.inputs} (pass --images)")
     measured, planned = measured_processes(measurement), measurement.processes or plan.processes
     if measured < planned:
         shortcomings.append(f"the run was cut short: {measured} of {planned} processes were measured")
@@ -294,7 +296,7 @@ def _accuracy(measurement: Measurement, targets: np.ndarray, confidence: float) 
 
 
 def _calibration_error(measurement: Measurement, targets: np.ndarray) -> float:
-    assert measurement.predictions is not None  # noqa: S101 # asked only where there is an accuracy
+    assert measurement.predictions is not None  # noqa: S101 # called only for models with an accuracy
     return calibration_error(measurement.predictions.confidences, _classes(measurement) == targets)
 
 
@@ -307,7 +309,7 @@ def _per_class(measurement: Measurement, targets: np.ndarray, labels: Sequence[s
 
 
 def _classes(measurement: Measurement) -> np.ndarray:
-    assert measurement.predictions is not None  # noqa: S101 # asked only where there are predictions
+    assert measurement.predictions is not None  # noqa: S101 # called only for models with predictions
     return np.asarray(measurement.predictions.classes)
 
 

@@ -1,4 +1,4 @@
-"""This machine's answers on a device's test images: do the two agree, image by image?"""
+"""Image-by-image comparison of a device's answers with this machine's."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ def compare_with_host(
     """Run each model on this machine, on the default runtime of its format.
 
     Returns:
-        a candidate's key -> "images", how many; "logits_max_abs", the largest difference of a logit on the golden
-        samples; "differ", the images with different answers: "id", "truth", "host", "device" (labels), and "gap", the
-        difference of the host's logits for the two answers.
+        For each candidate's key: "images", the number of images; "logits_max_abs", the largest difference of a logit on
+        the golden samples; "differ", the images with different answers: "id", "truth", "host", "device" (labels), and
+        "gap", the difference of the host's logits for the two answers.
     """
     answers: dict[str, HostAnswers] = {}
     bundles = {bundle.id: bundle for _, bundle, measurement in measured if measurement.predictions is not None}
@@ -31,10 +31,10 @@ def compare_with_host(
     runnable = [bundle for bundle in bundles.values() if bundle.manifest.format != ENGINE_FORMAT]
     for index, bundle in enumerate(runnable):
 
-        def part(share: float, index: int = index) -> None:
+        def report_progress(share: float, index: int = index) -> None:
             progress("the host's answers", (index + share) / len(runnable))
 
-        golden, logits = _answers(bundle, images, part)
+        golden, logits = _answers(bundle, images, report_progress)
         for candidate, _, measurement in measured:
             if candidate.bundle == bundle.id and measurement.predictions is not None:
                 difference = float(np.abs(golden - np.asarray(measurement.golden_logits)).max())
@@ -44,7 +44,7 @@ def compare_with_host(
 
 
 def _differences(bundle: Bundle, images: ImageSet, logits: np.ndarray, classes: Sequence[int]) -> list[OtherAnswer]:
-    """The images with different answers on a device and on this machine, whose logits are [n, k]."""
+    """The images with different answers on a device (`classes`) and on this machine (`logits`, [n, k])."""
     labels = bundle.manifest.labels
     return [
         {"id": images.ids[at], "truth": None if images.targets[at] == UNLABELLED else labels[images.targets[at]],
@@ -73,5 +73,5 @@ def near_tie(answer: OtherAnswer, host: HostAnswers) -> bool:
 
 
 def unexplained(host: HostAnswers) -> int:
-    """Number of different answers that the kernels do not explain."""
+    """Number of different answers that the difference between kernels does not explain."""
     return sum(not near_tie(answer, host) for answer in host["differ"])

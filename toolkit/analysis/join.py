@@ -11,14 +11,14 @@ _BADNESS = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
 def join_reports(reports: Sequence[Report], failed: Sequence[Failed] = ()) -> JoinedReport:
-    """The document of several devices; its verdict is the worst of theirs.
+    """Join the reports of several devices; the verdict is the worst of them.
 
     Args:
         reports: one per device.
         failed: devices that gave no report: "device", "error", "fix".
 
     Raises:
-        EdgeKitError: two reports are of one device, or they have no model in common.
+        EdgeKitError: two reports are for the same device, or the reports have no model in common.
     """
     names = [report["device"]["name"] for report in reports]
     if len(set(names)) < len(names):
@@ -51,13 +51,13 @@ def join_reports(reports: Sequence[Report], failed: Sequence[Failed] = ()) -> Jo
 
 
 def _agreement(reports: Sequence[Report], identity: str) -> Agreement:
-    """Number of images with the same answer on every device; None if the images differ."""
+    """The images that devices answer differently; "images" is None if the devices had different images."""
     models = [next(model for model in report["models"] if model["id"] == identity) for report in reports]
     entry = identity_of(models[0])
-    same = all(report["ids"] == reports[0]["ids"] for report in reports) and all(
+    comparable = all(report["ids"] == reports[0]["ids"] for report in reports) and all(
         model["predictions"] for model in models
     )
-    if not same:
+    if not comparable:
         return {**entry, "images": None, "differ": []}
     answers = zip(reports[0]["ids"], *(model["predictions"] or () for model in models), strict=True)
     labels = reports[0]["labels"]

@@ -1,4 +1,4 @@
-"""A JSON Schema (2020-12) and a Markdown page of a type that `deploy.documents.read` reads."""
+"""The JSON Schema (2020-12) and the Markdown page of the types that `deploy.documents.read` reads."""
 
 import inspect
 import re
@@ -22,40 +22,40 @@ _ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {5,}.*)*)", re.MULTILIN
 def report_schema() -> Schema:
     """The schema of the report of one device or of several, and of a comparison."""
     definitions: dict[str, Schema] = {}
-    schema = _of(Report | JoinedReport | Comparison, definitions)
+    schema = _schema_of(Report | JoinedReport | Comparison, definitions)
     return {"$schema": DIALECT, "title": "EdgeKit report", **schema, "$defs": dict(sorted(definitions.items()))}
 
 
 def report_page() -> str:
     """The report's types as Markdown: a table per type."""
-    seen: dict[str, object] = {}
+    records: dict[str, object] = {}
     for kind in (Report, JoinedReport, Comparison):
-        _collect(kind, seen)
+        _collect(kind, records)
     lines = [
         "<!-- Written by: python -m edgekit.toolkit.analysis.json_schema -->",
         "",
         "# Report schema",
         "",
-        "What `edgekit validate --json` prints and `report.json` holds, schema 4. `edgekit report --schema` prints it",
-        "as a JSON Schema (2020-12). Reports of schemas 1 to 3 are read and judged by today's rules.",
+        "Schema 4, which `edgekit validate --json` prints and `report.json` contains. `edgekit report --schema` prints",
+        "it as a JSON Schema (2020-12). Reports of schemas 1 to 3 are still read, and are judged by the current rules.",
         "",
-        "Entries marked `?` may be missing. Entries that are not listed may be added and are ignored by readers.",
+        "Entries marked `?` are optional. Later versions may add entries, which readers ignore.",
     ]
-    for name, kind in seen.items():
+    for name, kind in records.items():
         summary, attributes = _described(kind)
         fields = fields_of(kind)
         lines += ["", f"## {name}", "", summary, "", "| entry | type | |", "|---|---|---|"]
         for key, entry in fields.kinds.items():
             mark = "" if key in fields.required else "?"
-            lines.append(f"| `{key}`{mark} | {_text(entry)} | {attributes.get(key, '')} |")
+            lines.append(f"| `{key}`{mark} | {_type_text(entry)} | {attributes.get(key, '')} |")
     return "\n".join(lines) + "\n"
 
 
-def _of(kind: Any, definitions: dict[str, Schema]) -> Schema:
+def _schema_of(kind: Any, definitions: dict[str, Schema]) -> Schema:
     """The schema of an annotation; records become definitions."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        schema = _of(arguments[0], definitions)
+        schema = _schema_of(arguments[0], definitions)
         for rule in arguments[1:]:
             schema |= _rule(rule)
         return schema
@@ -69,13 +69,14 @@ def _of(kind: Any, definitions: dict[str, Schema]) -> Schema:
     if origin in (Union, UnionType):
         return {
             "anyOf": [
-                {"type": "null"} if argument is type(None) else _of(argument, definitions) for argument in arguments
+                {"type": "null"} if argument is type(None) else _schema_of(argument, definitions)
+                for argument in arguments
             ]
         }
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return {"type": "array", "items": _of(arguments[0], definitions)}
+        return {"type": "array", "items": _schema_of(arguments[0], definitions)}
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": _of(arguments[1], definitions)}
+        return {"type": "object", "additionalProperties": _schema_of(arguments[1], definitions)}
     return {} if kind in (Any, object) else {"type": _PLAIN[kind]}
 
 
@@ -84,7 +85,7 @@ def _record(kind: object, definitions: dict[str, Schema]) -> Schema:
     fields = fields_of(kind)
     properties = {}
     for name, entry in fields.kinds.items():
-        properties[name] = _of(entry, definitions)
+        properties[name] = _schema_of(entry, definitions)
         if name in attributes:
             properties[name]["description"] = attributes[name]
     schema: Schema = {"type": "object", "description": summary, "properties": properties}
@@ -96,8 +97,8 @@ def _rule(rule: object) -> Schema:
     if isinstance(rule, Bounds):
         return {"minimum": rule.low, "maximum": rule.high}
     if isinstance(rule, Length):
-        most: Schema = {} if rule.high is None else {"maxItems": rule.high}
-        return {"minItems": rule.low, **most}
+        maximum: Schema = {} if rule.high is None else {"maxItems": rule.high}
+        return {"minItems": rule.low, **maximum}
     return {}
 
 
@@ -111,34 +112,34 @@ def _described(kind: object) -> tuple[str, dict[str, str]]:
     return " ".join(summary.split()), attributes
 
 
-def _collect(kind: Any, seen: dict[str, object]) -> None:
-    """The records that an annotation uses, each before those inside it."""
+def _collect(kind: Any, records: dict[str, object]) -> None:
+    """Collect the records that an annotation uses, each before those nested in it."""
     if is_record(kind):
-        if kind.__name__ in seen:
+        if kind.__name__ in records:
             return
-        seen[kind.__name__] = kind
+        records[kind.__name__] = kind
         parts: Iterator[object] = iter(fields_of(kind).kinds.values())
     else:
         parts = iter(typing.get_args(kind)) if typing.get_origin(kind) is not Literal else iter(())
     for part in parts:
-        _collect(part, seen)
+        _collect(part, records)
 
 
-def _text(kind: Any) -> str:
+def _type_text(kind: Any) -> str:
     """An annotation as readable text."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return _text(arguments[0])
+        return _type_text(arguments[0])
     if is_record(kind):
         return f"[{kind.__name__}](#{kind.__name__.lower()})"
     if origin is Literal:
         return ", ".join(f"`{argument}`" for argument in arguments)
     if origin in (Union, UnionType):
-        return " or ".join("null" if argument is type(None) else _text(argument) for argument in arguments)
+        return " or ".join("null" if argument is type(None) else _type_text(argument) for argument in arguments)
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"list of {_text(arguments[0])}"
+        return f"list of {_type_text(arguments[0])}"
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"object of {_text(arguments[1])}"
+        return f"object of {_type_text(arguments[1])}"
     return "anything" if kind in (Any, object) else _PLAIN[kind]
 
 

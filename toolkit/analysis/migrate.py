@@ -1,4 +1,4 @@
-"""Migrating reports of earlier schemas to the current one, so that they stay readable."""
+"""Migration of earlier schemas' reports to the current schema, so that they stay readable."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -10,17 +10,17 @@ from .report_schema import MeasuredReport
 from .statistics import PERCENTILE_SAMPLES, BlockTime, typical_time
 from .verdict import judge_report
 
-# each step relies on the structure of the schema that it reads
+# Untyped, because each step reads the structure of its own schema.
 OldReport = dict[str, Any]
 
 
 def migrate_report(report: Mapping[str, Any]) -> OldReport:
-    """A report of schema 1, 2 or 3 as one of schema 4; any other unchanged.
+    """Migrate a report of schema 1, 2 or 3 to schema 4; return any other unchanged.
 
     Values that were not measured are null or empty. Speed and verdict follow today's rules.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it does not match its schema number.
+        KeyError, TypeError, ValueError, AttributeError: the report does not match its schema number.
     """
     current = dict(report)
     while (step := _STEPS.get(current["schema"])) is not None:
@@ -29,7 +29,7 @@ def migrate_report(report: Mapping[str, Any]) -> OldReport:
 
 
 def _from_1(report: OldReport) -> OldReport:
-    """Schema 2: blocks with their times, upper bounds, outliers, noise, scenarios."""
+    """Add the entries of schema 2: blocks with their times, upper bounds, outliers, noise, scenarios."""
     confidence = report["contract"]["confidence"]
     return {
         **report,
@@ -40,7 +40,7 @@ def _from_1(report: OldReport) -> OldReport:
 
 
 def _model_from_1(model: Mapping[str, Any], confidence: float) -> OldReport:
-    # the median of a block's calls was kept, and stands in for their mean
+    # schema 1 has no mean of a block's calls; their median stands in for it
     blocks = [
         {"round": block["round"], "process": block["process"], "at": 0.0, "ms": block["p50"], "ns": []}
         for block in model["blocks_ms"]
@@ -48,11 +48,11 @@ def _model_from_1(model: Mapping[str, Any], confidence: float) -> OldReport:
     time = typical_time([BlockTime(block["round"], block["process"], block["ms"]) for block in blocks], confidence)
     unknown = ("file_ms", "warm_up_ms", "postprocess_ms", "calibration_error", "flips_by_class", "offline", "frames",
                "sustained")  # fmt: skip
-    kept = {key: value for key, value in model.items() if key not in ("blocks_ms", "calls")}
+    unchanged = {key: value for key, value in model.items() if key not in ("blocks_ms", "calls")}
     percentiles = {f"p{percent}": model["latency_ms"].get(f"p{percent}") for percent in PERCENTILE_SAMPLES}
     return {
         **dict.fromkeys(unknown),
-        **kept,
+        **unchanged,
         "latency_ms": percentiles,
         "latency_upper_ms": dict.fromkeys(percentiles),
         "time_ms": {"value": time.value, "low": time.low, "high": time.high},
@@ -64,7 +64,7 @@ def _model_from_1(model: Mapping[str, Any], confidence: float) -> OldReport:
 
 
 def _from_2(report: OldReport) -> OldReport:
-    """Schema 3: the device's name, decoder and preprocessing reported separately, the host's answers."""
+    """Add the entries of schema 3: the device's name, the decoder's agreement, the host's answers."""
     models = [
         {
             **model,
@@ -78,7 +78,7 @@ def _from_2(report: OldReport) -> OldReport:
 
 
 def _from_3(report: OldReport) -> OldReport:
-    """Schema 4: speed against the fastest unoptimised model instead of the source."""
+    """Judge by the rules of schema 4: speed against the fastest unoptimised model instead of the source."""
     candidates = [model["id"] for model in report["models"] if "judgements" in model]
     # the headline replaces this warning of schema 3
     models = [

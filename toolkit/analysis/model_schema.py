@@ -1,6 +1,6 @@
-"""The types of what a report says of one model.
+"""The types of a report's model entries.
 
-A class named `_…` holds the entries that may be missing: `typing.NotRequired` needs Python 3.11.
+A class named `_…` holds the optional entries, because `typing.NotRequired` needs Python 3.11.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Ratio(_Ratio):
     """A ratio of mean latencies with its interval.
 
     Attributes:
-        one_thread: the ratio with one thread, only where that contradicts it.
+        one_thread: the ratio with one thread, present only if it contradicts `ratio`.
     """
 
     ratio: float
@@ -38,7 +38,7 @@ class Ratio(_Ratio):
 
 
 class Percentiles(TypedDict):
-    """Latencies of single calls in milliseconds; null where too few samples support one."""
+    """Latencies of single calls in milliseconds; null if there are too few samples."""
 
     p50: float | None
     p90: float | None
@@ -47,7 +47,7 @@ class Percentiles(TypedDict):
 
 
 class SignalEntry(TypedDict):
-    """A sign of noise: load, quota, heat, variation, trend or switches, and what was seen."""
+    """A sign of noise (load, quota, heat, variation, trend or switches), and the observation."""
 
     name: str
     detail: str
@@ -61,7 +61,7 @@ class JudgementEntry(_JudgementEntry):
     """The outcome of a rule of the contract.
 
     Attributes:
-        strict: the limit was asked for, so an undecided outcome has exit code 4.
+        strict: the limit was requested, so an undecided outcome has exit code 4.
     """
 
     rule: str
@@ -71,8 +71,8 @@ class JudgementEntry(_JudgementEntry):
 
 
 class ClassFlips(TypedDict):
-    """Images of a class that only the source (lost) or only this model (gained) gets right; p of McNemar's test,
-    adjusted by Holm's method."""
+    """Images of a class that only the source (lost) or only this model (gained) gets right; `p` is that of McNemar's
+    test, adjusted by Holm's method."""
 
     label: str
     lost: int
@@ -100,7 +100,7 @@ class BlockEntry(_Block):
 
 
 class Outliers(TypedDict):
-    """Samples beyond Tukey's fences, and the rounds they are in; none is left out of any figure."""
+    """Samples beyond Tukey's fences, and the rounds that they are in; every figure includes them."""
 
     count: int
     share: float
@@ -125,7 +125,7 @@ class LayerEntry(TypedDict):
 
 
 class EngineEntry(TypedDict):
-    """Layers of a TensorRT engine, layers per precision, and layers that only reformat."""
+    """Layers of a TensorRT engine, their number per precision, and the number that only reformat."""
 
     layers: list[LayerEntry]
     precisions: Mapping[str, int]
@@ -133,7 +133,7 @@ class EngineEntry(TypedDict):
 
 
 class LineageEntry(TypedDict):
-    """A step that a model was made from."""
+    """An earlier model that a model was made from."""
 
     id: str
     format: str
@@ -155,18 +155,18 @@ class _Identity(TypedDict, total=False):
 
 
 class Identity(_Identity, Named):
-    """What names a model in every document, and what ran it.
+    """The entries that identify a model in every document, and the session that ran it.
 
     Attributes:
-        runtime: the runtime by the name that --runtime takes; missing in reports of earlier versions.
-        runtime_options: those of its options that are this model's own.
+        runtime: the runtime's name, as --runtime takes it; missing in reports of earlier versions.
+        runtime_options: the runtime options chosen for this model.
     """
 
     session: SessionFacts
 
 
 def identity_of(model: Identity) -> Identity:
-    """What names a model, alone."""
+    """The entries that identify a model, without the others."""
     identity: Identity = {
         "id": model["id"], "name": model["name"], "format": model["format"], "precision": model["precision"],
         "session": model["session"],
@@ -184,8 +184,8 @@ class SourceComparison(_SourceComparison):
     """How a model's answers differ from the source's; null for the source itself.
 
     Attributes:
-        flips: images with another answer, right or wrong.
-        mcnemar_p: of McNemar's exact test.
+        flips: images with a different answer, right or wrong.
+        mcnemar_p: p value of McNemar's exact test.
     """
 
     drop: DropEntry | None
@@ -240,13 +240,13 @@ class _Against(TypedDict, total=False):
 
 
 class Against(_Against):
-    """A candidate compared with its counterpart of an earlier report.
+    """A candidate compared with its counterpart in an earlier report.
 
     Attributes:
         model: id of the counterpart.
-        how: through the same baseline, or by the times of two runs.
+        how: the method of comparison: through the same baseline, or by the times of two runs.
         time_ms: mean latency of the counterpart.
-        paired: the drop was counted on the same images.
+        paired: whether the drop was counted on the same images.
     """
 
     report: str
@@ -263,29 +263,29 @@ class _Model(TypedDict, total=False):
 
 
 class Model(_Model, MeasuredModel):
-    """A model of a report: what was measured of it, and what it is compared with.
+    """A model of a report: its measurements, comparisons and judgements.
 
     Attributes:
-        id: SHA-256 of the manifest, which holds the hash of every file, 16 digits; with @ and the runtime where one
-            was named that is not the default of the format.
-        bundle: the bundle's folder, as it was named.
+        id: first 16 digits of the SHA-256 of the manifest, which contains the hash of every file; followed by @ and the
+            runtime if it is not the default of the format.
+        bundle: the bundle's folder, as the user passed it.
         top1: null without labelled test images.
         per_class: top-1 of each class.
         calibration_error: expected calibration error.
         drop: loss against `baseline`, null for the source.
-        latency_ms: of single calls.
+        latency_ms: percentiles of single calls.
         latency_upper_ms: upper bounds of these percentiles.
         time_ms: mean latency of complete blocks; speed-ups are ratios of it.
         one_thread_ms: the same with one thread.
-        stages_ms: what a GPU times itself.
+        stages_ms: times that the GPU measures itself.
         speedup: over `speed_baseline`, null for that model.
-        speed_baseline: id of the fastest model that is neither quantized nor built.
+        speed_baseline: id of the fastest model that is neither quantized nor built into an engine.
         speedup_over: the ratio over every other model.
-        judgements: only of candidates.
-        against: only where an earlier report was the baseline.
+        judgements: present only for candidates.
+        against: present only if an earlier report was the baseline.
         peak_rss_bytes: largest resident memory of a fresh process.
         first_difference: none, decoder, preprocessing or logits.
-        host: the host's answers on the same images, where another machine was measured.
+        host: the host's answers on the same images, if another machine was measured.
         predictions: class of each test image.
     """
 

@@ -11,46 +11,44 @@ from ...deploy.environment import UNAVAILABLE
 from ...deploy.measuring.measurement import Cores, Environment, Measurement
 from .statistics import mann_kendall, theil_sen
 
-# Other processes' share of each core at the start.
+# The share of each core that other processes may use at the start.
 _LOAD = 0.3
-# Coefficient of variation of the blocks.
+# The coefficient of variation that blocks may have.
 _VARIATION = 0.05
-# How often a second the system takes the processor away from each thread: 2 to 5 on a quiet machine of two cores, some
-# hundreds where another process wants the same core.
+# Involuntary context switches per second and thread: 2 to 5 on a quiet machine with two cores, hundreds if another
+# process wants the same core.
 _SWITCHES = 25.0
 # A trend counts if it is significant and changes the latency by this share from a process's first block to its last.
 _DOUBT, _CHANGE = 0.01, 0.01
 
 
 class Signal(NamedTuple):
-    """One sign of noise: its name (load, quota, heat, variation, trend, switches), and the observation."""
+    """A sign of noise: its name (load, quota, heat, variation, trend, switches), and the observation."""
 
     name: str
     detail: str
 
 
 def signals(environment: Environment, measurements: Mapping[str, Measurement], threads: int) -> list[Signal]:
-    """The disturbances of a run; empty for a quiet one.
+    """The signs of noise during a run; empty for a quiet one.
 
     Args:
-        environment: the device's, with its state before and after.
-        measurements: a model's name -> its measurement.
-        threads: of one inference.
+        environment: the device's environment, with its state before and after.
+        measurements: each model's measurement, by name.
+        threads: threads per inference.
     """
-    found_signals = [*_of_machine(environment, threads)]
+    noise = [*_of_machine(environment, threads)]
     for model, measurement in measurements.items():
         values = [block.ms for block in measurement.blocks]
         variation = float(np.std(values, ddof=1) / np.mean(values))
         if variation > _VARIATION:
-            found_signals.append(
-                Signal("variation", f"{model}: its blocks vary by {variation:.1%} (over {_VARIATION:.0%})")
-            )
+            noise.append(Signal("variation", f"{model}: its blocks vary by {variation:.1%} (over {_VARIATION:.0%})"))
         change, doubt = _trend(measurement)
         if abs(change) > _CHANGE and doubt < _DOUBT:
-            found_signals.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} within a process"))
+            noise.append(Signal("trend", f"{model}: its latency moved by {change:+.1%} within a process"))
         if (rate := switch_rate(measurement)) is not None and rate > _SWITCHES * threads:
-            found_signals.append(Signal("switches", f"{model}: lost the processor {rate:.0f} times a second"))
-    return found_signals
+            noise.append(Signal("switches", f"{model}: lost the processor {rate:.0f} times per second"))
+    return noise
 
 
 def _trend(measurement: Measurement) -> tuple[float, float]:
@@ -73,8 +71,8 @@ def switch_rate(measurement: Measurement) -> float | None:
 
 
 def busy_cores(environment: Cores) -> float:
-    """Number of allowed cores that other processes kept busy at the start (see deploy.environment.cores_got); unknown
-    counts as none."""
+    """Number of allowed cores that other processes kept busy at the start (see deploy.environment.cores_got); 0
+    if unknown."""
     allowed = environment["cores_allowed"]
     if environment["cores_got"] == UNAVAILABLE:
         return 0.0
@@ -86,7 +84,7 @@ def load_text(environment: Cores) -> str:
     allowed, busy = environment["cores_allowed"], busy_cores(environment)
     if busy <= allowed:
         return f"other processes kept about {busy:.1f} of {allowed} cores busy at the start"
-    return f"other processes had work for about {busy:.1f} cores at the start, and there are {allowed}"
+    return f"other processes had work for about {busy:.1f} cores at the start, more than the {allowed} available"
 
 
 def threads_advised(environment: Cores) -> int:
@@ -102,7 +100,7 @@ def _of_machine(environment: Environment, threads: int) -> list[Signal]:
     if busy / allowed > _LOAD or threads > advised:
         detail = load_text(environment)
         if threads > advised:
-            detail += f"; {threads} threads wait for one another then, try --threads {advised}"
+            detail += f"; {threads} threads then wait for one another: try --threads {advised}"
         machine_signals.append(Signal("load", detail))
     before, after = environment["before"], environment["after"]
     for key, name, description in (

@@ -15,23 +15,26 @@ def recommend(models: Sequence[Model], candidates: Sequence[str]) -> Recommendat
         others. The id is None if candidates are faster and none is shown to meet the contract.
     """
     names = names_of(models)
-    chosen = [model for model in models if model["id"] in candidates and "judgements" in model]
-    holding = [
-        model for model in chosen if all(judgement["outcome"] == "pass" for judgement in model.get("judgements", ()))
+    judged = [model for model in models if model["id"] in candidates and "judgements" in model]
+    passing = [
+        model for model in judged if all(judgement["outcome"] == "pass" for judgement in model.get("judgements", ()))
     ]
-    faster = [model for model in chosen if model["outcome"] == "faster"]
-    if chosen and not faster:
-        kept = _reference(min(chosen, key=lambda model: model["time_ms"]["value"]))
-        return {"id": kept, "sentence": f"keep {names[kept]}: no candidate is shown to be faster here"}
-    if len(chosen) < 2:
+    faster = [model for model in judged if model["outcome"] == "faster"]
+    if judged and not faster:
+        reference = _reference(min(judged, key=lambda model: model["time_ms"]["value"]))
+        return {"id": reference, "sentence": f"keep {names[reference]}: no candidate is shown to be faster here"}
+    if len(judged) < 2:
         return None
-    if not holding:
+    if not passing:
         return {"id": None, "sentence": "none of the candidates is shown to meet the contract"}
-    best = min(holding, key=lambda model: model["time_ms"]["value"])
+    best = min(passing, key=lambda model: model["time_ms"]["value"])
     if best not in faster:
-        kept = _reference(best)
-        return {"id": kept, "sentence": f"keep {names[kept]}: no candidate that meets the contract is faster here"}
-    against = [_beside(best, other, names, other in holding) for other in chosen if other is not best]
+        reference = _reference(best)
+        return {
+            "id": reference,
+            "sentence": f"keep {names[reference]}: no candidate that meets the contract is faster here",
+        }
+    against = [_comparison(best, other, names, other in passing) for other in judged if other is not best]
     sentence = f"take {names[best['id']]}{FASTEST}: {'; '.join(against)}"
     return {"id": best["id"], "sentence": sentence}
 
@@ -41,21 +44,21 @@ def _reference(model: Model) -> str:
     return model["speed_baseline"] or model["id"]
 
 
-def _beside(best: Model, other: Model, names: Mapping[str, str], holds: bool) -> str:
+def _comparison(best: Model, other: Model, names: Mapping[str, str], passes: bool) -> str:
     ratio = best.get("speedup_over", {})[other["id"]]
-    remark = "" if holds else ", which is not shown to meet the contract"
+    remark = "" if passes else ", which is not shown to meet the contract"
     if ratio["low"] <= 1 <= ratio["high"]:
         remark += ", but the difference is not certain"
     return f"{speedup_text(ratio)} as fast as {names[other['id']]}{remark}"
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The indices of the models that no other model beats, by latency.
+    """The indices of the models that no other model beats, ordered by latency.
 
-    One model beats another if it is at least as fast and at least as accurate, and better in one of the two.
+    One model beats another if it is at least as fast and at least as accurate, and better in at least one of the two.
 
     Args:
-        points: latency and accuracy of each model, the point estimates.
+        points: point estimates of each model's latency and accuracy.
     """
     order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
     front: list[int] = []

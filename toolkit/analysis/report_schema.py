@@ -1,6 +1,6 @@
-"""The report's documents as types: what is written, read and published as a JSON Schema.
+"""The types of the report documents, which are written, read and published as a JSON Schema.
 
-A class named `_…` holds the entries that may be missing: `typing.NotRequired` needs Python 3.11.
+A class named `_…` holds the optional entries, because `typing.NotRequired` needs Python 3.11.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ SCHEMA: Literal[4] = 4
 
 
 class Noisy(TypedDict):
-    """What disturbed a run; empty for a quiet one."""
+    """Signs of noise during a run; empty for a quiet one."""
 
     noise: list[SignalEntry]
 
 
 class Verdict(Noisy):
-    """The verdict of a document, and the noise that it was reached in."""
+    """The verdict of a document, and the noise of the runs behind it."""
 
     verdict: Outcome
     reason: str
@@ -43,21 +43,21 @@ class DeviceEntry(_Device):
     """The device that was measured, and its state before and after.
 
     Attributes:
-        cores_allowed: by the affinity mask and the cgroup.
-        cores_got: how many cores as many busy threads got at the start.
-        threads: of one inference.
+        cores_allowed: cores that the affinity mask and the cgroup allow.
+        cores_got: number of cores obtained at the start, measured with one busy thread per allowed core.
+        threads: threads per inference.
     """
 
     name: str
 
 
 class ContractEntry(TypedDict, total=False):
-    """Limits that the candidates are judged by.
+    """The limits that candidates are judged by.
 
     Attributes:
-        max_drop: percentage points of top-1; null for the default of 1.
-        min_speedup: a ratio; null for none.
-        confidence: of all intervals.
+        max_drop: the largest loss of top-1 in percentage points; null for the default of 1.
+        min_speedup: the smallest speed-up, a ratio; null for no limit.
+        confidence: confidence level of all intervals.
     """
 
     max_drop: float | None
@@ -66,27 +66,27 @@ class ContractEntry(TypedDict, total=False):
 
 
 class Recommendation(TypedDict):
-    """The model to take; id is null where no candidate is shown to meet the contract."""
+    """The recommended model; id is null if no candidate is shown to meet the contract."""
 
     id: str | None
     sentence: str
 
 
 class AlikeEntry(TypedDict):
-    """A test image, and the image it looks like."""
+    """A test image, and the image that it looks like."""
 
     id: str
     other: str
 
 
 class OverlapEntry(TypedDict):
-    """Test images that the models were made with.
+    """Test images that the models were also made with.
 
     Attributes:
-        unchecked: bundles without fingerprints of images.
-        excluded: identical images, which were left out.
-        near_duplicates: images that look like one that a model was made with; they stay.
-        searched: images compared, and images there are.
+        unchecked: bundles that record no fingerprints of images.
+        excluded: number of identical images, which were left out.
+        near_duplicates: number of images that look like one that a model was made with; they are kept.
+        searched: number of images compared, and of all images.
     """
 
     unchecked: list[str]
@@ -125,15 +125,15 @@ class Report(_Report, MeasuredReport, Verdict):
     """The report of one device: what `edgekit validate --json` prints.
 
     Attributes:
-        images: how many test images there are.
+        images: number of test images.
         labels: names of the classes.
-        targets: class of each test image; -1 for none.
+        targets: class of each test image; -1 without a label.
         ids: names of the test images.
-        baseline: id of the source, which accuracy is compared with.
-        speed_baseline: id of the fastest model that is neither quantized nor built.
-        plan: how it was measured.
-        provenance: what `validate --reproduce` starts from.
-        source: only of a report that was read: its file.
+        baseline: id of the source, whose accuracy is the reference.
+        speed_baseline: id of the fastest model that is neither quantized nor built into an engine.
+        plan: the measurement plan.
+        provenance: the settings that `validate --reproduce` starts from.
+        source: file that the report was read from.
     """
 
     headline: str
@@ -142,19 +142,19 @@ class Report(_Report, MeasuredReport, Verdict):
 
 
 class PlantedRatio(Ratio):
-    """A model of the self-test against itself, and how the difference is called."""
+    """A self-test model compared with itself, and the outcome."""
 
     outcome: SpeedOutcome
 
 
 class SlowedRatio(PlantedRatio):
-    """The same for a model that was slowed; the ratio that was planted."""
+    """The same for a slowed copy; `planted` is the injected ratio."""
 
     planted: float
 
 
 class SelfTest(Noisy):
-    """What `edgekit doctor --self-test` finds: the smallest difference that this machine resolves, as a share."""
+    """The result of `edgekit doctor --self-test`; `resolves` is the smallest resolved difference, as a share."""
 
     model: str
     call_ms: float
@@ -180,14 +180,14 @@ class DeviceAnswers(TypedDict):
 
 
 class Agreement(Identity):
-    """A model's answers on all devices; images is null where the devices had different ones."""
+    """A model's answers on all devices; images is null if the devices had different images."""
 
     images: int | None
     differ: list[DeviceAnswers]
 
 
 class JoinedReport(Verdict):
-    """The reports of several devices, side by side; the verdict is the worst of theirs."""
+    """The reports of several devices, side by side; the verdict is the worst of them."""
 
     schema: Literal[4]
     failed: list[Failed]
@@ -200,7 +200,7 @@ class _ComparisonRow(TypedDict, total=False):
 
 
 class ComparisonRow(_ComparisonRow, Identity):
-    """A candidate of the last report beside its counterpart of an earlier one."""
+    """A candidate of the last report, and its counterpart in an earlier one."""
 
     top1: float | None
     time_ms: Milli
@@ -209,7 +209,7 @@ class ComparisonRow(_ComparisonRow, Identity):
 
 
 class Comparison(Verdict):
-    """The last report compared with each report before it, the first of which gives the verdict."""
+    """The last report compared with each earlier one; the first comparison decides the verdict."""
 
     schema: Literal[4]
     report: str

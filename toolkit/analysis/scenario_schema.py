@@ -1,6 +1,6 @@
-"""The types of what a report says of scenarios: throughput by batch size, a fixed rate, a long run.
+"""The types of a report's scenario entries: throughput by batch size, a fixed rate, a long run.
 
-A class named `_…` holds the entries that may be missing: `typing.NotRequired` needs Python 3.11.
+A class named `_…` holds the optional entries, because `typing.NotRequired` needs Python 3.11.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Annotated, TypedDict
 
 from ...deploy.documents import Bounds, Length
 
-# Logarithms and ratios of these are finite.
+# The bounds keep logarithms and ratios finite.
 Milliseconds = Annotated[float, Bounds(1e-9, 1e12)]
 Share = Annotated[float, Bounds(0, 1)]
 
@@ -55,7 +55,7 @@ class _FrameLatency(TypedDict, total=False):
 
 
 class FrameLatency(_FrameLatency):
-    """Milliseconds from when an image was due to its answer; null where too few samples support one."""
+    """Milliseconds from an image's due time to its answer; null if there are too few samples."""
 
     p99: float | None
 
@@ -112,9 +112,9 @@ class SustainedEntry(_SustainedEntry):
     """A long run without a pause: its minutes, its trend, and the latency it approaches.
 
     Attributes:
-        slope_per_minute: Theil and Sen's slope, as a share of the median.
-        trend_p: of Mann and Kendall's test.
-        states: of the machine, once a minute.
+        slope_per_minute: the Theil-Sen slope, as a share of the median.
+        trend_p: p value of the Mann-Kendall test.
+        states: states of the machine, once per minute.
     """
 
     minutes: Annotated[list[Minute], Length(1)]
@@ -125,7 +125,7 @@ class SustainedEntry(_SustainedEntry):
 
 
 class Scenarios(TypedDict):
-    """What was measured beside the single stream; null where it was not asked for."""
+    """Scenarios other than the single stream; null for those that were not requested."""
 
     offline: Offline | None
     frames: FramesEntry | None

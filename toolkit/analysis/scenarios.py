@@ -9,7 +9,7 @@ from ...deploy.measuring.plan import Plan
 from .scenario_schema import BatchRate, Counts, FramesEntry, Minute, Offline, Rate, Scenarios, SustainedEntry
 from .statistics import mann_kendall, percentile, steady_state, student_mean, theil_sen, wilson
 
-# A shorter last minute says little about the rate.
+# A last minute that is shorter says little about the rate.
 _PART_OF_A_MINUTE_S = 9.0
 
 
@@ -39,16 +39,16 @@ def _offline(measurement: Measurement, confidence: float) -> Offline:
 def _frames(measurement: Measurement, confidence: float) -> FramesEntry:
     """Missed deadlines and answer times at a fixed rate; a deadline is when the next image is due."""
     fps = measurement.frames[0].fps
-    late = np.concatenate([entry.ns for entry in measurement.frames]) / 1e6
+    latencies = np.concatenate([entry.ns for entry in measurement.frames]) / 1e6
     offered = sum(entry.offered for entry in measurement.frames)
-    missed = offered - len(late) + int((late > 1e3 / fps).sum())
+    missed = offered - len(latencies) + int((latencies > 1e3 / fps).sum())
     share = wilson(missed, offered, confidence)
-    complete = len(late) == offered  # percentiles of answered images only would be too optimistic
-    p50, p90, p99 = (percentile(late, percent) if complete else None for percent in (50, 90, 99))
+    complete = len(latencies) == offered  # percentiles of answered images only would be too optimistic
+    p50, p90, p99 = (percentile(latencies, percent) if complete else None for percent in (50, 90, 99))
     return {
         "fps": fps,
         "offered": offered,
-        "answered": len(late),
+        "answered": len(latencies),
         "missed": missed,
         "missed_share": {"value": share.value, "low": share.low, "high": share.high},
         "latency_ms": {"p50": p50 and p50.value, "p90": p90 and p90.value, "p99": p99 and p99.value},

@@ -10,7 +10,7 @@ from .model_schema import Against, DropEntry, Model, Ratio
 from .report_schema import Comparison, ComparisonRow, Document, JoinedReport, Noisy, Report
 from .wording import milliseconds, model_name, model_names, percent
 
-# Limit of devices or comparisons in one sentence; the page lists all.
+# Most devices or comparisons that one sentence lists; the page lists all.
 _MOST_NAMED = 4
 
 
@@ -28,7 +28,7 @@ def verdict_sentence(document: Document) -> str:
 
 
 def short_names(report: Report) -> dict[str, str]:
-    """id -> the precision if it is unique, else the name in the tables."""
+    """Map each id to the model's precision if it is unique, else to its name in the tables."""
     names = model_names(report)
     precisions = [model["precision"] for model in report["models"]]
     if len({model["name"] for model in report["models"]}) > 1:
@@ -92,7 +92,7 @@ def _passes(model: Model) -> bool:
 class _Compared(NamedTuple):
     """A candidate's comparison and its outcome; `flips` are changed answers, None if not counted."""
 
-    other: str
+    baseline_name: str
     speedup: Ratio
     outcome: str
     drop: DropEntry | None
@@ -100,8 +100,8 @@ class _Compared(NamedTuple):
     judged: Mapping[str, str]
 
     @property
-    def quick(self) -> bool:
-        """Whether it is at least not slower."""
+    def not_slower(self) -> bool:
+        """Whether the candidate is faster or as fast."""
         return self.outcome in ("faster", "no difference")
 
 
@@ -122,7 +122,7 @@ def _earlier(against: Against, model: Model | ComparisonRow) -> _Compared:
 
 
 def _speed(compared: _Compared) -> str:
-    baseline_name, speedup = compared.other, compared.speedup
+    baseline_name, speedup = compared.baseline_name, compared.speedup
     ratio, low, high = speedup["ratio"], speedup["low"], speedup["high"]
     figures = f"{ratio:.2f}× [{low:.2f}, {high:.2f}]"
     if compared.outcome == "faster":
@@ -131,8 +131,8 @@ def _speed(compared: _Compared) -> str:
         text = f"{1 / ratio:.2f}× slower [{1 / high:.2f}, {1 / low:.2f}] than {baseline_name}"
     elif compared.outcome == "no difference":
         text = f"as fast as {baseline_name} ({figures})"
-    elif (alone := speedup.get("one_thread")) is not None:
-        text = f"not shown to be faster than {baseline_name} ({figures}, but {alone:.2f}× with one thread)"
+    elif (one_thread := speedup.get("one_thread")) is not None:
+        text = f"not shown to be faster than {baseline_name} ({figures}, but {one_thread:.2f}× with one thread)"
     else:
         text = f"not shown to be faster than {baseline_name} ({figures})"
     remarks = {"fail": " (less than required)", "inconclusive": " (not shown to be as much as required)"}
@@ -144,19 +144,19 @@ def _accuracy(compared: _Compared, images: int | None) -> str:
     drop, judged = compared.drop, compared.judged.get("max_drop", "inconclusive")
     if drop is None:
         return _without_labels(compared.flips, images)
-    seen = f"({_points(drop)})" if images is None else f"({_points(drop)}, {images:,} images)"
-    good, bad = (" and", " but") if compared.quick else (" but", " and")
+    figures = f"({_points(drop)})" if images is None else f"({_points(drop)}, {images:,} images)"
+    good, bad = (" and", " but") if compared.not_slower else (" but", " and")
     if judged == "fail":
-        return f"{bad} less accurate than allowed {seen}"
+        return f"{bad} less accurate than allowed {figures}"
     if judged == "inconclusive":
-        return f"{bad} not shown to be as accurate {seen}"
+        return f"{bad} not shown to be as accurate {figures}"
     if drop["high"] < 0:
-        return f"{good} more accurate {seen}"
+        return f"{good} more accurate {figures}"
     if drop["low"] > 0:
-        return f"{bad} less accurate, within the limit {seen}"
+        return f"{bad} less accurate, within the limit {figures}"
     if drop["high"] <= DEFAULT_MAX_DROP:
-        return f"{good} as accurate {seen}"
-    return f"{good} within the limit on accuracy {seen}"
+        return f"{good} as accurate {figures}"
+    return f"{good} within the limit on accuracy {figures}"
 
 
 def _without_labels(flips: int | None, images: int | None) -> str:
@@ -224,14 +224,14 @@ def _on_all(document: JoinedReport) -> str | None:
         compared = _compared(report, lead, names)
         if compared.outcome != "faster" or not _accuracy(compared, report["images"]).startswith(" and as accurate"):
             return None
-        claims.add((names[lead["id"]], compared.other))
+        claims.add((names[lead["id"]], compared.baseline_name))
         ratios.append(compared.speedup["ratio"])
     if len(claims) > 1 or document["failed"]:
         return None
-    ((name, claim),) = claims
-    times = " to ".join(dict.fromkeys(f"{ratio:.2f}×" for ratio in (min(ratios), max(ratios))))
-    where = {1: "the device", 2: "both devices"}.get(len(ratios), f"all {len(ratios)} devices")
-    return f"{name} is {times} faster than {claim} and as accurate on {where}{_noisy(document)}"
+    ((name, baseline_name),) = claims
+    ratio_range = " to ".join(dict.fromkeys(f"{ratio:.2f}×" for ratio in (min(ratios), max(ratios))))
+    devices = {1: "the device", 2: "both devices"}.get(len(ratios), f"all {len(ratios)} devices")
+    return f"{name} is {ratio_range} faster than {baseline_name} and as accurate on {devices}{_noisy(document)}"
 
 
 def _of_comparison(document: Comparison) -> str:

@@ -39,7 +39,7 @@ def student_critical(confidence: float, freedom: float) -> float:
     """The two-sided critical value of Student's t distribution (2.78 for 0.95 and 4 degrees of freedom).
 
     With t = sqrt(freedom) * tan(angle) the density is a power of the cosine, which Gauss and Legendre's rule
-    integrates; the angle is found by halving.
+    integrates; the angle is found by bisection.
     """
     nodes, weights = _legendre()
 
@@ -61,7 +61,7 @@ def wilson(successes: int, count: int, confidence: float = CONFIDENCE) -> Interv
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # with no or only successes the bound is the share itself; rounding must not exceed it
+    # if none or all succeed, the bound is the share itself, and rounding must not exceed it
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
@@ -81,7 +81,7 @@ def paired_difference(only_first: int, only_second: int, count: int, confidence:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p of McNemar's exact test of whether discordant images are evenly split."""
+    """Two-sided p value of McNemar's exact test of whether discordant images are evenly split."""
     total = only_first + only_second
     if total == 0:
         return 1.0
@@ -91,9 +91,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def images_needed(only_first: int, only_second: int, count: int, limit: float, confidence: float = CONFIDENCE) -> int:
-    """About how many more images decide whether the true difference is below `limit`, if the estimate is right.
+    """Approximate number of additional images that decide whether the true difference is below `limit`.
 
-    The half-width, which shrinks with the square root of the number of images, must fit between estimate and limit. The
+    This assumes that the observed difference is the true one. The interval's half-width, which
+    shrinks with the square root of the number of images, must fit between the observed difference and the limit. The
     counts are adjusted as in `paired_difference`.
     """
     first, second = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
@@ -104,14 +105,14 @@ def images_needed(only_first: int, only_second: int, count: int, limit: float, c
 
 
 def unpaired_difference(
-    right: int, count: int, still: int, other_count: int, confidence: float = CONFIDENCE
+    first_right: int, first_count: int, second_right: int, second_count: int, confidence: float = CONFIDENCE
 ) -> Interval:
-    """(proportion right of the first set) - (of the second), each on its own images.
+    """(proportion right in the first set) - (in the second), each with its own images.
 
     R. G. Newcombe's hybrid of two score intervals (1998, "Interval estimation for the difference between independent
     proportions", method 10).
     """
-    first, second = wilson(right, count, confidence), wilson(still, other_count, confidence)
+    first, second = wilson(first_right, first_count, confidence), wilson(second_right, second_count, confidence)
     value = first.value - second.value
     low = value - math.hypot(first.value - first.low, second.high - second.value)
     high = value + math.hypot(first.high - first.value, second.value - second.low)
@@ -132,11 +133,11 @@ def ratio_of_times(
 ) -> Interval:
     """The candidate's speed-up: the ratio of typical blocks in the rounds that both models share.
 
-    Both blocks of a round are timed within a moment, and a pair of rounds has both orders. Common slow-downs and
+    Both blocks of a round are timed in quick succession, and each pair of rounds has both orders. Common slow-downs and
     steady drift therefore cancel. Within a process, Hodges and Lehmann's estimator averages the logarithms of the
     pairs; a few disturbed rounds do not move it. The remaining variation is between processes (mostly memory layout),
-    and more rounds do not reduce it. The interval is therefore Student's over the processes. A bootstrap over so few
-    values covers too rarely (see tests/toolkit/analysis/test_statistics.py).
+    and more rounds do not reduce it. The interval is therefore Student's over the processes. The coverage of
+    a bootstrap over so few values is too low (see tests/toolkit/analysis/test_statistics.py).
 
     Args:
         baseline, candidate: blocks of the same rounds, at least two rounds in each of at least two processes.
@@ -190,14 +191,17 @@ def student_mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
 
 
 def hodges_lehmann(values: Sequence[float] | np.ndarray) -> float:
-    """The median of the averages of all pairs, with itself too (J. L. Hodges and E. L. Lehmann, 1963)."""
+    """The median of the averages of all pairs, including each value with itself.
+
+    J. L. Hodges and E. L. Lehmann, 1963.
+    """
     array = np.asarray(values, float)
     rows, columns = np.triu_indices(len(array))
     return float(np.median((array[rows] + array[columns]) / 2))
 
 
 def _pairs(values: np.ndarray) -> np.ndarray:
-    """The averages of adjacent pairs; a last single value is kept."""
+    """The averages of adjacent pairs; an unpaired last value is kept."""
     even = len(values) // 2 * 2
     return np.append(values[:even].reshape(-1, 2).mean(axis=1), values[even:])
 
@@ -245,7 +249,7 @@ def outliers(values: np.ndarray) -> np.ndarray:
 
 
 def mann_kendall(*series: Sequence[float]) -> float:
-    """Two-sided p of H. B. Mann's (1945) and M. G. Kendall's test for a monotone trend, corrected for ties.
+    """Two-sided p value of the test of H. B. Mann (1945) and M. G. Kendall for a monotone trend, corrected for ties.
 
     The scores and variances of several series are added, as in the seasonal test of R. M. Hirsch and others
     (1982). Steps between series therefore do not count as a trend.
@@ -295,7 +299,7 @@ def calibration_error(confidences: Sequence[float], right: np.ndarray, bins: int
     and accuracy in bins of equal width, weighted by the images in each.
 
     Args:
-        confidences: of each image's best class, 0 to 1.
+        confidences: the confidence in each image's best class, 0 to 1.
         right: bool [n], whether that class is the label.
     """
     shares = np.asarray(confidences, float)

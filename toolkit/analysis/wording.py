@@ -13,10 +13,10 @@ from .scenario_schema import SustainedEntry
 # Rounding error of a ratio of two figures with three digits.
 _ROUNDING = 0.01
 
-# Follows the model that is recommended, before its speed-up over each of the others.
+# Follows the recommended model, before its speed-up over each other candidate.
 FASTEST = ", the fastest that meets the contract"
 
-# Characters of a text that is read at once; a longer one is folded, or shortened.
+# Characters of the longest text to show in full; longer ones are folded or shortened.
 LONG = 300
 
 # Minutes of a long run to list; the page lists all.
@@ -28,8 +28,8 @@ def subject(report: Report) -> str:
     names = {model["name"] for model in report["models"]}
     shared = [names.pop()] if len(names) == 1 else []
     device = report["device"]
-    where = [name for name in (device.get("board"), device.get("cpu")) if name not in (None, UNAVAILABLE)]
-    return ", ".join([*shared, *where, f"{report['images']} test images"])
+    hardware = [name for name in (device.get("board"), device.get("cpu")) if name not in (None, UNAVAILABLE)]
+    return ", ".join([*shared, *hardware, f"{report['images']} test images"])
 
 
 def headline_of(document: Document) -> str:
@@ -42,14 +42,14 @@ def headline_of(document: Document) -> str:
             f"{row['against']['outcome']}"
             for row in document["rows"]
         ]
-        # no slower than before is not yet faster than the model that it replaces
+        # not slower than before does not mean faster than the model that it replaces
         optimised = all(row["outcome"] in (None, "faster") for row in document["rows"])
         return "; ".join([*([] if optimised else [document["headline"]]), *changes])
     return document["headline"]
 
 
 def model_names(report: Report) -> dict[str, str]:
-    """id -> a model's short name, without the part that all models share."""
+    """Map each model's id to its short name, without the part that all models share."""
     return names_of(report["models"])
 
 
@@ -65,7 +65,7 @@ def model_name(model: Identity) -> str:
 
 
 def _runtime(model: Identity) -> str:
-    """Its runtime, with its own options."""
+    """The model's runtime, with the options chosen for it."""
     name, options = model["session"].get("runtime", model["format"]), model.get("runtime_options")
     return f"{name} {options_text(options)}" if options else name
 
@@ -130,17 +130,17 @@ def host_lines(report: Report) -> list[str]:
             continue
         text = f"logits within {host['logits_max_abs']:.2g} on the golden samples"
         if not host["differ"]:
-            lines.append(f"{names[model['id']]}: all {host['images']} answers are the host's, {text}")
+            lines.append(f"{names[model['id']]}: all {host['images']} answers match the host's, {text}")
             continue
         shown = ", ".join(
             f"{answer['id']} ({answer['host']} → {answer['device']}, {answer['gap']:.2g} apart)"
             for answer in host["differ"][:5]
         )
         more = f" and {len(host['differ']) - 5} more" if len(host["differ"]) > 5 else ""
-        near = len(host["differ"]) - unexplained(host)
+        near_ties = len(host["differ"]) - unexplained(host)
         lines.append(
             f"{names[model['id']]}: {len(host['differ'])} of {host['images']} answers differ from the host's, "
-            f"{near} of them near ties ({text}): {shown}{more}"
+            f"{near_ties} of them near ties ({text}): {shown}{more}"
         )
     return lines
 
@@ -179,8 +179,8 @@ def overlap_lines(report: Report) -> list[str]:
     lines = []
     if overlap["unchecked"]:
         lines.append(
-            f"cannot check whether the models have seen test images: {', '.join(overlap['unchecked'])} "
-            "records no fingerprints of images"
+            "cannot check whether the models have seen test images: no fingerprints of images in "
+            f"{', '.join(overlap['unchecked'])}"
         )
     if overlap["excluded"]:
         lines.append(
@@ -188,11 +188,11 @@ def overlap_lines(report: Report) -> list[str]:
             f"{_first(overlap['excluded_ids'], overlap['excluded'])}"
         )
     if overlap["near_duplicates"]:
-        seen, every = overlap["searched"]
+        compared, total = overlap["searched"]
         pairs = [f"{pair['id']} like {pair['other']}" for pair in overlap["pairs"]]
         lines.append(
             f"{overlap['near_duplicates']} of {report['images']} test images look like ones that a model was made with "
-            f"({seen} of {every} compared): {_first(pairs, overlap['near_duplicates'])}"
+            f"({compared} of {total} compared): {_first(pairs, overlap['near_duplicates'])}"
         )
     return lines
 
@@ -205,13 +205,13 @@ def _first(entries: Sequence[str], count: int) -> str:
 def warning_lines(report: Report) -> list[str]:
     """Each warning once, after the names of its models."""
     names, models = model_names(report), report["models"]
-    about: dict[str, list[str]] = {}
+    names_by_warning: dict[str, list[str]] = {}
     for model in models:
         for warning in model["warnings"]:
-            about.setdefault(warning, []).append(names[model["id"]])
+            names_by_warning.setdefault(warning, []).append(names[model["id"]])
     return overlap_lines(report) + [
-        f"{'all models' if len(who) == len(models) > 1 else ', '.join(who)}: {warning}"
-        for warning, who in about.items()
+        f"{'all models' if len(affected) == len(models) > 1 else ', '.join(affected)}: {warning}"
+        for warning, affected in names_by_warning.items()
     ]
 
 
@@ -242,30 +242,30 @@ def scenario_lines(report: Report) -> list[str]:
 
 def _sustained_text(sustained: SustainedEntry) -> str:
     """The result of a long run; at a fixed rate, it begins with the sustained rate."""
-    trend = f"{sustained['slope_per_minute']:+.1%} a minute" if sustained["trend_p"] < 0.01 else "no trend"
+    trend = f"{sustained['slope_per_minute']:+.1%} per minute" if sustained["trend_p"] < 0.01 else "no trend"
     text = (
         f"{milliseconds(sustained['first_ms'])} at first, approaching {milliseconds(sustained['steady_ms'])} ({trend})"
     )
     if (rate := sustained.get("rate")) is None:
         return f"sustained: {text}"
     minutes = sustained["minutes"]
-    kept = "holds" if rate["missed"] == 0 else f"answers {rate['held_fps']:.3g} images/s in its worst minute of"
+    result = "holds" if rate["missed"] == 0 else f"answers {rate['held_fps']:.3g} images/s in its worst minute of"
     missed = ", ".join(str(minute.get("missed", 0)) for minute in minutes[:_MINUTES_SHOWN])
     more = ", …" if len(minutes) > _MINUTES_SHOWN else ""
     by_minute = f", by minute {missed}{more}" if len(minutes) > 1 else ""
     return (
-        f"sustained: {kept} the {rate['fps']:g} images/s offered; {rate['missed']} of {rate['offered']} missed their "
+        f"sustained: {result} the {rate['fps']:g} images/s offered; {rate['missed']} of {rate['offered']} missed their "
         f"deadline ({rate['dropped']} dropped{by_minute}); from file to answer {text}"
     )
 
 
 def drop_cell(model: Model, report: Report) -> str:
-    """The drop against the source, or that this is the source."""
+    """The drop against the source; "source" for the source itself."""
     return "source" if model["id"] == report["baseline"] else drop_text(model["drop"])
 
 
 def speedup_cell(model: Model) -> str:
-    """The speed-up over the fastest unoptimised model, or that this is that model."""
+    """The speed-up over the fastest unoptimised model; "reference" for that model itself."""
     return "reference" if model["speedup"] is None else f"{speedup_text(model['speedup'])} {model['outcome']}"
 
 
@@ -274,7 +274,7 @@ def mean_text(model: MeasuredModel | ComparisonRow) -> str:
     return milliseconds(model["time_ms"]["value"])
 
 
-# A model's row, in every table of models.
+# The columns of every table of models.
 MODEL_COLUMNS = ("model", "top-1", "drop, points", "mean latency", "speed-up")
 DEVICE_COLUMNS = ("device", *MODEL_COLUMNS)
 
@@ -285,7 +285,7 @@ def device_rows(document: JoinedReport) -> list[list[str]]:
 
 
 def report_rows(report: Report) -> list[list[str]]:
-    """The models of one of them."""
+    """The models of one device, in DEVICE_COLUMNS."""
     return [[report["device"]["name"], *row] for row in model_rows(report)]
 
 
@@ -309,7 +309,9 @@ def noisy_devices(document: JoinedReport) -> list[str]:
 
 def agreement_lines(document: JoinedReport) -> list[str]:
     """Whether several devices agree on each image, and the devices without a report."""
-    lines = [f"{lost['device']} gave no report: {lost['error']} ({lost['fix']})" for lost in document["failed"]]
+    lines = [
+        f"{failure['device']} gave no report: {failure['error']} ({failure['fix']})" for failure in document["failed"]
+    ]
     for entry in document["agreement"]:
         if entry["images"] is None:
             lines.append(f"{model_name(entry)}: not compared image by image, because the images differ")
@@ -318,7 +320,7 @@ def agreement_lines(document: JoinedReport) -> list[str]:
         same = entry["images"] - len(entry["differ"])
         lines.append(
             f"{model_name(entry)}: {same} of {entry['images']} answers are the same on all devices"
-            + (f"; not {shown}" if shown else "")
+            + (f"; these differ: {shown}" if shown else "")
         )
     return lines
 
@@ -333,7 +335,7 @@ def engine_lines(report: Report) -> list[str]:
             lines.append(f"{name}: {len(engine['layers'])} layers: {kinds}, {engine['reformats']} only reformat")
         if stages := model.get("stages_ms"):
             parts = ", ".join(f"{stage.replace('_', ' ')} {milliseconds(value)}" for stage, value in stages.items())
-            lines.append(f"{name}, by the GPU's clock: {parts}")
+            lines.append(f"{name}, timed by the GPU: {parts}")
         if placement := model["session"].get("placement"):
             parts = ", ".join(f"{count} operators on {provider}" for provider, count in placement.items())
             lines.append(f"{name}: {parts}")
@@ -344,7 +346,7 @@ def recommendation_lines(report: Report | JoinedReport, *, short: bool = False) 
     """The recommended candidate, on each device.
 
     Args:
-        short: without its speed-up over each of the others.
+        short: omit its speed-up over each other candidate.
     """
     if "devices" in report:
         return [
@@ -360,7 +362,7 @@ def recommendation_lines(report: Report | JoinedReport, *, short: bool = False) 
 
 
 def ratio_lines(report: Report) -> list[str]:
-    """The reason if a speed-up is not the ratio of the mean latencies in the table."""
+    """The reason for each speed-up that is not the ratio of the mean latencies in the table."""
     names, models = model_names(report), {model["id"]: model for model in report["models"]}
     lines = []
     for model in report["models"]:

@@ -32,7 +32,7 @@ _TARGET = "tensorrt"
 
 
 class FindingEntry(TypedDict):
-    """A finding of the lint (see lint.Finding), and the releases that it is about, empty for all."""
+    """A finding of the lint (see lint.Finding), with the releases it applies to (empty for all)."""
 
     rule: str
     severity: str
@@ -102,13 +102,13 @@ def build(
 
     Raises:
         BundleError: not an ONNX bundle, or not of the requested precision.
-        EngineError: TensorRT would refuse or silently change the graph, or cannot build it.
+        EngineError: TensorRT rejects, would silently change, or cannot build the graph.
         DeviceError: there is no GPU to build for.
     """
     options = options or Options()
     precisions = PRECISIONS if precision == "auto" else (precision or bundle.manifest.precision,)
     if out is not None and len(precisions) > 1:
-        raise EdgeKitError("--precision auto makes several engines", fix="leave out --out: they are written to runs/")
+        raise EdgeKitError("--precision auto builds several engines", fix="leave out --out: they are written to runs/")
     if out is not None and out.exists():
         raise exists(out)
     for name in precisions:
@@ -180,13 +180,13 @@ def _of_precision(bundle: Bundle, precision: str, runs: Path, progress: Progress
     Raises:
         BundleError: the bundle has another precision, and is not the fp32 one that others are made from.
     """
-    own = bundle.manifest
-    if own.precision == precision:
+    manifest = bundle.manifest
+    if manifest.precision == precision:
         return bundle
-    if own.precision != "fp32":
+    if manifest.precision != "fp32":
         raise BundleError(
-            f"{bundle.path} is {own.precision} already",
-            fix=f"pass the fp32 one it was made from, or --precision {own.precision}",
+            f"{bundle.path} is {manifest.precision} already",
+            fix=f"pass the fp32 one it was made from, or --precision {manifest.precision}",
         )
     for candidate in derived(bundle.id, runs, bundle.path.parent):
         target = candidate.manifest.details.get("target")

@@ -49,8 +49,8 @@ def lint(
     """Check a graph.
 
     Args:
-        version: of TensorRT, e.g. (10, 3); None (or TensorRT for RTX) leaves out what depends on it.
-        batch: smallest, usual and largest number of images per run, if the build will name them.
+        version: TensorRT's version, e.g. (10, 3); None (also for TensorRT for RTX) skips the checks that depend on it.
+        batch: smallest, usual and largest number of images per run, if the build sets them.
     """
     graph = _Graph(model)
     findings = [
@@ -68,7 +68,7 @@ def documented_opset(version: tuple[int, ...]) -> int:
 
 
 class _Graph:
-    """A graph with its producers and readers of tensors."""
+    """A graph with the producer and the number of readers of each tensor."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.proto = model.graph
@@ -97,7 +97,7 @@ class _Graph:
         return next((value for constant, value in self.constants() if constant == name), None)
 
     def elem_type(self, name: str) -> int | None:
-        """The type of a constant, or of what a node rounds to it."""
+        """The type of a constant, or of the output of a QuantizeLinear node."""
         constant = self.constant(name)
         if constant is not None:
             return constant.data_type
@@ -112,26 +112,27 @@ def _name(node: onnx.NodeProto) -> str:
 
 
 def _zero_points(graph: _Graph) -> Iterator[Finding]:
-    """TensorRT quantizes symmetrically to int8 alone."""
+    """TensorRT supports only symmetric quantization to int8."""
     for node in graph.nodes:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
         zero = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        values = numpy_helper.to_array(zero) if zero is not None else np.zeros(1, _rounded_to(node))
+        values = numpy_helper.to_array(zero) if zero is not None else np.zeros(1, _quantized_type(node))
         if node.op_type == "DequantizeLinear" and zero is None:
-            continue  # its type is that of its input, which is checked at its producer
+            continue  # it has the type of its input, which is checked at its producer
         if values.dtype == np.uint8:
-            silently = "" if values.any() else "; TensorRT reads it as int8, which changes every value over 127"
-            yield Finding("uint8", "error", _name(node), f"quantizes to uint8, TensorRT to int8{silently}", _REQUANTIZE)
+            consequence = "" if values.any() else "; TensorRT reads it as int8, which changes every value over 127"
+            message = f"quantizes to uint8, TensorRT only to int8{consequence}"
+            yield Finding("uint8", "error", _name(node), message, _REQUANTIZE)
         elif values.any():
             yield Finding(
                 "asymmetric", "error", _name(node),
-                f"its zero point is {int(values.ravel()[values.ravel() != 0][0])}; TensorRT's is 0", _REQUANTIZE,
+                f"its zero point is {int(values.ravel()[values.ravel() != 0][0])}; TensorRT requires 0", _REQUANTIZE,
             )  # fmt: skip
 
 
-def _rounded_to(node: onnx.NodeProto) -> np.dtype:
-    """The type that a QuantizeLinear without a zero point rounds to: uint8, unless it says otherwise (opset 21)."""
+def _quantized_type(node: onnx.NodeProto) -> np.dtype:
+    """The type that a QuantizeLinear without a zero point rounds to: uint8, unless it has output_dtype (opset 21)."""
     dtype = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
     return onnx.helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.dtype(np.uint8)
 
@@ -160,7 +161,7 @@ def _int64(graph: _Graph, version: tuple[int, ...] | None) -> Iterator[Finding]:
         if value.data_type != TensorProto.INT64:
             continue
         numbers = numpy_helper.to_array(value)
-        # Slice reads the largest int64 as "to the end", and its int32 truncation likewise
+        # Slice reads the largest int64 as "to the end", and reads its int32 truncation the same way
         numbers = numbers[np.abs(numbers.astype(np.float64)) < 2.0**62]
         if numbers.size and (numbers.min() < low or numbers.max() > high):
             yield Finding(
@@ -200,29 +201,29 @@ def _free_axes(graph: _Graph, batch: tuple[int, int, int] | None) -> Iterator[Fi
 
 
 def _blocked_fusions(graph: _Graph) -> Iterator[Finding]:
-    """Roundings between a layer and what would run in one kernel with it (TensorRT's guide to Q/DQ placement)."""
+    """Q/DQ nodes between a layer and the operator to fuse with it (TensorRT's guide to Q/DQ placement)."""
     for node in graph.nodes:
-        layers = [graph_layer for name in node.input if (graph_layer := _rounded_layer(graph, name)) is not None]
-        if node.op_type == "Add" and layers and all(_is_rounded(graph, name) for name in node.input):
+        layers = [layer for name in node.input if (layer := _quantized_layer(graph, name)) is not None]
+        if node.op_type == "Add" and layers and all(_is_quantized(graph, name) for name in node.input):
             yield Finding(
                 "residual", "warning", _name(node),
-                f"a sum of two rounded values: the rounding after {_name(layers[-1])} keeps the two from running as "
+                f"a sum of two quantized values: quantizing after {_name(layers[-1])} prevents fusing the two into "
                 "one kernel", _REQUANTIZE,
             )  # fmt: skip
         elif node.op_type in _ACTIVATIONS and layers:
             yield Finding(
                 "activation", "warning", _name(node),
-                f"the rounding after {_name(layers[0])} keeps the two from running as one kernel", _REQUANTIZE,
+                f"quantizing after {_name(layers[0])} prevents fusing the two into one kernel", _REQUANTIZE,
             )  # fmt: skip
 
 
-def _is_rounded(graph: _Graph, name: str) -> bool:
+def _is_quantized(graph: _Graph, name: str) -> bool:
     maker = graph.makers.get(name)
     return maker is not None and maker.op_type == "DequantizeLinear"
 
 
-def _rounded_layer(graph: _Graph, name: str) -> onnx.NodeProto | None:
-    """The layer whose rounded result has this name; None if the value is not rounded."""
+def _quantized_layer(graph: _Graph, name: str) -> onnx.NodeProto | None:
+    """The layer whose quantized result has this name; None if the value is not quantized."""
     dequantize = graph.makers.get(name)
     if dequantize is None or dequantize.op_type != "DequantizeLinear" or graph.readers[name] != 1:
         return None

@@ -1,4 +1,4 @@
-"""A build plan in a terminal."""
+"""A build plan as text for a terminal."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ def build_plan_table(plan: BuildPlan) -> Iterator[RenderableType]:
     for finding in plan.findings:
         rules.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
     if not rules:
-        yield f"{plan.bundle}: nothing that TensorRT refuses, slows down or changes"
+        yield f"{plan.bundle}: found nothing that TensorRT refuses, slows down or changes"
     for (severity, rule, fix), findings in sorted(rules.items()):
         colour = "red" if severity == "error" else "yellow"
         releases = f" (TensorRT {', '.join(findings[0]['releases'])})" if findings[0]["releases"] else ""

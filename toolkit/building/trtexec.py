@@ -1,17 +1,17 @@
-"""The trtexec command lines that build what `edgekit build` does, for three generations of TensorRT."""
+"""The trtexec command lines equivalent to `edgekit build`, for three generations of TensorRT."""
 
 import shlex
 
 from ...deploy.bundle import Bundle
 from ...deploy.engine.build import Options
 
-# release -> how its trtexec keeps the graph's own types. Before 10, networks are weakly typed, and flags allow the
-# types in the graph. 10 has an option for strong typing; 11 always uses it and dropped the flags.
+# Release -> its version. Before 10, networks are weakly typed, and flags allow the types in the graph. 10 has an option
+# for strong typing; 11 always uses it and dropped the flags.
 RELEASES: dict[str, tuple[int, int]] = {"8.6": (8, 6), "10.x": (10, 3), "11.x": (11, 0)}
 
 
 def command_lines(bundle: Bundle, options: Options, input_name: str) -> dict[str, str]:
-    """Release -> its command line, or a sentence that says which option it lacks."""
+    """Release -> its command line, or a sentence about an option that it does not support."""
     return {release: _command_line(bundle, options, input_name, version) for release, version in RELEASES.items()}
 
 

@@ -1,4 +1,4 @@
-"""The commands: each parses, calls one function, and prints.
+"""The commands: each parses its arguments, calls one function, and prints the result.
 
-Everything heavy is imported inside the bodies.
+Everything heavy is imported inside the functions.
 """

@@ -13,11 +13,11 @@ def command(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME", help="Bundles, reports or trainings: folders of runs/.", autocompletion=complete_runs
+            metavar="NAME", help="Folders of runs/: bundles, reports or trainings.", autocompletion=complete_runs
         ),
     ],
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Remove without asking, even if other bundles were made from it.")
+        bool, typer.Option("--yes", "-y", help="Remove without asking, even if other bundles were made from them.")
     ] = False,
 ) -> None:
     """Remove folders from runs/."""
@@ -26,12 +26,12 @@ def command(
     from ..workspace import remove_runs
 
     chosen = list({run.path: run for run in map(named_run, names)}.values())
-    going = {run.path for run in chosen}
+    removed = {run.path for run in chosen}
     for run in chosen:
-        later = [str(path) for path in made_from(run) if path not in going]
-        if not later or yes:
+        descendants = [str(path) for path in made_from(run) if path not in removed]
+        if not descendants or yes:
             continue
-        reason = f"{', '.join(later)} was made from {run.path}, and is compared with it by validate"
+        reason = f"{run.path} is the source of {', '.join(descendants)}, and validate compares with it"
         if not sys.stdin.isatty():
             raise EdgeKitError(reason, fix="pass --yes to remove it anyway")
         say(reason)

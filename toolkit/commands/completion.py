@@ -1,4 +1,4 @@
-"""Completion of names on the command line; nothing heavy is imported for a key press."""
+"""Completion of names on the command line. Imports nothing heavy, because it runs at a key press."""
 
 from collections.abc import Iterable
 
@@ -17,29 +17,29 @@ def _starting(names: Iterable[str], incomplete: str) -> list[str]:
 
 
 def complete_bundles(incomplete: str) -> list[str]:
-    """Bundles in runs/, by their paths; names that a terminal would not show as they are, are left out."""
+    """Paths of the bundles in runs/, without names that a terminal would not show unchanged."""
     runs = [run for path in folders() if (run := read_run(path)) is not None and run.kind in ("bundle", "rejected")]
     return _starting((text for run in runs if visible(text := str(run.path)) == text), incomplete)
 
 
 def complete_runs(incomplete: str) -> list[str]:
-    """Everything in runs/ that `clean` removes, by name."""
+    """Names of everything in runs/ that `clean` can remove."""
     names = (path.name for path in folders() if read_run(path) is not None)
     return _starting((name for name in names if visible(name) == name), incomplete)
 
 
 def complete_datasets(incomplete: str) -> list[str]:
-    """Data sets by name."""
+    """Named data sets."""
     return _starting(DATASETS, incomplete)
 
 
 def complete_networks(incomplete: str) -> list[str]:
-    """EdgeKit's networks, and the prefixes of those of other libraries."""
+    """EdgeKit's networks, and the prefixes for networks of other libraries."""
     return _starting((*MODELS, "torchvision:", "timm:"), incomplete)
 
 
 def complete_targets(incomplete: str) -> list[str]:
-    """Targets of quantize."""
+    """Quantization targets."""
     return _starting(TARGETS, incomplete)
 
 
@@ -49,11 +49,11 @@ def complete_methods(incomplete: str) -> list[str]:
 
 
 def complete_formats(incomplete: str) -> list[str]:
-    """Formats of export."""
+    """Export formats."""
     return _starting(FORMATS, incomplete)
 
 
 def complete_devices(incomplete: str) -> list[str]:
-    """Devices, and how an address begins: "ssh://"."""
+    """Devices, as names or as the beginning of an address: "ssh://"."""
     kinds = ((name, kind.address) for name, kind in DEVICES.items())
     return _starting((f"{name}://" if "://" in address else name for name, address in kinds), incomplete)

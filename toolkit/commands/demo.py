@@ -6,7 +6,7 @@ from .output import show, write_report
 
 
 def command() -> None:
-    """Train a small CNN on embedded digits, export, quantize, validate, and write the report."""
+    """Train a small CNN on the included digits, export, quantize and validate it, and write the report."""
     from ...export.export_bundle import export_bundle
     from ..console import progress_bar, say
     from ..quantize.quantize import quantize

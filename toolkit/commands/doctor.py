@@ -25,12 +25,12 @@ def command(
         ),
     ] = False,
     seconds: Annotated[
-        float, typer.Option(help="With --self-test: its duration.", min=1, rich_help_panel=MEASURING)
+        float, typer.Option(help="With --self-test: the duration.", min=1, rich_help_panel=MEASURING)
     ] = 60.0,
     device: Annotated[
         str | None,
         typer.Option(
-            help=f"Machine to examine: {addresses('describe')}. Default: local.",
+            help=f"Device to examine: {addresses('describe')}. Default: local.",
             rich_help_panel=DEVICE,
             autocompletion=complete_devices,
         ),
@@ -50,7 +50,7 @@ def command(
         )
     if not self_test:
         if bundle:
-            raise EdgeKitError("a bundle is used with --self-test only", fix=f"edgekit doctor --self-test {bundle}")
+            raise EdgeKitError("a bundle requires --self-test", fix=f"edgekit doctor --self-test {bundle}")
         if opened is not None and not opened.here:
             show(diagnose_device(opened), board_table, as_json)
             return

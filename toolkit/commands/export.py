@@ -8,7 +8,7 @@ import typer
 from ...export.formats import FORMATS
 from .completion import complete_bundles, complete_formats
 from .options import MODEL, Out
-from .output import made
+from .output import report_new_bundle
 
 
 def command(
@@ -28,15 +28,17 @@ def command(
         bool, typer.Option("--dynamic-batch", help="Accept any batch size.", rich_help_panel=MODEL)
     ] = False,
     opset: Annotated[
-        int | None, typer.Option(help="ONNX operator set. Default: the lowest that suffices.", rich_help_panel=MODEL)
+        int | None, typer.Option(help="ONNX operator set. Default: the lowest sufficient one.", rich_help_panel=MODEL)
     ] = None,
     cross_check: Annotated[
         bool,
-        typer.Option("--cross-check", help="Export with both of torch's exporters and compare.", rich_help_panel=MODEL),
+        typer.Option(
+            "--cross-check", help="Export with both of torch's ONNX exporters and compare them.", rich_help_panel=MODEL
+        ),
     ] = False,
     out: Out = None,
 ) -> None:
-    """Export a network; on real images it must answer as the original does."""
+    """Export a network, and check on real images that it answers as the original does."""
     from ...export.eager import TORCH_FORMATS
     from ...export.export_bundle import Options, export_bundle
     from ..workspace import given_or_newest, new_path
@@ -45,4 +47,4 @@ def command(
     path = out or new_path(f"{source.manifest.name}-{format}-fp32")
     exported = export_bundle(source, format, path, Options(dynamic_batch, opset, cross_check))
     parity = exported.manifest.details["parity"]
-    made(exported, f"logits within {parity['logits_max_abs']:.2g} of the original at batch 1 and 3")
+    report_new_bundle(exported, f"logits within {parity['logits_max_abs']:.2g} of the original at batch 1 and 3")

@@ -7,13 +7,15 @@ import typer
 
 from .completion import complete_datasets
 from .options import IMAGES, MODEL, PREPROCESSING, Out, SkipCorrupt
-from .output import made
+from .output import report_new_bundle
 
 
 def command(
     model: Annotated[
         str,
-        typer.Argument(help=".onnx, TorchScript or .pt2 file, package.module:factory, net.py:Net, timm:NAME, ..."),
+        typer.Argument(
+            help=".onnx, TorchScript or .pt2 file, package.module:factory, net.py:Net, timm:NAME or torchvision:NAME."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name of the model.", rich_help_panel=MODEL)],
     input: Annotated[str, typer.Option(help="Channels x height x width, e.g. 3x224x224.", rich_help_panel=MODEL)],
@@ -32,7 +34,8 @@ def command(
     resize: Annotated[
         str | None,
         typer.Option(
-            help="Shorter side in pixels, or HEIGHTxWIDTH. Default: the input's.", rich_help_panel=PREPROCESSING
+            help="Shorter side in pixels, or HEIGHTxWIDTH. Default: the input's shorter side.",
+            rich_help_panel=PREPROCESSING,
         ),
     ] = None,
     crop: Annotated[
@@ -42,13 +45,13 @@ def command(
     mean: Annotated[
         str | None,
         typer.Option(
-            help="One value per channel on the scale 0 to 1, e.g. 0.485,0.456,0.406.", rich_help_panel=PREPROCESSING
+            help="One value per channel for pixels from 0 to 1, e.g. 0.485,0.456,0.406.", rich_help_panel=PREPROCESSING
         ),
     ] = None,
     std: Annotated[
         str | None,
         typer.Option(
-            help="One value per channel on the scale 0 to 1, e.g. 0.229,0.224,0.225.", rich_help_panel=PREPROCESSING
+            help="One value per channel for pixels from 0 to 1, e.g. 0.229,0.224,0.225.", rich_help_panel=PREPROCESSING
         ),
     ] = None,
     interpolation: Annotated[
@@ -56,7 +59,9 @@ def command(
     ] = "bilinear",
     weights: Annotated[
         Path | None,
-        typer.Option(help="For a factory or NAME: safetensors, or a plain state dict.", rich_help_panel=MODEL),
+        typer.Option(
+            help="Weights of a network in code or of NAME: safetensors, or a plain state dict.", rich_help_panel=MODEL
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed for dividing the images into parts.", rich_help_panel=IMAGES)] = 0,
     skip_corrupt: SkipCorrupt = False,
@@ -68,7 +73,7 @@ def command(
 
     shape = shape_of(input)
     preprocess = preprocess_of(shape, resize, crop, mean, std, interpolation, input_dtype(model))
-    made(
+    report_new_bundle(
         import_model(
             model, ImportOptions(read_labels(labels) if labels else (), weights, seed, skip_corrupt),
             name=name, preprocess=preprocess, images=images, out=out,

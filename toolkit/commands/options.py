@@ -14,7 +14,7 @@ MODEL, IMAGES, CONTRACT, MEASURING, DEVICE, OUTPUT = "Model", "Images", "Contrac
 TRAINING, PREPROCESSING = "Training", "Preprocessing"
 
 Out = Annotated[
-    Path | None, typer.Option(help="Folder of the new bundle; default: the next one in runs/.", rich_help_panel=OUTPUT)
+    Path | None, typer.Option(help="Folder of the new bundle. Default: the next one in runs/.", rich_help_panel=OUTPUT)
 ]
 SkipCorrupt = Annotated[
     bool,
@@ -37,7 +37,7 @@ MaxDrop = Annotated[
     float | None,
     typer.Option(
         help="Largest allowed loss of top-1 accuracy in percentage points, judged on the interval's bound: exit 3 when "
-        "missed, 4 when not proved. Default 1.0; with the default, an undecided result is reported but exits 0.",
+        "missed, 4 when not proved. Default: 1.0; with the default, an undecided result is reported but exits 0.",
         rich_help_panel=CONTRACT,
     ),
 ]
@@ -61,8 +61,8 @@ Runtimes = Annotated[
     typer.Option(
         "--runtime",
         metavar="NAME[:OPTION=VALUE,…]",
-        help=f"Runtime of the models: {', '.join(RUNTIMES)}, with its own options, e.g. onnxruntime:threads=1. "
-        "Repeatable: each model is measured on every runtime that opens its format. Default: the first one.",
+        help=f"Runtime of the models: {', '.join(RUNTIMES)}, optionally with options, e.g. onnxruntime:threads=1. "
+        "Repeatable: each model is measured on every runtime that opens its format. Default: the first that does.",
         rich_help_panel=MEASURING,
     ),
 ]
@@ -76,9 +76,7 @@ Seconds = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        help="Threads per inference. Default: the allowed cores that are free.", min=1, rich_help_panel=MEASURING
-    ),
+    typer.Option(help="Threads per inference. Default: the number of free cores.", min=1, rich_help_panel=MEASURING),
 ]
 Scenario = Annotated[
     str,
@@ -90,7 +88,9 @@ Fps = Annotated[
 ]
 Sustained = Annotated[
     str | None,
-    typer.Option(help="Also run each model without a pause: for 90s, 10m, 1h.", rich_help_panel=MEASURING),
+    typer.Option(
+        help="Also run each model without a pause for this time, e.g. 90s, 10m, 1h.", rich_help_panel=MEASURING
+    ),
 ]
 Provider = Annotated[
     str | None,
@@ -109,8 +109,13 @@ AllowFallback = Annotated[
 ]
 Verify = Annotated[
     Path | None,
-    typer.Option(help="Refuse bundles that the owner of this ed25519 public key did not sign.", rich_help_panel=MODEL),
+    typer.Option(
+        help="Refuse bundles that are not signed by the owner of this ed25519 public key.", rich_help_panel=MODEL
+    ),
 ]
 AcrossHardware = Annotated[
-    bool, typer.Option("--across-hardware", help="Compare reports of different machines.", rich_help_panel=CONTRACT)
+    bool,
+    typer.Option(
+        "--across-hardware", help="Allow reports of different machines to be compared.", rich_help_panel=CONTRACT
+    ),
 ]

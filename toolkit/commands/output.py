@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # --help loads neither
 T = TypeVar("T")
 
 
-def made(bundle: "Bundle", remark: str = "") -> None:
+def report_new_bundle(bundle: "Bundle", remark: str = "") -> None:
     """Report a new bundle: its folder on standard output, the details on standard error."""
     from ..console import say, stdout
 

@@ -38,13 +38,16 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Output file; with --verify, a folder for its bundles.", rich_help_panel=OUTPUT
+            "--out",
+            "-o",
+            help="Output file; with --verify, a folder for the bundles in the packed file.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
-            help="Compare with this bundle. Default: the fp32 ONNX.",
+            help="Compare with this bundle. Default: the fp32 ONNX bundle.",
             rich_help_panel=MODEL,
             autocompletion=complete_bundles,
         ),
@@ -65,7 +68,7 @@ def command(
     provider: Provider = None,
     allow_fallback: AllowFallback = False,
     sign: Annotated[
-        Path | None, typer.Option(help="Sign it with this ed25519 private key.", rich_help_panel=OUTPUT)
+        Path | None, typer.Option(help="Sign the packed file with this ed25519 private key.", rich_help_panel=OUTPUT)
     ] = None,
     verify: Annotated[
         Path | None,
@@ -83,7 +86,9 @@ def command(
 
     if verify:
         if sign or len(bundles or []) != 1:
-            raise EdgeKitError("--verify takes one packed file", fix="edgekit pack --verify key.pub model.pyz")
+            raise EdgeKitError(
+                "--verify takes one packed file, and no --sign", fix="edgekit pack --verify key.pub model.pyz"
+            )
         packed = verify_packed((bundles or [])[0], verify)
         say(f"signed by the owner of {verify}, and unchanged")
         for path in unpack(packed, out) if out else []:

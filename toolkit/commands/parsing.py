@@ -1,4 +1,4 @@
-"""Parsing short forms of the command line: 3x224x224, 0.485,0.456,0.406, 10m."""
+"""Parse the short forms of the command line: 3x224x224, 0.485,0.456,0.406, 10m."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ def shape_of(text: str) -> tuple[int, int, int]:
     """(channels, height, width) of "3x224x224".
 
     Raises:
-        RecipeError: not of that form, or neither grey nor RGB.
+        RecipeError: the text has another form, or the images are neither grey nor RGB.
     """
     sides = _sides(text, "--input")
     if len(sides) != 3:
@@ -34,7 +34,7 @@ def seconds_of(text: str, option: str) -> float:
     """Seconds of "90s", "10m", "1h" or plain seconds.
 
     Raises:
-        RecipeError: not of that form.
+        RecipeError: the text has another form.
     """
     number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
     try:
@@ -53,7 +53,7 @@ def plan_of(
     """Make a plan from the measuring options.
 
     Args:
-        options: for every model whose runtime has them; None and False mean that an option was not passed.
+        options: of the runtimes that have them; None and False mean that an option was not passed.
 
     Raises:
         RecipeError: an unknown scenario, or a value out of range.
@@ -69,7 +69,7 @@ def plan_of(
 def build_options(
     batch: str | None, workspace: int | None, opt_level: int | None, compute_capability: str | None, **flags: bool
 ) -> Options:
-    """Make build options from the command line's.
+    """Make build options from those of the command line.
 
     Raises:
         RecipeError: an option cannot be parsed, or is out of range.
@@ -78,7 +78,9 @@ def build_options(
     if batch is not None:
         parts = batch.split(",")
         if len(parts) not in (1, 3) or not all(part.strip().isdigit() for part in parts):
-            raise RecipeError(f"--batch {batch} is not three numbers", fix="smallest, usual, largest: --batch 1,8,32")
+            raise RecipeError(
+                f"--batch {batch} is not one or three numbers", fix="smallest, usual, largest: --batch 1,8,32"
+            )
         sizes = int(parts[0]), int(parts[len(parts) // 2]), int(parts[-1])
     capabilities = tuple(part.strip() for part in compute_capability.split(",")) if compute_capability else ()
     return Options(
@@ -90,9 +92,9 @@ def preprocess_of(
     shape: tuple[int, int, int], resize: str | None, crop: int | None, mean: str | None, std: str | None,
     interpolation: str, dtype: Literal["float32", "uint8"] = "float32",
 ) -> Preprocess:  # fmt: skip
-    """Make the preprocessing from the options of import; mean and std are required, as no file records them.
+    """Make the preprocessing from the options of import. Mean and std are required, because no file records them.
 
-    A network that takes uint8 pixels normalizes them itself, so it has none.
+    A network that takes uint8 pixels normalizes them itself, so it has no mean and std.
 
     Raises:
         RecipeError: an option is missing or does not fit the input.
@@ -111,11 +113,11 @@ def preprocess_of(
         )
     if crop and (crop, crop) != (height, width):
         raise RecipeError(
-            f"--crop {crop} makes {crop}x{crop} images, --input says {height}x{width}", fix="let them agree"
+            f"--crop {crop} makes {crop}x{crop} images, but --input is {height}x{width}", fix="make them agree"
         )
     sides = _sides(resize, "--resize") if resize else [min(height, width)]
     if len(sides) > 2:
-        raise RecipeError(f"--resize {resize} has too many sides", fix="--resize 256, or --resize 224x224")
+        raise RecipeError(f"--resize {resize} has more than two sides", fix="e.g. --resize 256, or --resize 224x224")
     return Preprocess(
         mode="RGB" if channels == 3 else "L",
         resize=(sides[0], sides[1]) if len(sides) == 2 else sides[0],

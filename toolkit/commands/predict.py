@@ -23,12 +23,12 @@ def command(
     ],
     top: Annotated[int, typer.Option(help="Number of classes to show per image.", min=1, rich_help_panel=OUTPUT)] = 3,
     csv: Annotated[
-        Path | None, typer.Option(help="Write a CSV file with Image,Category.", rich_help_panel=OUTPUT)
+        Path | None, typer.Option(help="Write a CSV file with the columns Image,Category.", rich_help_panel=OUTPUT)
     ] = None,
     grid: Annotated[
         Path | None,
         typer.Option(
-            help="Write a picture of 12 random images with true and predicted labels.", rich_help_panel=OUTPUT
+            help="Write a picture of up to 12 random images with true and predicted labels.", rich_help_panel=OUTPUT
         ),
     ] = None,
     skip_corrupt: SkipCorrupt = False,

@@ -14,7 +14,7 @@ def command(
     device: Annotated[
         str,
         typer.Option(
-            help=f"The device: {addresses('provision')}.", rich_help_panel=DEVICE, autocompletion=complete_devices
+            help=f"Device to set up: {addresses('provision')}.", rich_help_panel=DEVICE, autocompletion=complete_devices
         ),
     ],
     offline: Annotated[

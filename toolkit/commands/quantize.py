@@ -10,7 +10,7 @@ from ..quantize.methods import METHODS
 from ..quantize.targets import TARGETS
 from .completion import complete_bundles, complete_methods, complete_targets
 from .options import IMAGES, MODEL, Images, MaxDrop, Out, SkipCorrupt
-from .output import made
+from .output import report_new_bundle
 
 
 def command(
@@ -22,7 +22,7 @@ def command(
     target: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(TARGETS)}. Default: this machine.",
+            help=f"{', '.join(TARGETS)}. Default: the one for this machine.",
             rich_help_panel=MODEL,
             autocompletion=complete_targets,
         ),
@@ -31,13 +31,16 @@ def command(
     calibration: Annotated[
         str,
         typer.Option(
-            help=f"Calibration method for the ranges of activations: {', '.join(METHODS)}.",
+            help=f"How the ranges of activations are set: {', '.join(METHODS)}.",
             rich_help_panel=IMAGES,
             autocompletion=complete_methods,
         ),
     ] = "minmax",
     calibration_images: Annotated[
-        int, typer.Option(help="How many, drawn by class from the training part.", rich_help_panel=IMAGES)
+        int,
+        typer.Option(
+            help="Number of calibration images, drawn by class from the training part.", rich_help_panel=IMAGES
+        ),
     ] = 512,
     max_drop: MaxDrop = None,
     allow_few: Annotated[
@@ -47,7 +50,7 @@ def command(
     skip_corrupt: SkipCorrupt = False,
     out: Out = None,
 ) -> None:
-    """Quantize an ONNX model after training, and judge it by the accuracy contract."""
+    """Quantize an ONNX model after training, and check it against the accuracy contract."""
     from ..console import progress_bar, say
     from ..quantize.quantize import QuantizeOptions, quantize
     from ..workspace import given_or_newest
@@ -73,5 +76,5 @@ def command(
         )
     for sentence in result.sentences:
         say(sentence)
-    made(result.bundle)
+    report_new_bundle(result.bundle)
     raise typer.Exit(result.judgement.exit_code)

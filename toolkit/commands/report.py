@@ -25,7 +25,7 @@ def command(
         bool, typer.Option("--join", help="Show reports of several devices side by side.", rich_help_panel=OUTPUT)
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Write the report as an HTML page.", rich_help_panel=OUTPUT)] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.", rich_help_panel=OUTPUT)] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the verdict as JUnit XML.", rich_help_panel=OUTPUT)] = None,
     markdown: Annotated[
         Path | None, typer.Option(help="Write a Markdown summary for a pull request.", rich_help_panel=OUTPUT)
     ] = None,
@@ -40,7 +40,7 @@ def command(
         from ..analysis.json_schema import report_schema
 
         if reports:
-            raise EdgeKitError("--schema takes no report", fix="leave out the reports, or --schema")
+            raise EdgeKitError("--schema takes no report", fix="leave out the reports or --schema")
         print(visible_json(report_schema()))
         return
     if not reports:

@@ -5,7 +5,7 @@ from .output import show
 
 
 def command(as_json: AsJson = False) -> None:
-    """List the bundles in runs/: what they were made from, their size, date and last verdict."""
+    """List the bundles in runs/ with their size, date, last verdict and source."""
     from ..report.terminal import runs_table
     from ..runs import list_runs
 

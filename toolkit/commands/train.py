@@ -11,7 +11,7 @@ from ...deploy.errors import EdgeKitError
 from ..dataset_names import DATASETS
 from .completion import complete_datasets, complete_networks
 from .options import IMAGES, MODEL, TRAINING, Out, SkipCorrupt
-from .output import made
+from .output import report_new_bundle
 
 
 def command(
@@ -26,13 +26,16 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Network; its shipped recipe is used if there is one.",
+            help="Name of the network; its shipped recipe is used if there is one.",
             rich_help_panel=MODEL,
             autocompletion=complete_networks,
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Shipped recipe, or a .toml file. Default: digits.", rich_help_panel=TRAINING)
+        str | None,
+        typer.Option(
+            help="Shipped recipe, or a .toml file. Default: the network's, or digits.", rich_help_panel=TRAINING
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Number of passes over the training images.", rich_help_panel=TRAINING)
@@ -40,7 +43,9 @@ def command(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from the library's published weights.", rich_help_panel=MODEL)
     ] = False,
-    root: Annotated[str | None, typer.Option(help="Folder of a named data set.", rich_help_panel=IMAGES)] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder that contains the named data set.", rich_help_panel=IMAGES)
+    ] = None,
     download: Annotated[
         bool,
         typer.Option(
@@ -50,7 +55,9 @@ def command(
     skip_corrupt: SkipCorrupt = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A recipe setting: train.lr=0.01. Repeatable.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--set", help="Change a recipe setting, e.g. train.lr=0.01. Repeatable.", rich_help_panel=TRAINING
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -66,7 +73,7 @@ def command(
     from ..console import progress_bar, stderr, stdout
     from ..training.train import extend_training, newest_training, resume_training, train
 
-    # torchrun starts a process per GPU, and one of them prints
+    # torchrun starts one process per GPU; only the first one prints
     stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
     if resume:
         if any((data, model, recipe, pretrained, root, download, skip_corrupt, settings, out)):
@@ -78,7 +85,7 @@ def command(
                 bundle = resume_training(newest_training(), show)
             else:
                 bundle = extend_training(newest_training(finished=True), epochs, show)
-        made(bundle)
+        report_new_bundle(bundle)
         return
     settings_by_name = {
         "data.data": data,
@@ -92,11 +99,11 @@ def command(
     )
     with progress_bar("train", announced=False) as show:
         bundle = train(chosen.changed(settings or []), out=out, download=download, progress=show)
-    made(bundle)
+    report_new_bundle(bundle)
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:
-    """The named recipe, else the model's, else the one for digits; single options override it."""
+    """The named recipe, else the model's, else the one for digits, changed by the other options."""
     from ..console import say
     from ..training.recipe import Recipe, for_model
     from ..workspace import safe_name

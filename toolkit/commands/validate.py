@@ -70,7 +70,9 @@ def command(
     allow_fallback: AllowFallback = False,
     cuda_graph: Annotated[
         bool,
-        typer.Option("--cuda-graph", help="Launch each run of an engine as one CUDA graph.", rich_help_panel=MEASURING),
+        typer.Option(
+            "--cuda-graph", help="Launch each inference of an engine as one CUDA graph.", rich_help_panel=MEASURING
+        ),
     ] = False,
     across_hardware: AcrossHardware = False,
     skip_corrupt: SkipCorrupt = False,
@@ -78,17 +80,20 @@ def command(
     device: Devices = None,
     ort_web: Annotated[
         Path | None,
-        typer.Option(help="With --device browser: folder with onnxruntime-web's files.", rich_help_panel=DEVICE),
+        typer.Option(help="With --device browser: folder with the files of onnxruntime-web.", rich_help_panel=DEVICE),
     ] = None,
     reproduce: Annotated[
         Path | None,
-        typer.Option(help="Repeat the validation of this report.json, and compare.", rich_help_panel=MEASURING),
+        typer.Option(
+            help="Repeat the validation of this report.json, and compare the results.", rich_help_panel=MEASURING
+        ),
     ] = None,
     as_json: AsJson = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for report.json, .html, junit.xml, summary.md; default: in runs/.", rich_help_panel=OUTPUT
+            help="Folder for report.json, report.html, junit.xml and summary.md. Default: in runs/.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -97,6 +102,7 @@ def command(
     from ..analysis.compare import read_report
     from ..analysis.contract import Contract
     from ..console import progress_bars
+    from ..report.files import check_folder
     from ..report.terminal import document_table
     from ..validation.validate import ValidateOptions, validate
     from ..workspace import RUNS, newest
@@ -114,6 +120,7 @@ def command(
         newest(lambda m: m.format != "torch" and bool(m.lineage), "optimised bundle", "edgekit quantize")
     ]
     folder, devices = out or RUNS / f"{chosen[-1].path.name}.report", device or ["local"]
+    check_folder(folder)
     options = ValidateOptions(
         devices=devices, runtimes=runtime or (), skip_corrupt=skip_corrupt, across_hardware=across_hardware,
         verify=verify, keep=folder, ort_web=ort_web, command=sys.argv[1:],
@@ -137,24 +144,26 @@ def _reproduce(
     from ..analysis.compare import compare_reports, read_report
     from ..analysis.contract import Contract
     from ..console import progress_bars
+    from ..report.files import check_folder
     from ..report.terminal import comparison_table
     from ..validation.reproduce import recorded, warn_of_versions
     from ..validation.validate import ValidateOptions, validate
 
     typed = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
     if refused := sorted({*typed} - _WITH_REPRODUCE):
-        option = "bundles" if refused[0] == "bundles" else f"--{refused[0].replace('_', '-')}"
-        raise EdgeKitError(f"with --reproduce, the report gives {option}", fix="leave it out")
+        option = "BUNDLES" if refused[0] == "bundles" else f"--{refused[0].replace('_', '-')}"
+        raise EdgeKitError(f"--reproduce takes {option} from the report", fix=f"leave out {option}")
     again = recorded(path, across_hardware=across_hardware)
-    asked, device = again.provenance, again.report["device"]["name"]
+    provenance, device = again.provenance, again.report["device"]["name"]
     folder = out or path.parent / "reproduced"
+    check_folder(folder)
     options = ValidateOptions(
-        devices=[device], runtimes=asked.get("runtimes", ()), skip_corrupt=asked["skip_corrupt"], verify=verify,
-        keep=folder, ort_web=ort_web, command=sys.argv[1:], reproduces=asked,
+        devices=[device], runtimes=provenance.get("runtimes", ()), skip_corrupt=provenance["skip_corrupt"],
+        verify=verify, keep=folder, ort_web=ort_web, command=sys.argv[1:], reproduces=provenance,
     )  # fmt: skip
     with progress_bars([f"validate on {device}"]) as bars:
         result = validate(
-            again.bundles, options, baseline=again.baseline, images=asked["images"], limit=asked["limit"],
+            again.bundles, options, baseline=again.baseline, images=provenance["images"], limit=provenance["limit"],
             contract=again.contract, plan=again.plan, progress=bars[0],
         )  # fmt: skip
     write_report(result, folder)

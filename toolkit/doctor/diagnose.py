@@ -32,8 +32,8 @@ _PACKAGES = tuple(
 
 
 def diagnose() -> Diagnosis:
-    """The machine and its state, the packages, the GPU that torch sees, the quantization target that this machine is,
-    and what measuring costs here."""
+    """The machine and its state, the packages, the GPU that torch sees, this machine's quantization target, and the
+    overhead of measuring here."""
     target, machine = this_machine(), describe()
     allowed = machine["cores_allowed"]
     got = round(cores_got(allowed), 2)
@@ -50,12 +50,12 @@ def diagnose() -> Diagnosis:
 
 
 def packages() -> tuple[Package, ...]:
-    """What EdgeKit can use: the packages of the runtimes, and others."""
+    """The packages that EdgeKit can use: those of the runtimes, and others."""
     return (*_PACKAGES, *(package for runtime in all_runtimes() for package in (*runtime.packages, *runtime.also)))
 
 
 def _describe(runtime: Runtime) -> RuntimeEntry:
-    """What a runtime opens, takes and reports, and whether it is installed."""
+    """A runtime's formats, options and reports, and whether it is installed."""
     return {
         "name": runtime.name, "installed": runtime.installed, "formats": [*runtime.formats],
         "options": [*runtime.option_names()], "reports": [*runtime.reports],
@@ -63,10 +63,10 @@ def _describe(runtime: Runtime) -> RuntimeEntry:
 
 
 def diagnose_device(device: Device) -> DeviceDiagnosis:
-    """Another device: its packages, what it lacks, and its hardware if it can run EdgeKit's own code.
+    """Diagnose another device: its packages, missing requirements, and its hardware if it can run EdgeKit's own code.
 
     Raises:
-        DeviceError: it cannot describe itself or be reached, or its Python is too old.
+        DeviceError: the device cannot be reached or cannot describe itself, or its Python is too old.
     """
     device.require("describe")
     with device:
@@ -94,7 +94,7 @@ def _status(package: Package) -> PackageStatus:
 
 
 def _version(package: Package) -> str | None:
-    """The version of a package that is installed, under whichever of its names; None where it is missing."""
+    """The version of an installed package, under any of its names; None if it is missing."""
     if not package.installed:
         return None
     for name in package.distributions:

@@ -1,4 +1,4 @@
-"""Models of known speed that measurements are tested with."""
+"""Models of known speed, for testing measurements."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ _SIDE, _CLASSES = 8, 10
 
 
 def null_bundle(path: Path, ns: int = 0, waiting_ns: int | None = None) -> Bundle:
-    """A bundle of the null runtime: each call spins for `ns` nanoseconds, or `waiting_ns` with several threads."""
+    """Create a bundle of the null runtime: a call spins for `ns` nanoseconds, or `waiting_ns` with several threads."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, _SIDE, _SIDE), dtype=np.uint8)
     labels = tuple(str(label) for label in range(_CLASSES))
     images = ImageSet(labels, tuple(map(str, range(len(pixels)))), np.arange(len(pixels)) % _CLASSES, list(pixels))
@@ -35,13 +35,14 @@ def null_bundle(path: Path, ns: int = 0, waiting_ns: int | None = None) -> Bundl
 
 
 def slowed(bundle: Bundle, path: Path, factor: float = 1.0, drift_per_s: float = 0.0, since: float = 0.0) -> Bundle:
-    """The same model, taking `factor` times as long, and `drift_per_s` of that more each second after `since`."""
-    own = bundle.manifest
-    settings = {"format": own.format, "model": own.model, "factor": factor, "drift_per_s": drift_per_s, "since": since}
+    """Copy a model, slowed by `factor`, which grows by the share `drift_per_s` with each second after `since`."""
+    original = bundle.manifest
+    source = {"format": original.format, "model": original.model}
+    settings = {**source, "factor": factor, "drift_per_s": drift_per_s, "since": since}
     with create(path) as draft:
-        for name in own.files:
+        for name in original.files:
             (draft.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, draft.folder / name)
         (draft.folder / "slowed.json").write_text(json.dumps(settings))
-        draft.finish(dataclasses.replace(own, format="slowed", model="slowed.json"))
+        draft.finish(dataclasses.replace(original, format="slowed", model="slowed.json"))
     return Bundle.open(path)

@@ -1,4 +1,4 @@
-"""Installing the runtime on a device: wheels are downloaded here where the device has no network."""
+"""Installing the runtime on a device. If it has no network, wheels are downloaded on this machine."""
 
 import subprocess
 import sys
@@ -10,20 +10,20 @@ from ...deploy.devices.device import open_device
 from ...deploy.errors import DeviceError, EdgeKitError
 from ...deploy.progress import Progress, silent
 
-# glibc's minor versions that manylinux wheels are built for (PEP 600); a wheel for an older one works on a newer.
+# glibc's minor versions that manylinux wheels are built for (PEP 600); a wheel for an older one works on a newer one.
 _GLIBC_MINORS = range(17, 60)
-# The tags from before PEP 600, and the glibc version of each.
+# Platform tag from before PEP 600 -> the minor version of glibc that it requires.
 _OLD_TAGS = {"manylinux2014": 17}
 
 
 def provision(name: str, *, offline: bool, progress: Progress = silent) -> dict[str, str]:
-    """Install and test what the agent needs on a device: package -> version.
+    """Install and test the packages that the agent needs on a device; returns package -> version.
 
     Args:
-        offline: the device's wheels are downloaded on this machine and sent.
+        offline: download the device's wheels on this machine and send them.
 
     Raises:
-        DeviceError: it cannot be reached, or the installation failed and was undone.
+        DeviceError: the device cannot be reached, or the installation failed and was undone.
     """
     device = open_device(name)
     device.require("provision")
@@ -47,7 +47,7 @@ def download_wheels(facts: Facts, folder: Path) -> None:
     """
     if find_spec("pip") is None:
         raise EdgeKitError(
-            "pip is not installed on this machine, and it downloads the wheels", fix="python -m ensurepip"
+            "pip, which downloads the wheels, is not installed on this machine", fix="python -m ensurepip"
         )
     major, minor, _ = facts.python
     command = [
@@ -69,7 +69,7 @@ def platform_tags(facts: Facts) -> list[str]:
     """The wheel platforms that a device accepts, newest first (PEP 600).
 
     Raises:
-        DeviceError: not a Linux with glibc.
+        DeviceError: the device does not run Linux with glibc.
     """
     name, version = facts.libc
     if name != "glibc":

@@ -14,7 +14,7 @@ from ...deploy.measuring.plan import Plan
 from ...deploy.measuring.worker import Worker
 from ...deploy.progress import Progress, silent
 from ...deploy.session import runtime_for
-from ..analysis.contract import FAIL, INCONCLUSIVE, PASS, call
+from ..analysis.contract import FAIL, INCONCLUSIVE, PASS, speed_outcome
 from ..analysis.diagnosis import Overhead
 from ..analysis.document import measured_times
 from ..analysis.noise import signals
@@ -23,7 +23,7 @@ from ..analysis.statistics import CONFIDENCE, process_speedups, ratio_of_times, 
 from ..analysis.verdict import ratio
 from .planted_models import null_bundle, slowed
 
-# The planted difference that the test has to find.
+# The injected slowdown that the test has to detect.
 SLOWER = 1.03
 
 # A process of three models takes about 3 seconds to start and warm up.
@@ -53,7 +53,7 @@ def run_self_test(
         bundle: the model to test with; None takes one that spins for a millisecond.
 
     Returns:
-        The result, and the exit code: 0 for "no difference" and "slower", 3 if one of them is the contrary, 4
+        The result, and the exit code: 0 for "no difference" and "slower", 3 if an outcome contradicts these, 4
         if this machine is too noisy to decide.
     """
     processes = max(3, int(seconds / _PROCESS_S))
@@ -61,13 +61,13 @@ def run_self_test(
     begin = time.monotonic()
     with scratch_folder() as folder:
         if bundle is not None:
-            runtime_for(bundle).opener(bundle.manifest.format)  # before anything is planted
+            runtime_for(bundle).opener(bundle.manifest.format)  # before test runtimes are enabled
         source = bundle or null_bundle(folder / "null", ns=1_000_000)
         trio = [slowed(source, folder / name, factor) for name, factor in _trio()]
         measured = open_device("local", planted=True).measure(trio, plan, None, progress)
     base, same, slow = (measured_times(measurement.blocks) for measurement in measured.measurements)
     speedups = [ratio_of_times(base, times) for times in (same, slow)]
-    outcomes = [call(speedup) for speedup in speedups]
+    outcomes = [speed_outcome(speedup) for speedup in speedups]
     names = [name for name, _ in _trio()]
     threads = measured.environment.get("threads", 1)
     noise = signals(measured.environment, dict(zip(names, measured.measurements, strict=True)), threads)
@@ -79,8 +79,8 @@ def run_self_test(
         "model": source.manifest.name,
         "call_ms": _call_ns(measured.measurements[0].blocks) / 1e6,
         "seconds": time.monotonic() - begin,
-        "same": {**ratio(speedups[0]), "outcome": call(speedups[0])},
-        "slowed": {**ratio(speedups[1]), "outcome": call(speedups[1]), "planted": 1 / SLOWER},
+        "same": {**ratio(speedups[0]), "outcome": speed_outcome(speedups[0])},
+        "slowed": {**ratio(speedups[1]), "outcome": speed_outcome(speedups[1]), "planted": 1 / SLOWER},
         "resolves": smallest_difference([process_speedups(base, times) for times in (same, slow)]),
         "noise": [{"name": signal.name, "detail": signal.detail} for signal in noise],
     }

@@ -1,4 +1,4 @@
-"""Models that EdgeKit did not make, as bundles.
+"""Import models that EdgeKit did not make as bundles.
 
-Exporting a network that EdgeKit trained is in export.
+The export of networks that EdgeKit trained is in export.
 """

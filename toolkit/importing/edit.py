@@ -10,12 +10,12 @@ from ...export.onnx_file import reads, subgraphs
 
 
 def type_name(kind: int) -> str:
-    """TensorProto's name of a data type in lower case; an unknown number stays a number."""
+    """TensorProto's name of a data type in lower case, or the number of an unknown type."""
     return next((name for name, value in TensorProto.DataType.items() if value == kind), str(kind)).lower()
 
 
 def cut(path: Path, image: str, scores: str) -> str:
-    """The line that cuts an ONNX file down to one input and one output."""
+    """The shell command that cuts an ONNX file down to one input and one output."""
     return f"python -c \"import onnx.utils; onnx.utils.extract_model('{path}', 'cut.onnx', ['{image}'], ['{scores}'])\""
 
 
@@ -43,7 +43,7 @@ def append(model: onnx.ModelProto, name: str, operator: str, **attributes: Any) 
 
 
 def publish(model: onnx.ModelProto, source: str, name: str) -> None:
-    """Make the tensor `source` the graph's output `name`, which has no producer any more."""
+    """Make the tensor `source` the graph's output `name`, which no longer has a producer."""
     produced = any(source in node.output for node in model.graph.node)
     if produced and not any(source in reads(node) for node in model.graph.node):
         _rename_output(model.graph, source, name)
@@ -52,7 +52,7 @@ def publish(model: onnx.ModelProto, source: str, name: str) -> None:
 
 
 def remove(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
-    """Remove nodes, the constants that only they read, and the recorded shapes of removed tensors."""
+    """Remove nodes, the constants that only they read, and the recorded shapes of the removed tensors."""
     graph = model.graph
     candidates = {name for node in nodes for name in node.input}
     for node in nodes:
@@ -69,25 +69,25 @@ def remove(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
 
 def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:
     for node in graph.node:
-        for at, name in enumerate(node.output):
+        for index, name in enumerate(node.output):
             if name == old:
-                node.output[at] = new
+                node.output[index] = new
 
 
 def _rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Rename in subgraphs too, unless one has its own tensor of that name."""
+    """Rename a tensor in all inputs, also in subgraphs, except where a subgraph has its own tensor of that name."""
     for node in graph.node:
-        for at, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if name == old:
-                node.input[at] = new
+                node.input[index] = new
         for subgraph in subgraphs(node):
-            own = {name for inner in subgraph.node for name in inner.output}
-            if old not in own | {entry.name for entry in (*subgraph.input, *subgraph.initializer)}:
+            own_names = {name for inner in subgraph.node for name in inner.output}
+            if old not in own_names | {entry.name for entry in (*subgraph.input, *subgraph.initializer)}:
                 _rename_reads(subgraph, old, new)
 
 
 def _new_name(model: onnx.ModelProto, name_hint: str) -> str:
-    """A name that no tensor or node of the graph has."""
+    """A name that no tensor or node of the graph uses."""
     graph = model.graph
     used_names = {name for node in graph.node for name in (*node.output, *reads(node), node.name)}
     used_names |= {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}

@@ -1,4 +1,4 @@
-"""The end of an ONNX graph: logits are what EdgeKit compares, so a Softmax comes off and an ArgMax is refused."""
+"""The end of an ONNX graph: EdgeKit compares logits, so a Softmax is removed and an ArgMax is refused."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +13,13 @@ from ...deploy.postprocess import probabilities
 from ...export.onnx_file import producers
 from .edit import append, cut, inferred, publish, remove, type_name
 
-# Operators that may follow a graph's last real operator.
+# Operators that may follow the last operator that changes values.
 _PASSING = (
     "Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Unsqueeze",
 )  # fmt: skip
 _CHOOSING = ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
 
-
-# TensorProto's types of real numbers
+# TensorProto's types of real numbers.
 _REAL: tuple[int, ...] = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
@@ -32,7 +31,7 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits))
 
 
-def _nothing(logits: np.ndarray) -> np.ndarray:
+def _identity(logits: np.ndarray) -> np.ndarray:
     return logits
 
 
@@ -42,7 +41,7 @@ _ACTIVATIONS = {
 }  # fmt: skip
 _WHY = {
     _softmax: "EdgeKit applies it to the logits itself",
-    _sigmoid: "confidences are a softmax of what it was applied to, one class per image",
+    _sigmoid: "confidences are a softmax of its input, one class per image",
 }
 
 
@@ -56,7 +55,7 @@ class Ending(NamedTuple):
     """
 
     changes: Sequence[str] = ()
-    activation: Callable[[np.ndarray], np.ndarray] = _nothing
+    activation: Callable[[np.ndarray], np.ndarray] = _identity
     ceiling: float = float("inf")
 
 
@@ -64,7 +63,7 @@ def end_in_logits(model: onnx.ModelProto, path: Path) -> Ending:
     """Make a graph's only output float32 logits [n, k], in place, as far as this is known before it runs.
 
     Raises:
-        BundleError: it returns a class index.
+        BundleError: it returns a class index, or other values than real numbers.
     """
     output = model.graph.output[0]
     tail = _tail(model)
@@ -77,10 +76,10 @@ def end_in_logits(model: onnx.ModelProto, path: Path) -> Ending:
             f"{path} returns {name} numbers ({output.name}) instead of a score per class",
             fix="export it with the logits as output",
         )
-    changes, activation, ceiling = [], _nothing, float("inf")
+    changes, activation, ceiling = [], _identity, float("inf")
     if tail and _is_activation(tail):
         activation = _ACTIVATIONS[tail[-1].op_type]
-        ceiling = _take_off(model, tail)
+        ceiling = _remove_activation(model, tail)
         changes.append(f"it ends in {tail[-1].op_type}, which was removed: {_WHY[activation]}")
     if _trailing_ones(model):
         append(model, output.name, "Flatten", axis=1)
@@ -107,7 +106,7 @@ def _tail(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _is_activation(tail: Sequence[onnx.NodeProto]) -> bool:
-    """Whether a graph's last operator can be removed: a quantized one must be dequantized after it."""
+    """Whether the tail's last node is a removable activation; a quantized one needs a DequantizeLinear after it."""
     last = tail[-1]
     if last.op_type.startswith("QLinear") and not (
         len(last.input) >= 5 and len(tail) > 1 and tail[-2].op_type == "DequantizeLinear"
@@ -124,19 +123,19 @@ def _refuse_choice(model: onnx.ModelProto, path: Path, node: onnx.NodeProto) -> 
     )
 
 
-def _take_off(model: onnx.ModelProto, tail: Sequence[onnx.NodeProto]) -> float:
-    """Remove the activation at the tail's end and the rounding of its output; returns the ceiling of that rounding."""
-    last, after = tail[-1], list(reversed(tail[:-1]))
+def _remove_activation(model: onnx.ModelProto, tail: Sequence[onnx.NodeProto]) -> float:
+    """Remove the activation at the tail's end and the quantization of its output; return the ceiling of the latter."""
+    last, followers = tail[-1], list(reversed(tail[:-1]))
     constants = {entry.name: entry for entry in model.graph.initializer}
-    if last.op_type.startswith("QLinear"):  # input, its scale and zero point, the output's scale and zero point
+    if last.op_type.startswith("QLinear"):  # inputs: a tensor, its scale and zero point, those of the output
         ceiling = _ceiling(constants, last.input[3:5])
-        del after[0].input[:]
-        after[0].input.extend(last.input[:3])
+        del followers[0].input[:]
+        followers[0].input.extend(last.input[:3])
         remove(model, [last])
         return ceiling
-    rounding = [node for node in after if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    rounding = [node for node in followers if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     name = last.input[0]
-    for node in [node for node in after if node not in rounding]:
+    for node in [node for node in followers if node not in rounding]:
         node.input[0] = name
         name = node.output[0]
     ceilings = [_ceiling(constants, node.input[1:3]) for node in rounding]
@@ -155,7 +154,7 @@ def _ceiling(constants: dict[str, TensorProto], names: Sequence[str]) -> float:
     try:
         scale, zero = map(numpy_helper.to_array, values)
         return float(scale.max()) * (np.iinfo(zero.dtype).max - int(zero.min()))
-    except ValueError:  # no integers, or too few: the checker reports it
+    except ValueError:  # not integers, or too few: the checker reports this
         return float("inf")
 
 

@@ -1,4 +1,4 @@
-"""Kinds of files that import does not accept as model or weights, each with its fix."""
+"""Kinds of files that import does not accept as a model or as weights, each with its fix."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +15,12 @@ _TF2ONNX = "pip install tf2onnx, then: python -m tf2onnx.convert"
 
 
 class _Kind(NamedTuple):
-    """A kind of file: known by its first bytes (`magic` at the offset `at`), or by its suffix."""
+    """A kind of file, recognized by its first bytes (`magic` at `offset`) or by its suffix."""
 
     name: str
     fix: str
     magic: bytes = b""
-    at: int = 0
+    offset: int = 0
     suffixes: tuple[str, ...] = ()
 
 
@@ -33,8 +33,8 @@ _KINDS = (
     _Kind("a web page, not a model", "download the file itself (GitHub: the raw file)", b"<!doctype html"),
     _Kind("a web page, not a model", "download the file itself (GitHub: the raw file)", b"<html"),
     _Kind("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{}} --output model.onnx", b"TFL3", 4),
-    _Kind("an ONNX Runtime model (.ort)", "import the .onnx file it was made from", b"ORTM", 4),
-    _Kind("a TensorRT engine", "import the ONNX file it was built from; edgekit build makes the engine", b"ftrt"),
+    _Kind("an ONNX Runtime model (.ort)", "import the .onnx file that it was made from", b"ORTM", 4),
+    _Kind("a TensorRT engine", "import the ONNX file that it was built from; edgekit build makes the engine", b"ftrt"),
     _Kind("an HDF5 file (Keras)", f"{_TF2ONNX} --keras {{}} --output model.onnx", b"\x89hdf\r\n"),
     _Kind("compressed with gzip", "gunzip it first", b"\x1f\x8b"),
     _Kind(
@@ -44,11 +44,11 @@ _KINDS = (
     _Kind("a Keras model", f"{_TF2ONNX} --keras {{}} --output model.onnx", suffixes=(".keras", ".h5")),
     _Kind("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{}} --output model.onnx", suffixes=(".tflite",)),
     _Kind(
-        "a TensorRT engine", "import the ONNX file it was built from; edgekit build makes the engine",
+        "a TensorRT engine", "import the ONNX file that it was built from; edgekit build makes the engine",
         suffixes=(".engine", ".plan", ".trt"),
     ),
     _Kind(
-        "an OpenVINO model", "import the ONNX file it was made from", suffixes=(".xml",),
+        "an OpenVINO model", "import the ONNX file that it was made from", suffixes=(".xml",),
     ),
     _Kind("a Core ML model", _EXPORT, suffixes=(".mlmodel", ".mlpackage")),
     _Kind("a Caffe model", _EXPORT, suffixes=(".caffemodel", ".prototxt")),
@@ -58,19 +58,19 @@ _KINDS = (
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse a file or folder of a kind that EdgeKit cannot read, and name the kind.
+    """Refuse a file or folder of a kind that EdgeKit cannot read; the error names the kind.
 
     Raises:
-        BundleError: it is one of those, or empty, or a folder.
+        BundleError: it is of such a kind, empty, or a folder.
     """
     if path.is_dir():
         raise BundleError(f"{path} is a folder, not a model file", fix=_folder_fix(path))
     with path.open("rb") as file:
         head = file.read(_HEAD).lower()
     if not head:
-        raise BundleError(f"{path} is empty", fix="get the file again")
+        raise BundleError(f"{path} is empty", fix="download or copy the file again")
     for kind in _KINDS:
-        start = head.lstrip() if kind.magic.startswith(b"<") else head[kind.at :]
+        start = head.lstrip() if kind.magic.startswith(b"<") else head[kind.offset :]
         if (kind.magic and start.startswith(kind.magic.lower())) or path.suffix.lower() in kind.suffixes:
             raise BundleError(f"{path} is {kind.name}", fix=kind.fix.format(path))
 

@@ -1,4 +1,4 @@
-"""ONNX files of other tools: checked, sorted, and adapted to take images and return logits."""
+"""Check and sort ONNX files of other tools, and adapt them to take images and return logits."""
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -20,8 +20,8 @@ from .files import is_lfs_pointer
 from .precision import parameters_of, precision_of
 from .written import Written
 
-# Allowed difference between a changed graph's answers and the original's, as a share of the largest; as for engines
-# (deploy.engine).
+# Allowed difference between a changed graph's answers and the original's, as a share of the largest answer; the same as
+# for engines (deploy.engine).
 _TOLERANCE = {"fp32": FLOAT_TOLERANCE, "fp16": 0.02, "int8": 0.2}
 
 # Domains of ONNX's own operators; ONNX Runtime's are com.microsoft and below.
@@ -51,11 +51,11 @@ def input_dtype(path: Path) -> Literal["float32", "uint8"]:
 def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
     """Write an ONNX file with one [n, c, h, w] input of float32 or uint8 pixels, and one output of float32 logits.
 
-    External weights are embedded and nodes sorted. Channels last, float16 input or output and a final Softmax are
-    changed; `Written.changes` lists the changes.
+    External weights are embedded and nodes are sorted. Channels-last input and float16 input or output are converted,
+    and a final Softmax is removed; `Written.changes` lists these changes.
 
     Raises:
-        BundleError: it is not such a classifier, or not valid ONNX.
+        BundleError: the file is not such a classifier, or not valid ONNX.
     """
     model = _load(path)
     lowered = _lower_ir_version(model, path)
@@ -70,11 +70,11 @@ def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
     except EdgeKitError as error:
         raise BundleError(f"{path}: {error}", fix=error.fix) from error
     changes: list[str] = []
-    last = False
+    channels_last = False
     if _fits([shape[axis] for axis in (1, 2, 3)], spec):
         pass
     elif _fits([shape[axis] for axis in (3, 1, 2)], spec):
-        last = True
+        channels_last = True
         _transpose(model, entry, spec)
         changes.append("it takes channels last: a Transpose was added before it")
     else:
@@ -88,7 +88,7 @@ def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
 
     def check(tensors: np.ndarray, logits: np.ndarray) -> None:
         inputs = tensors.astype(np.float16) if kind == TensorProto.FLOAT16 else tensors
-        inputs = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)) if last else inputs
+        inputs = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)) if channels_last else inputs
         _compare(in_batches_of(shape[0], inputs, _runner(original)), logits, ending, _TOLERANCE[precision])
 
     return Written(
@@ -97,10 +97,10 @@ def copy_onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
-    """Sort the nodes, and check that each has the inputs and attributes its operator needs.
+    """Sort the nodes, and check that each has the inputs and attributes that its operator requires.
 
     Raises:
-        BundleError: one of them does not, or the graph has a cycle.
+        BundleError: a node does not, or the graph has a cycle.
     """
     try:
         sort_nodes(model.graph)
@@ -117,7 +117,7 @@ def _checked(model: onnx.ModelProto, path: Path) -> bytes:
     """The file's content; missing or wrong shapes, which runtimes ignore, are inferred.
 
     Raises:
-        BundleError: it is not valid ONNX.
+        BundleError: the model is not valid ONNX.
     """
     try:
         return to_bytes(model)
@@ -130,7 +130,7 @@ def _checked(model: onnx.ModelProto, path: Path) -> bytes:
 
 
 def _infer_output(model: onnx.ModelProto) -> None:
-    """Drop the recorded shapes, and record the output's inferred shape, else any [n, k]."""
+    """Drop the recorded shapes, and record the output's inferred shape, or any [n, k] if it is unknown."""
     del model.graph.value_info[:]
     output = model.graph.output[0].type.tensor_type
     output.ClearField("shape")
@@ -143,17 +143,19 @@ def _load(path: Path) -> onnx.ModelProto:
     """The model with its external weights.
 
     Raises:
-        BundleError: it is not ONNX, or a file with its weights is missing.
+        BundleError: the file is not ONNX, or a file with its weights is missing or outside its folder.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
         locations = sorted(external_files(path))
-    except Exception as error:  # protobuf and the file system each raise their own
+    except Exception as error:  # protobuf and the file system raise different types
         raise BundleError(f"{path} is not a valid ONNX model: {_first_line(error)}", fix="export it again") from error
     for location in locations:
         pure = PurePosixPath(location)
         if pure.is_absolute() or ".." in pure.parts or "\\" in location:
-            raise BundleError(f"{path} reads weights from outside its folder: {location[:200]!r}", fix="do not use it")
+            raise BundleError(
+                f"{path} reads weights from outside its folder: {location[:200]!r}", fix="do not use this file"
+            )
         data = path.parent / location
         if not data.is_file():
             raise BundleError(f"{path} has its weights in {location}, which is missing", fix=f"put it at {data}")
@@ -170,22 +172,22 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _lower_ir_version(model: onnx.ModelProto, path: Path) -> list[str]:
-    """Lower the IR version for older runtimes: exporters record their newest one, which few graphs need.
+    """Lower the IR version for older runtimes: exporters record the newest one, which few graphs need.
 
     Raises:
-        BundleError: this onnx package does not support it.
+        BundleError: this onnx package does not support the file's version.
     """
-    own = model.ir_version
-    if own > onnx.IR_VERSION:
+    version = model.ir_version
+    if version > onnx.IR_VERSION:
         raise BundleError(
-            f"{path} has IR version {own}; onnx {onnx.__version__} supports up to {onnx.IR_VERSION}",
+            f"{path} has IR version {version}; onnx {onnx.__version__} supports up to {onnx.IR_VERSION}",
             fix="pip install --upgrade onnx onnxruntime",
         )
     needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
-    if own <= max(needed, _IR_VERSION):
+    if version <= max(needed, _IR_VERSION):
         return []
     model.ir_version = max(needed, _IR_VERSION)
-    return [f"its IR version {own} was lowered to {model.ir_version}, which suffices for its operators"]
+    return [f"its IR version {version} was lowered to {model.ir_version}, which suffices for its operators"]
 
 
 def _refuse_foreign_operators(model: onnx.ModelProto, path: Path) -> None:
@@ -197,7 +199,7 @@ def _refuse_foreign_operators(model: onnx.ModelProto, path: Path) -> None:
         if node.domain in _DOMAINS or node.domain.startswith("com.microsoft") or (node.domain, node.op_type) in known:
             continue
         raise BundleError(
-            f"{path} has the operator {node.domain}:{node.op_type}, which ONNX Runtime does not know",
+            f"{path} has the operator {node.domain}:{node.op_type}, which ONNX Runtime does not support",
             fix="export it with ONNX's own operators (a quantized one with QuantizeLinear and DequantizeLinear)",
         )
 
@@ -207,24 +209,24 @@ def _first_line(error: Exception) -> str:
 
 
 def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The graph's inputs without a value (exporters before IR version 4 list weights too)."""
+    """The graph's inputs except weights, which exporters before IR version 4 list too."""
     initializers = {entry.name for entry in model.graph.initializer}
     return [entry for entry in model.graph.input if entry.name not in initializers]
 
 
 def _image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
-    """The only input.
+    """The graph's only input.
 
     Raises:
-        BundleError: there are several, or several outputs, or it is not an image.
+        BundleError: the graph does not have one input and one output, or the input is not an image.
     """
     inputs, outputs = _inputs(model), list(model.graph.output)
     if len(inputs) != 1 or len(outputs) != 1:
         named = ", ".join(f"{entry.name} {_shape_text(entry)}" for entry in (*inputs, *outputs))
-        line = cut(path, inputs[0].name if inputs else "INPUT", outputs[0].name if outputs else "OUTPUT")
+        command = cut(path, inputs[0].name if inputs else "INPUT", outputs[0].name if outputs else "OUTPUT")
         raise BundleError(
             f"{path} has {len(inputs)} inputs and {len(outputs)} outputs ({named}); a classifier has one of each",
-            fix=f"keep the image and the class scores: {line}",
+            fix=f"keep the image and the class scores: {command}",
         )
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type not in _INPUTS or len(tensor.shape.dim) != 4:
@@ -267,7 +269,7 @@ def _cast_input(model: onnx.ModelProto, entry: onnx.ValueInfoProto) -> None:
 
 
 def _runner(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """Run the user's graph without ONNX Runtime's optimisations, since a changed graph may be optimised differently."""
+    """A function that runs the user's graph without optimisations: they may differ from those of the changed graph."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -279,10 +281,10 @@ def _runner(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _compare(expected: np.ndarray, logits: np.ndarray, ending: Ending, tolerance: float) -> None:
-    """Refuse a changed graph that is not the user's.
+    """Refuse a changed graph that is not equivalent to the user's.
 
     Raises:
-        ParityError: its answers differ.
+        ParityError: its answers differ from the original's.
     """
     expected = expected.reshape(len(expected), -1).astype(np.float32)
     answers = np.minimum(ending.activation(logits), ending.ceiling)
@@ -290,6 +292,6 @@ def _compare(expected: np.ndarray, logits: np.ndarray, ending: Ending, tolerance
     difference = float(np.abs(answers - expected).max()) if same else float("nan")
     if not difference <= tolerance * max(float(np.abs(expected).max()), 1e-3):
         raise ParityError(
-            f"changed ({'; '.join(ending.changes)}), the model answers differently, by up to {difference:.3g}",
+            f"after the changes ({'; '.join(ending.changes)}) the model's answers differ by up to {difference:.3g}",
             fix="export it with float32 [n, channels, height, width] input and logits as output",
         )

@@ -1,4 +1,4 @@
-"""The user's own model as a bundle: .onnx, TorchScript, torch.export .pt2, a factory, or a library's network."""
+"""Import the user's model as a bundle: .onnx, TorchScript, torch.export .pt2, a factory, or a library's network."""
 
 import contextlib
 import logging
@@ -25,22 +25,22 @@ from .written import Written
 
 _log = logging.getLogger(__name__)
 
-# The class names that a manifest may hold, each at its longest.
+# Largest file of class names: as many as a manifest may contain, each as long as possible.
 _MAX_LABELS_BYTES = 64 << 20
 
-# How far the probabilities of a class may add up from 1 (float16 and int8 round them).
+# How far the sum of an image's probabilities may be from 1 (float16 and int8 round them).
 _SUM_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model to be imported.
+    """A model to import.
 
     Attributes:
-        format: of the bundle it becomes.
-        suffix: of its model file.
-        write: writes the model file of an input and a number of classes into a path.
-        packages: whose versions are recorded.
+        format: format of the bundle.
+        suffix: suffix of its model file.
+        write: writes the model file to a path, for an input and a number of classes.
+        packages: packages whose versions are recorded.
     """
 
     format: str
@@ -54,9 +54,9 @@ class ImportOptions:
     """Labels and weights of a model, and the division of its images.
 
     Attributes:
-        labels: class names, in the order of the logits; empty for numbers.
-        weights: for a factory or a name: safetensors, or a state dict (loaded with weights_only).
-        seed: of the division of the images into parts.
+        labels: class names, in the order of the logits; empty to number the classes.
+        weights: weights for a factory or a named network: safetensors, or a state dict (loaded with weights_only).
+        seed: seed for the division of the images into parts.
         skip_corrupt: leave out images that cannot be decoded.
     """
 
@@ -76,19 +76,19 @@ def import_model(
     out: Path | None = None,
     runs: Path = RUNS,
 ) -> Bundle:
-    """Make a bundle of a model that EdgeKit did not make.
+    """Make a bundle from a model that EdgeKit did not make.
 
     Args:
         model: a file (.onnx, TorchScript, .pt2), `package.module:factory`, `path/to/net.py:Net`, or a network's name as
-            `models.create` takes it.
-        preprocess: makes images of the size that the model takes, with its crop; its dtype is `input_dtype(model)`.
-        images: a folder or named data set; golden samples, calibration and test images come from it.
+            `create_network` takes it.
+        preprocess: its crop is the size that the model takes, and its dtype is `input_dtype(model)`.
+        images: a folder or named data set, the source of golden samples, calibration and test images.
 
     Raises:
-        BundleError: the file is not a model of one image input and one [n, k] output of these shapes.
+        BundleError: the file is not a model with one image input and one [n, k] output of these shapes.
         EdgeKitError: the factory or its weights cannot be loaded.
         DataError: the images cannot be used.
-        ParityError: the model's answers are not numbers, or depend on what else is in the batch.
+        ParityError: the model's answers are not finite, or depend on the other images in the batch.
         RecipeError: mean or std are not on the scale 0 to 1, or preprocessing has no crop.
     """
     options = options or ImportOptions()
@@ -96,17 +96,17 @@ def import_model(
     source = _source(model, options.weights)
     check_scale(preprocess)
     if preprocess.crop is None:
-        raise RecipeError("images of any size cannot be a model's input", fix="give Preprocess the input's size: crop")
-    given = tuple(options.labels)
-    dataset = load_dataset(images, seed=options.seed, labels=given or None, skip_corrupt=options.skip_corrupt)
-    labels = given or dataset.test.labels
+        raise RecipeError("a model's input cannot be of any size", fix="set the crop of Preprocess to the input's size")
+    given_labels = tuple(options.labels)
+    dataset = load_dataset(images, seed=options.seed, labels=given_labels or None, skip_corrupt=options.skip_corrupt)
+    labels = given_labels or dataset.test.labels
     path = out or new_path(name, runs)
     spec = TensorSpec(len(preprocess.mean), *preprocess.crop)
     with create(path) as draft:
         written = source.write(draft.folder / f"model{source.suffix}", spec, len(labels))
         if written.dtype != preprocess.dtype:
             raise BundleError(
-                f"{model} takes {written.dtype}, preprocessing makes {preprocess.dtype}",
+                f"{model} takes {written.dtype}, but preprocessing produces {preprocess.dtype}",
                 fix=f"give Preprocess the dtype {written.dtype!r}",
             )
         for change in written.changes:
@@ -130,7 +130,12 @@ def _check_name(name: str) -> None:
 
 
 def input_dtype(model: str) -> Literal["float32", "uint8"]:
-    """Preprocess.dtype of the model that import_model takes under this name."""
+    """The Preprocess.dtype for a model that import_model takes by this name.
+
+    Raises:
+        EdgeKitError: import_model does not take it.
+    """
+    _source(model, None)
     path = Path(model)
     if path.suffix.lower() != ".onnx" or not path.is_file():
         return "float32"
@@ -140,28 +145,28 @@ def input_dtype(model: str) -> Literal["float32", "uint8"]:
 
 
 def check_scale(preprocess: Preprocess) -> None:
-    """Refuse a mean or std of pixels from 0 to 255.
+    """Refuse a mean or std for pixels from 0 to 255.
 
-    On the scale 0 to 1 a mean is between -1 and 1; values deviate from it by 0.5 at most, and 1 stands for no division.
+    On the scale 0 to 1, a mean is between -1 and 1, a deviation is at most 0.5, and a std of 1 means no division.
 
     Raises:
-        RecipeError: they are; the fix has them on the scale 0 to 1.
+        RecipeError: the values are of that kind; the fix has them on the scale 0 to 1.
     """
-    far = max(map(abs, preprocess.mean)) > 1
-    if not far and max(preprocess.std) <= 1:
+    large_mean = max(map(abs, preprocess.mean)) > 1
+    if not large_mean and max(preprocess.std) <= 1:
         return
-    # a std of 1 beside a mean of pixels divides by nothing: it is one of pixels too
-    mean = [value / 255 for value in preprocess.mean] if far else preprocess.mean
+    # with such a mean, a std of 1 is for pixels from 0 to 255 too
+    mean = [value / 255 for value in preprocess.mean] if large_mean else preprocess.mean
     std = [value / 255 for value in preprocess.std] if max(preprocess.std) >= 1 else preprocess.std
     lists = [",".join(f"{value:.6g}" for value in values) for values in (mean, std)]
     raise RecipeError(
-        "--mean and --std are of pixels from 0 to 255; EdgeKit's are on the scale 0 to 1",
+        "--mean and --std are for pixels from 0 to 255; EdgeKit expects the scale 0 to 1",
         fix=f"--mean {lists[0]} --std {lists[1]}",
     )
 
 
 def _fill(draft: Draft, manifest: Manifest, dataset: Dataset, packages: tuple[str, ...], written: Written) -> None:
-    """Run the model on real images for the golden samples, and look hard at what it answers."""
+    """Run the model on real images for the golden samples, and check its answers."""
     session, manifest = _open(draft, manifest)
     with contextlib.closing(session):
         golden = make_golden(dataset.test, manifest.preprocess, session.run)
@@ -178,12 +183,12 @@ def _fill(draft: Draft, manifest: Manifest, dataset: Dataset, packages: tuple[st
 
 
 def _open(draft: Draft, manifest: Manifest) -> tuple[Session, Manifest]:
-    """A session that was seen to answer with logits, and the manifest with the batch that the model really takes."""
+    """A session that was checked to return logits, and the manifest with the batch size that the model really takes."""
     image = np.zeros((1, *manifest.input.shape), manifest.preprocess.dtype)
     session = _load(draft, manifest)
     try:
         shape = session.run(image).shape
-    except Exception as error:  # whatever a runtime raises for a shape it does not take
+    except Exception as error:  # each runtime raises its own error for a wrong shape
         raise BundleError(
             f"the model does not run on an input of {list(image.shape)}: {' '.join(str(error).split())}",
             fix="correct --input (channels x height x width)",
@@ -192,10 +197,10 @@ def _open(draft: Draft, manifest: Manifest) -> tuple[Session, Manifest]:
     if manifest.input.batch is not None:
         return session, manifest
     try:
-        free = session.run(np.repeat(image, 2, axis=0)).shape == (2, shape[1])
+        any_batch = session.run(np.repeat(image, 2, axis=0)).shape == (2, shape[1])
     except Exception:  # as above
-        free = False
-    if free:
+        any_batch = False
+    if any_batch:
         return session, manifest
     session.close()
     _log.info("the model takes one image at a time, whatever its input declares")
@@ -206,46 +211,46 @@ def _open(draft: Draft, manifest: Manifest) -> tuple[Session, Manifest]:
 def _load(draft: Draft, manifest: Manifest) -> Session:
     try:
         return open_session(Bundle(draft.folder, manifest, id=""))
-    except BundleError as error:  # which names a file that the user does not know
+    except BundleError as error:  # it names a file that the user does not know
         path = str(draft.folder / manifest.model)
         raise BundleError(str(error).replace(path, manifest.details["imported"]), fix=error.fix) from error
 
 
 def _check_shape(shape: tuple[int, ...], labels: int) -> None:
-    """Refuse an answer to one image that is not one logit per class."""
+    """Refuse a model whose answer to one image is not one logit per class."""
     if len(shape) != 2 or shape[0] != 1:
         kinds = {1: "one image's scores without a batch", 3: "a list of boxes or tokens", 4: "a map"}
         raise BundleError(
-            f"the model answers with a shape of {list(shape)}, not [1, classes]"
+            f"the model returns a shape of {list(shape)}, not [1, classes]"
             + (f": {kinds[len(shape)]}" if len(shape) in kinds else ""),
             fix="import an image classifier, or export this one with its [n, classes] logits as output",
         )
     if shape[1] < 2:
         raise BundleError(
-            "the model has 1 output: it is not a classifier but a regression, or a yes or no of one score",
+            "the model has 1 output: it is a regression or a binary model with a single score, not a classifier",
             fix="a classifier has at least 2 outputs, one per class",
         )
     if labels and labels != shape[1]:
         raise BundleError(
-            f"the model has {shape[1]} outputs, and there are {labels} labels",
+            f"the model has {shape[1]} outputs, but the number of labels is {labels}",
             fix="pass --labels with one class name per line, in the order of the outputs",
         )
 
 
 def _check_answers(answers: np.ndarray) -> None:
-    """Refuse what are not logits [n, k]."""
+    """Refuse answers [n, k] that are not logits."""
     if not np.isfinite(answers).all():
-        raise ParityError("the model answers real images with what is not a number", fix="check its weights")
+        raise ParityError("the model's answers to real images are not finite numbers", fix="check its weights")
     if (answers >= 0).all() and (np.abs(answers.sum(axis=1) - 1) <= _SUM_TOLERANCE).all():
         raise BundleError(
-            "the model answers with probabilities (those of each image add up to 1), to which EdgeKit would apply a "
+            "the model returns probabilities (those of each image add up to 1), to which EdgeKit would apply a "
             "second softmax",
-            fix="let it return the logits: take the Softmax at its end out, and export it again",
+            fix="make it return the logits: remove the final Softmax, and export it again",
         )
 
 
 def _check_batch(tensors: np.ndarray, logits: np.ndarray, run: Callable[[np.ndarray], np.ndarray]) -> None:
-    """An image's answer must not depend on its neighbours (a BatchNorm left in training mode does that)."""
+    """Refuse a model whose answer to an image depends on the rest of the batch (a BatchNorm in training mode does)."""
     alone = run(tensors[:1])
     if not np.abs(alone - logits[:1]).max() <= FLOAT_TOLERANCE * max(float(np.abs(logits).max()), 1e-3):
         raise ParityError(
@@ -259,7 +264,7 @@ def _source(model: str, weights: Path | None) -> Source:
     if path.exists():
         refuse_foreign(path)
         if weights is not None:
-            raise EdgeKitError(f"{model} holds its own weights", fix="leave out --weights")
+            raise EdgeKitError(f"{model} contains its own weights", fix="leave out --weights")
         return _file_source(path)
     if is_named(model):
         return Source(
@@ -286,7 +291,7 @@ def _file_source(path: Path) -> Source:
         return Source("onnx", ".onnx", lambda out, spec, _: _onnx(path, out, spec), ("onnx", "onnxruntime"))
     weights_of = f"edgekit import package.module:factory --weights {path} (or timm:NAME, torchvision:NAME)"
     if suffix == ".safetensors":
-        raise EdgeKitError(f"{path} holds weights, not a model", fix=f"name their network: {weights_of}")
+        raise EdgeKitError(f"{path} contains weights, not a model", fix=f"name their network: {weights_of}")
     if not zipfile.is_zipfile(path):
         raise EdgeKitError(
             f"{path} is not an ONNX (.onnx), TorchScript or torch.export file",
@@ -313,7 +318,7 @@ def _onnx(path: Path, out: Path, spec: TensorSpec) -> Written:
 
 
 def _copy_torchscript(path: Path, out: Path) -> Written:
-    """A TorchScript module; tracing leaves the batch free, and the parity gates see to it when it is not."""
+    """Copy a TorchScript module. Any batch size is assumed; `_open` detects a fixed one."""
     from ...deploy.runtimes.torchscript import load_module
 
     out.write_bytes(path.read_bytes())
@@ -321,15 +326,15 @@ def _copy_torchscript(path: Path, out: Path) -> Written:
 
 
 def _copy_program(path: Path, out: Path, spec: TensorSpec) -> Written:
-    """A torch.export program; its batch is what its first input's shape says."""
+    """Copy a torch.export program. The shape of its first input has the batch size."""
     from ...deploy.runtimes.exported_program import load_program
 
     out.write_bytes(path.read_bytes())
     program = load_program(out)
-    wanted = program.graph_signature.user_inputs
-    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in wanted)
-    if len(wanted) != 1 or tuple(shape[1:]) != spec.shape:
-        raise BundleError(f"{path} takes {len(wanted)} input(s), the first {list(shape)}", fix="correct --input")
+    inputs = program.graph_signature.user_inputs
+    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in inputs)
+    if len(inputs) != 1 or tuple(shape[1:]) != spec.shape:
+        raise BundleError(f"{path} takes {len(inputs)} input(s), the first {list(shape)}", fix="correct --input")
     return Written(shape[0] if isinstance(shape[0], int) else None, _parameters(program))
 
 
@@ -341,7 +346,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Class names from a text file, one per line.
 
     Raises:
-        DataError: no such file, an empty one, one far too large, or a name twice.
+        DataError: the file cannot be read, is empty or too large, or repeats a name.
     """
     try:
         with path.open("rb") as stream:
@@ -355,5 +360,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
             f"cannot read the labels in {path}: {reason}", fix="a text file with one name per line"
         ) from error
     if not names or len(set(names)) != len(names):
-        raise DataError(f"{path} is empty or has a label twice", fix="one class name per line, in the logits' order")
+        raise DataError(
+            f"{path} is empty or has a label twice",
+            fix="write one class name per line, without duplicates, in the order of the logits",
+        )
     return names

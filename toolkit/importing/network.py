@@ -1,4 +1,4 @@
-"""Networks in code, the user's own or a library's, with their weights: captured as a torch.export program."""
+"""Capture a network defined in code, the user's or a library's, with its weights as a torch.export program."""
 
 import importlib
 import importlib.util
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 # How to save a library's published weights to a file for --weights.
 _PUBLISHED = {
-    "timm": "import timm, torch; torch.save(timm.create_network('{}', pretrained=True).state_dict(), '{}.pth')",
+    "timm": "import timm, torch; torch.save(timm.create_model('{}', pretrained=True).state_dict(), '{}.pth')",
     "torchvision": (
         "import torch, torchvision; torch.save(torchvision.models.get_model('{}', weights='DEFAULT').state_dict(), "
         "'{}.pth')"
@@ -34,10 +34,10 @@ def is_named(model: str) -> bool:
 
 
 def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, classes: int) -> Written:
-    """A network as `train --model` makes it, for this number of classes.
+    """A network as `train --model` creates it, for this number of classes.
 
     Raises:
-        EdgeKitError: no such network, or its weights do not fit.
+        EdgeKitError: there is no such network, or its weights do not fit.
     """
     if classes < 2:
         raise EdgeKitError(f"{name} needs the number of classes", fix="pass --labels, one class name per line")
@@ -67,7 +67,7 @@ def capture_named(name: str, weights: Path | None, out: Path, spec: TensorSpec, 
 
 
 def capture_factory(module: str, factory: str, weights: Path | None, out: Path, spec: TensorSpec) -> Written:
-    """The user's network, made by their own code, so that the bundle does not need that code.
+    """The network that the user's code creates; the bundle does not need that code.
 
     Raises:
         EdgeKitError: the factory or its weights cannot be loaded.
@@ -77,13 +77,13 @@ def capture_factory(module: str, factory: str, weights: Path | None, out: Path, 
     network = _call_factory(module, factory)
     if not isinstance(network, torch.nn.Module):
         raise EdgeKitError(
-            f"{module}:{factory} made a {type(network).__name__}, not a torch module",
-            fix="name a function or class that makes a torch module",
+            f"{module}:{factory} returned a value of type {type(network).__name__}, not a torch module",
+            fix="name a function or class that returns a torch module",
         )
     if weights is not None:
-        _load_weights(network, weights, "check both")
+        _load_weights(network, weights, "check that the weights are of this network")
     else:
-        _log.info(f"no --weights: {factory} is imported with its own initial weights")
+        _log.info(f"no --weights: {factory} is imported with its initial weights")
     return _capture(network, factory, out, spec)
 
 
@@ -97,7 +97,7 @@ def _capture(network: Any, name: str, out: Path, spec: TensorSpec) -> Written:
     try:
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         batch = None
-    except Exception as free:  # torch.export fails in many ways; some networks support one image only
+    except Exception as batch_error:  # torch.export fails in many ways; some networks support only one image
         try:
             program = torch.export.export(network, (example[:1],))
         except Exception as error:
@@ -107,7 +107,7 @@ def _capture(network: Any, name: str, out: Path, spec: TensorSpec) -> Written:
                 fix="correct --input; data-dependent control flow in forward() cannot be exported",
             ) from error
         batch = 1
-        _log.info(f"{name} takes one image at a time: {str(free).strip().splitlines()[0]}")
+        _log.info(f"{name} takes one image at a time: {str(batch_error).strip().splitlines()[0]}")
     save_program(program, out)
     return Written(batch, sum(weight.numel() for _, weight in program.named_parameters()))
 
@@ -132,7 +132,7 @@ def _call_factory(module: str, factory: str) -> Any:
     except ModuleNotFoundError as error:
         raise EdgeKitError(
             f"cannot import {module}: no module named {error.name}",
-            fix="run it from the folder that holds the package, and install what it needs",
+            fix="run this from the folder that contains the package, and install its dependencies",
         ) from error
     except AttributeError as error:
         raise EdgeKitError(f"{module}: {error}", fix="check the name after the colon") from error
@@ -149,7 +149,7 @@ def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # noqa: S101 # always so for a .py file
+    assert spec is not None and spec.loader is not None  # noqa: S101 # a .py file has a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
@@ -157,7 +157,7 @@ def _load_file(path: Path) -> Any:
 
 
 def _load_weights(network: Any, weights: Path, misfit: str) -> None:
-    """Load a state dict; `misfit` is the fix for one of another network."""
+    """Load a state dict; `misfit` is the fix to show if it is of another network."""
     import torch
     from safetensors.torch import load_file
 
@@ -178,7 +178,7 @@ def _load_weights(network: Any, weights: Path, misfit: str) -> None:
                 state = torch.load(weights, map_location="cpu", weights_only=True)
     except EdgeKitError:
         raise
-    except Exception as error:  # bytes that are no pickle raise any error: KeyError, IndexError, …
+    except Exception as error:  # a file that is not a pickle can raise any error: KeyError, IndexError, …
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EdgeKitError(
             f"{weights} is not a plain state dict: {reason[:200]}",
@@ -187,14 +187,17 @@ def _load_weights(network: Any, weights: Path, misfit: str) -> None:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise EdgeKitError(
-            f"{weights} is not a plain state dict: it is a {type(state).__name__} that contains more than tensors",
+            f"{weights} is not a plain state dict: it is a {type(state).__name__} with values other than tensors",
             fix="save it with torch.save(network.state_dict(), path)",
         )
-    own = network.state_dict()
+    expected = network.state_dict()
     differences = [
-        ("lacks", [name for name in own if name not in state]),
-        ("has besides", [name for name in state if name not in own]),
-        ("has in another shape", [name for name in own if name in state and own[name].shape != state[name].shape]),
+        ("is missing", [name for name in expected if name not in state]),
+        ("has unexpected", [name for name in state if name not in expected]),
+        (
+            "has a different shape for",
+            [name for name in expected if name in state and expected[name].shape != state[name].shape],
+        ),
     ]
     misfits = [f"it {difference} {listed(names)}" for difference, names in differences if names]
     if misfits:

@@ -1,4 +1,4 @@
-"""Which precision a graph computes in, by the weights of its convolutions and matrix products."""
+"""The precision that a graph computes in, judged by the weights of its convolutions and matrix products."""
 
 from collections import Counter
 
@@ -33,7 +33,7 @@ _NAMES: dict[int, str] = {
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """fp32, fp16 or int8: the precision of most weights of Conv, Gemm and MatMul; fp32 without any.
+    """fp32, fp16 or int8: the precision of most weights of Conv, Gemm and MatMul; fp32 if there are none.
 
     Weights that the graph rounds (QuantizeLinear of a float constant) or casts to float16 count as the new type.
 
@@ -43,29 +43,29 @@ def precision_of(model: onnx.ModelProto) -> str:
     types = weight_types(model)
     if not types:
         return "fp32"
-    names = Counter[str]()
+    counts = Counter[str]()
     for kind, count in types.items():
-        names[_NAMES.get(kind) or type_name(kind)] += count
-    name = names.most_common(1)[0][0]
+        counts[_NAMES.get(kind) or type_name(kind)] += count
+    name = counts.most_common(1)[0][0]
     if name not in _NAMES.values():
         raise BundleError(
-            f"its weights are {name}; EdgeKit takes fp32, fp16 and int8", fix="export or quantize it to one of these"
+            f"its weights are {name}; EdgeKit accepts fp32, fp16 and int8", fix="export or quantize it to one of these"
         )
     return name
 
 
 def parameters_of(model: onnx.ModelProto) -> int:
     """Number of values in real-valued constants, quantized or not, without scales and zero points."""
-    biases, scales = set(), set()
+    weights, scales = set(), set()
     for node in model.graph.node:
         if node.op_type in _VALUES or node.op_type.startswith("QLinear"):
-            values = [node.input[at] for at in _VALUES.get(node.op_type, ()) if at < len(node.input)]
-            biases.update(values)
+            values = [node.input[index] for index in _VALUES.get(node.op_type, ()) if index < len(node.input)]
+            weights.update(values)
             scales.update(set(node.input) - set(values))
     return sum(
         int(np.prod(entry.dims, dtype=np.int64))
         for entry in model.graph.initializer
-        if (entry.data_type in _NAMES or entry.name in biases) and entry.name not in scales
+        if (entry.data_type in _NAMES or entry.name in weights) and entry.name not in scales
     )
 
 
@@ -80,16 +80,16 @@ def weight_types(model: onnx.ModelProto) -> Counter[int]:
             packed = TensorProto.UINT4 if attributes.get("bits", 4) <= 4 else TensorProto.UINT8
             types[packed] += attributes.get("K", 1) * attributes.get("N", 1)
         elif node.op_type in WEIGHTS and len(node.input) > WEIGHTS[node.op_type]:
-            typed = _constant(node.input[WEIGHTS[node.op_type]], constants, makers)
-            if typed is not None:
-                types[typed[0]] += typed[1]
+            weights = _constant(node.input[WEIGHTS[node.op_type]], constants, makers)
+            if weights is not None:
+                types[weights[0]] += weights[1]
     return types
 
 
 def _constant(
     name: str, constants: dict[str, TensorProto], makers: dict[str, onnx.NodeProto]
 ) -> tuple[int, int] | None:
-    """The type that a constant is computed in, and its size; None for an activation."""
+    """The type that a constant is computed in, and its number of values; None for an activation."""
     kind = None
     for _ in range(len(makers) + 1):
         if name in constants:

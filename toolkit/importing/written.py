@@ -1,4 +1,4 @@
-"""Facts about a model file that was written into a bundle."""
+"""The result of writing a model file into a bundle."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,16 +7,16 @@ import numpy as np
 
 
 class Written(NamedTuple):
-    """A model file in a bundle.
+    """A model file that was written into a bundle.
 
     Attributes:
         batch: its fixed batch size; None for any.
-        parameters: their number.
+        parameters: number of parameters.
         precision: fp32, fp16 or int8.
-        dtype: of its input, as Preprocess.dtype.
+        dtype: type of its input, as in Preprocess.dtype.
         changes: the changes to the user's file, one sentence each.
-        check: takes inputs [n, c, h, w] and the changed file's logits [n, k], and raises ParityError if they are not
-            the user's model; None without changes.
+        check: takes inputs [n, c, h, w] and the changed file's logits [n, k], and raises ParityError if the
+            user's original file answers differently; None without changes.
     """
 
     batch: int | None

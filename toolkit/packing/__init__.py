@@ -1,4 +1,4 @@
-"""One file that validates a model wherever Python runs: writing it, and what it runs there.
+"""One file that validates a model wherever Python runs: writing it, and the code that it runs there.
 
 Sending files to a board is in deploy/devices.
 """

@@ -1,4 +1,4 @@
-"""A packed model where it runs: measure, write result.json, print the verdict. Needs numpy, Pillow and the runtime."""
+"""The program of a packed model: measure, write result.json, print the verdict. Needs numpy, Pillow and the runtime."""
 
 import argparse
 import json
@@ -30,15 +30,15 @@ from ..analysis.wording import (
     thread_lines,
     warning_lines,
 )
-from .zipapp_main import check_whole
+from .zipapp_main import check_undamaged
 
 # The rest of the report's input, next to the agent's job.
 PACKED = "packed.json"
 
 
 def main(path: Path, folder: Path) -> int:
-    """Run the unpacked job in `folder`; returns the exit code that validate would."""
-    check_whole(path)
+    """Run the unpacked job in `folder`; returns the same exit code as validate."""
+    check_undamaged(path)
     sweep_scratch(folder.parent.parent)
     parser = argparse.ArgumentParser(prog=path.name, description="Measure the packed model on this machine.")
     parser.add_argument("--out", type=Path, default=Path("result.json"), help="output file")
@@ -73,8 +73,8 @@ def _run(out: Path, changes: dict[str, object]) -> int:
     return report["exit_code"]
 
 
-def _progress() -> agent.Say:
-    """One line per stage on standard error."""
+def _progress() -> agent.Send:
+    """Show one line per stage on standard error."""
     stages: set[str] = set()
 
     def say(message: agent.Message) -> None:
@@ -87,13 +87,13 @@ def _progress() -> agent.Say:
 
 
 def _print(report: Report) -> None:
-    """The report as plain text."""
+    """Print the report as plain text."""
     rows = [DEVICE_COLUMNS, *report_rows(report)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(DEVICE_COLUMNS))]
     _show(report["headline"], subject(report))
     _show(*("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows))
-    for tell in (thread_lines, ratio_lines, speedups, scenario_lines, recommendation_lines, noise_summary):
-        _show(*tell(report))
+    for lines_of in (thread_lines, ratio_lines, speedups, scenario_lines, recommendation_lines, noise_summary):
+        _show(*lines_of(report))
     _show(*(f"warning: {line}" for line in warning_lines(report)), f"{report['verdict']}: {report['reason']}")
 
 

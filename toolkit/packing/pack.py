@@ -1,4 +1,4 @@
-"""A model as one file to carry: bundle, golden samples, test images and the agent, which any Python runs."""
+"""Packing a model into one file that any Python runs: bundle, golden samples, test images and the agent."""
 
 import errno
 import hashlib
@@ -30,17 +30,17 @@ from ..validation.overlap import unseen
 from .on_device import PACKED
 from .zipapp_main import HASH_DIGITS, NEEDS, SIGNATURE_DIGITS
 
-# What runs without code of the network and without a GPU.
+# The format that runs without the network's code and without a GPU.
 PACKED_FORMAT = "onnx"
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _STUB = b"import zlib;exec(zlib.decompress(bytes.fromhex('%b')))"
 
-# What makes a report where the file runs: nothing of it needs more than numpy.
+# The code that measures and makes the report; the report needs no package but numpy.
 _CODE = ("deploy", "toolkit/__init__.py", "toolkit/analysis", "toolkit/packing")
 
 
-# What a board's own takes the place of.
+# A placeholder for the environment of the machine that runs the file.
 _NOT_MEASURED: Environment = {"cores_allowed": 1, "cores_got": 1.0, "before": {}, "after": {}, "isa": []}
 
 
@@ -49,7 +49,7 @@ class PackOptions:
     """Further content of a packed file.
 
     Attributes:
-        runtimes: the runtimes of the models there (see ValidateOptions).
+        runtimes: the runtimes that will run the models (see ValidateOptions).
         sign: an ed25519 private key to sign the file with.
         skip_corrupt: leave out test images that cannot be decoded.
     """
@@ -60,7 +60,7 @@ class PackOptions:
 
 
 class Packed(NamedTuple):
-    """A packed file, read: its content, the digest that a signature is of, the signature or None."""
+    """The content of a packed file, the digest that is signed, and the signature or None."""
 
     content: bytes
     digest: bytes
@@ -81,29 +81,29 @@ def pack(
     """Write one file that validates the models on any machine with Python and ONNX Runtime; returns its path.
 
     Args:
-        bundles: the candidates; the models that they were made from go with them, as far as they are here.
+        bundles: the candidates; the models that they were made from are included if available.
         out: the file to write; None is NAME.pyz of the last candidate in the current folder.
-        baseline: compared with instead, alone.
-        images: test images from elsewhere than the first bundle's own test part.
-        limit: the number of test images that go with it, drawn by class.
+        baseline: the only model to compare with, instead of those.
+        images: source of the test images; None is the first bundle's own test part.
+        limit: number of test images to include, drawn by class.
 
     Raises:
         BundleError: the bundles do not belong together.
-        DeviceError: one is not ONNX.
+        DeviceError: a bundle is not ONNX.
         EdgeKitError: `out` exists or cannot be written, or the key cannot be read.
     """
     chain = with_ancestors(bundles, baseline, {PACKED_FORMAT}, "a packed file")
     options = options or PackOptions()
     choices, judged = [Choice.parse(text) for text in options.runtimes], {bundle.id for bundle in bundles}
-    there = [one.name for one in all_runtimes() if one.boards and PACKED_FORMAT in one.formats]
-    candidates = candidates_of(chain, judged, choices, there, "a packed file")
+    runtimes = [runtime.name for runtime in all_runtimes() if runtime.boards and PACKED_FORMAT in runtime.formats]
+    candidates = candidates_of(chain, judged, choices, runtimes, "a packed file")
     plan = replace(plan or Plan(), candidates=candidates if choices else ())
     require_options_used(plan.options, runtimes_of(chain, candidates))
     test = part_of(bundles[0], "test", images, skip_corrupt=options.skip_corrupt)
     if test is not None:
         test, _ = unseen(bundles, test, own=own_images(bundles[0], images), limit=limit)
     path = out or Path(f"{bundles[-1].manifest.name}.pyz")
-    keys = [one.key for one in candidates if one.bundle in judged]
+    keys = [candidate.key for candidate in candidates if candidate.bundle in judged]
     write_packed(chain, keys, test, plan, contract or Contract(), path, options.sign)
     return path
 
@@ -116,11 +116,11 @@ def write_packed(
 
     Args:
         chain: the models, the baseline first.
-        candidates: keys of those that are held to the contract.
+        candidates: keys of the candidates that the contract applies to.
         key: an ed25519 private key to sign it with.
 
     Raises:
-        EdgeKitError: `out` exists or cannot be written, or the key is none.
+        EdgeKitError: `out` exists or cannot be written, or `key` is not a private key.
     """
     if out.exists():
         raise exists(out)
@@ -152,23 +152,25 @@ def write_packed(
 
 
 def _needs(chain: Sequence[Bundle], plan: Plan) -> list[tuple[tuple[str, ...], str]]:
-    """What the file imports where it runs: modules, any of which will do, and the package that brings them."""
+    """The requirements of the file: modules, any one of which suffices, and the package that provides them."""
     bundles = {bundle.id: bundle for bundle in chain}
     used = {
-        runtime_for(bundles[one.bundle], one.choice and one.choice.name).name: None for one in plan.measured(bundles)
+        runtime_for(bundles[candidate.bundle], candidate.choice and candidate.choice.name).name: None
+        for candidate in plan.measured(bundles)
     }
     packages = [package for name in used for package in runtime_named(name).packages[:1]]
     return [
-        (("numpy",), "numpy"), (("PIL",), "pillow"), *((one.modules, one.distributions[0]) for one in packages),
+        (("numpy",), "numpy"), (("PIL",), "pillow"),
+        *((package.modules, package.distributions[0]) for package in packages),
     ]  # fmt: skip
 
 
 def _guarded(program: bytes) -> bytes:
-    """A program that fails where a bit of it is flipped, which Python's own import from zip files does not notice.
+    """Encode a program so that it fails if any bit is flipped, which Python's import from zip files does not detect.
 
-    One statement of hexadecimal digits, not compressed: a flipped bit changes one character, which breaks the syntax, a
-    name, or the checksum (Adler-32) that zlib verifies. Cut short at any place it is no statement. It is padded to a
-    size from which no single bit of the file's directory can take so much that nothing is left.
+    The result is one statement of hexadecimal digits, not compressed. A flipped bit changes one character, which breaks
+    the syntax, a name, or the checksum (Adler-32) that zlib verifies. Truncated anywhere, it is not a valid statement.
+    It is padded to a size that no single flipped bit in the zip directory can reduce to nothing.
     """
     digits = zlib.compress(program, 9).hex().encode()
     size = len(_STUB) + len(digits)
@@ -177,7 +179,7 @@ def _guarded(program: bytes) -> bytes:
 
 
 def verify_packed(path: Path, key: Path) -> Packed:
-    """Read a packed file, every byte of which its maker signed.
+    """Read a packed file and verify its maker's signature, which covers every byte.
 
     Raises:
         BundleError: it is damaged, not signed, or signed by another key.
@@ -191,14 +193,14 @@ def verify_packed(path: Path, key: Path) -> Packed:
 
 
 def unpack(packed: Packed, out: Path) -> list[Path]:
-    """Write the bundles of a packed file into a new folder, every file's hash checked.
+    """Write the bundles of a packed file into a new folder, and check every file's hash.
 
     Raises:
         BundleError: a bundle is damaged.
         EdgeKitError: `out` exists or cannot be written.
     """
     with new_folder(out) as folder:
-        # they are stored as they are, so they take no more than the file
+        # they are stored uncompressed, so they take no more space than the file
         for path in cargo.unpack_bundles(io.BytesIO(packed.content), folder, len(packed.content), "the packed file"):
             bundle = Bundle.open(path)
             path.rename(
@@ -210,14 +212,14 @@ def unpack(packed: Packed, out: Path) -> list[Path]:
 
 def _read(path: Path) -> Packed:
     try:
-        if not path.is_file():  # a fifo would be waited for
+        if not path.is_file():  # opening a FIFO would block
             raise OSError(errno.EINVAL, "it is not a file")
         content = path.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}", fix="pass a file that edgekit pack wrote") from error
     body, stored = content[:-HASH_DIGITS], content[-HASH_DIGITS:]
     if not content.startswith(_SHEBANG) or hashlib.sha256(body).hexdigest().encode() != stored:
-        raise BundleError(f"{path} is damaged, or no packed model", fix="copy it again, or pack it again")
+        raise BundleError(f"{path} is damaged, or not a packed model", fix="copy it again, or pack it again")
     signature, signed = body[-SIGNATURE_DIGITS:], None
     if signature != b"-" * SIGNATURE_DIGITS:
         try:

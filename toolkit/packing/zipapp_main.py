@@ -1,4 +1,4 @@
-"""The first lines of a packed model: is the file undamaged, is this Python new enough, are the packages installed.
+"""The entry point of a packed model: checks the file, the version of Python and the installed packages.
 
 It is `__main__.py` of the file that `edgekit pack` writes. It runs before the rest is loaded, on any Python 3.
 """
@@ -18,23 +18,23 @@ from pathlib import Path
 # The file ends in a signature (or as many dashes) and the SHA-256 of all before it, both in hexadecimal digits.
 SIGNATURE_DIGITS, HASH_DIGITS = 128, 64
 
-# An entry of the file: the modules that it imports, each with the package that brings it.
+# An entry of the file: the modules that it imports, each with the package that provides it.
 NEEDS = "needs.json"
 
 
-def check_whole(path):
+def check_undamaged(path):
     """Exit with one line if any byte of the file has changed."""
     content = Path(path).read_bytes()
     if hashlib.sha256(content[:-HASH_DIGITS]).hexdigest().encode() != content[-HASH_DIGITS:]:
-        sys.exit("error: " + str(path) + " is damaged: it is not as it was packed\nfix: copy it again")
+        sys.exit("error: " + str(path) + " is damaged: it has changed since it was packed\nfix: copy it again")
 
 
 def main():
     """Check, unpack into a temporary folder, run."""
     path = Path(sys.argv[0]).resolve()
-    check_whole(path)
-    if sys.version_info < (3, 10):  # noqa: UP036 # it may be run by an older one
-        sys.exit("error: this is Python " + sys.version.split()[0] + ", 3.10 or newer is needed\nfix: install one")
+    check_undamaged(path)
+    if sys.version_info < (3, 10):  # noqa: UP036 # an older Python may run it
+        sys.exit("error: this is Python " + sys.version.split()[0] + "; 3.10 or newer is required\nfix: install one")
     with zipfile.ZipFile(str(path)) as archive:
         needs = json.loads(archive.read(NEEDS).decode())
     missing = [package for modules, package in needs if not any(map(find_spec, modules))]
@@ -61,7 +61,7 @@ def end(number, _):
 
 
 def lock(folder):
-    """Lock a scratch folder as deploy/files.py does, which removes unlocked ones."""
+    """Lock a scratch folder as deploy/files.py does, so that it is not removed as abandoned."""
     stream = (folder / "unlocked").open("x")
     try:
         fcntl = import_module("fcntl")
@@ -73,7 +73,7 @@ def lock(folder):
 
 
 def run(path, folder):
-    """Unpack and measure; the folder has to be removed afterwards."""
+    """Unpack and measure; the caller removes the folder afterwards."""
     try:
         with zipfile.ZipFile(str(path)) as archive:
             archive.extractall(str(folder))
@@ -82,7 +82,7 @@ def run(path, folder):
     sys.path[0] = str(folder)
     # the measuring processes need it too, in addition to the user's own setting
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ["TMPDIR"] = str(folder)  # what they leave goes with it
+    os.environ["TMPDIR"] = str(folder)  # the files that they leave are removed with the folder
     sys.exit(import_module("edgekit.toolkit.packing.on_device").main(path, folder))
 
 

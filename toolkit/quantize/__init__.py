@@ -1,4 +1,4 @@
 """Post-training quantization to int8 and fp16, one stage per file.
 
-Judging accuracy is in toolkit/analysis.
+toolkit/analysis judges the accuracy.
 """

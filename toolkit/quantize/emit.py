@@ -1,4 +1,4 @@
-"""Write the lower precision into the graph: QDQ for int8, casts for fp16."""
+"""Write a lower precision into the graph: QDQ for int8, casts for fp16."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -60,32 +60,32 @@ def emit_int8(model: onnx.ModelProto, ranges: Ranges, target: Target, only: Sequ
 
 
 def int8_layers(model: onnx.ModelProto, target: Target) -> list[str]:
-    """Names of the nodes whose values `emit_int8` rounds, without those that only move values."""
+    """Names of the nodes that `emit_int8` quantizes, except those that only move values."""
     ops = set(FUSED_OPS if target.fused else OPS) - set(MOVES)
-    left = set(leave_float(model))
-    return [node.name for node in model.graph.node if node.op_type in ops and node.name not in left]
+    float_names = set(leave_float(model))
+    return [node.name for node in model.graph.node if node.op_type in ops and node.name not in float_names]
 
 
 def fp16_layers(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that `emit_fp16` converts, without those that only move values."""
+    """Names of the nodes that `emit_fp16` converts, except those that only move values."""
     return [node.name for node in model.graph.node if node.op_type not in (*MOVES, "Constant", "Shape")]
 
 
 def _not_residual(model: onnx.ModelProto) -> list[str]:
-    """Names of the additions of a constant to an activation."""
-    fixed = constants(model.graph)
-    return [node.name for node in model.graph.node if node.op_type == "Add" and fixed & set(node.input)]
+    """Names of the Add nodes that add a constant to an activation."""
+    constant_names = constants(model.graph)
+    return [node.name for node in model.graph.node if node.op_type == "Add" and constant_names & set(node.input)]
 
 
 def _fuse_residuals(model: onnx.ModelProto) -> None:
-    """Let each sum of a residual block read one layer's result unrounded, so that both run as one kernel.
+    """Pass one layer's result to each residual sum unquantized, so that layer and sum run as one kernel.
 
-    Of two layers that are summed the later one computes the sum.
+    If two layers are summed, the later one is fused with the sum.
     """
     graph = model.graph
     makers = producers(graph)
     readers = Counter(name for node in graph.node for name in node.input)
-    places = {node.output[0]: place for place, node in enumerate(graph.node)}
+    positions = {node.output[0]: position for position, node in enumerate(graph.node)}
     for node in [node for node in graph.node if node.op_type == "Add"]:
         candidates = []
         for slot, name in enumerate(node.input):
@@ -101,7 +101,7 @@ def _fuse_residuals(model: onnx.ModelProto) -> None:
                 and layer.op_type in COMPUTE
                 and readers[layer.output[0]] == 1
             ):
-                candidates.append((places[layer.output[0]], slot, layer, quantize, dequantize))
+                candidates.append((positions[layer.output[0]], slot, layer, quantize, dequantize))
         if candidates:
             _, slot, layer, quantize, dequantize = max(candidates, key=lambda entry: entry[0])
             node.input[slot] = layer.output[0]
@@ -109,7 +109,7 @@ def _fuse_residuals(model: onnx.ModelProto) -> None:
 
 
 def _remove(graph: onnx.GraphProto, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> None:
-    """Remove a pair from the graph, with the constants that only it used."""
+    """Remove a QuantizeLinear/DequantizeLinear pair, and the constants that only it used."""
     graph.node.remove(quantize)
     graph.node.remove(dequantize)
     used = {name for node in graph.node for name in node.input}
@@ -124,7 +124,7 @@ def _remove(graph: onnx.GraphProto, quantize: onnx.NodeProto, dequantize: onnx.N
 def _float_logits(model: onnx.ModelProto) -> None:
     """Remove the QuantizeLinear/DequantizeLinear pair before the graph's output.
 
-    Eight-bit logits save nothing, since no integer operator follows, and can change the order of the best classes.
+    Eight-bit logits save nothing, since no integer operator follows, and they can change the order of the top classes.
     """
     makers = producers(model.graph)
     for output in model.graph.output:
@@ -145,10 +145,10 @@ def emit_fp16(model: onnx.ModelProto, only: Sequence[str] = ()) -> onnx.ModelPro
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    kept = [node.name for node in model.graph.node if only and node.name not in only]
-    halved = convert_float_to_float16(_copy(model), keep_io_types=True, node_block_list=kept)
+    unconverted = [node.name for node in model.graph.node if only and node.name not in only]
+    halved = convert_float_to_float16(_copy(model), keep_io_types=True, node_block_list=unconverted)
     cast_names = set()
-    for node in list(halved.graph.node):  # the converter casts a tensor once per reader, each time by the same name
+    for node in list(halved.graph.node):  # the converter casts a tensor once per reader, each time under the same name
         if node.op_type == "Cast" and node.output[0] in cast_names:
             halved.graph.node.remove(node)
         cast_names.update(node.output)

@@ -1,4 +1,4 @@
-"""The gate on logits: how noisy a lowered model's logits are, and which layers cause it."""
+"""The gate on logits: how noisy the logits of a lower-precision model are, and which layers cause the noise."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from ...deploy.progress import Progress
 from ...deploy.session import in_batches_of
 from ..analysis.contract import Judgement
 
-# At 10 dB the noise is a third of what distinguishes the classes, and many answers change; networks that quantize
-# well have 25 to 40 (ten of timm's with attention, random weights: 20 to 39).
+# At 10 dB the noise is a third of what distinguishes the classes, and many answers change. Networks that quantize
+# well have 25 to 40 dB (ten timm networks with attention and random weights: 20 to 39).
 REFUSED_DB, WARNED_DB = 10.0, 20.0
 _NAMED_LAYERS = 3
 _SENSITIVITY_IMAGES = 4
@@ -26,8 +26,9 @@ class SignalToNoise:
     """Signal-to-noise ratio of the logits, in dB (see deploy.parity.powers).
 
     Attributes:
-        golden, selection: as ONNX Runtime runs the file, against the float source; selection is None without images.
-        unoptimised: as ONNX Runtime runs the file, against the same file without its graph optimisations.
+        golden, selection: the file as ONNX Runtime runs it, compared with the float source on the golden and the
+            selection images; selection is None without images.
+        unoptimised: the file as ONNX Runtime runs it, compared with the same file without graph optimisations.
     """
 
     golden: float
@@ -36,20 +37,20 @@ class SignalToNoise:
 
     @property
     def worst(self) -> tuple[float, str]:
-        """The lowest ratio, and the comparison it comes from."""
-        places = {
+        """The lowest ratio, and the comparison that it comes from."""
+        ratios = {
             "on the golden images": self.golden,
             "on the selection images": self.selection,
-            "as run, against the same file unoptimised": self.unoptimised,
+            "compared with the same file unoptimised": self.unoptimised,
         }
-        return min((value, place) for place, value in places.items() if value is not None)
+        return min((value, comparison) for comparison, value in ratios.items() if value is not None)
 
 
 def unoptimised(content: bytes, batch: int | None) -> Run:
     """A function that runs an ONNX file without ONNX Runtime's graph optimisations.
 
     Args:
-        batch: its fixed batch size; None for any.
+        batch: the file's fixed batch size; None for any.
     """
     run = _runner(content, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
     return lambda tensors: in_batches_of(batch, tensors, run)
@@ -58,12 +59,12 @@ def unoptimised(content: bytes, batch: int | None) -> Run:
 def refusal(
     noise: SignalToNoise, precision: str, layers: Callable[[], Sequence[tuple[str, float]]]
 ) -> Judgement | None:
-    """The judgement of a model with too noisy logits; None if they are good enough.
+    """The judgement of a model whose logits are too noisy; None if they are good enough.
 
     Args:
-        layers: finds the costliest layers (see `costliest`), which is slow.
+        layers: returns the costliest layers (see `costliest`); slow, so called only if the model is rejected.
     """
-    value, place = noise.worst
+    value, comparison = noise.worst
     if value >= REFUSED_DB:
         return None
     named = ", ".join(f"{name} ({db:.0f} dB alone)" for name, db in layers()[:_NAMED_LAYERS])
@@ -77,17 +78,17 @@ def refusal(
     return Judgement(
         "signal_to_noise",
         "fail",
-        f"the {precision} model is rejected: its logits have {value:.1f} dB {place}, under {REFUSED_DB:g}{costs}; "
+        f"the {precision} model is rejected: its logits have {value:.1f} dB {comparison}, under {REFUSED_DB:g}{costs}; "
         f"{remedy}",
     )
 
 
 def warning(noise: SignalToNoise, precision: str) -> str | None:
-    """The warning for a model that is kept with a lower ratio than usual."""
-    value, place = noise.worst
+    """The warning for an accepted model whose ratio is lower than usual; None if it is not."""
+    value, comparison = noise.worst
     if value >= WARNED_DB:
         return None
-    return f"warning: the {precision} logits have only {value:.1f} dB {place}; {WARNED_DB:g} and more is usual"
+    return f"warning: the {precision} logits have only {value:.1f} dB {comparison}; {WARNED_DB:g} or more is usual"
 
 
 def costliest(
@@ -98,18 +99,18 @@ def costliest(
     batch: int | None,
     progress: Progress,
 ) -> list[tuple[str, float]]:
-    """(layer, dB of the logits with only that layer lowered) of the costly layers, the worst first.
+    """(layer, dB of the logits with only that layer lowered) for the costly layers, worst first.
 
     Args:
-        lower: the model with one layer lowered, by its name.
-        tensors, logits: float32 [n, c, h, w] and [n, k] of the float model; only a few are used.
+        lower: takes a layer's name, and returns the model with only that layer lowered.
+        tensors, logits: float32 [n, c, h, w] and [n, k] of the float model; only the first few images are used.
         batch: the model's fixed batch size; None for any.
     """
-    few = slice(_SENSITIVITY_IMAGES)
+    subset = slice(_SENSITIVITY_IMAGES)
     costs = []
     for index, name in enumerate(layers):
         run = _runner(lower(name).SerializeToString(), onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
-        costs.append((name, decibels(powers(logits[few], in_batches_of(batch, tensors[few], run)))))
+        costs.append((name, decibels(powers(logits[subset], in_batches_of(batch, tensors[subset], run)))))
         progress("layers", (index + 1) / len(layers))
     costs.sort(key=lambda entry: entry[1])
     return [(name, db) for name, db in costs if db < 2 * WARNED_DB]

@@ -1,4 +1,4 @@
-"""Watch a float model's activations on calibration images: running ranges, whose memory does not grow with images."""
+"""Record the activation ranges of a float model on calibration images; memory does not grow with their number."""
 
 from collections.abc import Iterable
 
@@ -19,10 +19,10 @@ _BATCH = 4
 def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress) -> Ranges:
     """(smallest, largest) value of every activation that a quantizable operator reads or writes.
 
-    The graph itself reduces each activation to two numbers, and only those come out of a run.
+    The graph itself reduces each activation to two numbers, so a run returns only those.
 
     Raises:
-        EdgeKitError: an activation is not a finite number on some image.
+        EdgeKitError: an activation is not finite for some image.
     """
     tensors = _activations(model)
     session = onnxruntime.InferenceSession(
@@ -32,14 +32,14 @@ def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progre
     low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
     size = manifest.input.batch or _BATCH
     for start in range(0, len(images), size):
-        # a fixed batch is padded with its last image, which changes no range
+        # the last batch is padded with its last image, which does not change the ranges
         indices = [min(start + offset, len(images) - 1) for offset in range(size)]
         batch = manifest.preprocess.batch([images[index].image for index in indices])
         values = np.asarray(session.run(outputs, {session.get_inputs()[0].name: batch}), np.float64).reshape(-1, 2)
         _require_finite(values, tensors, [images.ids[index] for index in indices])
         low, high = np.minimum(low, values[:, 0]), np.maximum(high, values[:, 1])
         progress("calibration", min(1.0, (start + size) / len(images)))
-    return {name: (float(low[place]), float(high[place])) for place, name in enumerate(tensors)}
+    return {name: (float(low[index]), float(high[index])) for index, name in enumerate(tensors)}
 
 
 def _activations(model: onnx.ModelProto) -> list[str]:
@@ -50,12 +50,12 @@ def _activations(model: onnx.ModelProto) -> list[str]:
         for entry in (*graph.value_info, *graph.input, *graph.output)
         if entry.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     }
-    seen = [name for node in graph.node if node.op_type in OPS for name in (*node.input, *node.output)]
-    return [name for name in dict.fromkeys(seen) if name in floats and name not in constants]
+    names = [name for node in graph.node if node.op_type in OPS for name in (*node.input, *node.output)]
+    return [name for name in dict.fromkeys(names) if name in floats and name not in constants]
 
 
 def _with_reductions(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
-    """The model with the minimum and maximum of each tensor as further scalar outputs.
+    """The model with the minimum and maximum of each tensor as additional scalar outputs.
 
     Each is computed right after the tensor, so that the tensor is freed as early as in the model itself.
     """
@@ -93,5 +93,5 @@ def _require_finite(values: np.ndarray, tensors: list[str], ids: list[str]) -> N
     if len(broken):
         raise EdgeKitError(
             f"activation {tensors[broken[0]]} is not a finite number on one of the images {', '.join(ids)}",
-            fix="the float model is broken on it: check its weights and the image",
+            fix="the float model itself fails: check its weights and these images",
         )

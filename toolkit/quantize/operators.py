@@ -1,15 +1,15 @@
-"""The operators that int8 applies to, and the known ranges of their values."""
+"""The operators that are quantized to int8, and the type of the activation ranges."""
 
-# Operators that ONNX Runtime, TensorRT and the like run on 8-bit integers, or that only move them.
+# Operators that runtimes such as ONNX Runtime and TensorRT run on 8-bit integers, or that only move values.
 COMPUTE = ("Conv", "Gemm", "MatMul")
 OPS = (
     *COMPUTE, "Add", "Mul", "Relu", "LeakyRelu", "Clip", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool",
     "Concat", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Pad", "Slice", "Split",
 )  # fmt: skip
 
-# The operators whose inputs TensorRT wants rounded: what computes in int8, what does so only if its inputs are, and the
-# sums of residual blocks ("Q/DQ layer-placement recommendations" of its developer guide). Everything between is fused
-# into the layer before it, or moves along with the rounding.
+# The operators whose inputs TensorRT requires quantized: those that always compute in int8, those that do so only if
+# their inputs are quantized, and the sums of residual blocks ("Q/DQ layer-placement recommendations" of its developer
+# guide). The operators in between are fused into the layer before them, or move quantized values.
 FUSED_OPS = (*COMPUTE, "Add", "AveragePool", "GlobalAveragePool")
 
 # activation -> (smallest, largest) value

@@ -1,4 +1,4 @@
-"""What stays float in an int8 graph: Softmax, normalization and GELU, whose values eight bits do not hold."""
+"""The operators that stay float in an int8 graph: Softmax, normalization and GELU, which need more than eight bits."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,29 +6,30 @@ import onnx
 
 from ...export.onnx_file import constants, producers
 
-# Operators that are computed in float, and lose most of their precision if their neighbours are rounded. Measured on
-# ViT-Tiny (random weights): the logits have 10 dB if its residual sums are rounded before LayerNormalization, else 29.
+# Operators that are computed in float, and lose most of their precision if their neighbours are quantized. Measured on
+# ViT-Tiny (random weights): the logits have 10 dB if residual sums are quantized before LayerNormalization, else 29.
 _PRECISE = (
     "Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "Erf", "Tanh", "Gelu",
     "Sqrt", "Pow", "ReduceL2",
 )  # fmt: skip
 _SOFTMAX = ("Softmax", "LogSoftmax")
 MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Identity")
-# Operators that round. Concat gives all its inputs one range: in CoaT a class token shares that of the image's tokens.
-_ROUNDED = ("Add", "Mul", "Sub", "Div", "Clip", "Concat")
-_WAY = (*MOVES, *_ROUNDED)
-_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+# Operators whose outputs are quantized. Concat gives all its inputs one range: in CoaT, the class token shares that of
+# the image tokens.
+_QUANTIZED = ("Add", "Mul", "Sub", "Div", "Clip", "Concat")
+_PASSED = (*MOVES, *_QUANTIZED)
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def leave_float(model: onnx.ModelProto) -> list[str]:
     """Names of the elementwise nodes next to a precise operator.
 
     The search goes up and down from each precise operator. It passes operators that move values or combine them
-    with a constant (an affine, a bias, a scale). It ends with the first node that combines two activations, which is
-    included: a residual sum before a LayerNormalization, the product in a GELU.
+    with a constant (an affine transform, a bias, a scale). It includes the first node that combines two activations (a
+    residual sum before a LayerNormalization, the product in a GELU), and stops before the second.
     """
     graph = model.graph
-    fixed = constants(graph)
+    constant_names = constants(graph)
     makers = producers(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -44,34 +45,35 @@ def leave_float(model: onnx.ModelProto) -> list[str]:
     float_nodes: dict[str, onnx.NodeProto] = {}
     for node in graph.node:
         if node.op_type in _PRECISE:
-            for beside in (above, below):
-                float_nodes |= {neighbour.output[0]: neighbour for neighbour in _way(node, beside, fixed)}
+            for neighbours in (above, below):
+                float_nodes |= {near.output[0]: near for near in _elementwise_near(node, neighbours, constant_names)}
     return [node.name for node in float_nodes.values()]
 
 
-def _way(
-    start: onnx.NodeProto, beside: Callable[[onnx.NodeProto], Iterator[onnx.NodeProto]], fixed: set[str]
+def _elementwise_near(
+    start: onnx.NodeProto, neighbours: Callable[[onnx.NodeProto], Iterator[onnx.NodeProto]], constant_names: set[str]
 ) -> Iterator[onnx.NodeProto]:
-    """The elementwise nodes on the way from `start` in one direction."""
+    """The elementwise nodes near `start` in one direction; `neighbours` returns the next nodes in it."""
     waiting, seen = [(start, False)], set()
     while waiting:
         node, combined = waiting.pop()
-        for neighbour in beside(node):
-            combines = neighbour.op_type in ("Add", "Mul") and sum(name not in fixed for name in neighbour.input) > 1
-            if neighbour.output[0] in seen or neighbour.op_type not in _WAY or (combines and combined):
+        for neighbour in neighbours(node):
+            activations = sum(name not in constant_names for name in neighbour.input)
+            combines = neighbour.op_type in ("Add", "Mul") and activations > 1
+            if neighbour.output[0] in seen or neighbour.op_type not in _PASSED or (combines and combined):
                 continue
             seen.add(neighbour.output[0])
             waiting.append((neighbour, combined or combines))
-            if neighbour.op_type in _ROUNDED:
+            if neighbour.op_type in _QUANTIZED:
                 yield neighbour
 
 
 def read_float(model: onnx.ModelProto) -> None:
-    """Let each Softmax of a quantized graph read float values: the pairs before it are removed in place.
+    """Remove the QuantizeLinear/DequantizeLinear pairs before each Softmax in place, so that it reads float values.
 
-    Between two pairs ONNX Runtime runs a Softmax as QLinearSoftmax, whose float32 sums overflow where the scale of its
-    output is fine for its length (1/425 for two values), and results become 0. The scale 1/256 is safe, but too coarse
-    for the attention of hundreds of tokens (ViT-Tiny: 14 dB, in float 29).
+    Between two pairs, ONNX Runtime runs a Softmax as QLinearSoftmax. Its float32 sums overflow if the scale of its
+    output is too fine for its length (1/425 for two values), and results become 0. The scale 1/256 is safe, but too
+    coarse for attention over hundreds of tokens (ViT-Tiny: 14 dB, and 29 in float).
     """
     graph = model.graph
     makers = producers(graph)
@@ -94,10 +96,10 @@ def read_float(model: onnx.ModelProto) -> None:
 
 
 def remove_unread(graph: onnx.GraphProto) -> None:
-    """Remove unread rounding nodes and the constants that only they used, in place."""
+    """Remove unread QuantizeLinear and DequantizeLinear nodes and the constants that only they used, in place."""
     while True:
         read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        unread = [node for node in graph.node if node.op_type in _ROUNDING and not read & set(node.output)]
+        unread = [node for node in graph.node if node.op_type in _QDQ and not read & set(node.output)]
         if not unread:
             break
         for node in unread:

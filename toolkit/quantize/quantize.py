@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     from .gate import SignalToNoise
 
-# The parts of the data for calibration and for judging; the test part is first used by validate.
+# The parts of the data for calibration and for judging; the test part is left to validate.
 _CALIBRATION, _SELECTION = "train", "validation"
 _SEED = 0
 
 # Fewer calibration images than the first number are refused; fewer than the second cause a warning.
 _FEWEST, _FEW = 8, 100
-# Selection images for the unoptimised run, which is several times slower.
+# Number of selection images for the unoptimised run, which is several times slower.
 _UNOPTIMISED_IMAGES = 48
 
 
@@ -44,10 +44,10 @@ class Quantized:
     """The result of quantize.
 
     Attributes:
-        bundle: the new bundle; its folder ends in `.rejected` if its logits are too noisy or it missed the contract.
-        drop: on the selection part; None without labelled images.
-        judgement: the outcome of the gate on the logits, else the contract's.
-        remarks: warnings first, most important first.
+        bundle: the new bundle; its folder ends in `.rejected` if its logits are too noisy or it violates the contract.
+        drop: the accuracy drop on the selection part; None without labelled images.
+        judgement: the rejection by the gate on the logits, else the contract's judgement.
+        remarks: warnings before other remarks, the most important first.
     """
 
     bundle: Bundle
@@ -58,8 +58,8 @@ class Quantized:
     @property
     def sentences(self) -> tuple[str, ...]:
         """The sentences to show, a rejection or warnings first."""
-        judged = (self.judgement.sentence,)
-        return (*judged, *self.remarks) if self.judgement.outcome == "fail" else (*self.remarks, *judged)
+        verdict = (self.judgement.sentence,)
+        return (*verdict, *self.remarks) if self.judgement.outcome == "fail" else (*self.remarks, *verdict)
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class QuantizeOptions:
 
     Attributes:
         precision: int8 or fp16.
-        target: a key of TARGETS; None is this machine.
-        calibration: a key of METHODS: the calibration method for the ranges of activations.
-        calibration_images: number of images for it, drawn by class from the training part.
+        target: a key of TARGETS; None for this machine.
+        calibration: a key of METHODS: the method that sets the ranges of activations.
+        calibration_images: number of calibration images, drawn by class from the training part.
         allow_few: allow fewer than 8 calibration images.
     """
 
@@ -92,19 +92,19 @@ def quantize(
     runs: Path = RUNS,
     progress: Progress = silent,
 ) -> Quantized:
-    """Write an fp32 ONNX bundle with its precision lowered, and judge it on the selection images.
+    """Lower the precision of an fp32 ONNX bundle, and judge the result on the selection images.
 
     int8: QDQ, per-channel weights, ranges from the calibration images (drawn by class from the training part).
-    fp16: weights and arithmetic by casts; input and output stay float32.
+    fp16: float16 weights and arithmetic; input and output stay float32.
 
     Args:
-        images: source of calibration and selection images instead of the bundle's own data set.
+        images: source of calibration and selection images, instead of the bundle's own data set.
         max_drop: see contract.judge_drop.
 
     Raises:
         BundleError: not an fp32 ONNX bundle.
         DataError: no calibration images, or too few.
-        EdgeKitError: the result is not as requested (weights stayed float).
+        EdgeKitError: the result is not as requested: weights stayed float.
     """
     import onnx
 
@@ -135,8 +135,8 @@ def quantize(
     }
     if judgement.outcome == "fail":
         path = path.with_name(path.name + REJECTED)
-    seen = bundle.fingerprints() | used_elsewhere(source, details)
-    quantized = _write(bundle, path, replace(manifest, details=details), content, seen)
+    fingerprints = bundle.fingerprints() | used_elsewhere(source, details)
+    quantized = _write(bundle, path, replace(manifest, details=details), content, fingerprints)
     warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
     return Quantized(quantized, compared.drop, judgement, (*(text for text in warnings if text), *lowered.remarks))
 
@@ -153,20 +153,20 @@ def _check_request(bundle: Bundle, out: Path | None) -> None:
 
 
 def _write(
-    source: Bundle, path: Path, manifest: Manifest, content: bytes, seen: Mapping[str, np.ndarray]
+    source: Bundle, path: Path, manifest: Manifest, content: bytes, fingerprints: Mapping[str, np.ndarray]
 ) -> Bundle:  # fmt: skip
-    """The quantized bundle: its model file, and the parts copied from its source."""
+    """Write the quantized bundle: its model file, and the parts copied from its source."""
     with create(path) as draft:
         (draft.folder / manifest.model).write_bytes(content)
         draft.add_golden(source.golden())
         draft.add_splits(source.splits())
-        draft.add_fingerprints(seen)
+        draft.add_fingerprints(fingerprints)
         draft.finish(manifest, ("onnx", "onnxruntime"))
     return Bundle.open(path)
 
 
 class _Request(NamedTuple):
-    """The request to lower a bundle's precision."""
+    """A request to lower a bundle's precision."""
 
     bundle: Bundle
     options: QuantizeOptions
@@ -179,11 +179,11 @@ class _Lowered(NamedTuple):
     """A model of lower precision.
 
     Attributes:
-        details: for its manifest.
+        details: entries for the details of its manifest.
         requires: requirements on the machine.
-        layers: the lowered nodes.
-        alone: makes the model with only one of them lowered.
-        timed: whether this machine is its target.
+        layers: names of the lowered nodes.
+        alone: takes one of these names, and returns the model with only that node lowered.
+        timed: whether this machine is its target, so that a speed trial means something.
     """
 
     model: "onnx.ModelProto"
@@ -245,7 +245,7 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
     """The calibration images, and warnings about them.
 
     Raises:
-        DataError: there are none, or too few.
+        DataError: there are no images, or too few.
     """
     if request.options.calibration_images < 1:
         raise DataError(
@@ -264,9 +264,9 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
     if len(images) < _FEW:
         warnings.append(f"warning: only {len(images)} calibration images; use {_FEW} or more")
     classes = len(request.bundle.manifest.labels)
-    seen = len(np.unique(images.targets)) if images.labelled else min(len(images), classes)
-    if seen < classes:
-        warnings.append(f"warning: the calibration images show at most {seen} of {classes} classes")
+    covered = len(np.unique(images.targets)) if images.labelled else min(len(images), classes)
+    if covered < classes:
+        warnings.append(f"warning: the calibration images cover at most {covered} of {classes} classes")
     return images, warnings
 
 
@@ -282,7 +282,7 @@ class _Compared(NamedTuple):
 def _compare(
     source: Bundle, manifest: Manifest, content: bytes, selection: ImageSet | None, progress: Progress, *, timed: bool
 ) -> _Compared:
-    """Run the new model, the same file unoptimised, and the source on the golden and the selection images."""
+    """Run the new model, the same file unoptimised, and the source on the golden and selection images."""
     from .gate import SignalToNoise, unoptimised
 
     golden = source.golden()
@@ -295,12 +295,12 @@ def _compare(
         logits = sessions[1].run(golden.tensors)
         against_itself = powers(run_unoptimised(golden.tensors), logits)
         selected, predictions = np.zeros(2), np.zeros((2, len(selection or ())), np.int64)
-        few = stratified(selection.targets, _UNOPTIMISED_IMAGES, _SEED) if selection is not None else ()
+        unoptimised_indices = stratified(selection.targets, _UNOPTIMISED_IMAGES, _SEED) if selection is not None else ()
         for index, sample in enumerate(selection or ()):
             tensor = manifest.preprocess(sample.image)[None]
             answers = [session.run(tensor) for session in sessions]
             selected += powers(answers[0], answers[1])
-            if index in few:
+            if index in unoptimised_indices:
                 against_itself += powers(run_unoptimised(tensor), answers[1])
             predictions[:, index] = [int(answer[0].argmax()) for answer in answers]
             progress("selection images", (index + 1) / len(predictions[0]))
@@ -314,7 +314,7 @@ def _slower(source: Bundle, lowered: Bundle, tensor: np.ndarray) -> str | None:
     """A warning if the new model is slower than its source in a short trial, else None."""
     from .trial import speedup
 
-    # one thread: on a busy machine, several would mostly wait for one another
+    # one thread: on a busy machine, several threads would mostly wait for one another
     first, second = (open_session(bundle, threads=1) for bundle in (source, lowered))
     median, upper = speedup(first, second, tensor)
     if upper >= 1:
@@ -328,7 +328,7 @@ def _slower(source: Bundle, lowered: Bundle, tensor: np.ndarray) -> str | None:
 def _refusal(
     bundle: Bundle, noise: "SignalToNoise", precision: str, lowered: _Lowered, progress: Progress
 ) -> Judgement | None:
-    """The judgement of a model with too noisy logits, with the costliest layers; None if they are good enough."""
+    """The judgement of a model whose logits are too noisy, with the costliest layers; None if they are good enough."""
     from .gate import costliest, refusal
 
     def layers() -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""What each target needs from a quantized graph in order to run it fast and correctly."""
+"""What each target requires of a quantized graph to run it fast and correctly."""
 
 import platform
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """How to quantize for a kind of hardware.
+    """How to quantize for one kind of hardware.
 
     Attributes:
-        signed: int8 activations, else uint8.
+        signed: int8 activations; otherwise uint8.
         symmetric: the zero point of activations is the middle of their type (0 for int8).
         reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
-        quantize_bias: int32 biases, else float.
-        fused: the compiler fuses a layer with what follows it, so values are rounded where such a group begins, not
-            after each operator.
-        why: one line for the user.
+        quantize_bias: int32 biases; otherwise float.
+        fused: the compiler fuses a layer with the operators after it, so values are quantized at the start of each
+            fused group instead of after each operator.
+        why: the reason, one line for the user.
     """
 
     signed: bool
@@ -34,7 +34,7 @@ TARGETS: dict[str, Target] = {
     ),
     "x86-avx2": Target(
         signed=False, symmetric=False, reduce_range=True, quantize_bias=True, fused=False,
-        why="uint8 activations and 7-bit weights: without VNNI 8 bits saturate",
+        why="uint8 activations and 7-bit weights: without VNNI, 8-bit weights saturate",
     ),
     "arm": Target(
         signed=True, symmetric=False, reduce_range=False, quantize_bias=True, fused=False,
@@ -42,20 +42,20 @@ TARGETS: dict[str, Target] = {
     ),
     "tensorrt": Target(
         signed=True, symmetric=True, reduce_range=False, quantize_bias=False, fused=True,
-        why="symmetric int8 activations and float biases, as its parser requires, and rounding only where it fuses",
+        why="symmetric int8 activations and float biases, as its parser requires, rounded once per fused group",
     ),
 }  # fmt: skip
 
 
 def this_machine() -> str:
-    """This machine's target."""
+    """The target for this machine."""
     from ...deploy.environment import cpu_isa  # imports numpy, and --help lists the targets
 
     return target_for(platform.machine(), cpu_isa())
 
 
 def target_for(machine: str, isa: Sequence[str]) -> str:
-    """The target of a machine of this kind with these extensions."""
+    """The target for a machine type, as platform.machine() names it, with these instruction set extensions."""
     from ...deploy.environment import has_vnni
 
     if machine.lower() in ("aarch64", "arm64"):

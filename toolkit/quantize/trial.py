@@ -1,4 +1,4 @@
-"""Is the int8 model faster than its source on this machine? A one-second trial; validate measures properly."""
+"""A one-second trial of whether a quantized model is faster than its source here; validate measures properly."""
 
 import time
 
@@ -11,7 +11,7 @@ _BLOCK_SECONDS = 0.02
 
 
 def speedup(first: Session, second: Session, tensor: np.ndarray, seconds: float = _SECONDS) -> tuple[float, float]:
-    """(median, upper quartile) of the second session's speed-up over the first, from interleaved blocks.
+    """(median, upper quartile) of the speed-up of the second session over the first, from interleaved blocks.
 
     Args:
         tensor: float32 [n, c, h, w], an input for both.

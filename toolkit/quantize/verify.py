@@ -1,4 +1,4 @@
-"""Is a quantized file really quantized? Its weights by type, and its operators after ONNX Runtime's optimisations."""
+"""Verify that a file is quantized: its weights by type, and its operators after ONNX Runtime's optimisations."""
 
 from collections import Counter
 from typing import Any
@@ -26,7 +26,7 @@ def verify_int8(model: onnx.ModelProto) -> dict[str, Any]:
         raise EdgeKitError(
             f"only {share:.0%} of the weights became int8", fix="the network has operators that EdgeKit cannot quantize"
         )
-    operators = _as_run(model)
+    operators = _operators_as_run(model)
     return {
         "int8_share": share,
         "weight_bytes": weight_bytes(model),
@@ -44,12 +44,12 @@ def verify_fp16(model: onnx.ModelProto) -> dict[str, Any]:
     """
     share = _share(model, onnx.TensorProto.FLOAT16)
     if share < _MIN_SHARE:
-        raise EdgeKitError(f"only {share:.0%} of the weights became float16", fix="report the network")
+        raise EdgeKitError(f"only {share:.0%} of the weights became float16", fix="report this network")
     return {"fp16_share": share, "weight_bytes": weight_bytes(model)}
 
 
 def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
-    """Bytes of constants by data type."""
+    """The size of all constants in bytes, by data type."""
     sizes: Counter[str] = Counter()
     for entry in model.graph.initializer:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.data_type)
@@ -61,7 +61,7 @@ def _share(model: onnx.ModelProto, data_type: int) -> float:
     """The share of the weights of Conv, Gemm and MatMul that have this data type."""
     constants = {entry.name: entry for entry in model.graph.initializer}
     makers = producers(model.graph)
-    right = total = 0
+    matching = total = 0
     for node in model.graph.node:
         if node.op_type not in COMPUTE:
             continue
@@ -71,18 +71,16 @@ def _share(model: onnx.ModelProto, data_type: int) -> float:
         if name in constants:
             count = int(np.prod(constants[name].dims, dtype=np.int64))
             total += count
-            right += count * (constants[name].data_type == data_type)
-    return right / total if total else 0.0
+            matching += count * (constants[name].data_type == data_type)
+    return matching / total if total else 0.0
 
 
-def _as_run(model: onnx.ModelProto) -> Counter[str]:
-    """Operator -> its count after all of ONNX Runtime's optimisations on this machine."""
+def _operators_as_run(model: onnx.ModelProto) -> Counter[str]:
+    """Operator -> its number of nodes after all of ONNX Runtime's optimisations on this machine."""
     with scratch_folder() as folder:
         path = folder / "optimized.onnx"
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = (
-            4  # suppresses the warning that an optimised file is for this machine only, which is intended
-        )
+        options.log_severity_level = 4  # no warning that an optimised file is for this machine only: this is intended
         options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return Counter(node.op_type for node in onnx.load(str(path)).graph.node)

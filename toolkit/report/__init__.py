@@ -1,4 +1,4 @@
 """A report document as HTML, terminal tables, JUnit and Markdown.
 
-The figures themselves are made in toolkit/analysis.
+toolkit/analysis computes the figures.
 """

@@ -21,10 +21,11 @@ _THUMBNAIL = 96
 
 def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
     """Images whose answer changed, starting with new errors; a table if there are no pictures."""
-    base, last, names = report["models"][0], _shown_model(report), short_names(report)
-    if base is last or not base["predictions"] or not last["predictions"]:
+    base, candidate, names = report["models"][0], _shown_model(report), short_names(report)
+    if base is candidate or not base["predictions"] or not candidate["predictions"]:
         return
-    first, second, targets = (np.asarray(v) for v in (base["predictions"], last["predictions"], report["targets"]))
+    first, second = np.asarray(base["predictions"]), np.asarray(candidate["predictions"])
+    targets = np.asarray(report["targets"])
     flips = np.flatnonzero(first != second)
     count = len(targets)
     if not len(flips):
@@ -34,7 +35,7 @@ def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
     shown = f"; the first {_GALLERY} are shown" if len(flips) > _GALLERY else ""
     yield paragraph(
         f"{len(flips):,} of {count:,}{shown}. Below each, the true label and the answers of {names[base['id']]} → "
-        f"{names[last['id']]}."
+        f"{names[candidate['id']]}."
     )
 
     def label(index: int) -> str:
@@ -43,7 +44,7 @@ def gallery(report: Report, images: ImageSet | None) -> Iterator[Element]:
     answers = [[label(values[index]) for values in (targets, first, second)] for index in order]
     if images is None:
         rows = [[report["ids"][index], *answer_names] for index, answer_names in zip(order, answers, strict=True)]
-        yield folded("Which images", [table(["image", "true", names[base["id"]], names[last["id"]]], rows)])
+        yield folded("Which images", [table(["image", "true", names[base["id"]], names[candidate["id"]]], rows)])
         return
     grid = Element("div", {"class": "gallery"})
     for index, (truth, before, after) in zip(order, answers, strict=True):

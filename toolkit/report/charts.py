@@ -18,7 +18,7 @@ from .svg import COLOURS, FONT, Axis, Box, Point
 
 WIDE, NARROW = 880, 350
 
-# Limit of points in a scatter chart and rows in a bar chart; the table lists all models.
+# Most points in a scatter chart, and most rows in a bar chart; the table lists all models.
 _MOST = 40
 _ROW = 44
 _GRID = {"class": "grid"}
@@ -114,7 +114,7 @@ def _front_line(chart: Element, front: Sequence[Point], area: Box) -> list[Box]:
 
 
 def _label(chart: Element, points: Sequence[Point], names: Sequence[str], bars: Sequence[Box], area: Box) -> None:
-    """Names beside the points; numbers where the names do not fit, and a key below the chart."""
+    """Label the points with their names, or with numbers if the names do not fit (see `_numbered`)."""
     boxes = svg.place_labels(points, [svg.text_width(name) for name in names], bars, area)
     shown = list(names)
     if None in boxes:
@@ -131,7 +131,7 @@ def _label(chart: Element, points: Sequence[Point], names: Sequence[str], bars: 
 
 
 def _numbered(figure: Element, names: Sequence[str]) -> None:
-    """The key of a chart with numbered points, shown with that chart."""
+    """Add the key of a chart with numbered points, shown with that chart."""
     for chart in list(figure):
         if "numbered" in chart.get("class", ""):
             key = SubElement(figure, "ol", {"class": f"names {chart.get('class', '').split()[-1]}"})
@@ -213,7 +213,7 @@ def changes(document: Comparison) -> Element:
             svg.line(chart, (across(value), area.top), (across(value), area.bottom), _GRID)
             svg.text(chart, (across(value), area.bottom + 16), f"{value:.3g}×", "middle")
         svg.text(chart, ((area.left + area.right) / 2, area.bottom + 38),
-                 "times as fast as before (over 1× is faster)", "middle", "title")  # fmt: skip
+                 "times as fast as before (above 1× is faster)", "middle", "title")  # fmt: skip
         svg.line(chart, (across(1), area.top), (across(1), area.bottom), {"class": "unity"})
         for number, row in enumerate(rows):
             middle = _ROW * number + 34
@@ -226,8 +226,9 @@ def changes(document: Comparison) -> Element:
 
 
 def _row_text(chart: Element, row: Row, y: float, area: Box) -> None:
-    """The name and the figures over a bar."""
-    figures = row.text if area.right > NARROW else row.text.partition(" [")[0]  # a phone shows the interval alone
+    """The name and the figures above a bar."""
+    # on a phone, only the bar shows the interval
+    figures = row.text if area.right > NARROW else row.text.partition(" [")[0]
     room = area.right - area.left - svg.text_width(figures) - 16
     svg.text(chart, (area.left, y), f"{svg.shortened(row.name, room)}  {figures}", kind="label")
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, SubElement
 
-# Longer cells may wrap.
+# Characters of the longest cell that never wraps.
 _UNBROKEN = 26
 
 
 def paragraph(text: str, kind: str = "") -> Element:
-    """A paragraph of this class."""
+    """A paragraph of the class `kind`."""
     line = Element("p", {"class": kind} if kind else {})
     line.text = text
     return line

@@ -4,8 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from ...deploy.errors import EdgeKitError
 from ...deploy.files import write_file
 from ...deploy.images import ImageSet
+from ...deploy.manifest import MANIFEST
 from ...deploy.measuring.result import Result
 from ...deploy.visible import visible_json
 from ..analysis.report_schema import Document, JoinedReport, Report
@@ -30,8 +32,18 @@ def write_reports(report: Report | JoinedReport, images: ImageSet | None, folder
     return [folder / name for name in contents]
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a bundle's folder for reports, because another file in it would make the bundle unreadable.
+
+    Raises:
+        EdgeKitError: the folder is a bundle.
+    """
+    if (folder / MANIFEST).exists():
+        raise EdgeKitError(f"{folder} is a bundle, which a report would damage", fix=f"e.g. --out {folder}.report")
+
+
 def device_slug(device: str) -> str:
-    """A device's name as a folder's."""
+    """A device's name as a folder name."""
     return re.sub(r"[^\w.-]+", "-", device.partition("://")[2] or device)
 
 

@@ -40,7 +40,7 @@ from .answers import gallery
 from .elements import cards, cell, folded, notes, paragraph, section
 from .sections import against_host, details, scenarios
 
-# Number of listed speed-ups over other models; more are folded.
+# Most speed-ups over other models to list; a longer list is folded.
 _FEW = 4
 
 
@@ -89,8 +89,8 @@ def _joined(document: JoinedReport, images: ImageSet | None) -> Iterator[Element
     yield section("Models by device", [_models_table(document["devices"]), *notes(agreement_lines(document))])
     for report in document["devices"]:
         title = f"{report['device']['name']}: {report['verdict']}"
-        own = [paragraph(f"{verdict_sentence(report)}."), paragraph(report["reason"], "reason"), *_noise(report)]
-        yield folded(title, [*own, *_sections(report, images)], kind="")
+        summary = [paragraph(f"{verdict_sentence(report)}."), paragraph(report["reason"], "reason"), *_noise(report)]
+        yield folded(title, [*summary, *_sections(report, images)], kind="")
 
 
 def _compared(document: Comparison) -> Iterator[Element]:
@@ -180,7 +180,7 @@ def _models_table(reports: Sequence[Report]) -> Element:
 
 def _role(model: Model, report: Report) -> str:
     """The outcome of each judgement of a candidate; the role of any other model."""
-    return _outcomes(model) or ("speed is compared with it" if model["id"] == report["speed_baseline"] else "")
+    return _outcomes(model) or ("baseline of the speed-ups" if model["id"] == report["speed_baseline"] else "")
 
 
 def _outcomes(model: Model | ComparisonRow) -> str:
@@ -194,8 +194,8 @@ def _outcomes(model: Model | ComparisonRow) -> str:
 def _speedup(model: Model) -> Element:
     if (speedup := model["speedup"]) is None:
         return cell("reference")
-    alone = f" ({speedup['one_thread']:.2f}x with one thread)" if "one_thread" in speedup else ""
-    return cell(f"{speedup['ratio']:.2f}×", f"{_range(speedup)} {model['outcome']}{alone}")
+    one_thread = f" ({speedup['one_thread']:.2f}x with one thread)" if "one_thread" in speedup else ""
+    return cell(f"{speedup['ratio']:.2f}×", f"{_range(speedup)} {model['outcome']}{one_thread}")
 
 
 def _drop(drop: DropEntry | None) -> Element:
@@ -219,15 +219,18 @@ def _remarks(report: Report) -> Iterator[Element]:
     """Notes below the table: warnings first, then the method."""
     yield from notes(warning_lines(report), "warning")
     other_speedups = speedups(report)
-    lines = (thread_lines, ratio_lines, against_lines, engine_lines)
+    remark_functions = (thread_lines, ratio_lines, against_lines, engine_lines)
     yield from notes(
-        [*(other_speedups if len(other_speedups) <= _FEW else []), *(line for make in lines for line in make(report))]
+        [
+            *(other_speedups if len(other_speedups) <= _FEW else []),
+            *(line for lines_of in remark_functions for line in lines_of(report)),
+        ]
     )
     if len(other_speedups) > _FEW:
         yield folded("Speed-ups over the other models", notes(other_speedups))
     yield paragraph(
-        "Latency is inference alone at batch 1, copies included. A speed-up is a ratio of mean latencies, round by "
-        "round, over the fastest model that is neither quantized nor built. A drop is top-1 accuracy lost against the "
-        "source. Brackets are intervals.",
+        "Latency is that of inference alone at batch 1, including copies. A speed-up is a ratio of mean latencies, "
+        "round by round, over the fastest model that is neither quantized nor built into an engine. A drop is a loss "
+        "of top-1 accuracy against the source. Brackets are intervals.",
         "note",
     )

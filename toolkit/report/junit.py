@@ -38,7 +38,7 @@ def junit(document: Document) -> str:
 
 
 def _models(document: Document) -> Sequence[Model | ComparisonRow]:
-    """The judged entries; those of several devices have the device before their name."""
+    """The models; with several devices, each name begins with the device."""
     if "devices" in document:
         return [
             {**model, "name": f"{report['device']['name']} {model['name']}"}
@@ -49,5 +49,5 @@ def _models(document: Document) -> Sequence[Model | ComparisonRow]:
 
 
 def _xml(text: str) -> str:
-    """Text for XML 1.0 (production 2), which lacks two characters that `visible` keeps."""
+    """Text for XML 1.0 (production 2), which excludes two characters that `visible` keeps."""
     return re.sub("[\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", visible(text))

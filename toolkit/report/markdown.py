@@ -52,7 +52,7 @@ def markdown(document: Document) -> str:
     verdict = document["verdict"]
     lines = [f"### {_ICONS[verdict]} {verdict}: {_escaped(verdict_sentence(document))}", ""]
     headline, reason = headline_of(document), document["reason"]
-    # of many models, the table has each one's figures
+    # with many models these texts are long, and the table has the figures
     lines += [line for text in (headline, reason) if len(text) <= LONG for line in (_line(text), "")]
     warnings = []
     if "models" in document:
@@ -83,7 +83,7 @@ def _models(report: Report) -> list[str]:
 
 
 def _recommendation(document: Report | JoinedReport) -> list[str]:
-    """What to take; of many candidates without its speed-up over each other one."""
+    """The recommendation; if it is too long, without the speed-up over each other candidate."""
     pairs = zip(recommendation_lines(document), recommendation_lines(document, short=True), strict=True)
     return [line if len(line) <= LONG else short for line, short in pairs]
 

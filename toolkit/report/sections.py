@@ -30,7 +30,7 @@ def details(report: Report) -> Iterator[Element]:
         ("From the file to the answer", _steps(report)),
         ("Confusion", confusion(report)),
         ("Accuracy by class", per_class(report)),
-        *((f"{names[model['id']]}: its {len(engine['layers'])} layers", _layers(engine))
+        *((f"{names[model['id']]}: {len(engine['layers'])} layers", _layers(engine))
           for model in report["models"] if (engine := model.get("engine"))),
         ("Lineage", _lineage(report)),
         ("Machine", _environment(report)),
@@ -58,16 +58,15 @@ def _figures(report: Report) -> Iterator[Element]:
     yield table(header.split("|"), rows)
     text = (
         "(≤ …) bounds the true percentile at 99 % confidence; a dash means too few samples for a figure. "
-        "Flips are images whose answer is not the source's. Parity is the largest difference of the golden samples' "
-        "logits."
+        "Flips are images whose answer differs from the source's. Parity is the largest difference between the golden "
+        "samples' logits."
     )
     grouped = dict.fromkeys(
         f"{model['calls_per_sample']}" for model in report["models"] if model["calls_per_sample"] > 1
     )
     if grouped:
-        text += (
-            f" Calls under a millisecond are timed {' and '.join(grouped)} together: percentiles are of those averages."
-        )
+        sizes = " and ".join(grouped)
+        text += f" Calls under a millisecond are timed in groups of {sizes}: percentiles are of the averages."
     yield paragraph(text, "note")
 
 
@@ -87,9 +86,9 @@ def _steps(report: Report) -> Iterator[Element]:
     """Times of each step from file to answer, and the outliers among the timed calls."""
     names, rows = model_names(report), []
     for model in report["models"]:
-        beyond = model["outliers"]
-        rounds = beyond["rounds"]
-        where = f"in {len(rounds)} of {model['blocks'][-1]['round'] + 1} rounds" if rounds else "none"
+        outliers = model["outliers"]
+        rounds = outliers["rounds"]
+        rounds_text = f"in {len(rounds)} of {model['blocks'][-1]['round'] + 1} rounds" if rounds else "none"
         steps = ("file_ms", "load_ms", "first_ms", "warm_up_ms", "preprocess_ms")
         rows.append(
             [
@@ -98,7 +97,7 @@ def _steps(report: Report) -> Iterator[Element]:
                 milliseconds(model["latency_ms"]["p50"]),
                 milliseconds(model["postprocess_ms"]),
                 f"{model['samples']} of {model['calls_per_sample']}",
-                f"{beyond['count']} ({share(beyond['share'])}) {where}" if beyond["count"] else where,
+                f"{outliers['count']} ({share(outliers['share'])}) {rounds_text}" if outliers["count"] else rounds_text,
             ]
         )
     header = "model|file|load|first call|warm-up|preprocess|inference|postprocess|samples of calls|outliers"
@@ -111,7 +110,7 @@ def _layers(engine: EngineEntry) -> list[Element]:
 
 
 def scenarios(report: Report) -> Iterator[Element]:
-    """Throughput by batch size, deadlines, the long run."""
+    """Throughput by batch size, missed deadlines, and the long run."""
     names = model_names(report)
     yield from notes(scenario_lines(report))
     offline = [(names[model["id"]], scenario["sizes"]) for model in report["models"] if (scenario := model["offline"])]

@@ -44,7 +44,7 @@ class Axis:
     """Maps values to pixels from `start` to `end`, linearly or by their logarithm.
 
     Args:
-        low, high: the range; of a logarithmic axis both are positive.
+        low, high: the range; both are positive on a logarithmic axis.
     """
 
     def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
@@ -59,13 +59,13 @@ class Axis:
             share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, most: int) -> list[float]:
+    def ticks(self, count: int) -> list[float]:
         """At most `count` round values."""
-        return _log_ticks(self.low, self.high, most) if self.log else _even_ticks(self.low, self.high, most)
+        return _log_ticks(self.low, self.high, count) if self.log else _even_ticks(self.low, self.high, count)
 
-    def decimals(self, most: int) -> int:
+    def decimals(self, count: int) -> int:
         """Number of decimals that the ticks of a linear axis need."""
-        ticks = self.ticks(most)
+        ticks = self.ticks(count)
         step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
         return next((digits for digits in range(6) if abs(round(step, digits) - step) < step / 100), 6)
 
@@ -79,21 +79,21 @@ def latency_axis(low: float, high: float, start: float, end: float) -> Axis:
     return Axis(low - min(room, 0.9 * low), high + room, start, end)
 
 
-def _even_ticks(low: float, high: float, most: int) -> list[float]:
-    power = 10.0 ** np.floor(np.log10((high - low) / most))
-    step = next(power * times for times in (1, 2, 2.5, 5, 10, 20) if (high - low) / (power * times) <= most)
+def _even_ticks(low: float, high: float, count: int) -> list[float]:
+    power = 10.0 ** np.floor(np.log10((high - low) / count))
+    step = next(power * times for times in (1, 2, 2.5, 5, 10, 20) if (high - low) / (power * times) <= count)
     first, last = int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9))
-    return [step * number for number in range(first, last + 1)][: most + 1]
+    return [step * number for number in range(first, last + 1)][: count + 1]
 
 
-def _log_ticks(low: float, high: float, most: int) -> list[float]:
+def _log_ticks(low: float, high: float, count: int) -> list[float]:
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**power for power in powers for step in steps]
         inside = [value for value in ticks if low <= value <= high]
-        if len(inside) <= most:
+        if len(inside) <= count:
             return inside
-    return inside[:: -(-len(inside) // most)]
+    return inside[:: -(-len(inside) // count)]
 
 
 def chart(width: float, height: float, label: str) -> Element:
@@ -108,11 +108,11 @@ def chart(width: float, height: float, label: str) -> Element:
 def text(
     parent: Element, at: Point, content: str, anchor: str = "start", kind: str = "", *, upright: bool = True
 ) -> None:
-    """A line of text, rotated by 90° if vertical."""
+    """A line of text, rotated by 90° unless `upright`."""
     place = {"x": f"{at[0]:.1f}", "y": f"{at[1]:.1f}"}
-    turned = {} if upright else {"transform": f"rotate(-90 {at[0]:.1f} {at[1]:.1f})"}
+    rotation = {} if upright else {"transform": f"rotate(-90 {at[0]:.1f} {at[1]:.1f})"}
     SubElement(
-        parent, "text", {**place, "text-anchor": anchor, **({"class": kind} if kind else {}), **turned}
+        parent, "text", {**place, "text-anchor": anchor, **({"class": kind} if kind else {}), **rotation}
     ).text = content
 
 
@@ -140,7 +140,8 @@ def text_width(content: str) -> float:
     """Approximate width of a text; an overestimate, because the reader's font is unknown."""
     ems = {"W": 1.05, "F": 1.05}
     return FONT * sum(
-        ems.get(east_asian_width(sign), 0.78 if sign.isupper() or sign in "mw%" else 0.62) for sign in content
+        ems.get(east_asian_width(character), 0.78 if character.isupper() or character in "mw%" else 0.62)
+        for character in content
     )
 
 

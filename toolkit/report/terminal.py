@@ -45,14 +45,14 @@ from ..predict import Prediction
 from ..runs import RunEntry
 
 # Columns with text; the others have figures.
-_NAMES = ("model", "run", "made from", "device", "against", "against itself", "found", "expected")
-# Columns that may be dropped.
+_TEXT_COLUMNS = ("model", "run", "made from", "device", "against", "against itself", "found", "expected")
+# A width in characters that no table reaches.
 _UNLIMITED = 10_000
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 # The notes below a validation's table.
-_TOLD = (
+_NOTES = (
     thread_lines, ratio_lines, speedups, engine_lines, scenario_lines, against_lines, host_lines, recommendation_lines,
 )  # fmt: skip
 
@@ -73,7 +73,7 @@ def validation_table(report: Report) -> Iterator[RenderableType]:
         size, median = megabytes(model["size_bytes"]), milliseconds(model["latency_ms"]["p50"])
         table.add_row(name, size, top1, _stacked(drop), mean, median, _stacked(speedup))
     yield _Fitting(table)
-    for line in (line for tell in _TOLD for line in tell(report)):
+    for line in (line for lines_of in _NOTES for line in lines_of(report)):
         yield line
     for line in warning_lines(report):
         yield Text.assemble(("warning", "yellow"), f" {visible(line)}")
@@ -83,7 +83,7 @@ def validation_table(report: Report) -> Iterator[RenderableType]:
 
 
 def devices_table(document: JoinedReport) -> Iterator[RenderableType]:
-    """The models on several devices, whether these agree, and the worst verdict last."""
+    """The models on several devices, whether the devices agree, and the worst verdict last."""
     yield styled(headline_of(document), "bold")
     table = _table(*DEVICE_COLUMNS)
     for row in device_rows(document):
@@ -109,7 +109,7 @@ def prediction_table(predictions: Sequence[Prediction]) -> Iterator[RenderableTy
 
 
 def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
-    """One row per bundle and unfinished training; damaged ones below."""
+    """One row per bundle and unfinished training; damaged bundles below."""
     table = _table("run", "model", "size", "created", "verdict", "made from")
     for run in runs:
         if run["kind"] == "damaged":
@@ -121,7 +121,7 @@ def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
             megabytes(run["size_bytes"]), created, run["verdict"] or "",
             run["made_from"] or "",
         )  # fmt: skip
-    yield _Fitting(table) if table.row_count else "there is no bundle in runs/ yet: edgekit train"
+    yield _Fitting(table) if table.row_count else "runs/ has no bundles yet: edgekit train"
     yield from (styled(f"damaged: {run['path']}: {run['problem']}", "yellow") for run in runs if run["problem"])
 
 
@@ -138,7 +138,7 @@ def doctor_table(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield from facts_table(
         {
             **diagnosis["machine"],
-            "gpu that torch sees": diagnosis["gpu"] or "none",
+            "gpu seen by torch": diagnosis["gpu"] or "none",
             "state": diagnosis["state"],
             "overhead of a timed call": f"{overhead['in_process_ns'] / 1e3:.2f} µs, "
             f"through the agent {overhead['through_agent_ns'] / 1e3:.2f} µs",
@@ -149,20 +149,22 @@ def doctor_table(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield f"quantize --target {diagnosis['target']['name']}: {diagnosis['target']['why']}"
     advised, allowed = diagnosis["threads_advised"], diagnosis["machine"]["cores_allowed"]
     if advised < allowed:
-        advice = f": validate --threads {advised}, or wait until they are done"
+        advice = f": validate --threads {advised}, or wait until they finish"
         yield Text.assemble(("other processes keep cores busy", "yellow"), advice)
 
 
 def board_table(diagnosis: DeviceDiagnosis) -> Iterator[RenderableType]:
-    """A board: the machine and its state as far as known, the packages, and problems."""
+    """A board: its machine and state as far as they are known, its packages, and any problems."""
     facts = diagnosis["python"]
-    own = {
+    device_facts = {
         "python": f"{'.'.join(map(str, facts['python']))} {facts['executable']}",
         "cache": f"{facts['cache']}, {megabytes(facts['cache_bytes'])} used, {megabytes(facts['free_bytes'])} free",
-        "rsync": "there" if facts["rsync"] else "not there: files go by sftp",
+        "rsync": "installed" if facts["rsync"] else "missing: files are sent by sftp",
     }
     machine = diagnosis.get("machine", {"machine": facts["machine"], "system": facts["system"]})
-    yield from facts_table({**machine, **own, **({"state": diagnosis["state"]} if "state" in diagnosis else {})})
+    yield from facts_table(
+        {**machine, **device_facts, **({"state": diagnosis["state"]} if "state" in diagnosis else {})}
+    )
     yield _packages(diagnosis["packages"])
     for remark in diagnosis["remarks"]:
         yield styled(remark, "yellow")
@@ -195,10 +197,10 @@ def self_test_table(result: SelfTest) -> Iterator[RenderableType]:
     """A model against itself and a slowed copy, and the difference that this machine resolves."""
     yield f"{result['model']}, {milliseconds(result['call_ms'])} per call"
     table = _table("against itself", "speed-up", "found", "expected")
-    planted = f"slowed to {result['slowed']['planted']:.3f}x"
+    slowed = f"slowed to {result['slowed']['planted']:.3f}x"
     for name, comparison, expected in (
         ("unchanged", result["same"], "no difference"),
-        (planted, result["slowed"], "slower"),
+        (slowed, result["slowed"], "slower"),
     ):
         interval = _stacked(f"{comparison['ratio']:.4f}x [{comparison['low']:.4f}, {comparison['high']:.4f}]")
         colour = "green" if comparison["outcome"] == expected else "red"
@@ -238,9 +240,9 @@ def _table(*columns: str) -> Table:
     """An empty table: names wrap between words, figures never wrap."""
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
-        name = column in _NAMES
-        header = Text(column if name else column.replace(" ", "\n"))
-        table.add_column(header, justify="left" if name else "right", no_wrap=not name, vertical="top")
+        is_text = column in _TEXT_COLUMNS
+        header = Text(column if is_text else column.replace(" ", "\n"))
+        table.add_column(header, justify="left" if is_text else "right", no_wrap=not is_text, vertical="top")
     return table
 
 

@@ -1,5 +1,4 @@
-"""Training images as tensors: decoded, augmented (torchvision.transforms.v2), and normalised by the shared
-preprocessing."""
+"""Training images as tensors: decoded, augmented by torchvision.transforms.v2, and normalised as on the device."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ _INTERPOLATION = {mode.value: mode for mode in InterpolationMode}
 
 
 class Example(NamedTuple):
-    """Returns Returns float32 [c, h, w] and the label's index."""
+    """A float32 image [c, h, w], and the index of its label."""
 
     tensor: torch.Tensor
     target: int
@@ -30,15 +29,17 @@ class Examples(torch.utils.data.Dataset):
     def __init__(self, images: ImageSet, preprocess: Preprocess, augment: AugmentSettings | None = None) -> None:
         self._images, self._preprocess = images, preprocess
         self._height, self._width = preprocess.crop or (0, 0)
-        self._whole = _resized_crop(augment, preprocess) if augment and augment.resized_crop else None
-        self._change = _changes(augment, (self._height, self._width)) if augment else None
+        self._random_crop = _resized_crop(augment, preprocess) if augment and augment.resized_crop else None
+        self._augment = _transforms(augment, (self._height, self._width)) if augment else None
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitems__(self, indices: Sequence[int]) -> "list[Example] | EdgeKitError":
-        """A batch for a DataLoader. An error is returned instead of raised: from a loader process, it would arrive as
-        the text of its traceback."""
+        """A batch for a DataLoader.
+
+        An error is returned instead of raised: from a loader process, it would arrive as the text of its traceback.
+        """
         try:
             return [self[index] for index in indices]
         except EdgeKitError as error:
@@ -52,12 +53,12 @@ class Examples(torch.utils.data.Dataset):
             raise DataError(f"{name}: {error}", fix=error.fix) from error
 
     def _example(self, image: Image.Image, target: int) -> Example:
-        if self._whole is not None:
-            image = self._whole(image.convert(self._preprocess.mode))
+        if self._random_crop is not None:
+            image = self._random_crop(image.convert(self._preprocess.mode))
         else:
             image = self._preprocess.pixels(image)
-        if self._change is not None:
-            image = self._change(image)
+        if self._augment is not None:
+            image = self._augment(image)
         return Example(torch.from_numpy(self._preprocess.normalize(image)), target)
 
 
@@ -70,7 +71,7 @@ def batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]
     """Iterate over the loader's batches.
 
     Raises:
-        EdgeKitError: a batch could not be loaded, here or in another process.
+        EdgeKitError: a batch could not be loaded, in this process or in a loader process.
     """
     for batch in loader:
         if isinstance(batch, EdgeKitError):
@@ -84,7 +85,7 @@ def _resized_crop(augment: AugmentSettings, preprocess: Preprocess) -> v2.Transf
     return v2.RandomResizedCrop(size, scale=(augment.resized_crop, 1.0), interpolation=interpolation)  # type: ignore[arg-type]
 
 
-def _changes(augment: AugmentSettings, size: tuple[int, int]) -> v2.Transform | None:
+def _transforms(augment: AugmentSettings, size: tuple[int, int]) -> v2.Transform | None:
     steps: list[v2.Transform] = []
     if augment.pad_crop:
         steps.append(v2.RandomCrop(size, padding=augment.pad_crop))

@@ -1,4 +1,4 @@
-"""Files of a training run after each epoch: the best weights, the complete state, metrics and curves."""
+"""The files that each epoch of a training run writes: the best weights, the complete state, metrics and curves."""
 
 import csv
 import io
@@ -18,10 +18,10 @@ STATE, BEST, METRICS, CURVES = "last.pt", "best.safetensors", "metrics.csv", "cu
 
 @dataclass
 class RunState:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-        epoch: complete epochs.
+        epoch: number of complete epochs.
         best: the best validation accuracy.
         history: one row of metrics per epoch.
         planned: the number of epochs of the schedule.
@@ -33,7 +33,7 @@ class RunState:
     planned: int = 0
 
     def add(self, row: dict[str, float]) -> bool:
-        """Count an epoch; returns whether it is the best so far."""
+        """Record an epoch; return whether it is the best so far."""
         better = row["validation_accuracy"] > self.best
         self.epoch += 1
         self.best = max(self.best, row["validation_accuracy"])
@@ -42,7 +42,7 @@ class RunState:
 
 
 def save(work: Path, state: RunState, better: bool, network: nn.Module, optimizer: Any, scheduler: Any) -> None:
-    """Write an epoch's files atomically; the state last, because resuming relies on it."""
+    """Write an epoch's files atomically, the state last, because resuming relies on it."""
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     if better:
         write_file(work / BEST, save_weights(weights))
@@ -67,7 +67,7 @@ def restore(work: Path, network: nn.Module, optimizer: Any, scheduler: Any, plan
     """Load the last complete epoch into the network, optimizer and schedule; without one, start from the beginning.
 
     Args:
-        planned: epochs of the schedule, if the state does not record them.
+        planned: number of epochs of the schedule, if the state does not record it.
     """
     if not (work / STATE).is_file():
         return RunState()

@@ -1,4 +1,4 @@
-"""Choosing preprocessing from the training images, for settings that the recipe leaves to "auto"."""
+"""Choose preprocessing from the training images for settings that the recipe leaves at "auto"."""
 
 import numpy as np
 
@@ -6,25 +6,26 @@ from ...deploy.images import ImageSet
 from ...deploy.preprocess import Preprocess
 from .recipe import PreprocessSettings
 
-# Photographs get ImageNet's usual input, and its usual share of the shorter side (224 of 256).
+# Photographs get ImageNet's usual input size, and its usual share of the shorter side (224 of 256).
 _PHOTO_SIZE, _CROP_SHARE = 224, 0.875
 _SMALL_SIZE = 64
 _STATISTICS_IMAGES = 1024
 
 
-def decide(settings: PreprocessSettings, images: ImageSet) -> Preprocess:
-    """Fill in what the settings leave to "auto".
+def choose_preprocess(settings: PreprocessSettings, images: ImageSet) -> Preprocess:
+    """Fill in the settings that are left at "auto".
 
-    mode: L for grey images, else RGB. size: the images' own if they are small and all the same, else 224. resize:
-    the size itself if small, else a margin of 12.5 % for the crop. mean and std: of up to 1,024
+    mode: L for grey images, else RGB. size: that of the images if they are small and equally large, else 224. resize:
+    the size itself if it is small, else with a margin of 12.5 % for the crop. mean and std: computed from up to 1,024
     training images, drawn by class, after resizing and cropping.
     """
     sample = images.stratified(_STATISTICS_IMAGES, seed=0)
-    few = [sample[index].image for index in range(min(64, len(sample)))]
+    first_images = [sample[index].image for index in range(min(64, len(sample)))]
     mode = settings.mode
     if mode == "auto":
-        mode = "L" if all(image.mode in ("L", "1") for image in few) else "RGB"
-    native = few[0].size if len({image.size for image in few}) == 1 and max(few[0].size) <= _SMALL_SIZE else None
+        mode = "L" if all(image.mode in ("L", "1") for image in first_images) else "RGB"
+    sizes = {image.size for image in first_images}
+    native = first_images[0].size if len(sizes) == 1 and max(first_images[0].size) <= _SMALL_SIZE else None
     size = (native[1], native[0]) if native else (_PHOTO_SIZE, _PHOTO_SIZE)
     if settings.size:
         size = (settings.size, settings.size)

@@ -1,4 +1,4 @@
-"""Curves of a training's history, and a check for over-fitting."""
+"""Training curves, and a check for over-fitting."""
 
 import io
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _RISE = 1.1
 
 
 def draw_curves(history: Sequence[dict[str, float]]) -> bytes:
-    """A PNG of loss and accuracy, training and validation, over the epochs."""
+    """A PNG of the training and validation loss and accuracy over the epochs."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -1,4 +1,4 @@
-"""Recipes: every setting of a training, read strictly from TOML."""
+"""Recipes: every setting of a training run, read from TOML with strict checks."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ _SHIPPED = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images, and how they are divided (see datasets.load_dataset)."""
+    """Which images to use, and how to divide them (see datasets.load_dataset)."""
 
     data: str = "digits"
     root: str | None = None
@@ -38,7 +38,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which network (see models.create)."""
+    """Which network to train (see models.network.create_network)."""
 
     name: str = "convnet"
     activation: str = "relu"
@@ -47,11 +47,11 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class PreprocessSettings:
-    """How an image becomes the network's input; "auto" is chosen from the training images (see choose_preprocess.py).
+    """How an image becomes the network's input; "auto" chooses by the training images (see choose_preprocess.py).
 
     Attributes:
-        size: (height and width) in pixels, 0 for auto.
-        resize: the shorter side before the crop in pixels, 0 for auto.
+        size: height and width in pixels, 0 for auto.
+        resize: length of the shorter side before the crop in pixels, 0 for auto.
         mean, std: one value per channel on the scale [0, 1]; empty for auto.
     """
 
@@ -68,9 +68,9 @@ class AugmentSettings:
     """Random changes of training images, all off by default.
 
     Attributes:
-        resized_crop: smallest share of the area that a random resized crop keeps, 0 for none.
-        pad_crop: pixels of padding before a random crop, 0 for none.
-        horizontal_flip: probability.
+        resized_crop: smallest share of the area that a random resized crop retains, 0 for no crop.
+        pad_crop: pixels of padding before a random crop, 0 for no crop.
+        horizontal_flip: probability of a flip.
         colour: strength of brightness, contrast and saturation changes.
     """
 
@@ -85,10 +85,10 @@ class TrainSettings:
     """How the network is trained.
 
     Attributes:
-        lr: learning rate, the peak of one-cycle.
-        step_size, gamma: of StepLR: the rate is multiplied by `gamma` every `step_size` epochs.
+        lr: learning rate; for one-cycle, its peak.
+        step_size, gamma: for the step schedule: the rate is multiplied by `gamma` every `step_size` epochs.
         clip: largest norm of the gradient, 0 for no limit.
-        workers: loader processes per part; -1 is auto: none for arrays and for few or small files (screening.py).
+        workers: loader processes per part; -1 is auto: none for arrays or for few or small files (see screening.py).
         device: auto, cpu or cuda.
     """
 
@@ -111,7 +111,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every setting of a training."""
+    """Every setting of a training run."""
 
     name: str = "model"
     data: DataSettings = field(default_factory=DataSettings)
@@ -125,7 +125,7 @@ class Recipe:
         """Read a shipped recipe by its name, or a file, then change single settings ("train.lr=0.01").
 
         Raises:
-            RecipeError: no such recipe, an unknown key, a value of the wrong type or out of range.
+            RecipeError: there is no such recipe, a key is unknown, or a value is of the wrong type or out of range.
         """
         path = Path(name)
         if name in shipped():
@@ -141,7 +141,7 @@ class Recipe:
         """Build a recipe from nested plain values.
 
         Raises:
-            RecipeError: an unknown key, a value of the wrong type or out of range.
+            RecipeError: a key is unknown, or a value is of the wrong type or out of range.
         """
         recipe = _build(cls, data, "")
         _check(recipe)
@@ -162,7 +162,7 @@ class Recipe:
         return Recipe.from_dict(data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, which from_dict reads."""
+        """Nested plain values, as from_dict reads them."""
         return asdict(self)
 
 
@@ -172,7 +172,7 @@ def shipped() -> list[str]:
 
 
 def for_model(model: str) -> Recipe:
-    """The shipped recipe of a network, or the general one."""
+    """The shipped recipe of a network, or the default recipe."""
     recipe = Recipe.load(model) if model in shipped() else Recipe()
     return Recipe.from_dict({**recipe.to_dict(), "model": asdict(replace(recipe.model, name=model))})
 
@@ -185,7 +185,7 @@ def _read(path: Path) -> str:
             raise RecipeError(f"{path} is larger than {_MAX_BYTES} bytes", fix="pass a recipe")
         return content.decode("utf-8")
     except OSError as error:
-        raise RecipeError(f"cannot read {path}: {error.strerror}", fix="pass a recipe that can be read") from error
+        raise RecipeError(f"cannot read {path}: {error.strerror}", fix="pass a recipe that you can read") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"cannot read {path}: {error}", fix="save it as text in UTF-8") from error
 
@@ -194,7 +194,7 @@ def _parse(text: str, where: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # ValueError for an overlong number
-        raise RecipeError(f"{where} is not TOML: {error}", fix="correct that line") from error
+        raise RecipeError(f"{where} is not valid TOML: {error}", fix="correct that line") from error
 
 
 def _value(text: str) -> object:
@@ -221,7 +221,7 @@ def _build(kind: type, data: Mapping[str, object], where: str) -> Any:
 
 
 def _typed(hint: object, value: object, where: str) -> object:
-    """The value as its field's type; ints pass for floats, lists for tuples; nothing else is converted."""
+    """The value as its field's type; only ints are converted to floats and lists to tuples."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise RecipeError(unknown(where, str(value), [str(choice) for choice in get_args(hint)]),
@@ -235,13 +235,14 @@ def _typed(hint: object, value: object, where: str) -> object:
     for kind in kinds:
         if type(value) is kind:
             return value
+    wanted = getattr(kinds[0], "__name__", "tuple")
     raise RecipeError(
-        f"{where} is {value!r}, a {type(value).__name__}", fix=f"give a {getattr(kinds[0], '__name__', 'tuple')}"
+        f"{where} must be of type {wanted}, not {value!r}", fix=f"set {where} to a value of type {wanted}"
     )
 
 
 def _check(recipe: Recipe) -> None:
-    """Refuse values of the right type that make no sense."""
+    """Refuse values that have the right type but make no sense."""
     train, augment = recipe.train, recipe.augment
     rules = {
         "train.epochs must be 1 or more": train.epochs >= 1,
@@ -259,8 +260,8 @@ def _check(recipe: Recipe) -> None:
         "augment.colour must not be negative": augment.colour >= 0,
         "preprocess.size and resize must not be negative": min(recipe.preprocess.size, recipe.preprocess.resize) >= 0,
     }
-    for rule, kept in rules.items():
-        if not kept:
+    for rule, met in rules.items():
+        if not met:
             raise RecipeError(rule, fix="correct the value in the recipe or in --set")
     try:
         check_name(recipe.name)

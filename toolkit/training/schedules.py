@@ -14,7 +14,7 @@ OPTIMIZERS = {
 }
 
 # Schedules whose rate depends on the total number of steps.
-OF_THE_TOTAL = ("cosine", "one-cycle")
+NEEDS_TOTAL_STEPS = ("cosine", "one-cycle")
 
 
 def make_schedule(optimizer: Any, settings: TrainSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -31,7 +31,7 @@ def make_schedule(optimizer: Any, settings: TrainSettings, steps: int) -> torch.
 
 
 def remake_schedule(optimizer: Any, settings: TrainSettings, steps: int, epoch: int) -> Any:
-    """The schedule of all epochs, advanced to `epoch`; the optimizer keeps its moments."""
+    """A new schedule of all epochs, advanced to `epoch`; the optimizer keeps its moments."""
     for group in optimizer.param_groups:
         del group["initial_lr"]
         group["lr"] = settings.lr

@@ -1,4 +1,4 @@
-"""Setting up a training: device, network, optimiser, loaders, and the state of an interrupted run."""
+"""Set up a training run: device, network, optimizer, loaders, and the state of an interrupted run."""
 
 import logging
 import os
@@ -19,17 +19,17 @@ from ..datasets import PARTS, Dataset
 from . import checkpoint
 from .augment import Examples, collate
 from .recipe import Recipe, TrainSettings
-from .schedules import OF_THE_TOTAL, OPTIMIZERS, make_schedule, remake_schedule
+from .schedules import NEEDS_TOTAL_STEPS, OPTIMIZERS, make_schedule, remake_schedule
 from .screening import processes
 
 _log = logging.getLogger(__name__)
 
-_SPOKEN = {"train": "training", "validation": "validation", "test": "test"}
+_PART_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 
 @dataclass
 class Run:
-    """A running training. `network` is `plain` wrapped by Fabric, with the same weights."""
+    """A training run in progress. `network` is `plain` wrapped by Fabric, with the same weights."""
 
     fabric: lightning_fabric.Fabric
     settings: TrainSettings
@@ -51,30 +51,30 @@ def start(
     work: Path,
     progress: Progress,
 ) -> Run:
-    """Everything that the loop requires, from the start or from the state of an interrupted run."""
+    """Everything that the loop requires, for a new run or from the state of an interrupted one."""
     settings = recipe.train
-    counts = ", ".join(f"{len(loader.dataset)} {_SPOKEN[part]}" for part, loader in parts.items())  # type: ignore[arg-type]
+    counts = ", ".join(f"{len(loader.dataset)} {_PART_NAMES[part]}" for part, loader in parts.items())  # type: ignore[arg-type]
     _log.info(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
     optimizer = OPTIMIZERS[settings.optimizer](plain.parameters(), settings)
-    network, wrapped = fabric.setup(plain, optimizer)
+    network, wrapped_optimizer = fabric.setup(plain, optimizer)
     loaders = {part: fabric.setup_dataloaders(loader) for part, loader in parts.items()}
     scheduler = make_schedule(optimizer, settings, steps=len(loaders["train"]))
     state = checkpoint.restore(work, plain, optimizer, scheduler, settings.epochs)
     if state.epoch:
         _log.info(f"resuming {work} after epoch {state.epoch}")
-    if state.epoch and state.planned != settings.epochs and settings.schedule in OF_THE_TOTAL:
+    if state.epoch and state.planned != settings.epochs and settings.schedule in NEEDS_TOTAL_STEPS:
         _log.info(
-            f"the schedule {settings.schedule} depends on the number of epochs: {state.epoch} followed that of "
-            f"{state.planned}, the rest follow that of {settings.epochs}; a run of {settings.epochs} from the start "
-            "would differ"
+            f"the schedule {settings.schedule} depends on the number of epochs: the first {state.epoch} used the "
+            f"schedule for {state.planned}, the others use that for {settings.epochs}; a new run of {settings.epochs} "
+            "epochs would differ"
         )
         scheduler = remake_schedule(optimizer, settings, len(loaders["train"]), state.epoch)
     state.planned = settings.epochs
-    return Run(fabric, settings, work, plain, network, wrapped, scheduler, loaders, state, progress)
+    return Run(fabric, settings, work, plain, network, wrapped_optimizer, scheduler, loaders, state, progress)
 
 
 def open_fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
-    """Fabric on the wanted device; under torchrun on all of its processes."""
+    """Start Fabric on the requested device; under torchrun, on all its processes."""
     cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not cuda:
         raise RecipeError("torch finds no CUDA GPU here", fix="--set train.device=cpu, or run edgekit doctor")
@@ -83,15 +83,15 @@ def open_fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
     if precision == "auto":
         mixed = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "16-mixed"
         precision = mixed if device == "cuda" else "32-true"
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // here
-    fabric = lightning_fabric.Fabric(accelerator=device, devices=here, num_nodes=nodes, precision=precision)
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // local_processes
+    fabric = lightning_fabric.Fabric(accelerator=device, devices=local_processes, num_nodes=nodes, precision=precision)
     fabric.launch()
     return fabric
 
 
 def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, and the arguments that make it again."""
+    """The network, and the arguments that recreate it."""
     architecture = {
         "name": recipe.model.name,
         "num_classes": classes,
@@ -101,13 +101,13 @@ def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[
     }
     try:
         network = create_network(**architecture, pretrained=recipe.model.pretrained)
-        with torch.inference_mode():  # some networks reject small images only here
+        with torch.inference_mode():  # some networks reject small images only when they run
             network.eval()(torch.zeros(1, architecture["in_channels"], *preprocess.crop or ()))
         return network, architecture
     except (ValueError, RuntimeError) as error:
         raise RecipeError(
-            f"{recipe.model.name} cannot be made for images of {preprocess.crop}: {error}",
-            fix="another --model, or other settings, e.g. --set preprocess.mode=RGB --set preprocess.size=64",
+            f"{recipe.model.name} cannot take images of {preprocess.crop}: {error}",
+            fix="choose another --model or other settings, e.g. --set preprocess.mode=RGB --set preprocess.size=64",
         ) from error
     except OSError as error:
         raise RecipeError(
@@ -121,13 +121,13 @@ def make_loaders(
     """A loader for each part, with worker processes if its images are slow to load."""
     settings = recipe.train
     # BatchNorm cannot train on a last batch of one image
-    short = len(dataset.train) > settings.batch_size and len(dataset.train) % settings.batch_size == 1
+    drop_last = len(dataset.train) > settings.batch_size and len(dataset.train) % settings.batch_size == 1
     loaders = {}
     for part in PARTS:
         workers, training = processes(settings.workers, headers[part]), part == "train"
         loaders[part] = DataLoader(
             Examples(getattr(dataset, part), preprocess, recipe.augment if training else None),
-            shuffle=training, drop_last=training and short, batch_size=settings.batch_size, collate_fn=collate,
+            shuffle=training, drop_last=training and drop_last, batch_size=settings.batch_size, collate_fn=collate,
             num_workers=workers, persistent_workers=workers > 0, multiprocessing_context="spawn" if workers else None,
         )  # fmt: skip
     return loaders

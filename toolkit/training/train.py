@@ -1,4 +1,4 @@
-"""Training: one flat loop on Lightning Fabric."""
+"""The training loop, on Lightning Fabric."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ from ..runs import RUNS, TRAINING
 from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
 from .augment import batches
-from .choose_preprocess import decide
+from .choose_preprocess import choose_preprocess
 from .curves import over_fitting
 from .recipe import Recipe
 from .screening import screen
@@ -43,22 +43,22 @@ def train(
     recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, download: bool = False,
     progress: Progress = silent,
 ) -> Bundle:  # fmt: skip
-    """Train a network as the recipe says, keep the epoch that is best on the validation part, write a bundle.
+    """Train a network by a recipe, and write a bundle of the epoch that is best on the validation part.
 
-    The run's folder `NNN-name.train` beside the bundle holds the checkpoints, metrics.csv and curves.png.
+    The run's folder `NNN-name.train` beside the bundle contains the checkpoints, metrics.csv and curves.png.
 
     Args:
         download: fetch a named data set that is not on this machine.
 
     Raises:
-        TrainingError: the loss is not a number any more.
-        RecipeError: the network cannot be made like this, or the device is not there.
-        DataError: the data set is not usable.
+        TrainingError: the loss is no longer finite.
+        RecipeError: the network cannot be created with these settings, or the device is not available.
+        DataError: the data set cannot be used.
     """
     fabric = open_fabric(recipe.train)
-    # of several processes one takes the number
-    own = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
-    bundle_path = fabric.broadcast(own)
+    # only one of several processes reserves the number
+    reserved = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
+    bundle_path = fabric.broadcast(reserved)
     work = bundle_path.with_name(bundle_path.name + TRAINING)
     for path in (bundle_path, work):
         if path.exists() and fabric.is_global_zero:
@@ -68,10 +68,12 @@ def train(
 
 
 def resume_training(work: Path, progress: Progress = silent) -> Bundle:
-    """Continue an interrupted run from its last whole epoch; on one CPU the weights are those of an unbroken run.
+    """Continue an interrupted run from its last complete epoch.
+
+    On one CPU, the weights equal those of an uninterrupted run.
 
     Raises:
-        TrainingError: `work` is not the folder of an unfinished run, or another process is at it.
+        TrainingError: `work` is not the folder of an unfinished run, or another process is training in it.
     """
     bundle_path = _bundle_of(work)
     if not (work / _RECIPE).is_file() or bundle_path.exists():
@@ -81,18 +83,20 @@ def resume_training(work: Path, progress: Progress = silent) -> Bundle:
 
 
 def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bundle:
-    """Train a run, finished or interrupted, until it has `epochs` epochs; a finished one becomes a new bundle.
+    """Continue a finished or interrupted run until it has `epochs` epochs; a finished one becomes a new bundle.
 
-    With the schedules "step" and "constant" on one CPU, the weights are those of a run that was asked for `epochs`.
+    With the schedules "step" and "constant" on one CPU, the weights equal those of a run that started with `epochs`.
 
     Raises:
-        TrainingError: `work` is not the folder of a training, or has that many epochs already.
+        TrainingError: `work` is not the folder of a training run, or already has that many epochs.
     """
     if not (work / _RECIPE).is_file() or not (work / checkpoint.STATE).is_file():
-        raise TrainingError(f"{work} holds no epoch of a training", fix="pass a folder runs/*.train")
-    done = checkpoint.epochs(work)
-    if epochs <= done:
-        raise TrainingError(f"{work} has {done} epochs already", fix=f"ask for more: --resume --epochs {2 * done}")
+        raise TrainingError(f"{work} contains no complete epoch of a training", fix="pass a folder runs/*.train")
+    completed = checkpoint.epochs(work)
+    if epochs <= completed:
+        raise TrainingError(
+            f"{work} has {completed} epochs already", fix=f"ask for more: --resume --epochs {2 * completed}"
+        )
     recipe = _read_recipe(work)
     recipe = recipe.changed([f"train.epochs={epochs}"])
     fabric = open_fabric(recipe.train)
@@ -111,13 +115,13 @@ def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bun
 
 
 def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
-    """The folder of the newest training in `runs` that wrote no bundle and that no process is at.
+    """The folder of the newest unfinished run in `runs` that no process is training in.
 
     Args:
-        finished: take one that wrote its bundle too.
+        finished: also accept a run that wrote its bundle.
 
     Raises:
-        TrainingError: there is none.
+        TrainingError: there is no such run.
     """
     folders = [entry for entry in runs.glob(f"*{TRAINING}") if finished or not _bundle_of(entry).exists()]
     folders = [entry for entry in folders if (entry / _RECIPE).is_file() and not _busy(entry)]
@@ -135,16 +139,16 @@ def _read_recipe(work: Path) -> Recipe:
 
 
 def _busy(work: Path) -> bool:
-    with locked(work) as free:
-        return not free
+    with locked(work) as acquired:
+        return not acquired
 
 
 @contextlib.contextmanager
 def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Iterator[None]:
-    """The run's folder, made here unless the run is resumed, and locked: no other process trains or resumes it.
+    """Create the run's folder, unless the run is resumed, and lock it against other processes.
 
     Raises:
-        EdgeKitError: another process was first.
+        EdgeKitError: another process created or locked it first.
     """
     if not fabric.is_global_zero:
         yield
@@ -152,8 +156,8 @@ def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Ite
     if not resumed:
         make_folder(work)
         release(_bundle_of(work))
-    with locked(work) as free:
-        if not free:
+    with locked(work) as acquired:
+        if not acquired:
             raise TrainingError(f"another process is training in {work}", fix="wait for it, or choose another --out")
         yield
 
@@ -169,7 +173,7 @@ def _train(
         download=download,
     )  # fmt: skip
     headers = screen(dataset)
-    preprocess = decide(recipe.preprocess, dataset.train)
+    preprocess = choose_preprocess(recipe.preprocess, dataset.train)
     plain, architecture = make_network(recipe, preprocess, len(dataset.train.labels))
     with _occupied(fabric, work, resumed):
         if fabric.is_global_zero:
@@ -178,7 +182,7 @@ def _train(
         try:
             _fit(run)
         except KeyboardInterrupt:
-            _log.info(f"stopped; {run.state.epoch} whole epochs are kept in {work}: edgekit train --resume")
+            _log.info(f"stopped; {run.state.epoch} complete epochs are kept in {work}: edgekit train --resume")
             raise
         if warning := over_fitting(run.state.history):
             _log.info(warning)
@@ -195,9 +199,9 @@ def _train(
 
 
 def _fit(run: Run) -> None:
-    """The loop: train, evaluate and record, epoch after epoch."""
+    """Train, evaluate and record the remaining epochs."""
     for epoch in range(run.state.epoch, run.settings.epochs):
-        # One seed per epoch: a resumed run draws what an uninterrupted one does.
+        # one seed per epoch: a resumed run draws the same numbers as an uninterrupted one
         torch.manual_seed(run.settings.seed * 100_003 + epoch + 1)
         row = _train_epoch(run, epoch)
         evaluated = _evaluate(run, run.loaders["validation"])
@@ -213,11 +217,11 @@ def _fit(run: Run) -> None:
 
 
 def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
-    """One pass over the training images; returns the epoch's row of metrics."""
+    """Make one pass over the training images; return the epoch's row of metrics."""
     run.network.train()
     if hasattr(run.loaders["train"].sampler, "set_epoch"):
         run.loaders["train"].sampler.set_epoch(epoch)
-    start, total, right, seen = time.monotonic(), 0.0, 0, 0
+    start, total, correct, seen = time.monotonic(), 0.0, 0, 0
     steps = len(run.loaders["train"])
     for step, (inputs, targets) in enumerate(batches(run.loaders["train"])):
         logits = run.network(inputs)
@@ -232,7 +236,7 @@ def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
         run.optimizer.zero_grad(set_to_none=True)
         run.scheduler.step()
         total += value * len(targets)
-        right += int((logits.argmax(1) == targets).sum())
+        correct += int((logits.argmax(1) == targets).sum())
         seen += len(targets)
         speed = seen / (time.monotonic() - start)
         run.progress(
@@ -243,13 +247,13 @@ def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
         "epoch": epoch + 1,
         "lr": run.scheduler.get_last_lr()[0],
         "train_loss": total / seen,
-        "train_accuracy": right / seen,
+        "train_accuracy": correct / seen,
         "images_per_s": seen / (time.monotonic() - start),
     }
 
 
 def _evaluate(run: Run, loader: Any) -> dict[str, float]:
-    """Mean loss and accuracy over a part, summed over all processes."""
+    """Mean loss and accuracy on a part, over all processes."""
     run.network.eval()
     sums = torch.zeros(3, device=run.fabric.device, dtype=torch.float64)
     with torch.inference_mode():
@@ -257,16 +261,16 @@ def _evaluate(run: Run, loader: Any) -> dict[str, float]:
             logits = run.network(inputs).float()
             loss = F.cross_entropy(logits, targets, reduction="sum").item()
             sums += sums.new_tensor([loss, (logits.argmax(1) == targets).sum().item(), len(targets)])
-    loss, right, seen = torch.as_tensor(run.fabric.all_reduce(sums, reduce_op="sum")).tolist()
-    return {"loss": loss / seen, "accuracy": right / seen}
+    loss, correct, seen = torch.as_tensor(run.fabric.all_reduce(sums, reduce_op="sum")).tolist()
+    return {"loss": loss / seen, "accuracy": correct / seen}
 
 
 def _not_a_number(run: Run, value: float, epoch: int, step: int) -> TrainingError:
     best = run.work / checkpoint.BEST
-    kept = f"the best checkpoint so far is {best}" if best.exists() else "no epoch was finished yet"
+    checkpoint_note = f"the best checkpoint so far is {best}" if best.exists() else "no epoch was finished yet"
     return TrainingError(
         f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at learning rate "
-        f"{run.scheduler.get_last_lr()[0]:.3g}: the rate is too high or the gradients explode; {kept}",
+        f"{run.scheduler.get_last_lr()[0]:.3g}: the rate is too high or the gradients explode; {checkpoint_note}",
         fix="try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
     )
 

@@ -1,4 +1,4 @@
 """Validation: which models and images are measured together on which device.
 
-The verdict is in toolkit/analysis.
+toolkit/analysis gives the verdict.
 """

@@ -11,14 +11,14 @@ _log = logging.getLogger(__name__)
 
 
 def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: set[str], device: str) -> list[Bundle]:
-    """[baseline, the models between where no baseline was named, candidates], each once.
+    """The baseline, or without one the ancestors of the candidates, then the candidates; each bundle once.
 
     Args:
-        formats: those that run on `device`.
+        formats: the formats that run on `device`.
 
     Raises:
-        BundleError: they have different labels.
-        DeviceError: one that was named does not run there.
+        BundleError: the bundles have different labels.
+        DeviceError: a named bundle does not run on `device`.
     """
     named = [*bundles, *([baseline] if baseline else [])]
     if len({bundle.manifest.labels for bundle in named}) != 1:
@@ -32,16 +32,18 @@ def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: 
             )
     if baseline is not None:
         return list({bundle.id: bundle for bundle in (baseline, *bundles)}.values())
-    found = []
+    ancestors = []
     for bundle in bundles:
         for entry in bundle.manifest.lineage:
             ancestor = find(entry["id"], bundle.path.parent, RUNS)
             if ancestor is None:
-                _log.info(f"{entry['name']} ({entry['format']} {entry['precision']}) is not here: not compared")
+                _log.info(
+                    f"{entry['name']} ({entry['format']} {entry['precision']}) was not found, so it is not compared"
+                )
             elif ancestor.manifest.labels != bundle.manifest.labels:
-                _log.info(f"{ancestor.path} has other labels: not compared")
+                _log.info(f"{ancestor.path} has different labels, so it is not compared")
             elif ancestor.manifest.format not in formats:
-                _log.info(f"{ancestor.path} needs a runtime that {device} does not have: not compared")
+                _log.info(f"{ancestor.path} needs a runtime that {device} does not have, so it is not compared")
             else:
-                found.append(ancestor)
-    return list({bundle.id: bundle for bundle in (*found, *bundles)}.values())
+                ancestors.append(ancestor)
+    return list({bundle.id: bundle for bundle in (*ancestors, *bundles)}.values())

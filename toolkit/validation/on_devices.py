@@ -1,4 +1,4 @@
-"""Measuring one request on one device, or on several at the same time."""
+"""Measure a request on one device, or on several at the same time."""
 
 import logging
 import threading
@@ -27,15 +27,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """A validation as each device measures it.
+    """The validation that each device measures.
 
     Attributes:
         bundles: the candidates.
-        candidates: their keys in the plan.
-        baseline: the bundle to compare with; None for the models that the candidates were made from.
+        candidates: keys of the candidates in the plan.
+        baseline: the bundle to compare with; None to use the models that the candidates were made from.
         choices: the runtimes; empty for the default of each format.
-        images: the test images; None without accuracy.
-        keep: folder for the measurements so far, if a device goes away.
+        images: the test images; None if accuracy is not measured.
+        keep: folder for the measurements so far if a device is lost.
     """
 
     bundles: Sequence[Bundle]
@@ -54,15 +54,15 @@ def measure_on(
     """Measure on one device, or on several at the same time.
 
     Args:
-        devices: by the names that reports show.
-        progress: a callback per device.
+        devices: device by the name that reports show.
+        progress: callback by the same name.
 
     Returns:
-        The result per device, and the devices that failed.
+        The results by device name, and the devices that failed.
 
     Raises:
-        EdgeKitError: one device failed, or all of several.
-        LostDeviceError: the only device went away.
+        EdgeKitError: the only device failed, or all of several.
+        LostDeviceError: the only device was lost.
     """
     if len(devices) == 1:
         ((name, device),) = devices.items()
@@ -79,10 +79,10 @@ def measure_on(
 def _side_by_side(
     devices: Mapping[str, Device], request: Request, progress: Mapping[str, Progress]
 ) -> tuple[dict[str, Result], list[Failed]]:
-    """Measure on all devices at once; those that failed are listed apart.
+    """Measure on all devices at once; devices that failed are listed separately.
 
     Raises:
-        EdgeKitError: it failed on all of them.
+        EdgeKitError: all devices failed.
     """
     outcomes: dict[str, Result | BaseException] = {}
 
@@ -115,14 +115,14 @@ def _side_by_side(
 
 
 def _measure(name: str, opened: Device, request: Request, keep: Path | None, progress: Progress) -> Result:
-    """Everything that the report of one device is made from."""
+    """Measure on one device, and return everything that its report requires."""
     with opened as device:
         runtimes = device.runtimes()
         chain = with_ancestors(request.bundles, request.baseline, set(formats(runtimes)), name)
         named = {bundle.id for bundle in request.bundles}
-        measured = candidates_of(chain, named, request.choices, runtimes, name)
-        require_options_used(request.plan.options, runtimes_of(chain, measured))
-        plan = replace(request.plan, candidates=measured if request.choices else ())
+        candidates = candidates_of(chain, named, request.choices, runtimes, name)
+        require_options_used(request.plan.options, runtimes_of(chain, candidates))
+        plan = replace(request.plan, candidates=candidates if request.choices else ())
         ids, targets = ids_and_targets(request.images)
 
         def result(measured: Measured) -> Result:

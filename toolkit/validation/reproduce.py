@@ -1,4 +1,4 @@
-"""Repeating a validation as its report records it."""
+"""Repeat a validation as its report records it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,32 +35,34 @@ class Recorded(NamedTuple):
 
 
 def recorded(path: Path, *, across_hardware: bool = False) -> Recorded:
-    """Read a report, and find the bundles that it is about: where they were, in runs/, or beside the report.
+    """Read a report, and find its bundles at their recorded paths, in runs/, or beside the report.
 
     Raises:
-        EdgeKitError: it does not record how it was made, a bundle is missing, or this is another machine.
+        EdgeKitError: the report does not record how it was made, a bundle is missing, or this is another machine.
     """
     report = read_report(path)
     provenance = report.get("provenance")
     if provenance is None:
-        raise EdgeKitError(f"{path} does not record what made it", fix="validate again; an earlier version wrote it")
+        raise EdgeKitError(f"{path} does not record how it was made", fix="validate again; an earlier version wrote it")
     try:
-        plan = replace(Plan.from_report(report["plan"]), candidates=())  # which the runtimes named are for
+        plan = replace(Plan.from_report(report["plan"]), candidates=())  # the runtimes choose them
         contract = read(Contract, report.get("contract", {}), "contract")
     except (DocumentError, RecipeError) as error:
-        raise EdgeKitError(f"{path} asks for what this EdgeKit does not measure: {error}", fix="upgrade") from error
+        raise EdgeKitError(
+            f"{path} asks for something that this EdgeKit version does not measure: {error}", fix="upgrade"
+        ) from error
     if open_device(report["device"]["name"]).here and not across_hardware:
         check_hardware(report["device"], describe())
     if provenance["edgekit"] != __version__:
-        _log.warning(f"the report is of EdgeKit {provenance['edgekit'][:80]}, this is {__version__}")
+        _log.warning(f"the report is from EdgeKit {provenance['edgekit'][:80]}; this is {__version__}")
     places = [Path(model["bundle"]).parent for model in report["models"]]
     named = dict.fromkeys(model["id"].partition("@")[0] for model in report["models"])
-    found = {identity: _bundle(report, identity, path, places) for identity in named}
-    unknown = {*provenance["candidates"], *filter(None, [provenance["baseline"]])} - found.keys()
+    by_id = {identity: _bundle(report, identity, path, places) for identity in named}
+    unknown = {*provenance["candidates"], *filter(None, [provenance["baseline"]])} - by_id.keys()
     if unknown or not provenance["candidates"]:
-        raise EdgeKitError(f"{path} names models that it does not hold", fix="validate again")
-    baseline = found[provenance["baseline"]] if provenance["baseline"] else None
-    bundles = [found[one] for one in provenance["candidates"]]
+        raise EdgeKitError(f"{path} names models that it does not contain", fix="validate again")
+    baseline = by_id[provenance["baseline"]] if provenance["baseline"] else None
+    bundles = [by_id[identity] for identity in provenance["candidates"]]
     return Recorded(report, provenance, bundles, baseline, plan, contract)
 
 
@@ -92,9 +94,9 @@ def _differ(old: Mapping[str, object], new: Mapping[str, object], name: str) -> 
 def _bundle(report: Report, identity: str, path: Path, places: Sequence[Path]) -> Bundle:
     bundle = find(identity, *dict.fromkeys([*places, RUNS, path.parent, path.parent.parent]))
     if bundle is None:
-        model = next(one for one in report["models"] if one["id"].partition("@")[0] == identity)
+        model = next(entry for entry in report["models"] if entry["id"].partition("@")[0] == identity)
         raise EdgeKitError(
-            f"the bundle {identity} ({model['name']} {model['format']} {model['precision']}) is not here",
+            f"the bundle {identity} ({model['name']} {model['format']} {model['precision']}) was not found",
             fix=f"put it into {RUNS}/, or beside {path}",
         )
     return bundle

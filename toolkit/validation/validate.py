@@ -15,7 +15,7 @@ from ...deploy.measuring.plan import Candidate, Plan
 from ...deploy.measuring.result import Overlap, Provenance
 from ...deploy.progress import Progress, silent
 from ...deploy.runtimes.runtime import Choice
-from ..analysis.compare import check_hardware, counterpart, hold_against
+from ..analysis.compare import check_hardware, counterpart, judge_against
 from ..analysis.contract import Contract
 from ..analysis.document import make_report
 from ..analysis.join import join_reports
@@ -33,19 +33,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ValidateOptions:
-    """Where to validate, and what to check before.
+    """Where to validate, and what to check first.
 
     Attributes:
         devices: "local", or addresses (see deploy.devices.open_device); several measure at the same time.
-        runtimes: as Choice.parse reads them; each model is measured on each that opens its format, and a model that
-            the candidates were made from on the default if none does. Empty for the default of each format.
+        runtimes: the runtimes, as Choice.parse reads them; empty for the default of each format. Each model is measured
+            on each runtime that opens its format; if none does, an ancestor of a candidate is measured on the default.
         skip_corrupt: leave out test images that cannot be decoded.
-        across_hardware: an earlier report may be of another machine.
-        verify: an ed25519 public key, whose owner must have signed the candidates and a baseline that is named; the
-            models that they were made from are found by ids, which the signature covers.
-        keep: folder for the measurements so far, if a device goes away.
-        ort_web: folder of ONNX Runtime Web's files for a browser; None is where EdgeKit keeps its own.
-        command: arguments as typed, which the report records.
+        across_hardware: accept an earlier report from another machine.
+        verify: an ed25519 public key, whose owner must have signed the candidates and a named baseline. Their ancestors
+            are found by id, which the signature covers.
+        keep: folder for the measurements so far if a device is lost.
+        ort_web: folder of ONNX Runtime Web's files for a browser; None for EdgeKit's own folder.
+        command: the arguments as typed, for the report.
         reproduces: the provenance of an earlier report; the test images must be identical.
     """
 
@@ -71,23 +71,23 @@ def validate(
     plan: Plan | None = None,
     progress: Progress | Mapping[str, Progress] = silent,
 ) -> Validation:
-    """Compare optimised models with their original, measured together on a device, or on each of several.
+    """Compare optimised models with their original, measured together on one device or on several.
 
     Args:
-        bundles: the candidates; the models that they were made from are measured too, as far as they are found and the
-            device can run them.
+        bundles: the candidates; the models that they were made from are measured too if they are found and the device
+            can run them.
         baseline: the only model to compare with: a bundle, or an earlier report (see analysis.compare.read_report).
-            None is the source model in torch, or the fp32 ONNX without torch.
-        images: test images from elsewhere than the bundle's own test part.
-        limit: take this many of them, drawn by class.
-        contract: the limits that they are judged by.
-        progress: called as the work advances; or a callback per device, by its name.
+            None for the source model in torch, or the fp32 ONNX without torch.
+        images: source of test images, instead of the bundle's own test part.
+        limit: take this many test images, drawn by class.
+        contract: the limits that the candidates are judged by.
+        progress: a callback, or one per device name.
 
     Raises:
         BundleError: the candidates do not belong together.
-        EdgeKitError: a model cannot be run, or the earlier report cannot be compared with; of several devices, on all
-            of them.
-        LostDeviceError: the device went away.
+        EdgeKitError: a model cannot be run, or the earlier report cannot be compared; with several devices, all of them
+            failed.
+        LostDeviceError: the only device was lost.
     """
     options, contract, plan = options or ValidateOptions(), contract or Contract(), plan or Plan()
     source, stored = (baseline, None) if baseline is None or isinstance(baseline, Bundle) else (None, baseline)
@@ -100,7 +100,7 @@ def validate(
         raise EdgeKitError("the plan cannot name candidates here", fix="pass ValidateOptions(runtimes=(…))")
     choices = [Choice.parse(text) for text in options.runtimes]
     judged = candidates_of(bundles, {bundle.id for bundle in bundles}, choices, {choice.name for choice in choices}, "")
-    if stored is not None:  # before minutes are spent on measuring
+    if stored is not None:  # checked before minutes are spent on measuring
         _check_stored(stored, bundles, judged, devices, across_hardware=options.across_hardware)
     test, overlap = _test_images(named, images, limit, skip_corrupt=options.skip_corrupt)
     if options.reproduces is not None:
@@ -110,12 +110,12 @@ def validate(
     request = Request(bundles, candidates, source, choices, contract, plan, test, options.keep)
     callbacks = progress if isinstance(progress, Mapping) else dict.fromkeys(devices, progress)
     results, failed = measure_on(devices, request, callbacks)
-    reports = [make_report(replace(each, overlap=overlap, provenance=provenance)) for each in results.values()]
+    reports = [make_report(replace(result, overlap=overlap, provenance=provenance)) for result in results.values()]
     if len(devices) > 1:
         return Validation(join_reports(reports, failed), test)
     (report,) = reports
     if stored is not None:
-        report = hold_against(stored, report, candidates, contract, across_hardware=options.across_hardware)
+        report = judge_against(stored, report, candidates, contract, across_hardware=options.across_hardware)
     return Validation(report, test)
 
 
@@ -123,7 +123,7 @@ def _provenance(
     bundles: Sequence[Bundle], baseline: Bundle | None, options: ValidateOptions, images: str | None,
     limit: int | None, test: ImageSet | None,
 ) -> Provenance:  # fmt: skip
-    """Everything that repeats the report."""
+    """Everything that is required to reproduce the report."""
     return {
         "command": list(options.command),
         "edgekit": __version__,
@@ -138,11 +138,11 @@ def _provenance(
 
 
 def _opened(options: ValidateOptions) -> dict[str, Device]:
-    """The devices by their names, not connected to yet."""
+    """The devices by name, not yet connected."""
     if len(set(options.devices)) < len(options.devices):
         raise EdgeKitError("a device is named twice", fix="name each --device once")
     if options.ort_web and not any("ort_web" in kind_of(name).settings for name in options.devices):
-        raise EdgeKitError("--ort-web is for a browser", fix="pass --device browser with it")
+        raise EdgeKitError("--ort-web requires --device browser", fix="add --device browser, or leave out --ort-web")
     return {name: open_device(name, ort_web=options.ort_web) for name in options.devices}
 
 
@@ -150,9 +150,11 @@ def _check_stored(
     stored: Report, bundles: Sequence[Bundle], judged: Sequence[Candidate], devices: Mapping[str, Device],
     *, across_hardware: bool,
 ) -> None:  # fmt: skip
-    """Refuse an earlier report that has no counterpart of a candidate, or is of another machine."""
+    """Refuse an earlier report that lacks a counterpart of a candidate, or is from another machine."""
     if len(devices) > 1:
-        raise EdgeKitError("an earlier report is of one device", fix="pass one --device with --baseline report.json")
+        raise EdgeKitError(
+            "an earlier report covers only one device", fix="pass one --device with --baseline report.json"
+        )
     manifests = {bundle.id: bundle.manifest for bundle in bundles}
     for candidate in judged:
         own = manifests[candidate.bundle]
@@ -164,7 +166,7 @@ def _check_stored(
 def _test_images(
     named: Sequence[Bundle], images: str | None, limit: int | None, *, skip_corrupt: bool
 ) -> tuple[ImageSet | None, Overlap | None]:
-    """The test images that none of the bundles was made with; None where none are known."""
+    """The test images that none of the bundles was made with, and the overlap; None if no test images are known."""
     test = part_of(named[0], "test", images, skip_corrupt=skip_corrupt)
     if test is None:
         _log.info("no test images are known: accuracy is not measured (pass --images)")

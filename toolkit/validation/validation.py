@@ -1,4 +1,4 @@
-"""The outcome of a validation, as Python code and notebooks use it."""
+"""The result of a validation, for Python code and notebooks."""
 
 import html
 from collections.abc import Iterator, Mapping
@@ -26,8 +26,8 @@ class Validation:
     """What validate measured and concluded.
 
     Attributes:
-        report: the document that report.json holds; of several devices, that of analysis.join.join_reports.
-        images: the test images, for the report's pictures; None when there are none.
+        report: the content of report.json; for several devices, that of analysis.join.join_reports.
+        images: the test images, for the report's pictures; None if there are none.
     """
 
     report: Report | JoinedReport
@@ -35,7 +35,7 @@ class Validation:
 
     @property
     def exit_code(self) -> int:
-        """0; 3 where the contract is not met, 4 where it is not proved, 1 where a device gave no report."""
+        """0, or 3 if the contract is not met, 4 if it is not proved, 1 if a device returned no report."""
         return self.report["exit_code"]
 
     def show(self) -> None:
@@ -50,7 +50,7 @@ class Validation:
         return write_reports(self.report, self.images, Path(folder))
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """A pandas DataFrame, a row per model: a number or text per column, nested ones as "drop.points".
+        """A pandas DataFrame with a row per model; columns are numbers or strings, nested ones like "drop.points".
 
         Raises:
             MissingPackageError: pandas is not installed.
@@ -68,7 +68,7 @@ class Validation:
                 yield {"device": report["device"]["name"], **dict(_scalars(model))}
 
     def _repr_html_(self) -> str:
-        """The report's page, in a frame of its own: its styles and names do not meet the notebook's."""
+        """The report's page in an iframe, so that its styles and names do not affect the notebook."""
         page = html.escape(render(self.report, self.images), quote=True)
         return (
             f'<iframe sandbox title="EdgeKit report" srcdoc="{page}" '
@@ -80,16 +80,16 @@ def read_report(path: Path | str, contract: Contract | None = None) -> Validatio
     """Read a report.json, or make the report of a result.json.
 
     Args:
-        contract: judge a result.json by this contract instead of its own; a report.json contains its verdict.
+        contract: judge a result.json by this contract instead of its own; a report.json already contains a verdict.
 
     Raises:
-        EdgeKitError: it is neither, or is damaged.
+        EdgeKitError: the file is neither, or is damaged.
     """
     return Validation(read_document(Path(path), contract))
 
 
 def _scalars(entry: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The numbers and texts of a document's entry and of the mappings in it; lists are left out."""
+    """The numbers and strings of a document's entry and of the mappings in it; lists are left out."""
     for name, value in entry.items():
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{prefix}{name}.")

@@ -1,1 +1,1 @@
-"""Boards: everything that does not depend on the transport. The transports are next to this folder."""
+"""Boards: the code that does not depend on the transport. The transports are next to this folder."""

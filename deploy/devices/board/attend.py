@@ -1,4 +1,4 @@
-"""Running the agent on a board: start it, send heartbeats every few seconds, and read its messages."""
+"""Run the agent on a board: start it, send heartbeats every few seconds, and read its messages."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from .remote_agent import HEARTBEAT_S, PATIENCE_S, RECEIVED
 
 # An agent that is silent for this long on a live connection is stuck.
 _SILENCE_S = 60.0
-# After a lost connection: how long to try to reconnect.
+# How long to try to reconnect after a lost connection.
 RECONNECT_S = 30.0
 
 
@@ -27,14 +27,14 @@ def attend(
     Args:
         agent: the shell command that starts it.
         request: the first line of its input.
-        collect: fetches a result that the board kept after a lost connection; None if it has none.
+        collect: fetches the result that the board kept after a lost connection, or None.
 
     Raises:
         EdgeKitError: the agent reported an error.
-        LostDeviceError: the board went away and kept no result.
+        LostDeviceError: the connection was lost, and the board kept no result.
     """
     process = transport.start(agent)
-    with ended(process), _beating(process, request) as say:
+    with ended(process), _heartbeats(process, request) as send:
         try:
             result = follow(_lines(transport, name, process), progress)
         except LostDeviceError as lost:
@@ -47,12 +47,12 @@ def attend(
             if collected is None:
                 raise
             return follow([collected], progress)
-        say(RECEIVED)
+        send(RECEIVED)
         return result
 
 
 def _lines(transport: Transport, name: str, process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """The agent's output. If it is killed, the measurement is lost."""
+    """The lines that the agent prints. If the agent is killed, the measurement is lost."""
     try:
         yield from transport.lines(process, _SILENCE_S)
     except CommandError as error:
@@ -62,26 +62,26 @@ def _lines(transport: Transport, name: str, process: subprocess.Popen[bytes]) ->
 
 
 @contextlib.contextmanager
-def _beating(process: subprocess.Popen[bytes], request: Mapping[str, object]) -> Iterator[Callable[[str], None]]:
+def _heartbeats(process: subprocess.Popen[bytes], request: Mapping[str, object]) -> Iterator[Callable[[str], None]]:
     """Send the request, then an empty line every few seconds; yields a function that sends another line."""
-    over, lock = threading.Event(), threading.Lock()
+    stopped, lock = threading.Event(), threading.Lock()
     assert process.stdin  # noqa: S101 # it is a pipe
     stream = process.stdin
 
-    def say(line: str) -> None:
+    def send(line: str) -> None:
         with lock, contextlib.suppress(OSError, ValueError):  # the reading side notices a dead connection
             stream.write(f"{line}\n".encode())
             stream.flush()
 
     def beat() -> None:
-        while not over.wait(HEARTBEAT_S):
-            say("")
+        while not stopped.wait(HEARTBEAT_S):
+            send("")
 
-    say(json.dumps(request))
+    send(json.dumps(request))
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield say
+        yield send
     finally:
-        over.set()
+        stopped.set()
         thread.join(PATIENCE_S)

@@ -19,7 +19,7 @@ from ...errors import DeviceError, LostDeviceError
 from ...files import scratch_folder, sha256
 from ...images import ImageSet
 from ...measuring import cargo
-from ...measuring.agent import Measured, heard
+from ...measuring.agent import Measured, parse_message
 from ...measuring.cargo import Parcel
 from ...measuring.plan import Plan
 from ...measuring.worker_process import megabytes
@@ -44,7 +44,7 @@ _MOST_GROWTH, _MOST_ENGINE_BYTES = 8, 256 << 20
 
 _BOOTSTRAP = Path(__file__).parent / "bootstrap.py"
 # The Python that provision installed, in either cache folder (see bootstrap.caches), if the user owns it: others can
-# create folders in /tmp. Else the system's Python.
+# create folders in /tmp. Otherwise the system's Python.
 _PYTHON = """\
 for d in "${XDG_CACHE_HOME:-$HOME/.cache}/edgekit" "${TMPDIR:-/tmp}/edgekit-$(id -u)"; do
 [ -O "$d" ] && [ ! -L "$d" ] && [ -x "$d/venv/bin/python3" ] && exec "$d/venv/bin/python3" -
@@ -70,18 +70,18 @@ class Board(Device):
         """ONNX Runtime, and the runtimes whose packages are installed.
 
         Raises:
-            DeviceError: the board lacks Python, a package, or a folder that can be written.
+            DeviceError: the board lacks Python, a package, or a writable folder.
         """
         self._check()
-        found = {*self.inspect().found}
+        modules = {*self.inspect().found}
         return {"onnxruntime"} | {
             runtime.name
             for runtime in all_runtimes()
-            if runtime.boards and any(found.intersection(package.modules) for package in runtime.packages)
+            if runtime.boards and any(modules.intersection(package.modules) for package in runtime.packages)
         }
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
-        """Send missing files, and run the agent."""
+        """Send the missing files, and run the agent."""
         with scratch_folder() as folder:
             parcels = list(_parcels(bundles, images, folder))
             _, result = self._run(parcels, cargo.job(bundles, plan, self.name), progress)
@@ -97,25 +97,25 @@ class Board(Device):
             )
         with scratch_folder() as folder:
             job = cargo.build_job(bundle, options, cargo.bundle_folder(bundle))
-            probe, built = self._run(list(_parcels([bundle], None, folder)), job, progress)
+            probe, answer = self._run(list(_parcels([bundle], None, folder)), job, progress)
             progress("fetching", 0.0)
-            digest, parcel, unpacked = built.get("parcel"), folder / "parcel", folder / "unpacked"
+            digest, parcel, unpacked = answer.get("parcel"), folder / "parcel", folder / "unpacked"
             if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
                 raise DeviceError(
                     f"{self.name} names its engine {str(digest)[:80]!r}, which is not a hash",
                     fix="do not trust this device",
                 )
-            most = _MOST_GROWTH * bundle.size_bytes + _MOST_ENGINE_BYTES
-            self._transport.get(f"{probe.cache}/{digest}", parcel, most)
+            max_bytes = _MOST_GROWTH * bundle.size_bytes + _MOST_ENGINE_BYTES
+            self._transport.get(f"{probe.cache}/{digest}", parcel, max_bytes)
             if sha256(parcel) != digest:
                 raise DeviceError(f"{self.name}: the engine arrived damaged", fix="run the command again")
-            made, *others = cargo.unpack_bundles(parcel, unpacked, most, f"what {self.name} built")
+            engine, *others = cargo.unpack_bundles(parcel, unpacked, max_bytes, f"the engine from {self.name}")
             if others:
                 raise DeviceError(f"{self.name} sent more than one engine", fix="do not trust this device")
-            cargo.adopt(made, bundle, out)
+            cargo.adopt(engine, bundle, out)
 
     def describe(self) -> Description:
-        """Its Python and packages; if nothing is missing, also the machine and its state."""
+        """The board's Python and packages; if nothing is missing, also its hardware and state."""
         probe = self.inspect()
         remark, missing = clock_remark(probe.facts), lacks(probe)
         packages = {NEEDED[module]: package.version for module, package in probe.packages.items()}
@@ -129,8 +129,9 @@ class Board(Device):
             _log.info(f"{self.name}: {remark}")
         install(probe, self.run, self.send, download, progress)
         if self._transport.python:
-            scheme, _, rest = self.name.partition("://")
-            _log.info(f"installed for --device {scheme}://{rest.partition('/')[0]}, without a Python in the address")
+            scheme, _, location = self.name.partition("://")
+            address = f"{scheme}://{location.partition('/')[0]}"
+            _log.info(f"installed; from now on use --device {address}, without a Python in the address")
         self._transport.python, self._probe = None, None  # the next probe uses the new Python, as validate will
         packages = self.inspect().packages
         broken = [f"{NEEDED[module]}: {package.error}" for module, package in packages.items() if not package.version]
@@ -147,7 +148,7 @@ class Board(Device):
         return next((list(cleaned) for cleaned in answers if cleaned is not None), [])
 
     def inspect(self) -> Probe:
-        """The board's packages; the probe runs once.
+        """Probe the board's packages, once.
 
         Raises:
             DeviceError: Python is missing or too old, or no folder is writable.
@@ -175,21 +176,21 @@ class Board(Device):
         """Run a shell command on the board.
 
         Raises:
-            DeviceError: it failed.
+            DeviceError: the command failed.
         """
         try:
             for _ in self._transport.run(command, "", timeout):
                 pass
         except CommandError as error:
             raise DeviceError(
-                f"{self.name}: {error}", fix=f"edgekit doctor --device {self.name} reports what is there"
+                f"{self.name}: {error}", fix=f"edgekit doctor --device {self.name} reports its state"
             ) from error
 
     def send(self, parcels: Sequence[Parcel], progress: Progress, code: str | None = None) -> Probe:
-        """Send every parcel to the board's cache and verify it; a lost connection is opened again.
+        """Send every parcel to the board's cache and verify it; reconnect after a lost connection.
 
         Args:
-            code: the hash of the parcel with EdgeKit's code, which is unpacked on the board.
+            code: the hash of the parcel with EdgeKit's code, to be unpacked on the board.
         """
         hashes = [parcel.sha256 for parcel in parcels]
         for attempt in range(_TRIES):
@@ -212,7 +213,7 @@ class Board(Device):
     def _run(
         self, parcels: Sequence[Parcel], job: Mapping[str, object], progress: Progress
     ) -> tuple[Probe, dict[str, object]]:  # fmt: skip
-        """Send missing files, the code first, and run the agent; returns its result."""
+        """Send the missing files, the code first, and run the agent; returns a probe and the agent's result."""
         code, *others = parcels
         probe = self.send(parcels, progress, code.sha256)
         request = {
@@ -229,7 +230,7 @@ class Board(Device):
         return probe, attend(self._transport, self.name, agent, request, progress, collect)
 
     def _about(self) -> About:
-        """The machine and its state."""
+        """Describe the board's hardware and state."""
         with scratch_folder() as folder:
             code = cargo.parcel(cargo.code("deploy"), folder)
             probe = self.send([code], silent, code.sha256)
@@ -238,16 +239,16 @@ class Board(Device):
             "print(json.dumps({'machine': describe(), 'state': state()}))"
         )
         for message in self._messages(f"{_python(probe)} -c {shlex.quote(program)}", ""):
-            with contextlib.suppress(DocumentError):  # what else is printed there
+            with contextlib.suppress(DocumentError):  # other output, such as a login script's
                 return read(About, message)
         raise DeviceError(f"{self.name} did not describe itself", fix="run edgekit doctor --device again")
 
     def _check(self) -> None:
         """Raise DeviceError if the board cannot measure."""
-        for lack in lacks(self.inspect()):
+        for problem in lacks(self.inspect()):
             raise DeviceError(
-                f"{self.name}: {lack}",
-                fix=f"edgekit provision --device {self.name} (or there: pip install {' '.join(NEEDED.values())})",
+                f"{self.name}: {problem}",
+                fix=f"edgekit provision --device {self.name}, or on the board: pip install {' '.join(NEEDED.values())}",
             )
 
     def _ask(self, request: Mapping[str, object]) -> Iterator[dict[str, object]]:
@@ -256,28 +257,28 @@ class Board(Device):
         return self._messages(f"exec {shlex.quote(python)} -" if python else _PYTHON, program)
 
     def _messages(self, command: str, text: str) -> Iterator[dict[str, object]]:
-        """The messages of a command. Its exit code is ignored, because missing messages are detected."""
+        """Run a command and yield its messages. Its exit code is ignored, because missing messages are detected."""
         with contextlib.suppress(CommandError):
             for line in self._transport.run(command, text, _PROBE_S):
-                yield heard(line)
+                yield parse_message(line)
 
     def _put(self, missing: Sequence[Parcel], probe: Probe, progress: Progress) -> None:
         total, done = sum(parcel.size for parcel in missing), 0
         for parcel in missing:
 
-            def part(share: float, done: int = done, size: int = parcel.size) -> None:
+            def report(share: float, done: int = done, size: int = parcel.size) -> None:
                 progress("sending", (done + share * size) / total)
 
-            part(0.0)
-            there, sent = f"{probe.cache}/{parcel.sha256}.part", int(probe.files.get(parcel.sha256, 0))
+            report(0.0)
+            remote, sent = f"{probe.cache}/{parcel.sha256}.part", int(probe.files.get(parcel.sha256, 0))
             if sent >= parcel.size:  # right length, wrong content: rsync and sftp would skip it
-                self.run(f"rm {shlex.quote(there)}", _PROBE_S)
+                self.run(f"rm {shlex.quote(remote)}", _PROBE_S)
                 sent = 0
-            self._transport.put(parcel.path, there, sent, part)
+            self._transport.put(parcel.path, remote, sent, report)
             done += parcel.size
 
     def _check_room(self, probe: Probe, missing: Sequence[Parcel], parcels: Sequence[Parcel]) -> None:
-        """Check for room for the parcels and their unpacked content."""
+        """Check that the parcels and their unpacked content fit."""
         needed, free = sum(parcel.size for parcel in (*missing, *parcels)), probe.facts.free_bytes
         if free < needed:
             raise DeviceError(
@@ -287,7 +288,7 @@ class Board(Device):
 
 
 def _parcels(bundles: Sequence[Bundle], images: ImageSet | None, folder: Path) -> Iterator[Parcel]:
-    """EdgeKit's code first, the bundles, the images."""
+    """EdgeKit's code, then the bundles and the images."""
     yield cargo.parcel(cargo.code("deploy"), folder)
     for bundle in bundles:
         yield cargo.parcel(cargo.bundle_files(bundle, cargo.bundle_folder(bundle)), folder)

@@ -1,7 +1,7 @@
 """The first program on a board: reports its state, checks received files, and cleans up.
 
 This file is sent over standard input, followed by a call of `main`, before EdgeKit's own code. It requires only
-Python, and runs on any Python 3, so that it can report one that is too old.
+Python, and runs on any Python 3, so that it can report a Python that is too old.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def main(request):
     land: hashes of files to check; complete ones get their final names.
     code: the hash of the code, to be unpacked.
     collect: the name of a result to return.
-    clean: remove everything EdgeKit ever put here.
+    clean: remove everything that EdgeKit installed here.
     find: modules to find without importing them.
     import: packages to try to import.
     """
@@ -43,7 +43,7 @@ def main(request):
             say({"unwritable": str(error)})
     if request.get("find"):
         say({"found": [module for module in request["find"] if importlib.util.find_spec(module) is not None]})
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as deploy/__init__.py says
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in deploy/__init__.py
     for package in request.get("import", []):
         say({"importing": package})
         try:
@@ -72,7 +72,7 @@ def caches():
 
 
 def choose_cache():
-    """The first one that can be created and written and belongs to this user; None without one."""
+    """The first of these folders that is writable and belongs to this user, or None."""
     for folder in caches():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,10 +87,10 @@ def choose_cache():
 
 def facts(cache):
     """The board's Python and free space."""
-    found = {
+    values = {
         "python": list(sys.version_info[:3]),
         "executable": sys.executable,
-        "base": getattr(sys, "_base_executable", sys.executable),  # of a venv, the Python that it was made with
+        "base": getattr(sys, "_base_executable", sys.executable),  # in a venv, the Python that created it
         "machine": platform.machine(),
         "libc": list(platform.libc_ver()),
         "system": platform.system(),
@@ -100,13 +100,13 @@ def facts(cache):
     }
     if cache is not None:
         room = os.statvfs(str(cache))
-        found["free_bytes"] = room.f_bavail * room.f_frsize
-        found["cache_bytes"] = sum(path.lstat().st_size for path in cache.rglob("*") if path.is_file())
-    return found
+        values["free_bytes"] = room.f_bavail * room.f_frsize
+        values["cache_bytes"] = sum(path.lstat().st_size for path in cache.rglob("*") if path.is_file())
+    return values
 
 
 def land(path):
-    """A file by its hash: "whole", or the number of received bytes. A damaged one is removed."""
+    """Check a file by its hash: returns "whole", or the number of received bytes. Removes a damaged file."""
     part = path.with_name(path.name + ".part")
     for candidate in (path, part):
         if candidate.is_file() and digest(candidate) == path.name:
@@ -119,11 +119,11 @@ def land(path):
 
 def digest(path):
     """SHA-256 of a file."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()
+            sha256.update(block)
+    return sha256.hexdigest()
 
 
 def unpack(cache, name):
@@ -138,7 +138,7 @@ def unpack(cache, name):
 
 
 def collect(path):
-    """Return and remove the text of a finished result; None without one."""
+    """Return and remove the text of a finished result, or None."""
     if not path.is_file():
         return None
     text = path.read_text()
@@ -147,8 +147,8 @@ def collect(path):
 
 
 def remove(folder):
-    """Remove a folder if it exists and belongs to this user."""
-    there = folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
-    if there:
+    """Remove a folder if it exists and belongs to this user; returns whether it does."""
+    removable = folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    if removable:
         shutil.rmtree(str(folder))
-    return there
+    return removable

@@ -1,4 +1,4 @@
-"""Installing the runtime on a board, in a venv in EdgeKit's folder; nothing else is changed."""
+"""Install the runtime on a board, in a venv in EdgeKit's folder; nothing else is changed."""
 
 import shlex
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ...measuring.cargo import Parcel
 from ...progress import Progress
 from .probe import NEEDED, Facts, Probe
 
-# A slow board unpacks a runtime from a slow card.
+# Time limits; a slow board unpacks a runtime from a slow card.
 _INSTALL_S, _MOVE_S, _UNPACK_S = 900.0, 60.0, 300.0
 
 
@@ -24,9 +24,10 @@ def install(probe: Probe, run: Run, send: Send, download: Download | None, progr
     """Make a new venv; the old one stays until the new one is complete.
 
     Args:
-        run: runs a shell command there, with a time limit in seconds.
+        run: runs a shell command on the board, with a time limit in seconds.
         send: sends files to the board's cache.
-        download: fetches the wheels for the board's Python into a new folder here; None lets the board download them.
+        download: fetches the wheels for the board's Python into a new folder here; with None, the board
+            downloads them.
 
     Raises:
         DeviceError: the installation failed and was undone.
@@ -35,21 +36,21 @@ def install(probe: Probe, run: Run, send: Send, download: Download | None, progr
     venv, old = (shlex.quote(f"{probe.cache}/{name}") for name in ("venv", "venv.old"))
     python = shlex.quote(probe.facts.base)
     pip = f"{venv}/bin/python3 -m pip install --no-input --disable-pip-version-check"
-    wanted = " ".join(NEEDED.values())
-    put_back = f"if [ -d {old} ]; then rm -rf {venv} && mv {old} {venv}; fi"
+    packages = " ".join(NEEDED.values())
+    restore = f"if [ -d {old} ]; then rm -rf {venv} && mv {old} {venv}; fi"
     progress("installing", 0.0)
     # the working venv stays until its replacement is complete, even after an interrupted attempt
-    run(f"{put_back}; if [ -d {venv} ]; then mv {venv} {old}; fi", _MOVE_S)
+    run(f"{restore}; if [ -d {venv} ]; then mv {venv} {old}; fi", _MOVE_S)
     try:
         if wheels:
             run(f"{python} -m venv --without-pip {venv}", _INSTALL_S)
             pip = f"PYTHONPATH=$(echo {wheels}/pip-*.whl) {pip} --no-index --find-links {wheels}"
         else:
             run(f"{python} -m venv {venv}", _INSTALL_S)
-        run(f"{pip} {wanted}", _INSTALL_S)
+        run(f"{pip} {packages}", _INSTALL_S)
         run(f"rm -rf {old} {wheels or ''}", _MOVE_S)
     except DeviceError as error:
-        run(f"rm -rf {venv}; {put_back}", _MOVE_S)
+        run(f"rm -rf {venv}; {restore}", _MOVE_S)
         raise DeviceError(
             f"{error}", fix="on Debian: apt install python3-venv on the device; without a network: --offline"
         ) from error
@@ -62,8 +63,8 @@ def _send_wheels(probe: Probe, run: Run, send: Send, download: Download, progres
         download(probe.facts, folder / "wheels")
         parcel = cargo.parcel(((wheel.name, wheel) for wheel in sorted((folder / "wheels").iterdir())), folder)
         send([parcel], progress)
-    there = shlex.quote(f"{probe.cache}/wheels")
+    wheels = shlex.quote(f"{probe.cache}/wheels")
     archive = shlex.quote(f"{probe.cache}/{parcel.sha256}")
     unzip = f"{shlex.quote(probe.facts.executable)} -m zipfile -e"
-    run(f"rm -rf {there} && {unzip} {archive} {there} && rm {archive}", _UNPACK_S)
+    run(f"rm -rf {wheels} && {unzip} {archive} {wheels} && rm {archive}", _UNPACK_S)
     return f"{probe.cache}/wheels"

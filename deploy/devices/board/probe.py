@@ -13,10 +13,10 @@ OLDEST_PYTHON = (3, 10)
 NEEDED = {
     "numpy": "numpy",
     "PIL": "pillow",
-    **{one.modules[0]: one.distributions[0] for one in runtime_named("onnxruntime").packages},
+    **{package.modules[0]: package.distributions[0] for package in runtime_named("onnxruntime").packages},
 }
 
-# A larger clock error is reported: certificates are rejected, file times are wrong.
+# A larger clock error is reported, because certificates are then rejected and file times are wrong.
 _CLOCK_S = 86400.0
 
 
@@ -66,11 +66,11 @@ class Probe(NamedTuple):
 
     Attributes:
         facts: its Python and free space.
-        cache: EdgeKit's folder there, an absolute path.
+        cache: the absolute path of EdgeKit's folder on the board.
         packages: import name -> its package.
         files: hash -> "whole", or the number of received bytes.
-        code: the folder of EdgeKit's own code, None if not requested.
-        collected: a finished result, None without one.
+        code: the folder of EdgeKit's own code; None if not requested.
+        collected: a finished result, or None.
         found: the requested modules that exist; they were not imported.
     """
 
@@ -84,14 +84,14 @@ class Probe(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The request of a probe (see bootstrap.main).
+    """The contents of a probe's request (see bootstrap.main).
 
     Attributes:
         land: hashes of files to check.
         code: the hash of the code to unpack.
-        collect: the name of a result.
+        collect: the name of a result to return.
         packages: import names to try.
-        modules: modules to find.
+        modules: modules to find without importing them.
     """
 
     land: Sequence[str] = ()
@@ -101,7 +101,7 @@ class Wanted(NamedTuple):
     modules: Sequence[str] = ()
 
     def request(self) -> dict[str, list[str] | str | None]:
-        """For bootstrap.main."""
+        """The request as bootstrap.main expects it."""
         return {
             "land": list(self.land),
             "code": self.code,
@@ -112,14 +112,14 @@ class Wanted(NamedTuple):
 
 
 def read_answer(message: dict[str, object], device: str) -> Answer:
-    """A message of the bootstrap; JSON with other keys, as from a login script, is an empty answer.
+    """Read a message of the bootstrap; JSON with other keys, such as a login script's, gives an empty answer.
 
     Raises:
-        DeviceError: an entry has another type, or a path is not an absolute, printable one.
+        DeviceError: an entry has the wrong type, or a path is not absolute or not printable.
     """
     if not message.keys() <= {*Answer._fields}:
         return Answer()
-    collected = message.pop("collected", None)  # a result, larger than any other text
+    collected = message.pop("collected", None)  # a result, which may be longer than `read` allows for a text
     try:
         answer = read(Answer, message)
         paths = [answer.code, *((answer.facts.cache, answer.facts.executable) if answer.facts else ())]
@@ -129,7 +129,7 @@ def read_answer(message: dict[str, object], device: str) -> Answer:
         if not all(path is None or path.startswith("/") for path in (answer.code, *paths[1:2])):
             raise DocumentError("a path that is not absolute")
         if collected is not None and not isinstance(collected, str):
-            raise DocumentError("a result that is not a text")
+            raise DocumentError("a result that is not a string")
     except DocumentError as error:
         raise DeviceError(f"{device} sent an invalid message: {error}", fix="do not trust this device") from error
     return answer._replace(collected=collected)
@@ -139,7 +139,7 @@ def read_probe(messages: Iterable[dict[str, object]], wanted: Wanted, device: st
     """Combine the bootstrap's messages, and ignore anything that was not requested.
 
     Raises:
-        DeviceError: there is no Python, it is too old, or no folder can be written.
+        DeviceError: Python is missing or too old, or no folder is writable.
     """
     answer, packages = Answer(), dict[str, Package]()
     for message in messages:
@@ -150,8 +150,8 @@ def read_probe(messages: Iterable[dict[str, object]], wanted: Wanted, device: st
             packages[part.imported] = Package(part.version or "unknown", None)
         elif part.failed is not None:
             packages[part.failed] = Package(None, None if part.missing else part.error)
-        elif part.importing is not None:  # remains if the import kills the interpreter
-            packages[part.importing] = Package(None, "importing it ends the interpreter")
+        elif part.importing is not None:  # the last message if the import kills the interpreter
+            packages[part.importing] = Package(None, "importing it kills the interpreter")
         else:
             answer = answer._replace(**{key: value for key, value in part._asdict().items() if value is not None})
     facts = _usable(answer, device)
@@ -162,7 +162,7 @@ def read_probe(messages: Iterable[dict[str, object]], wanted: Wanted, device: st
 
 
 def _usable(answer: Answer, device: str) -> Facts:
-    """The facts of a board that EdgeKit can use."""
+    """The facts of a board, after checking that EdgeKit can use it."""
     facts, needed = answer.facts, ".".join(map(str, OLDEST_PYTHON))
     if facts is None:
         raise DeviceError(
@@ -183,24 +183,24 @@ def _usable(answer: Answer, device: str) -> Facts:
 
 def _named(device: str, python: str) -> str:
     """The option that selects another Python on a device."""
-    scheme, _, rest = device.partition("://")
-    return f"--device {scheme}://{rest.partition('/')[0]}{python}"
+    scheme, _, location = device.partition("://")
+    return f"--device {scheme}://{location.partition('/')[0]}{python}"
 
 
 def lacks(probe: Probe) -> list[str]:
-    """What a board lacks for measuring, one sentence each."""
-    found = []
+    """The problems that prevent measuring on a board, one sentence each."""
+    problems = []
     for module, package in probe.packages.items():
         if package.error is not None:
-            found.append(f"its {NEEDED[module]} does not work on this {probe.facts.machine}: {package.error}")
+            problems.append(f"its {NEEDED[module]} does not work on this {probe.facts.machine}: {package.error}")
         elif package.version is None:
-            found.append(f"it has no {NEEDED[module]}")
-    return found
+            problems.append(f"it has no {NEEDED[module]}")
+    return problems
 
 
 def clock_remark(facts: Facts) -> str | None:
     """The consequence of a wrong clock; None if it is right."""
-    off = facts.time - time.time()
-    if abs(off) <= _CLOCK_S:
+    error_s = facts.time - time.time()
+    if abs(error_s) <= _CLOCK_S:
         return None
-    return f"its clock is off by {off / 86400:+.0f} days, so it rejects certificates: provision it with --offline"
+    return f"its clock is off by {error_s / 86400:+.0f} days, so it rejects certificates: provision it with --offline"

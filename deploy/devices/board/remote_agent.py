@@ -1,7 +1,7 @@
-"""The agent on a board: `python -m edgekit.deploy.devices.board.remote_agent CACHE`, attended over its pipes.
+"""The agent on a board: `python -m edgekit.deploy.devices.board.remote_agent CACHE`, controlled over its pipes.
 
 The first line on standard input is the job, followed by a heartbeat line every few seconds. When these stop, all
-processes started here end and the job's folder is removed. One job runs at a time.
+processes started here are killed and the job's folder is removed. One job runs at a time.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from typing import IO
 from ...bundle import Bundle
 from ...errors import DeviceError
 from ...measuring import cargo
-from ...measuring.agent import BUILT, JOB, Message, run_and_say
+from ...measuring.agent import BUILT, JOB, Message, run_and_report
 
 # Heartbeat interval of either side, and the longest tolerated silence of the other.
 HEARTBEAT_S, PATIENCE_S = 2.0, 15.0
-# The host's acknowledgement of a result, and the pattern of files that keep results until then.
+# The host's acknowledgement of a result, and the prefix of the files that store results until then.
 RECEIVED, RESULT = "received", "result-"
 
 _CODE = Path(__file__).resolve()
 
 
-class _Voice:
+class _Output:
     """Standard output for several threads; a broken pipe ends the job."""
 
     def __init__(self) -> None:
@@ -43,16 +43,16 @@ class _Voice:
 
 
 def main() -> None:
-    """Run the one job that standard input describes."""
+    """Run the job that standard input describes."""
     cache = Path(sys.argv[1])
-    with contextlib.suppress(PermissionError):  # it already leads its own group
+    with contextlib.suppress(PermissionError):  # already a group leader
         os.setsid()
-    voice = _Voice()
+    output = _Output()
     request = json.loads(sys.stdin.readline())
     try:
-        with _alone(cache, request["host"]), _folder(cache / "job") as job:
+        with _locked(cache, request["host"]), _folder(cache / "job") as job:
             os.environ["TMPDIR"] = str(job)  # the workers' temporary files are removed with the job
-            listener = _attend(voice, job, cache / request["result"])
+            listener = _attend(output, job, cache / request["result"])
             for name in request["parcels"]:
                 with zipfile.ZipFile(cache / name) as archive:
                     archive.extractall(job)
@@ -63,24 +63,24 @@ def main() -> None:
                     message = {"result": {"parcel": _parcel_of(job / BUILT, cache)}}
                 if "result" in message:  # kept until acknowledged, in case the connection breaks now
                     (cache / request["result"]).write_text(json.dumps(message), encoding="utf-8")
-                voice.say(message)
+                output.say(message)
 
-            run_and_say(job, say)
+            run_and_report(job, say)
             listener.join(PATIENCE_S)
     except DeviceError as error:
-        voice.say({"error": str(error), "fix": error.fix})
+        output.say({"error": str(error), "fix": error.fix})
     except OSError as error:
-        voice.say({"error": f"the board cannot write to {cache}: {error.strerror}", "fix": "free some room there"})
+        output.say({"error": f"the board cannot write to {cache}: {error.strerror}", "fix": "free some space there"})
 
 
 def _parcel_of(folder: Path, cache: Path) -> str:
-    """Put a new bundle into the cache as if the host had sent it, so that the host need not send it to run it."""
+    """Store a new bundle in the cache as if the host had sent it, so that the host can run it without sending it."""
     bundle = Bundle.open(folder)
     return cargo.parcel(cargo.bundle_files(bundle, cargo.bundle_folder(bundle)), cache).sha256
 
 
 @contextlib.contextmanager
-def _alone(cache: Path, host: str) -> Iterator[None]:
+def _locked(cache: Path, host: str) -> Iterator[None]:
     """Hold the board's lock, which the system releases with this process.
 
     Raises:
@@ -93,7 +93,7 @@ def _alone(cache: Path, host: str) -> Iterator[None]:
             lock.seek(0)
             raise DeviceError(
                 f"another EdgeKit is measuring on this board, for {lock.read().strip() or 'another user'}",
-                fix="wait until it is done, or end it: two at once would disturb each other",
+                fix="wait until it finishes, or stop it: two runs at once would disturb each other",
             ) from None
         _write(lock, host)
         yield
@@ -109,7 +109,7 @@ def _write(lock: IO[str], text: str) -> None:
 
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[Path]:
-    """A new folder, removed at the end; leftovers of earlier jobs and older code are removed first."""
+    """Make a new folder that is removed at the end; first remove leftovers of earlier jobs, and older code."""
     shutil.rmtree(path, ignore_errors=True)
     for code in path.parent.glob("code-*"):
         if code not in _CODE.parents:
@@ -123,9 +123,9 @@ def _folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _attend(voice: _Voice, job: Path, result: Path) -> threading.Thread:
+def _attend(output: _Output, job: Path, result: Path) -> threading.Thread:
     """Exchange heartbeats with the host. The returned thread ends when the host is gone or has the result."""
-    heard = [time.monotonic()]
+    last_received = [time.monotonic()]
 
     def end(*_: object) -> None:
         shutil.rmtree(job, ignore_errors=True)
@@ -133,23 +133,23 @@ def _attend(voice: _Voice, job: Path, result: Path) -> threading.Thread:
 
     def listen() -> None:
         for line in sys.stdin:
-            heard[0] = time.monotonic()
+            last_received[0] = time.monotonic()
             if line.strip() == RECEIVED:
                 result.unlink(missing_ok=True)
                 return
         end()
 
     def beat() -> None:
-        while time.monotonic() - heard[0] < PATIENCE_S:
+        while time.monotonic() - last_received[0] < PATIENCE_S:
             try:
-                voice.say({"alive": True})
+                output.say({"alive": True})
             except OSError:  # the host is gone
                 break
             time.sleep(HEARTBEAT_S)
         end()
 
-    for what in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(what, end)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, end)
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     threading.Thread(target=beat, daemon=True).start()

@@ -1,1 +1,1 @@
-"""A phone's or computer's browser."""
+"""Browsers on phones and computers."""

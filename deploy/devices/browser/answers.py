@@ -1,4 +1,4 @@
-"""What the page sends once it has measured, as JSON objects (see page.mjs)."""
+"""The page's measurements, as JSON objects (see page.mjs)."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -21,7 +21,7 @@ class PageFacts(TypedDict):
 
 
 class PageGolden(TypedDict):
-    """The golden samples: checksums of their pixels, the largest difference of a tensor, logits; null is not finite."""
+    """The golden samples: checksums of their pixels, the largest tensor difference, logits (null if not finite)."""
 
     checksums: Sequence[int]
     tensor_max_abs: float
@@ -29,7 +29,7 @@ class PageGolden(TypedDict):
 
 
 class PageModel(TypedDict):
-    """A candidate; blocks and predictions are read as those of measuring.measurement."""
+    """A candidate's measurements; blocks and predictions as in measuring.measurement."""
 
     bundle: str
     opened: Sequence[Steps]
@@ -43,7 +43,7 @@ class PageModel(TypedDict):
 
 
 class PageAnswer(TypedDict):
-    """All that was measured, one entry per candidate in the plan's order."""
+    """The result: the browser, and one entry per candidate in the plan's order."""
 
     environment: PageFacts
     models: Sequence[PageModel]

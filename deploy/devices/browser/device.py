@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 ORT_WEB = "1.30.0"
 
-# SHA-256 of ONNX Runtime Web's files, of the version above, as npm has them: provider -> name -> hash.
+# SHA-256 of the files of this version of ONNX Runtime Web, as published on npm: provider -> name -> hash.
 FILES = {
     "wasm": {
         "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
@@ -49,12 +49,12 @@ FILES = {
     },
 }
 
-# Time limits for opening the page, and for its messages after that.
+# Time limits for opening the page, and between its messages after that.
 _OPEN_S, _SILENCE_S = 600.0, 30.0
 # Time limit of a measurement.
 _MAX_S = 24 * 3600.0
 
-# Preprocess.dtype -> how tensors of it travel to the page, little-endian
+# Preprocess.dtype -> numpy dtype of the tensors sent to the page, little-endian
 _DTYPES = {"float32": "<f4", "uint8": "u1"}
 
 _HERE = Path(__file__).parent
@@ -68,10 +68,10 @@ _NAME = re.compile(r"browser(?P<webgpu>\+webgpu)?(?:://(?P<address>[\w.-]+)(?::(
 
 
 class BrowserDevice(Device):
-    """A browser at "browser" or "browser+webgpu"; "://ADDRESS:PORT" selects where the page is served.
+    """A browser: "browser" or "browser+webgpu"; a suffix "://ADDRESS:PORT" selects where the page is served.
 
     Args:
-        ort_web: the folder of ONNX Runtime Web's files; None is the folder that `make ort-web` fills.
+        ort_web: the folder of ONNX Runtime Web's files; None selects the folder that `make ort-web` fills.
         invite: shows the page's address to the user; by default it is logged.
     """
 
@@ -108,10 +108,10 @@ class BrowserDevice(Device):
                 "a browser measures the single stream only", fix="leave out --scenario, --fps and --sustained"
             )
         candidates = plan.measured(bundle.id for bundle in bundles)
-        own = {name for candidate in candidates for name in candidate.options} | plan.options.keys()
-        if beyond := sorted(own - {"threads"}):
+        names = {name for candidate in candidates for name in candidate.options} | plan.options.keys()
+        if unsupported := sorted(names - {"threads"}):
             raise DeviceError(
-                f"a browser supports the option threads, but not {beyond[0]}",
+                f"a browser supports the option threads, but not {unsupported[0]}",
                 fix="leave it out; --device browser+webgpu chooses ONNX Runtime Web's other provider",
             )
         try:
@@ -123,8 +123,8 @@ class BrowserDevice(Device):
         with server:
             self._invite(server.url)
             progress("waiting for the page to be opened", 0.0)
-            found = follow(self._words(server, bundles, candidates), progress)
-            return Measured.from_json(found, self.name, bundles, len(images or ()), plan)
+            result = follow(self._words(server, bundles, candidates), progress)
+            return Measured.from_json(result, self.name, bundles, len(images or ()), plan)
 
     def _pages(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None) -> Pages:
         pages = {"": _file(_HERE / "page.html")}
@@ -132,21 +132,25 @@ class BrowserDevice(Device):
         pages |= {f"ort/{name}": _file(self._ort_web / name) for name in FILES[self._provider]}
         described: dict[str, dict[str, object]] = {}
         for bundle in bundles:
-            golden, own = bundle.golden(), bundle.manifest
+            golden, manifest = bundle.golden(), bundle.manifest
             pages[f"bundles/{bundle.id}/model"] = _file(bundle.model_path)
             pages[f"bundles/{bundle.id}/tensors"] = _content(
-                golden.tensors.astype(_DTYPES[own.preprocess.dtype]).tobytes()
+                golden.tensors.astype(_DTYPES[manifest.preprocess.dtype]).tobytes()
             )
             pages |= {f"bundles/{bundle.id}/golden/{n}": _content(image) for n, image in enumerate(golden.images)}
             described[bundle.id] = {
-                "folder": f"bundles/{bundle.id}", "name": f"{own.name} {own.precision}", "labels": len(own.labels),
-                "input": vars(own.input), "golden": len(golden.images),
-                "preprocess": preprocess_settings(own.preprocess),
+                "folder": f"bundles/{bundle.id}", "name": f"{manifest.name} {manifest.precision}",
+                "labels": len(manifest.labels),
+                "input": vars(manifest.input), "golden": len(golden.images),
+                "preprocess": preprocess_settings(manifest.preprocess),
             }  # fmt: skip
         models = [
-            {**described[one.bundle], "id": one.key, "threads": one.threads, "runtime": one.choice and str(one.choice)}
-            for one in plan.measured(described)
-        ]
+            {
+                **described[candidate.bundle], "id": candidate.key, "threads": candidate.threads,
+                "runtime": candidate.choice and str(candidate.choice),
+            }
+            for candidate in plan.measured(described)
+        ]  # fmt: skip
         job = {
             "models": models, "plan": plain(plan), "provider": self._provider, "rules": plain(RULES),
             "budget_s": plan.budget_s, "images": 0, "targets": None,
@@ -160,7 +164,7 @@ class BrowserDevice(Device):
     def _words(
         self, server: Server, bundles: Sequence[Bundle], candidates: Sequence[Candidate]
     ) -> Iterator[str]:  # fmt: skip
-        """The page's messages, in the form of the agent's."""
+        """The page's messages, converted to those of the agent."""
         patience, end = _OPEN_S, time.monotonic() + _MAX_S
         while True:
             if time.monotonic() > end:
@@ -187,85 +191,85 @@ class BrowserDevice(Device):
                     message = {key: self._measured(message[key], bundles, candidates).to_json()}
             yield json.dumps(message)
 
-    def _measured(self, found: object, bundles: Sequence[Bundle], candidates: Sequence[Candidate]) -> Measured:
+    def _measured(self, message: object, bundles: Sequence[Bundle], candidates: Sequence[Candidate]) -> Measured:
         """The page's measurements, in the form common to all devices.
 
         Raises:
-            DeviceError: they are invalid.
+            DeviceError: the measurements are invalid.
         """
         try:
-            answer = read(PageAnswer, found)
-            said = answer["environment"]
+            answer = read(PageAnswer, message)
+            facts = answer["environment"]
             session = {
-                "runtime": f"onnxruntime-web {self._provider}", "version": ORT_WEB, "threads": said["threads"],
+                "runtime": f"onnxruntime-web {self._provider}", "version": ORT_WEB, "threads": facts["threads"],
                 "graph_optimization": "all",
             }  # fmt: skip
             by_id = {bundle.id: bundle for bundle in bundles}
             measurements = [
                 _measurement(
-                    candidate.key, by_id[candidate.bundle], one,
+                    candidate.key, by_id[candidate.bundle], model,
                     {**session, "threads": candidate.threads or session["threads"]},
                 )
-                for candidate, one in zip(candidates, answer["models"], strict=True)
+                for candidate, model in zip(candidates, answer["models"], strict=True)
             ]  # fmt: skip
-            return Measured(_environment(said), measurements)
+            return Measured(_environment(facts), measurements)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DeviceError(f"the page sent an invalid measurement: {error!r}", fix="run it again") from error
 
 
 def preprocess_settings(preprocess: Preprocess) -> dict[str, object]:
-    """Settings for the page's preprocessing, to match Pillow on this machine."""
+    """Settings for the page's preprocessing that match Pillow on this machine."""
     return {**plain(preprocess), "height_first": int(pillow_version.partition(".")[0]) >= 13}
 
 
-def _environment(said: PageFacts) -> Environment:
-    """The keys that a report requires for any machine; a browser reveals little."""
-    agent = said["userAgent"]
+def _environment(facts: PageFacts) -> Environment:
+    """The environment that a report requires; a browser reveals little of it."""
+    agent = facts["userAgent"]
     system = re.search(r"\(([^)]*)\)", agent)
     program = re.findall(r"(?:Firefox|FxiOS|Edg|OPR|SamsungBrowser|CriOS|Chrome|Version)/\S+", agent)
-    facts = {
+    environment = {
         "machine": UNAVAILABLE,
         "system": system[1] if system else UNAVAILABLE,
         "board": f"{program[-1] if program else 'a browser'} on {system[1] if system else 'an unknown system'}",
         "cpu": UNAVAILABLE,
         "browser": agent,
-        "cores": said["cores"],
-        "cores_allowed": said["threads"],
-        "threads": said["threads"],
+        "cores": facts["cores"],
+        "cores_allowed": facts["threads"],
+        "threads": facts["threads"],
         "cores_got": UNAVAILABLE,
         "isa": [],
-        "gpu": said["gpu"] or UNAVAILABLE,
-        "memory_bytes": int(said["memory_gb"] * 2**30) if said["memory_gb"] else UNAVAILABLE,
-        "screen": said["screen"],
-        "secure_context": said["secure"],
-        "cross_origin_isolated": said["isolated"],
-        "timer_ns": int(said["clock_ms"] * 1e6),
+        "gpu": facts["gpu"] or UNAVAILABLE,
+        "memory_bytes": int(facts["memory_gb"] * 2**30) if facts["memory_gb"] else UNAVAILABLE,
+        "screen": facts["screen"],
+        "secure_context": facts["secure"],
+        "cross_origin_isolated": facts["isolated"],
+        "timer_ns": int(facts["clock_ms"] * 1e6),
         "versions": {"onnxruntime-web": ORT_WEB},
         "before": {},
         "after": {},
     }
-    return cast("Environment", facts)
+    return cast("Environment", environment)
 
 
-def _measurement(key: str, bundle: Bundle, found: PageModel, session: Mapping[str, object]) -> Measurement:
-    """One candidate's measurement, with the parity computed here."""
-    golden, answer = bundle.golden(), found["golden"]
+def _measurement(key: str, bundle: Bundle, model: PageModel, session: Mapping[str, object]) -> Measurement:
+    """One candidate's measurement; its parity is computed here."""
+    golden, answer = bundle.golden(), model["golden"]
     logits = np.asarray([[np.nan if value is None else value for value in row] for row in answer["logits"]], np.float32)
-    same = float(np.mean(np.asarray(answer["checksums"], np.uint32) == golden.checksums))
-    parity = compare(golden, logits, checksums_agreement=same, tensor_max_abs=answer["tensor_max_abs"])
-    if found["bundle"] != key or not found["blocks"]:
+    agreement = float(np.mean(np.asarray(answer["checksums"], np.uint32) == golden.checksums))
+    parity = compare(golden, logits, checksums_agreement=agreement, tensor_max_abs=answer["tensor_max_abs"])
+    if model["bundle"] != key or not model["blocks"]:
         raise ValueError("another model, or no blocks")
     return read(
         Measurement,
         {
             "bundle": key, "session": session,
-            **{name: [opened[name] for opened in found["opened"]] for name in Steps.__annotations__},
-            "preprocess_ns": [ns for prepared in found["prepared"] for ns in prepared["preprocess_ns"]],
-            "postprocess_ns": [ns for prepared in found["prepared"] for ns in prepared["postprocess_ns"]],
-            "warm_ups": [prepared["warm_up"] for prepared in found["prepared"]], "blocks": found["blocks"],
-            "one_thread": found["one_thread"],
-            "checked": found["checked"], "differed": found["differed"], "peak_rss_bytes": None,
-            "parity": vars(parity), "golden_logits": logits.tolist(), "predictions": found["predictions"],
+            **{name: [opened[name] for opened in model["opened"]] for name in Steps.__annotations__},
+            "preprocess_ns": [ns for prepared in model["prepared"] for ns in prepared["preprocess_ns"]],
+            "postprocess_ns": [ns for prepared in model["prepared"] for ns in prepared["postprocess_ns"]],
+            "warm_ups": [prepared["warm_up"] for prepared in model["prepared"]], "blocks": model["blocks"],
+            "one_thread": model["one_thread"],
+            "checked": model["checked"], "differed": model["differed"], "peak_rss_bytes": None,
+            "parity": vars(parity), "golden_logits": logits.tolist(), "predictions": model["predictions"],
             "throughput": [], "frames": [], "sustained": [],
         }
     )  # fmt: skip

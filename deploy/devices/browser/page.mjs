@@ -1,5 +1,5 @@
-// The latency part of deploy/measuring/measure.py in a browser: fresh workers for each model, blocks in turns, raw values
-// to the computer. Every model gets all processes of the plan, even one that is slow to start.
+// The latency measurement of deploy/measuring/measure.py in a browser: fresh workers for each model, interleaved
+// blocks, raw values sent to the computer. Every model gets all processes of the plan, even if it is slow to start.
 import { median, mulberry32, shuffle, worthWaitingFor } from "./schedule.mjs";
 
 const $ = (id) => document.getElementById(id);
@@ -9,7 +9,7 @@ let job, lastBeat = 0;
 async function post(message) {
   lastBeat = performance.now();
   const answer = await fetch("message", { method: "POST", body: JSON.stringify(message) });
-  if (!answer.ok) throw new Error("the computer does not listen any more");
+  if (!answer.ok) throw new Error("the computer is no longer listening");
 }
 
 async function show(stage, share) {
@@ -18,9 +18,9 @@ async function show(stage, share) {
   if (performance.now() - lastBeat > 250) await post({ progress: stage, share });
 }
 
-const called = ({ name, runtime }) => (runtime ? `${name} on ${runtime}` : name);
+const label = ({ name, runtime }) => (runtime ? `${name} on ${runtime}` : name);
 
-/** A model in a worker of its own; `ask` sends one request and waits. */
+/** Start a worker for a model; `ask` sends a request and waits for the answer. */
 function startWorker(model, provider, threads, clockMs) {
   const worker = new Worker("worker.mjs", { type: "module" });
   const ask = (request, onProgress) => new Promise((resolve, reject) => {
@@ -35,7 +35,7 @@ function startWorker(model, provider, threads, clockMs) {
   return { ask, end: () => worker.terminate(), ready: ask({ do: "start", model, provider, threads, clockMs, rules: job.rules }) };
 }
 
-/** The smallest step that the clock is seen to make. */
+/** The smallest observed step of the clock, in milliseconds. */
 function clockStep() {
   let smallest = Infinity;
   for (let step = 0; step < 20; step++) {
@@ -48,9 +48,9 @@ function clockStep() {
 }
 
 async function adapter() {
-  const found = await navigator.gpu?.requestAdapter();
-  if (!found) return null;
-  const { vendor, architecture, description } = found.info ?? {};
+  const gpu = await navigator.gpu?.requestAdapter();
+  if (!gpu) return null;
+  const { vendor, architecture, description } = gpu.info ?? {};
   return [vendor, architecture, description].filter(Boolean).join(" ") || "unnamed";
 }
 
@@ -58,16 +58,16 @@ async function measure() {
   const { plan, provider } = job, cores = navigator.hardwareConcurrency ?? 1;
   const isolated = self.crossOriginIsolated, clockMs = clockStep(), gpu = await adapter();
   if (Math.max(plan.threads, ...job.models.map((model) => model.threads)) > 1 && !isolated) {
-    throw new Error("a page over plain http from another address has one thread: leave out --threads, and threads= of --runtime");
+    throw new Error("a page served over plain http from another machine can use one thread only: omit --threads, and threads= in --runtime");
   }
-  if (provider === "webgpu" && !gpu) throw new Error("this browser offers no WebGPU here; it needs https or localhost, and a GPU");
+  if (provider === "webgpu" && !gpu) throw new Error("WebGPU is not available in this browser; it requires https or localhost, and a GPU");
   const threads = isolated ? plan.threads ?? cores : 1;
   const environment = {
     userAgent: navigator.userAgent, cores, threads, isolated, secure: self.isSecureContext, clock_ms: clockMs,
     memory_gb: navigator.deviceMemory ?? null, gpu, screen: `${screen.width}x${screen.height} at ${devicePixelRatio}`,
   };
-  $("facts").textContent = `${provider === "webgpu" ? `WebGPU on ${gpu}` : `${threads} of ${cores} threads`}, clock of ${(clockMs * 1000).toFixed(0)} µs`;
-  const found = job.models.map((model) => ({
+  $("facts").textContent = `${provider === "webgpu" ? `WebGPU on ${gpu}` : `${threads} of ${cores} threads`}, clock step ${(clockMs * 1000).toFixed(0)} µs`;
+  const results = job.models.map((model) => ({
     bundle: model.id, opened: [], prepared: [], blocks: [], one_thread: [], golden: null, predictions: null, checked: 0, differed: 0, model,
   }));
   const origin = performance.now(), random = mulberry32(plan.seed);
@@ -77,48 +77,48 @@ async function measure() {
       for (const worker of workers) await worker.ready;
       for (const [index, worker] of workers.entries()) {
         if (process === 0) await show("loading", index / workers.length);
-        found[index].opened.push(await worker.ask({ do: "open", provider }));
+        results[index].opened.push(await worker.ask({ do: "open", provider }));
       }
-      if (process === 0) await answerOnce(workers, found);
+      if (process === 0) await answerOnce(workers, results);
       for (const [index, worker] of workers.entries()) {
         if (process === 0) await show("warm-up", index / workers.length);
         const answer = await worker.ask({ do: "prepare", count: job.images });
-        if (process === 0) Object.assign(found[index], blockOf(answer));
-        found[index].prepared.push(answer);
+        if (process === 0) Object.assign(results[index], blockOf(answer));
+        results[index].prepared.push(answer);
       }
-      await timeBlocks(workers, found, process, random, origin);
+      await timeBlocks(workers, results, process, random, origin);
     } finally {
       for (const worker of workers) worker.end();
     }
-    const most = Math.max(...job.models.map((model) => model.threads ?? threads));
-    if (process === 0 && most > 1) await timeWithOneThread(found, provider, clockMs, origin);
-    const done = { environment, models: found.map(({ model, ...rest }) => rest) };
-    await post(process + 1 < plan.processes ? { measured: done } : { result: done });
+    const maxThreads = Math.max(...job.models.map((model) => model.threads ?? threads));
+    if (process === 0 && maxThreads > 1) await timeWithOneThread(results, provider, clockMs, origin);
+    const measured = { environment, models: results.map(({ model, ...measurements }) => measurements) };
+    await post(process + 1 < plan.processes ? { measured } : { result: measured });
   }
-  return found;
+  return results;
 }
 
-/** Golden samples and test images, by the first of a model's workers. */
-async function answerOnce(workers, found) {
+/** Run the golden samples and test images, in each model's first worker. */
+async function answerOnce(workers, results) {
   for (const [index, worker] of workers.entries()) {
     await show("accuracy", index / workers.length);
-    found[index].golden = await worker.ask({ do: "golden" });
+    results[index].golden = await worker.ask({ do: "golden" });
     if (!job.images) continue;
-    found[index].predictions = await worker.ask(
+    results[index].predictions = await worker.ask(
       { do: "predict", count: job.images, labels: job.targets }, (share) => show("accuracy", (index + share) / workers.length),
     );
   }
 }
 
-/** Pairs of rounds of one block a model: in random order, then backwards. */
-async function timeBlocks(workers, found, process, random, origin) {
-  const { plan, rules } = job, order = workers.map((_, index) => index), first = found[0].blocks.length, start = performance.now();
+/** Pairs of rounds with one block per model: in random order, then in reverse. */
+async function timeBlocks(workers, results, process, random, origin) {
+  const { plan, rules } = job, order = workers.map((_, index) => index), first = results[0].blocks.length, start = performance.now();
   const [rounds, seconds, budget] = [plan.rounds, plan.seconds, job.budget_s].map((value) => value / plan.processes);
   for (let round = first; ;) {
     shuffle(order, random);
     for (const turn of [order, [...order].reverse()]) {
       for (const index of turn) {
-        const model = found[index];
+        const model = results[index];
         const at = (performance.now() - origin) / 1000;
         const answer = await workers[index].ask({ do: "time", samples: model.samples, calls: model.calls });
         model.blocks.push({ round, process, at, calls: model.calls, ns: answer.ns, switches: null });
@@ -134,17 +134,17 @@ async function timeBlocks(workers, found, process, random, origin) {
     if (round - first < rounds || spent < seconds) continue;
     const share = budget ? spent / budget : 1;
     const unsettled = ({ blocks }) => worthWaitingFor(blocks.slice(first - round), plan.processes, share, rules);
-    if (share >= 1 || !found.some(unsettled)) return;
+    if (share >= 1 || !results.some(unsettled)) return;
   }
 }
 
-/** How many samples a block has, and how many calls a sample. */
+/** The number of samples per block, and of calls per sample. */
 function blockOf({ call_ms: callMs, calls }) {
   return { calls, samples: Math.max(1, Math.round(job.plan.block_ms / (callMs * calls))) };
 }
 
-/** A few rounds with one thread: what threads that wait for one another are told by. */
-async function timeWithOneThread(found, provider, clockMs, origin) {
+/** A few rounds with one thread, which reveal threads that wait for one another. */
+async function timeWithOneThread(results, provider, clockMs, origin) {
   const workers = job.models.map((model) => startWorker(model, provider, 1, clockMs));
   try {
     const blocks = [];
@@ -159,7 +159,7 @@ async function timeWithOneThread(found, provider, clockMs, origin) {
       for (const index of round % 2 ? order : [...order].reverse()) {
         const at = (performance.now() - origin) / 1000, { samples, calls } = blocks[index];
         const { ns } = await workers[index].ask({ do: "time", samples, calls });
-        found[index].one_thread.push({ round, process: 0, at, calls, ns, switches: null });
+        results[index].one_thread.push({ round, process: 0, at, calls, ns, switches: null });
       }
     }
   } finally {
@@ -167,14 +167,14 @@ async function timeWithOneThread(found, provider, clockMs, origin) {
   }
 }
 
-function showResult(found) {
-  for (const model of found) {
+function showResult(results) {
+  for (const model of results) {
     const row = $("result").tBodies[0].insertRow();
     const times = model.blocks.map((block) => block.ns.reduce((sum, value) => sum + value, 0) / block.ns.length / block.calls / 1e6);
-    const right = model.predictions?.classes.filter((answer, index) => answer === job.targets?.[index]).length;
-    row.insertCell().textContent = called(model.model);
+    const correct = model.predictions?.classes.filter((answer, index) => answer === job.targets?.[index]).length;
+    row.insertCell().textContent = label(model.model);
     row.insertCell().textContent = `${median(times).toPrecision(3)} ms`;
-    row.insertCell().textContent = job.targets ? `${right} of ${job.images}` : "-";
+    row.insertCell().textContent = job.targets ? `${correct} of ${job.images}` : "-";
   }
   $("result").hidden = false;
   $("stage").textContent = "done: the verdict is on the computer";
@@ -182,16 +182,16 @@ function showResult(found) {
   $("advice").textContent = "This page can be closed.";
 }
 
-const beat = setInterval(() => { if (performance.now() - lastBeat > 2000) post({ alive: true }).catch(() => {}); }, 1000);
+const heartbeat = setInterval(() => { if (performance.now() - lastBeat > 2000) post({ alive: true }).catch(() => {}); }, 1000);
 navigator.wakeLock?.request("screen").catch(() => {});
 try {
   job = await (await fetch("job.json")).json();
-  $("models").textContent = job.models.map(called).join(", ");
+  $("models").textContent = job.models.map(label).join(", ");
   showResult(await measure());
 } catch (error) {
   $("stage").textContent = error.message;
   $("stage").className = "bad";
   await post({ error: error.message }).catch(() => {});
 } finally {
-  clearInterval(beat);
+  clearInterval(heartbeat);
 }

@@ -1,6 +1,6 @@
-// Preprocessing in a browser, bit for bit that of deploy/preprocess.py: Pillow's resampling in whole numbers, its
-// conversion to grey, centre crop, normalisation in float32. The decoder is the browser's; `checksum` tells whether it
-// gives the pixels that Pillow's gives.
+// Preprocessing in a browser, bit-identical to deploy/preprocess.py: Pillow's integer resampling and conversion to
+// grey, centre crop, normalisation in float32. The browser decodes the images; `checksum` shows whether its pixels
+// equal Pillow's.
 
 // [support, weight at x] of each filter (Pillow's Resample.c)
 const FILTERS = {
@@ -21,7 +21,7 @@ const FILTERS = {
 };
 const sinc = (x) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
 
-// Weights are whole numbers of 2 ** -22.
+// Weights are integers, in units of 2 ** -22.
 const BITS = 22;
 
 /** Decode an image file: {width, height, channels, data: Uint8 [height, width, channels]} in `mode`, RGB or L. */
@@ -61,18 +61,18 @@ const TABLE = Int32Array.from({ length: 256 }, (_, number) => {
   return number;
 });
 
-/** [channels, height, width] of a decoded image: Float32, or Uint8 where the network normalizes by itself. */
+/** A decoded image as [channels, height, width]: Float32, or Uint8 if the network itself normalizes. */
 export function preprocess(image, settings) {
-  let made = image;
+  let result = image;
   if (settings.resize !== null) {
     const [width, height] = resized(image, settings.resize);
     if (width !== image.width || height !== image.height) {
-      made = settings.interpolation === "nearest" ? nearest(image, width, height)
+      result = settings.interpolation === "nearest" ? nearest(image, width, height)
         : resample(image, width, height, FILTERS[settings.interpolation], settings.height_first);
     }
   }
-  if (settings.crop !== null) made = centreCrop(made, ...settings.crop);
-  return settings.dtype === "uint8" ? planes(made) : normalize(made, settings.mean, settings.std);
+  if (settings.crop !== null) result = centreCrop(result, ...settings.crop);
+  return settings.dtype === "uint8" ? planes(result) : normalize(result, settings.mean, settings.std);
 }
 
 function resized({ width, height }, resize) {
@@ -81,71 +81,73 @@ function resized({ width, height }, resize) {
 }
 
 /**
- * Two passes, each of which rounds to 8 bits: first across, then down; from Pillow 13 (its pull request 9549) the other
- * way round where the height shrinks by more than twice what the width does.
+ * Two passes, each rounded to 8 bits: first horizontal, then vertical. From Pillow 13 (its pull request 9549) the order
+ * is reversed if the height shrinks by more than twice as many pixels as the width.
  */
 function resample(image, width, height, filter, heightFirst) {
-  const across = (from) => (width === from.width ? from : pass(from, width, from.height, weights(from.width, width, filter), true));
-  const down = (from) => (height === from.height ? from : pass(from, from.width, height, weights(from.height, height, filter), false));
+  const horizontal = (from) => (width === from.width ? from : pass(from, width, from.height, weights(from.width, width, filter), true));
+  const vertical = (from) => (height === from.height ? from : pass(from, from.width, height, weights(from.height, height, filter), false));
   const tall = height < image.height && image.height - height > 2 * (image.width - width);
-  return heightFirst && tall ? across(down(image)) : down(across(image));
+  return heightFirst && tall ? horizontal(vertical(image)) : vertical(horizontal(image));
 }
 
-/** For each place in the output: where its part of the input begins, and the weights of that part. */
+/** For each output position: the first contributing input position, and the weights from there on. */
 function weights(from, to, [support, at]) {
   const scale = from / to, wide = Math.max(scale, 1), reach = support * wide;
-  return Array.from({ length: to }, (_, place) => {
-    const centre = (place + 0.5) * scale;
+  return Array.from({ length: to }, (_, position) => {
+    const centre = (position + 0.5) * scale;
     const begin = Math.max(0, Math.trunc(centre - reach + 0.5));
     const end = Math.min(from, Math.trunc(centre + reach + 0.5));
     const exact = Array.from({ length: end - begin }, (_, x) => at((x + begin - centre + 0.5) * (1 / wide)));
     const sum = exact.reduce((total, value) => total + value, 0);
-    const whole = exact.map((value) => {
+    const integers = exact.map((value) => {
       const share = (sum === 0 ? value : value / sum) * (1 << BITS);
       return Math.trunc(share < 0 ? share - 0.5 : share + 0.5);
     });
-    return [begin, Int32Array.from(whole)];
+    return [begin, Int32Array.from(integers)];
   });
 }
 
-function pass(image, width, height, table, across) {
+function pass(image, width, height, table, horizontal) {
   const { channels, data } = image;
-  const step = across ? channels : image.width * channels;
-  const made = new Uint8Array(width * height * channels);
+  const step = horizontal ? channels : image.width * channels;
+  const result = new Uint8Array(width * height * channels);
   for (let y = 0, to = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      const [begin, factors] = table[across ? x : y];
-      const start = across ? (y * image.width + begin) * channels : (begin * image.width + x) * channels;
+      const [begin, factors] = table[horizontal ? x : y];
+      const start = horizontal ? (y * image.width + begin) * channels : (begin * image.width + x) * channels;
       for (let channel = 0; channel < channels; channel++) {
         let sum = 1 << (BITS - 1);
         for (let tap = 0; tap < factors.length; tap++) sum += data[start + tap * step + channel] * factors[tap];
-        made[to++] = Math.min(255, Math.max(0, Math.floor(sum / (1 << BITS))));
+        result[to++] = Math.min(255, Math.max(0, Math.floor(sum / (1 << BITS))));
       }
     }
   }
-  return { width, height, channels, data: made };
+  return { width, height, channels, data: result };
 }
 
-/** Pillow's affine scaling: the input's place is added up, step by step. */
+/** Pillow's affine scaling: input positions are accumulated step by step. */
 function nearest(image, width, height) {
   const { channels, data } = image;
-  const places = (from, to) => {
-    const found = new Int32Array(to), step = from / to;
-    for (let index = 0, place = step * 0.5; index < to; index++, place += step) found[index] = Math.min(from - 1, Math.floor(place));
-    return found;
+  const positions = (from, to) => {
+    const indices = new Int32Array(to), step = from / to;
+    for (let index = 0, position = step * 0.5; index < to; index++, position += step) {
+      indices[index] = Math.min(from - 1, Math.floor(position));
+    }
+    return indices;
   };
-  const columns = places(image.width, width), rows = places(image.height, height);
-  const made = new Uint8Array(width * height * channels);
+  const columns = positions(image.width, width), rows = positions(image.height, height);
+  const result = new Uint8Array(width * height * channels);
   let to = 0;
   for (const row of rows) {
     for (const column of columns) {
-      for (let channel = 0; channel < channels; channel++) made[to++] = data[(row * image.width + column) * channels + channel];
+      for (let channel = 0; channel < channels; channel++) result[to++] = data[(row * image.width + column) * channels + channel];
     }
   }
-  return { width, height, channels, data: made };
+  return { width, height, channels, data: result };
 }
 
-/** torchvision's CenterCrop: what is smaller is padded with zeros first; halves round to even. */
+/** torchvision's CenterCrop: smaller images are first padded with zeros; halves round to even. */
 function centreCrop(image, height, width) {
   let padLeft = 0, padTop = 0, padRight = 0, padBottom = 0;
   if (width > image.width || height > image.height) {
@@ -157,15 +159,15 @@ function centreCrop(image, height, width) {
   const top = roundHalfEven((image.height + padTop + padBottom - height) / 2) - padTop;
   const left = roundHalfEven((image.width + padLeft + padRight - width) / 2) - padLeft;
   const { channels, data } = image;
-  const made = new Uint8Array(width * height * channels);
+  const result = new Uint8Array(width * height * channels);
   for (let y = Math.max(0, -top); y < Math.min(height, image.height - top); y++) {
     for (let x = Math.max(0, -left); x < Math.min(width, image.width - left); x++) {
       for (let channel = 0; channel < channels; channel++) {
-        made[(y * width + x) * channels + channel] = data[((y + top) * image.width + x + left) * channels + channel];
+        result[(y * width + x) * channels + channel] = data[((y + top) * image.width + x + left) * channels + channel];
       }
     }
   }
-  return { width, height, channels, data: made };
+  return { width, height, channels, data: result };
 }
 
 function roundHalfEven(value) {
@@ -179,13 +181,13 @@ function planes({ width, height, channels, data }) {
 }
 
 function normalize({ width, height, channels, data }, mean, std) {
-  const size = width * height, made = new Float32Array(channels * size);
+  const size = width * height, result = new Float32Array(channels * size);
   for (let channel = 0; channel < channels; channel++) {
     const middle = Math.fround(mean[channel]), spread = Math.fround(std[channel]);
     for (let index = 0; index < size; index++) {
       const share = Math.fround(data[index * channels + channel] / 255);
-      made[channel * size + index] = Math.fround(share - middle) / spread;
+      result[channel * size + index] = Math.fround(share - middle) / spread;
     }
   }
-  return made;
+  return result;
 }

@@ -1,4 +1,4 @@
-// In which order and for how long the page times models: the rules of deploy/measuring/measure.py, with its figures.
+// The order and duration of the page's timing, by the same rules and figures as in deploy/measuring/measure.py.
 
 /** Numbers in [0, 1) from a 32-bit seed: mulberry32 (Tommy Ettinger, 2017, public domain). */
 export function mulberry32(seed) {
@@ -11,7 +11,7 @@ export function mulberry32(seed) {
   };
 }
 
-/** Shuffle in place, each order equally likely (Fisher and Yates; Durstenfeld's form, 1964). */
+/** Shuffle in place; all orders are equally likely (Fisher and Yates; Durstenfeld's form, 1964). */
 export function shuffle(values, random) {
   for (let last = values.length - 1; last > 0; last--) {
     const chosen = Math.floor(random() * (last + 1));
@@ -20,11 +20,11 @@ export function shuffle(values, random) {
 }
 
 export function median(values) {
-  const sorted = [...values].sort((one, other) => one - other), middle = sorted.length >> 1;
+  const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-/** Whether one process's blocks lack its share of the samples, or a narrow interval of their median. */
+/** Whether one process's blocks have too few samples, or too wide an interval of their median. */
 export function lacking(blocks, processes, rules) {
   const samples = blocks.reduce((sum, block) => sum + block.ns.length, 0) * processes;
   const logs = blocks.map((block) => Math.log(median(block.ns)));
@@ -34,7 +34,7 @@ export function lacking(blocks, processes, rules) {
   return samples < rules.samples_wanted || half > rules.half_width_wanted * Math.sqrt(processes);
 }
 
-/** Whether the rest of the time budget can bring what a process's blocks lack; `share` of it is spent. */
+/** Whether a process's blocks can be completed in the rest of the time budget, of which `share` is spent. */
 export function worthWaitingFor(blocks, processes, share, rules) {
   const samples = blocks.reduce((sum, block) => sum + block.ns.length, 0) * processes / share;
   return lacking(blocks, processes, rules) && samples >= rules.samples_wanted;

@@ -11,23 +11,23 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from ...measuring.agent import heard
+from ...measuring.agent import parse_message
 
-# what gives the content, its type
+# function that returns the content, content type
 Page = tuple[Callable[[], bytes], str]
 # path under the secret -> the page there
 Pages = Mapping[str, Page]
 
-# of a server: the connection (socketserver has a datagram too)
+# a server's connection; the tuple is socketserver's datagram
 Request = socket.socket | tuple[bytes, socket.socket]
 
-# A result takes a few megabytes for ten thousand images; time limit for receiving a body.
+# Size limit of a body (a result takes a few megabytes for ten thousand images), and time limit for receiving it.
 _MAX_BYTES, _BODY_S = 64 << 20, 120.0
-# A browser opens six connections to a server; limit of unread messages.
+# Limits of connections (a browser opens six to a server), and of unread messages.
 _MAX_CONNECTIONS, _MAX_WAITING = 64, 16
 
-# The first two isolate the page from others, which gives it threads and a finer clock where the browser trusts the
-# address (HTML Standard, 7.1.3). WebAssembly counts as evaluation.
+# The first two isolate the page from others, which enables threads and a finer clock if the browser trusts the address
+# (HTML Standard, 7.1.3). WebAssembly counts as evaluation.
 _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -41,7 +41,7 @@ _HEADERS = {
 
 
 class _BoundedServer(ThreadingHTTPServer):
-    """One thread per connection, with a limit of connections; others are closed at once."""
+    """One thread per connection; connections above the limit are closed at once."""
 
     daemon_threads = True
 
@@ -67,7 +67,7 @@ class _BoundedServer(ThreadingHTTPServer):
 
 
 class Server:
-    """Serves while its `with` block lasts; the page's messages are in `messages`."""
+    """Serves the page while its `with` block lasts; the page's messages arrive in `messages`."""
 
     def __init__(self, address: str, port: int, pages: Pages) -> None:
         self.messages: queue.Queue[dict[str, object]] = queue.Queue(_MAX_WAITING)
@@ -76,7 +76,7 @@ class Server:
         self.guest: str | None = None
         self._server = _BoundedServer(self, address, port)
         host, port = self._server.server_address[:2]
-        name = own_address() if host == "0.0.0.0" else host  # noqa: S104 # as asked
+        name = own_address() if host == "0.0.0.0" else host  # noqa: S104 # as requested
         # as a browser writes it in the Host header (RFC 9110, section 7.2)
         self.host = name if port == 80 else f"{name}:{port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
@@ -98,19 +98,19 @@ class Server:
 class _Handler(BaseHTTPRequestHandler):
     """One connection of a browser."""
 
-    server: _BoundedServer  # pyright: ignore[reportIncompatibleVariableOverride] # the only one that makes it
+    server: _BoundedServer  # pyright: ignore[reportIncompatibleVariableOverride] # no other class creates it
     protocol_version = "HTTP/1.1"
     timeout = 60
 
-    def do_GET(self) -> None:  # its name in the standard library
+    def do_GET(self) -> None:  # a name that the standard library requires
         path = self._path()
         if path is None or path not in self.server.page.pages:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        content, kind = self.server.page.pages[path]
-        self._answer(HTTPStatus.OK, content(), kind)
+        content, content_type = self.server.page.pages[path]
+        self._answer(HTTPStatus.OK, content(), content_type)
 
-    def do_POST(self) -> None:  # its name in the standard library
+    def do_POST(self) -> None:  # a name that the standard library requires
         self.close_connection = True  # unless the complete request has been read
         length = self.headers.get("Content-Length", "")
         if self._path() != "message":
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._deliver(message)
 
     def _deliver(self, message: dict[str, object]) -> None:
-        """Pass a message on, once the queue has room."""
+        """Pass a message on when the queue has room."""
         try:
             self.server.page.messages.put(message, timeout=_BODY_S)
         except queue.Full:
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
 
     def _message(self, length: int) -> dict[str, object] | None:
-        """The body, if it is a JSON object and arrives completely in time."""
+        """The body; None if it is not a JSON object, or does not arrive completely in time."""
         end, parts = time.monotonic() + _BODY_S, []
         while length > 0 and time.monotonic() < end:
             part = self.rfile.read1(min(length, 1 << 16))  # type: ignore[attr-defined] # it is a BufferedReader
@@ -143,12 +143,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return None
             parts.append(part)
             length -= len(part)
-        return heard(b"".join(parts).decode(errors="replace")) or None if length == 0 else None
+        return parse_message(b"".join(parts).decode(errors="replace")) or None if length == 0 else None
 
     def _path(self) -> str | None:
-        """The requested content; None without the secret, or for a second browser.
+        """The requested path; None if the secret is wrong, or for a second browser.
 
-        The Host must be the announced address, as a protection against DNS rebinding.
+        The Host must be the announced address, to prevent DNS rebinding.
         """
         if self.headers.get("Host") != self.server.page.host:
             return None
@@ -159,9 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.page.guest = self.server.page.guest or guest
         return path if guest == self.server.page.guest else None
 
-    def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+    def _answer(self, status: HTTPStatus, content: bytes, content_type: str) -> None:
         self.send_response(status)
-        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}.items():
+        for name, value in {**_HEADERS, "Content-Type": content_type, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def own_address() -> str:
-    """This machine's address in its network, from which it would reach others. Nothing is sent."""
+    """The address from which this machine reaches its network. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737)

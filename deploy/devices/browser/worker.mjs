@@ -1,10 +1,10 @@
-// One model in one fresh worker, driven by messages {do, …}: what deploy/measuring/worker.py does, with its figures.
+// One model in a fresh worker, controlled by messages {do, …}, as in deploy/measuring/worker.py and with its figures.
 import { checksum, decode, preprocess } from "./preprocess.mjs";
 
 // A sample lasts at least this many steps of the browser's coarse clock.
 const STEPS = 100;
 
-let ort, session, bundle, stepMs, rules, inputs = [], chosen = [], next = 0;
+let ort, session, bundle, stepMs, rules, inputs = [], chosen = [], position = 0;
 
 const requests = {
   async start({ model, provider, threads, clockMs, rules: given }) {
@@ -32,16 +32,16 @@ const requests = {
   },
 
   async golden() {
-    const recorded = await golden(), answers = [], sums = [];
+    const recorded = await golden(), answers = [], checksums = [];
     let difference = 0;
     for (let index = 0; index < recorded.length; index++) {
       const image = await decode(await bytes(`${bundle.folder}/golden/${index}`), bundle.preprocess.mode);
-      sums.push(checksum(image));
+      checksums.push(checksum(image));
       const tensor = preprocess(image, bundle.preprocess);
       for (let at = 0; at < tensor.length; at++) difference = Math.max(difference, Math.abs(tensor[at] - recorded[index][at]));
       answers.push([...(await run(recorded[index]))].map((value) => (Number.isFinite(value) ? Number(value.toPrecision(6)) : null)));
     }
-    return { checksums: sums, tensor_max_abs: difference, logits: answers };
+    return { checksums, tensor_max_abs: difference, logits: answers };
   },
 
   async predict({ count, labels }) {
@@ -50,7 +50,8 @@ const requests = {
       const logits = await run(await tensorOf(index));
       const best = argmax(logits);
       classes.push(best);
-      confidences.push(Number((1 / logits.reduce((sum, value) => sum + Math.exp(value - logits[best]), 0)).toFixed(6)));
+      const confidence = 1 / logits.reduce((sum, value) => sum + Math.exp(value - logits[best]), 0);
+      confidences.push(Number.isFinite(confidence) ? Number(confidence.toFixed(6)) : 0);
       if (labels) inTop5.push(logits.filter((value) => value > logits[labels[index]]).length < 5);
       if (index % 8 === 0) postMessage({ progress: index / count });
     }
@@ -71,7 +72,7 @@ const requests = {
     const { warmUp, callMs } = await warm();
     for (const tensor of inputs) {
       const logits = await run(tensor), start = performance.now();
-      [...logits].map((value, index) => [value, index]).sort((one, other) => other[0] - one[0]).slice(0, 5);
+      [...logits].map((value, index) => [value, index]).sort((a, b) => b[0] - a[0]).slice(0, 5);
       postprocessNs.push(ns(performance.now() - start));
     }
     const calls = Math.ceil(Math.max(rules.sample_ns / 1e6, STEPS * stepMs) / callMs);
@@ -80,29 +81,29 @@ const requests = {
 
   async time({ samples, calls }) {
     const untimed = samples >= rules.untimed_from ? Math.max(1, Math.trunc(samples / rules.untimed_every)) * calls : 0;
-    for (let call = 0; call < untimed; call++) await run(following());
+    for (let call = 0; call < untimed; call++) await run(nextInput());
     const times = [];
     let logits;
     for (let sample = 0; sample < samples; sample++) {
-      const tensors = Array.from({ length: calls }, following);
+      const tensors = Array.from({ length: calls }, nextInput);
       const start = performance.now();
       for (const tensor of tensors) logits = await run(tensor);
       times.push(ns(performance.now() - start));
     }
-    return { ns: times, input: chosen[(next - 1) % chosen.length], class: argmax(logits) };
+    return { ns: times, input: chosen[(position - 1) % chosen.length], class: argmax(logits) };
   },
 };
 
 const ns = (milliseconds) => Math.max(1, Math.round(milliseconds * 1e6));
 const argmax = (values) => values.reduce((best, value, index) => (value > values[best] ? index : best), 0);
 const bytes = async (path) => (await fetch(path)).arrayBuffer();
-const following = () => inputs[next++ % inputs.length];
+const nextInput = () => inputs[position++ % inputs.length];
 
 async function tensorOf(index) {
   return preprocess(await decode(await bytes(`images/${index}`), bundle.preprocess.mode), bundle.preprocess);
 }
 
-/** The recorded tensors, one a sample. */
+/** The recorded tensors, one per sample. */
 async function golden() {
   const file = await bytes(`${bundle.folder}/tensors`);
   const all = bundle.preprocess.dtype === "uint8" ? new Uint8Array(file) : new Float32Array(file);
@@ -110,7 +111,7 @@ async function golden() {
   return Array.from({ length: bundle.golden }, (_, index) => all.slice(index * size, (index + 1) * size));
 }
 
-/** Logits of one image; a model that takes several gets it several times. */
+/** Logits of one image, which is repeated if the model takes a batch. */
 async function run(tensor) {
   const { channels, height, width, batch } = bundle.input;
   const count = batch ?? 1;
@@ -122,7 +123,7 @@ async function run(tensor) {
   return logits;
 }
 
-/** Run until the times settle. */
+/** Run until the times are stable. */
 async function warm() {
   const means = [], begin = performance.now();
   let calls = 0, settled = false;
@@ -130,7 +131,7 @@ async function warm() {
     const start = performance.now();
     let done = 0;
     while (done < rules.window_calls || performance.now() - start < Math.max(1000 * rules.window_s, STEPS * stepMs)) {
-      await run(following());
+      await run(nextInput());
       done++;
     }
     calls += done;
@@ -139,7 +140,7 @@ async function warm() {
     settled = calls >= rules.warm_up_calls && performance.now() - begin >= 1000 * rules.warm_up_s && means.length > 1
       && Math.abs(last / before - 1) < rules.settled;
   }
-  // of the fastest window: on a busy machine the last one may have taken several times as long
+  // callMs is from the fastest window: on a busy machine the last one may have taken several times as long
   return { warmUp: { ms: performance.now() - begin, calls, settled }, callMs: Math.max(Math.min(...means), 1e-6) };
 }
 

@@ -1,4 +1,4 @@
-"""Reports are compared offline, and a change is compared with what was measured before it."""
+"""Reports are compared offline, and a change is compared with an earlier report."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from edgekit.toolkit.report.terminal import comparison_table
 
 @pytest.fixture
 def written(judged: Callable[..., Any], tmp_path: Path) -> Callable[..., dict]:
-    """A report on made-up measurements, written and read again."""
+    """Write a report on synthetic measurements and read it back."""
 
     def run(name: str, device: dict | None = None, **settings: Any) -> dict:
         report = judged(**settings).report
@@ -36,7 +36,7 @@ def written(judged: Callable[..., Any], tmp_path: Path) -> Callable[..., dict]:
 
 
 def test_a_change_is_found_through_the_shared_baseline(written: Callable[..., dict]) -> None:
-    """A machine that is half as fast today, under a model that became 10 % slower: 10 % is what is said."""
+    """If the machine is half as fast and the model became 10 % slower, 10 % is reported."""
     before, after = written("a", first=2.0, second=1.0), written("b", first=4.0, second=2.2)
     comparison = compare_reports([before, after], Contract(min_speedup=0.95))
     (row,) = comparison["rows"]
@@ -52,7 +52,7 @@ def test_a_change_is_found_through_the_shared_baseline(written: Callable[..., di
 
 
 def test_without_a_shared_baseline_the_times_are_compared(written: Callable[..., dict]) -> None:
-    """And it is said that the machine's state is part of that."""
+    """The comparison states that it includes the machine's state."""
     before, after = written("a", second=1.0), written("b", second=1.0)
     after["models"][0] = {**after["models"][0], "id": "another"}
     comparison = compare_reports([before, after], Contract())
@@ -68,7 +68,7 @@ DATA = Path(__file__).parents[2] / "data" / "reports"
 
 @pytest.mark.parametrize("schema", [1, 2, 3])
 def test_reports_of_earlier_schemas_are_read(schema: int, tmp_path: Path) -> None:
-    """Documents that the code of that time wrote: shown, joined, and compared with, judged by today's rules."""
+    """Reports written by earlier versions are shown, joined and compared, judged by the current rules."""
     path = DATA / f"schema-{schema}.json"
     written = json.loads(path.read_text())
     assert written["schema"] == schema
@@ -89,19 +89,19 @@ def test_reports_of_earlier_schemas_are_read(schema: int, tmp_path: Path) -> Non
 
 
 def test_a_joined_report_of_schema_3_is_read(tmp_path: Path) -> None:
-    """Its devices' reports are brought to today's schema, and joined again."""
+    """Its devices' reports are migrated to the current schema and joined again."""
     report = json.loads((DATA / "schema-3.json").read_text())
     other = {**report, "device": {**report["device"], "name": "other"}}
     document = {"schema": 3, "verdict": "pass", "reason": "", "exit_code": 0, "noise": [], "failed": [],
                 "devices": [report, other], "agreement": []}  # fmt: skip
     (tmp_path / "joined.json").write_text(json.dumps(document))
     read = read_document(tmp_path / "joined.json")
-    assert [one["schema"] for one in read["devices"]] == [4, 4]
+    assert [entry["schema"] for entry in read["devices"]] == [4, 4]
     assert read["agreement"][0]["images"] == 20
 
 
-def test_other_hardware_is_refused_unless_it_is_meant(written: Callable[..., dict]) -> None:
-    """The difference is named."""
+def test_other_hardware_is_refused_unless_requested(written: Callable[..., dict]) -> None:
+    """The error names the difference."""
     first, second = written("a"), written("b", device={"cpu": "two"})
     with pytest.raises(EdgeKitError, match=r"different machines.*'two'") as caught:
         compare_reports([first, second], Contract())
@@ -110,7 +110,7 @@ def test_other_hardware_is_refused_unless_it_is_meant(written: Callable[..., dic
 
 
 def test_accuracy_is_paired_on_the_same_images_only(written: Callable[..., dict]) -> None:
-    """On others the interval is that of two independent counts, and wider."""
+    """On different images the interval is that of two independent counts."""
     before, after = written("a", lost=0), written("b", lost=9)
     paired = compare_reports([before, after], Contract())["rows"][0]["against"]
     assert paired["paired"]
@@ -121,22 +121,22 @@ def test_accuracy_is_paired_on_the_same_images_only(written: Callable[..., dict]
     assert unpaired["drop"]["points"] == pytest.approx(paired["drop"]["points"])
 
 
-def test_a_noisy_earlier_run_is_said_too(written: Callable[..., dict]) -> None:
-    """Either run's noise is in the comparison."""
+def test_a_noisy_earlier_run_is_reported(written: Callable[..., dict]) -> None:
+    """The comparison includes the noise of both runs."""
 
     def drifts(measured: list[Measurement]) -> list[Measurement]:
         def slower(block: Block) -> Block:
             return replace(block, ns=tuple(int(ns * (1 + block.round / 100)) for ns in block.ns))
 
-        return [replace(one, blocks=tuple(map(slower, one.blocks))) for one in measured]
+        return [replace(measurement, blocks=tuple(map(slower, measurement.blocks))) for measurement in measured]
 
     comparison = compare_reports([written("a", change=drifts), written("b")], Contract(min_speedup=0.9))
     assert "trend" in {signal["name"] for signal in comparison["noise"]}
     assert "noisy" in comparison["reason"] or "noisy" in str(comparison["rows"][0]["judgements"])
 
 
-def test_a_report_of_another_model_is_no_baseline(written: Callable[..., dict]) -> None:
-    """What it does have is listed."""
+def test_a_report_of_another_model_is_not_a_baseline(written: Callable[..., dict]) -> None:
+    """The fix lists the models that it contains."""
     before, after = written("a"), written("b")
     for model in before["models"]:
         model |= {"name": "other", "id": f"other-{model['id']}"}
@@ -152,15 +152,15 @@ def test_a_report_of_another_model_is_no_baseline(written: Callable[..., dict]) 
      '{"schema": 1}', '{"schema": 4}', '{"schema": 4, "models": 3}',
      '{"result": 1}', '{"result": 2}', '{"result": 1, "bundles": [{}]}'],
 )  # fmt: skip
-def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
-    """The file is named."""
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    """The error names the file."""
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(EdgeKitError, match=r"x\.json"):
         read_report(tmp_path / "x.json")
 
 
 def test_a_slower_model_is_called_slower_beside_an_earlier_report_too(written: Callable[..., dict]) -> None:
-    """No slower than before is not yet faster than fp32: the first line of the terminal, Markdown and JUnit says so."""
+    """Even if it is as fast as before: the first line of the terminal, Markdown and JUnit says so."""
     first, second = (written(name, second=3.0) for name in ("a.json", "b.json"))
     document = compare_reports([first, second], Contract(min_speedup=0.5))
     assert document["exit_code"] == 0

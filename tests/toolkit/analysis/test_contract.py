@@ -1,4 +1,4 @@
-"""The contract is judged on bounds, and the exit code says which way."""
+"""The contract is judged by the bounds of intervals, and the exit code follows."""
 
 import numpy as np
 import pytest
@@ -28,21 +28,21 @@ def _drop(lost: int, gained: int, count: int):
     ],
 )
 def test_drop(lost: int, gained: int, count: int, limit: float | None, outcome: str, code: int) -> None:
-    """A certain miss is 3 with or without a limit of one's own; what is not proved is 4 only where it was asked for."""
+    """A clear miss is 3 with or without the user's limit; an undecided one is 4 only with the user's limit."""
     judgement = judge_drop(_drop(lost, gained, count), limit)
     assert (judgement.outcome, judgement.exit_code) == (outcome, code)
     assert ("more images" in judgement.sentence) == (outcome == "inconclusive")
 
 
-def test_drop_counts_flips_apart_from_losses() -> None:
-    """An image that both get wrong in different ways is a flip and no loss."""
+def test_drop_counts_flips_separately_from_losses() -> None:
+    """An image that both models get wrong in different ways is a flip but not a loss."""
     drop = compare_accuracy(np.array([0, 0, 0, 0]), np.array([0, 1, 1, 0]), np.array([0, 2, 0, 1]))
     assert drop is not None
     assert (drop.lost, drop.gained, drop.flips) == (1, 1, 3)
 
 
 def test_no_labels_no_drop() -> None:
-    """One image without a label is enough: the accuracy of the rest is not that of the set."""
+    """One image without a label is enough: the accuracy of the other images is not that of the set."""
     assert compare_accuracy(np.array([0, -1]), np.array([0, 0]), np.array([0, 0])) is None
     assert compare_accuracy(np.empty(0, int), np.empty(0, int), np.empty(0, int)) is None
 
@@ -51,15 +51,15 @@ def test_no_labels_no_drop() -> None:
     ("low", "high", "outcome", "code"), [(1.3, 1.5, "pass", 0), (1.0, 1.1, "fail", 3), (1.1, 1.3, "inconclusive", 4)]
 )
 def test_speedup(low: float, high: float, outcome: str, code: int) -> None:
-    """The lower bound has to reach what was asked for."""
+    """The lower bound must reach the required speed-up."""
     judgement = judge_speedup(Interval((low + high) / 2, low, high), 1.2)
     assert (judgement.outcome, judgement.exit_code) == (outcome, code)
 
 
 def test_the_worst_judgement_is_the_verdict() -> None:
-    """Failed before undecided-and-asked-for before undecided before passed."""
-    passed, open_ = Judgement("a", "pass", ""), Judgement("a", "inconclusive", "")
-    asked, failed = Judgement("a", "inconclusive", "", strict=True), Judgement("a", "fail", "")
-    assert overall([passed, open_]) is open_
-    assert overall([open_, asked, passed]) is asked
-    assert overall([asked, failed, open_]) is failed
+    """Failed, then undecided with a limit, then undecided, then passed."""
+    passed, undecided = Judgement("a", "pass", ""), Judgement("a", "inconclusive", "")
+    strict, failed = Judgement("a", "inconclusive", "", strict=True), Judgement("a", "fail", "")
+    assert overall([passed, undecided]) is undecided
+    assert overall([undecided, strict, passed]) is strict
+    assert overall([strict, failed, undecided]) is failed

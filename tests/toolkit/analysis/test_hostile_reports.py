@@ -1,4 +1,4 @@
-"""A report from elsewhere, changed in any place, is shown or refused in one line; never a traceback."""
+"""A foreign report with any entry changed is shown or refused in one line, without a traceback."""
 
 import contextlib
 import copy
@@ -37,13 +37,13 @@ Documents = dict[str, dict[str, Any]]
 
 
 def _deep(levels: int) -> list[Any]:
-    found: list[Any] = []
+    nested: list[Any] = []
     for _ in range(levels):
-        found = [found]
-    return found
+        nested = [nested]
+    return nested
 
 
-# what an entry is replaced by; a mark that it is removed, too
+# values that replace an entry, and a marker that removes it
 REMOVED = "\0removed"
 VALUES = [
     None, True, False, 0, 1, -1, 2, 7, 1e-320, -0.5, 0.5, 1e308, -1e308, 1 << 53, -(1 << 53), 1 << 70, float("nan"),
@@ -54,12 +54,12 @@ VALUES = [
 
 @pytest.fixture(scope="session")
 def documents() -> Documents:
-    """One of each kind, made once."""
+    """One document of each kind, made once by `_all`."""
     return {}
 
 
 def _with_everything(judged: Callable[..., Any]) -> dict[str, Any]:
-    """A report with all that a report may have."""
+    """A report with every optional entry."""
     report = judged(second=1.0, lost=3, min_speedup=1.2).report
     interval = {"low": 1.0, "high": 3.0}
     differ = [{"id": "1", "truth": "1", "host": "1", "device": "2", "gap": 0.1}]
@@ -100,19 +100,19 @@ def _all(documents: Documents, judged: Callable[..., Any]) -> Documents:
     return documents
 
 
-def _show(found: dict[str, Any], table: Callable[..., Any]) -> None:
-    """In the terminal and in every file."""
+def _show(document: dict[str, Any], table: Callable[..., Any]) -> None:
+    """Render the document for the terminal and every file format."""
     terminal = PlainConsole(file=io.StringIO(), width=100)
-    for part in table(found):
+    for part in table(document):
         terminal.print(part)
     terminal.file.getvalue().encode()  # type: ignore[attr-defined]
-    junit(found).encode()
-    markdown(found).encode()
-    render(found, None).encode()
+    junit(document).encode()
+    markdown(document).encode()
+    render(document, None).encode()
 
 
 def _use(path: Path, original: dict[str, Any]) -> None:
-    """All that `edgekit report` does with a report, alone and beside the one that it was made from."""
+    """Do all that `edgekit report` does with a report, alone and with the original."""
     document = read_document(path)
     outputs = [(document, devices_table if "devices" in document else validation_table)]
     if "devices" not in document:
@@ -121,27 +121,27 @@ def _use(path: Path, original: dict[str, Any]) -> None:
         outputs.append((compare_reports([document, sound], Contract(), across_hardware=True), comparison_table))
         named = {**sound, "device": {**sound["device"], "name": "another"}}
         outputs.append((join_reports([document, named]), devices_table))
-    for found, table in outputs:
-        _show(found, table)
+    for rendered, table in outputs:
+        _show(rendered, table)
 
 
 def _changed(document: Any, draw: Callable[[Any], Any]) -> Any:
     """A copy with one entry replaced or removed."""
-    found = copy.deepcopy(document)
-    place = found
+    changed = copy.deepcopy(document)
+    container = changed
     while True:
-        keys = sorted(place) if isinstance(place, dict) else range(min(3, len(place)))
+        keys = sorted(container) if isinstance(container, dict) else range(min(3, len(container)))
         key = draw(st.sampled_from(list(keys)))
-        inner = place[key]
+        inner = container[key]
         if not isinstance(inner, dict | list) or not inner or draw(st.integers(0, 4)) == 0:
             break
-        place = inner
+        container = inner
     value = draw(st.sampled_from(VALUES))
     if value == REMOVED:
-        del place[key]
+        del container[key]
     else:
-        place[key] = value
-    return found
+        container[key] = value
+    return changed
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -149,7 +149,7 @@ def _changed(document: Any, draw: Callable[[Any], Any]) -> Any:
 def test_a_changed_report_is_shown_or_refused(
     data: st.DataObject, kind: str, documents: Documents, judged: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Any entry of another type, missing, huge, negative, not a number, nested deep."""
+    """Any entry has another type, is missing, huge, negative, not a number or deeply nested."""
     document, path = _all(documents, judged)[kind], tmp_path / "report.json"
     path.write_text(json.dumps(_changed(document, data.draw)))
     try:
@@ -160,10 +160,10 @@ def test_a_changed_report_is_shown_or_refused(
 
 def _answer(bundle: Bundle, ms: float) -> Measurement:
     """A measurement with every scenario, on eight images."""
-    one = measurement(bundle, ms, np.arange(8))
+    base = measurement(bundle, ms, np.arange(8))
     return replace(
-        one,
-        blocks=tuple(replace(block, ns=block.ns[:4]) for block in one.blocks),
+        base,
+        blocks=tuple(replace(block, ns=block.ns[:4]) for block in base.blocks),
         golden_logits=bundle.golden().logits.tolist(),
         throughput=tuple(Throughput(process, batch, (1000, 1100)) for process in range(3) for batch in (1, 4)),
         frames=tuple(Frames(process, 30.0, 5, (10**6,) * 5) for process in range(3)),
@@ -176,7 +176,7 @@ def _answer(bundle: Bundle, ms: float) -> Measurement:
 def test_a_changed_answer_of_a_board_is_reported_or_refused(
     data: st.DataObject, fp32: Bundle, int8: Bundle, tmp_path: Path
 ) -> None:
-    """Its figures make a report that can be shown, and read again from result.json."""
+    """Its figures give a report that can be shown, and read back from result.json."""
     sound = Measured(ENVIRONMENT, [_answer(fp32, 1.0), _answer(int8, 0.5)]).to_json()
     changed = json.loads(json.dumps(_changed(json.loads(json.dumps(sound)), data.draw)))
     try:
@@ -196,10 +196,10 @@ def test_a_changed_answer_of_a_board_is_reported_or_refused(
     [("frames", "fps", 0), ("frames", "offered", 0), ("frames", "ns", [1] * 6), ("throughput", "ns", []),
      ("throughput", "batch", 0), ("sustained", "call_ns", 0)],
 )  # fmt: skip
-def test_counts_that_cannot_be_are_refused(
+def test_impossible_counts_are_refused(
     fp32: Bundle, int8: Bundle, scenario: str, key: str, value: object
 ) -> None:  # fmt: skip
-    """A rate of nothing, more answers than images, a call without time."""
+    """A rate of zero, more answers than images, a call that takes no time."""
     answer = json.loads(json.dumps(Measured(ENVIRONMENT, [_answer(fp32, 1.0), _answer(int8, 0.5)]).to_json()))
     answer["measurements"][1][scenario][1][key] = value
     with pytest.raises(EdgeKitError):
@@ -210,7 +210,7 @@ def test_counts_that_cannot_be_are_refused(
 def test_a_sound_report_is_shown(
     kind: str, documents: Documents, judged: Callable[..., Any], tmp_path: Path
 ) -> None:  # fmt: skip
-    """Each of them, so that the test above says something."""
+    """Each kind is valid unchanged, so that the test above is meaningful."""
     document, path = _all(documents, judged)[kind], tmp_path / "report.json"
     path.write_text(json.dumps(document))
     _use(path, document)
@@ -221,15 +221,15 @@ def test_a_sound_report_is_shown(
                 b'{"result": 1}', b'{"schema": [1]}',
                 b'{"schema": {}}', b'{"schema": 4, "x": 1e999}', b"1" * 10_000, b'{"schema": NaN}'],
 )  # fmt: skip
-def test_what_is_no_report_is_refused(content: bytes, tmp_path: Path) -> None:
-    """In one line."""
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    """The error names the file."""
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(EdgeKitError, match=r"x\.json"):
         read_document(path)
 
 
-def test_numbers_are_bounded_before_statistics(
+def test_numbers_are_checked_before_statistics(
     documents: Documents, judged: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Times of zero have no logarithm."""
@@ -237,5 +237,5 @@ def test_numbers_are_bounded_before_statistics(
     for value in (0, -1.0, 1e300):
         document["models"][0]["blocks"][0]["ms"] = value
         (tmp_path / "report.json").write_text(json.dumps(document))
-        with np.errstate(all="raise"), pytest.raises(EdgeKitError, match="is not from"):
+        with np.errstate(all="raise"), pytest.raises(EdgeKitError, match="is not between"):
             read_report(tmp_path / "report.json")

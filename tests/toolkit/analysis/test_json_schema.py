@@ -1,4 +1,4 @@
-"""The published schema, the page and the strict reader agree, since all are derived from the same types."""
+"""The published schema, its page and the strict reader agree: all are derived from the same types."""
 
 import json
 from collections.abc import Callable
@@ -22,14 +22,14 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
-    """Of the published schema, itself a sound one."""
+    """A validator for the published schema, which is itself checked."""
     schema = report_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
 def test_reports_follow_the_schema(validator: jsonschema.Draft202012Validator, judged: Callable[..., Any]) -> None:
-    """A fresh one, one with all entries, joined ones, a comparison."""
+    """A new report, one with all entries, a joined one, a comparison."""
     fresh, everything = judged(lost=2).report, _with_everything(judged)
     other = {**everything, "device": {**everything["device"], "name": "pi"}}
     joined = join_reports([everything, other], [{"device": "jetson", "error": "gone", "fix": "look"}])
@@ -39,8 +39,8 @@ def test_reports_follow_the_schema(validator: jsonschema.Draft202012Validator, j
 
 
 @pytest.mark.parametrize("schema", [1, 2, 3])
-def test_earlier_reports_follow_it_once_read(schema: int, validator: jsonschema.Draft202012Validator) -> None:
-    """Migration makes reports of today's schema."""
+def test_earlier_reports_follow_the_schema_once_read(schema: int, validator: jsonschema.Draft202012Validator) -> None:
+    """Reading a report migrates it to the current schema."""
     report = read_report(DATA / f"reports/schema-{schema}.json")
     validator.validate(json.loads(json.dumps(report)))
 
@@ -60,7 +60,7 @@ def test_earlier_reports_follow_it_once_read(schema: int, validator: jsonschema.
 def test_the_reader_and_the_schema_refuse_the_same(
     entry: str, value: object, validator: jsonschema.Draft202012Validator, judged: Callable[..., Any]
 ) -> None:
-    """And an entry that neither names is left alone."""
+    """Both ignore an unknown entry."""
     report = json.loads(json.dumps(judged().report))
     assert read(Report, {**report, "new": [1]})["new"] == [1]  # type: ignore[typeddict-item]
     validator.validate({**report, "new": [1]})
@@ -70,7 +70,7 @@ def test_the_reader_and_the_schema_refuse_the_same(
 
 
 def test_every_entry_of_a_report_is_in_the_schema(judged: Callable[..., Any]) -> None:
-    """What is written is documented."""
+    """Every entry that is written is documented."""
     definitions: Any = report_schema()["$defs"]
     report = judged(lost=2).report
     assert report.keys() <= definitions["Report"]["properties"].keys()
@@ -80,5 +80,5 @@ def test_every_entry_of_a_report_is_in_the_schema(judged: Callable[..., Any]) ->
 
 
 def test_the_page_is_up_to_date() -> None:
-    """`python -m edgekit.toolkit.analysis.json_schema > docs/report-schema.md` writes it."""
+    """`python -m edgekit.toolkit.analysis.json_schema > docs/report-schema.md` updates it."""
     assert (ROOT / "docs/report-schema.md").read_text(encoding="utf-8") == report_page()

@@ -1,11 +1,11 @@
-"""The verdict's sentence, and the Pareto front, case by case."""
+"""Every case of the verdict's sentence, and the Pareto front."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.toolkit.analysis.compare import compare_reports, hold_against
+from edgekit.toolkit.analysis.compare import compare_reports, judge_against
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.analysis.recommend import pareto_front
@@ -43,12 +43,12 @@ FASTER, SLOWER = "2.00× faster [1.98, 2.02] than fp32", "1.49× slower [1.49, 1
     ],
 )
 def test_a_sentence_says_speed_and_accuracy(judged: Judge, settings: dict[str, Any], expected: str) -> None:
-    """With the intervals; "as accurate" only where more than a point less is excluded."""
+    """With intervals; "as accurate" only if a loss of more than one point is excluded."""
     assert _sentence(judged, **settings) == f"int8 is {expected} on AMD EPYC"
 
 
 def test_no_difference_and_no_certainty(judged: Judge) -> None:
-    """Neither is called faster."""
+    """Neither result is called faster."""
     assert "int8 is as fast as fp32 (" in _sentence(judged, second=1.998)
     report = judged(environment=QUIET).report
     report["models"][1] |= {"outcome": "inconclusive", "speedup": {"ratio": 1.1, "low": 0.9, "high": 1.3}}
@@ -58,7 +58,7 @@ def test_no_difference_and_no_certainty(judged: Judge) -> None:
 
 
 def test_a_more_accurate_model(judged: Judge) -> None:
-    """Where the interval excludes no change."""
+    """The interval excludes "no change"."""
     report = judged(environment=QUIET).report
     report["models"][1]["drop"] = {"points": -1.5, "low": -2.0, "high": -1.0}
     assert "and more accurate (+1.5 points [+1.0, +2.0], 359 images)" in verdict_sentence(report)
@@ -70,7 +70,7 @@ def test_a_more_accurate_model(judged: Judge) -> None:
      "changed)"), (None, "; its accuracy was not measured on AMD EPYC")],
 )  # fmt: skip
 def test_without_labels_no_accuracy_is_claimed(judged: Judge, flips: int | None, expected: str) -> None:
-    """Only how many answers changed, if there were images at all."""
+    """The sentence only gives how many answers changed, if there were images."""
     report = judged(environment=QUIET).report
     models = [{**model, "top1": None, "drop": None, "flips": flips} for model in report["models"]]
     sentence = verdict_sentence({**report, "models": models})
@@ -79,7 +79,7 @@ def test_without_labels_no_accuracy_is_claimed(judged: Judge, flips: int | None,
 
 
 def test_a_model_alone(judged: Judge) -> None:
-    """Its latency and its accuracy."""
+    """Its latency and accuracy are given."""
     report = judged(environment=QUIET).report
     first = report["models"][0]
     alone = judge_report(report, [first], [first["id"]], Contract())
@@ -95,7 +95,7 @@ def test_a_noisy_machine_is_named(judged: Judge) -> None:
 
 
 def _several(judged: Judge, *candidates: tuple[str, float, int]) -> str:
-    """The sentence of a report on int8 candidates: name, share of the baseline's time, images lost of 359."""
+    """The sentence of a report on candidates: (name, share of the baseline's time, images lost of 359)."""
     report = judged(environment=QUIET).report
     models = [report["models"][0]]
     for name, share, lost in candidates:
@@ -110,8 +110,8 @@ def _several(judged: Judge, *candidates: tuple[str, float, int]) -> str:
     return verdict_sentence(judge_report(report, models, [name for name, *_ in candidates], Contract()))
 
 
-def test_of_several_candidates_the_one_to_take_is_named(judged: Judge) -> None:
-    """The fastest that meets the contract; or that none does, or that none is faster."""
+def test_the_candidate_to_take_is_named(judged: Judge) -> None:
+    """The fastest that meets the contract; otherwise the sentence says that none does or none is faster."""
     taken = _several(judged, ("int8", 0.5, 0), ("fp16", 0.7, 0), ("w4", 0.3, 200))
     assert taken.startswith("int8, the fastest of 3 candidates that meets the contract, is 2.00× faster [")
     refused = _several(judged, ("int8", 0.5, 100), ("fp16", 0.7, 150))
@@ -128,7 +128,7 @@ def _on(report: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_several_devices(judged: Judge) -> None:
-    """One claim where it holds on all of them, else each device's own; a device without a report is named first."""
+    """One claim if it holds on all devices, otherwise one per device; a device without a report is named first."""
     fast, slow = judged(environment=QUIET).report, judged(environment=QUIET, second=3.0).report
     faster = judged(environment=QUIET, second=0.5).report
     both = join_reports([_on(fast, "local"), _on(faster, "ssh://pi")])
@@ -144,7 +144,7 @@ def test_several_devices(judged: Judge) -> None:
 
 
 def test_compared_with_an_earlier_report(judged: Judge, int8: Bundle) -> None:
-    """What changed since then; and that it is still slower than the unoptimised model, where it is."""
+    """The sentence states the change, and whether the model is still slower than the unoptimised one."""
     before, after = ({**judged(second=ms, environment=QUIET).report, "source": name}
                      for ms, name in ((1.0, "main.json"), (1.2, "branch.json")))  # fmt: skip
     compared = compare_reports([before, after], Contract(min_speedup=0.95))
@@ -152,17 +152,17 @@ def test_compared_with_an_earlier_report(judged: Judge, int8: Bundle) -> None:
     assert "lenet int8 (made up) is 1.20× slower [" in sentence
     assert "] than in main.json (less than required) but as accurate (0.0 points [" in sentence
     assert sentence in markdown(compared).replace("\\", "").splitlines()[0]
-    held = hold_against(before, after, [int8.id], Contract())
-    assert verdict_sentence(held).startswith("int8 is 1.20× slower [")
-    assert "than in main.json but as accurate" in verdict_sentence(held)
+    validated = judge_against(before, after, [int8.id], Contract())
+    assert verdict_sentence(validated).startswith("int8 is 1.20× slower [")
+    assert "than in main.json but as accurate" in verdict_sentence(validated)
     slow = {**judged(second=3.0, environment=QUIET).report, "source": "slow.json"}
     again = verdict_sentence(compare_reports([slow, slow], Contract()))
     assert again.endswith("; it is slower than the unoptimised model")
 
 
 @given(st.lists(st.tuples(st.integers(1, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=12))
-def test_the_pareto_front_is_what_no_other_model_beats(points: list[tuple[float, float]]) -> None:
-    """As its definition says, pair by pair; equal models are on it together."""
+def test_the_pareto_front_contains_the_unbeaten_models(points: list[tuple[float, float]]) -> None:
+    """By definition, compared in pairs; equal models are all on it."""
     unbeaten = [
         index
         for index, (time, right) in enumerate(points)

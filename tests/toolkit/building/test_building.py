@@ -1,4 +1,4 @@
-"""What TensorRT refuses, slows down or silently changes is told before anything is built."""
+"""Nodes that TensorRT refuses, slows down or silently changes are reported before building."""
 
 import dataclasses
 import json
@@ -61,37 +61,37 @@ def _rules(model: onnx.ModelProto, version: tuple[int, int] = (10, 3), **setting
 
 
 @pytest.mark.parametrize(
-    ("zero", "found", "words"),
+    ("zero", "expected", "message"),
     [("zero", set(), ""), ("five", {("asymmetric", "error")}, "zero point is 5"),
      ("middle", {("uint8", "error")}, "quantizes to uint8"),
      ("byte", {("uint8", "error")}, "reads it as int8, which changes every value over 127")],
 )  # fmt: skip
-def test_zero_points(zero: str, found: set, words: str) -> None:
-    """Symmetric int8 alone; uint8 with a zero point of 0 is the one that TensorRT takes, and changes."""
+def test_zero_points(zero: str, expected: set, message: str) -> None:
+    """Only symmetric int8 is accepted; TensorRT would parse uint8 with a zero point of 0, but change values."""
     model = _graph([*_pair("image", "x", zero), _conv("x", "out")], CONSTANTS)
-    assert _rules(model) == found
+    assert _rules(model) == expected
     findings = lint(model, (10, 3))
-    assert {finding.node for finding in findings} == ({"x_Q", "x_D"} if found else set())
-    assert all(words in finding.message and "--target tensorrt" in finding.fix for finding in findings)
+    assert {finding.node for finding in findings} == ({"x_Q", "x_D"} if expected else set())
+    assert all(message in finding.message and "--target tensorrt" in finding.fix for finding in findings)
 
 
-def test_uint8_with_zero_point_0_is_taken_by_the_parser() -> None:
-    """Which is why the lint has to refuse it: TensorRT says so in a warning, and builds another model."""
+def test_the_parser_accepts_uint8_with_zero_point_0() -> None:
+    """That is why the lint has to refuse it: TensorRT only warns, and builds another model."""
     trt = pytest.importorskip("tensorrt_rtx_bindings")
-    from edgekit.deploy.engine.library import Message, listening_logger
+    from edgekit.deploy.engine.library import Message, recording_logger
 
-    heard: list[Message] = []
-    logger = listening_logger(trt, heard)
+    messages: list[Message] = []
+    logger = recording_logger(trt, messages)
     builder = trt.Builder(logger)
     network = builder.create_network(1)
     parser = trt.OnnxParser(network, logger)
     model = _graph([*_pair("image", "x", "byte"), _conv("x", "out")], CONSTANTS)
     assert parser.parse(model.SerializeToString())
-    assert any("INT8 instead" in message.text for message in heard)
+    assert any("INT8 instead" in message.text for message in messages)
 
 
 def test_quantize_without_a_zero_point_rounds_to_uint8() -> None:
-    """Unless, from opset 21 on, it says otherwise."""
+    """Unless, from opset 21 on, `output_dtype` sets another type."""
 
     def model(**attributes: int) -> onnx.ModelProto:
         rounding = helper.make_node("QuantizeLinear", ["image", "scale"], ["q"], "Q", **attributes)
@@ -103,7 +103,7 @@ def test_quantize_without_a_zero_point_rounds_to_uint8() -> None:
 
 
 def test_int32_bias() -> None:
-    """As the parser would refuse it."""
+    """The parser would refuse it."""
     bias = helper.make_node("DequantizeLinear", ["bias_q", "scale"], ["bias"], "bias_D")
     conv = helper.make_node("Conv", ["image", "weight", "bias"], ["out"], "conv")
     model = _graph([bias, conv], {**CONSTANTS, "bias_q": np.zeros(3, np.int32)})
@@ -112,7 +112,7 @@ def test_int32_bias() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape", "batch", "found"),
+    ("kind", "shape", "batch", "expected"),
     [
         (TensorProto.FLOAT, ["n", 3, 8, 8], None, {("free-axis", "error")}),
         (TensorProto.FLOAT, ["n", 3, 8, 8], (1, 8, 32), set()),
@@ -123,16 +123,16 @@ def test_int32_bias() -> None:
         (TensorProto.UINT8, [1, 3, 8, 8], None, {("io-type", "error")}),
     ],
 )
-def test_inputs(kind: int, shape: list, batch: tuple | None, found: set) -> None:
-    """float32, of a size that is known or has a profile."""
+def test_inputs(kind: int, shape: list, batch: tuple | None, expected: set) -> None:
+    """Inputs must be float32, with a known size or a profile."""
     image = helper.make_tensor_value_info("image", kind, shape)
     cast = helper.make_node("Cast", ["image"], ["x"], "cast", to=TensorProto.FLOAT)
     model = _graph([cast, _conv("x", "out")], CONSTANTS, image)
-    assert _rules(model, batch=batch) == found
+    assert _rules(model, batch=batch) == expected
 
 
-def test_what_depends_on_the_release() -> None:
-    """The opset, and int64 values that TensorRT 8 cuts off; "to the end" is none of them."""
+def test_findings_that_depend_on_the_release() -> None:
+    """The opset, and int64 values that TensorRT 8 truncates; a slice "to the end" is allowed."""
     ends = np.array([2**62], np.int64)
     slices = helper.make_node("Slice", ["image", "starts", "ends"], ["x"], "slice")
     model = _graph([slices, _conv("x", "out")], {**CONSTANTS, "starts": np.zeros(1, np.int64), "ends": ends}, opset=18)
@@ -152,7 +152,7 @@ def test_double() -> None:
 
 
 def test_roundings_that_block_fusion() -> None:
-    """Before a sum of two rounded values, and between a layer and its activation; not one that others read too."""
+    """Before a sum of two rounded values, and between a layer and its activation, unless others also read it."""
     both = [
         _conv("image", "a"),
         *_pair("a", "ad"),
@@ -160,8 +160,8 @@ def test_roundings_that_block_fusion() -> None:
         helper.make_node("Add", ["ad", "id"], ["out"], "add"),
     ]
     assert _rules(_graph(both, CONSTANTS)) == {("residual", "warning")}
-    one = [_conv("image", "a"), *_pair("image", "id"), helper.make_node("Add", ["a", "id"], ["out"], "add")]
-    assert _rules(_graph(one, CONSTANTS)) == set()
+    single = [_conv("image", "a"), *_pair("image", "id"), helper.make_node("Add", ["a", "id"], ["out"], "add")]
+    assert _rules(_graph(single, CONSTANTS)) == set()
     shared = [*both[:-1], helper.make_node("Relu", ["a"], ["r"]), helper.make_node("Sum", ["ad", "id", "r"], ["out"])]
     assert _rules(_graph(shared, CONSTANTS)) == set()
     activation = [_conv("image", "a"), *_pair("a", "ad"), helper.make_node("Relu", ["ad"], ["out"], "relu")]
@@ -169,8 +169,8 @@ def test_roundings_that_block_fusion() -> None:
 
 
 @pytest.mark.parametrize("target", sorted(set(TARGETS) - {"tensorrt"}))
-def test_what_is_quantized_for_other_hardware_is_refused(fp32: Bundle, tmp_path: Path, target: str) -> None:
-    """With the node and the command that makes the right graph; nothing is left behind."""
+def test_models_quantized_for_other_hardware_are_refused(fp32: Bundle, tmp_path: Path, target: str) -> None:
+    """The error names the node and the command that makes the right graph; no files remain."""
     made = quantize(fp32, QuantizeOptions(target=target, calibration_images=16), out=tmp_path / target).bundle
     with pytest.raises(EngineError, match=r"_(De)?[qQ]uantizeLinear: .*and \d+ more") as caught:
         build(made, options=Options(compute_capabilities=("8.6",)), out=tmp_path / "engine")
@@ -180,19 +180,19 @@ def test_what_is_quantized_for_other_hardware_is_refused(fp32: Bundle, tmp_path:
 
 @pytest.mark.slow
 def test_residual_sums_read_one_layer_unrounded(untrained: Callable[..., Bundle], tmp_path: Path) -> None:
-    """What the quantizer writes for TensorRT has nothing to find; with roundings everywhere it has."""
+    """The quantizer's graph for TensorRT has no findings; one with roundings everywhere has."""
     exported = export_bundle(untrained("resnet18", tmp_path / "source"), "onnx", tmp_path / "onnx")
     model = prepare(onnx.load(str(exported.model_path)))
     names = {name for node in model.graph.node for name in (*node.input, *node.output)}
     ranges = dict.fromkeys(names, (-1.0, 1.0))
     assert _rules(emit_int8(model, ranges, TARGETS["tensorrt"])) == set()
     everywhere = dataclasses.replace(TARGETS["tensorrt"], fused=False)
-    found = [finding for finding in lint(emit_int8(model, ranges, everywhere), None) if finding.rule == "residual"]
-    assert len(found) == 8, "one a block"
+    findings = [finding for finding in lint(emit_int8(model, ranges, everywhere), None) if finding.rule == "residual"]
+    assert len(findings) == 8, "one per block"
 
 
 def test_command_lines(fp32: Bundle) -> None:
-    """Each generation is told in its own words that the graph's types count."""
+    """Each generation of trtexec has its own option for keeping the graph's types."""
     int8 = dataclasses.replace(fp32, manifest=dataclasses.replace(fp32.manifest, precision="int8"))
     options = Options((1, 8, 32), 512, 5, version_compatible=True, hardware_compatible=True)
     lines = {release: shlex.split(line) for release, line in command_lines(int8, options, "image").items()}
@@ -211,41 +211,43 @@ def test_command_lines(fp32: Bundle) -> None:
 
 
 def test_plan_is_printed(edgekit: Run, fp32: Bundle, int8: Bundle) -> None:
-    """For people and as JSON; exit 1 where it cannot be built."""
+    """As text and as JSON; exit 1 if the model cannot be built."""
     assert "nothing that TensorRT refuses" in edgekit("build", fp32.path, "--plan").stdout
     done = edgekit("build", int8.path, "--plan", "--json", code=1)
-    found = json.loads(done.stdout)
-    assert {finding["rule"] for finding in found["findings"]} == {"uint8", "int32-bias"}
-    assert found["commands"].keys() == {"8.6", "10.x", "11.x"}
+    plan = json.loads(done.stdout)
+    assert {finding["rule"] for finding in plan["findings"]} == {"uint8", "int32-bias"}
+    assert plan["commands"].keys() == {"8.6", "10.x", "11.x"}
     assert "uint8" in edgekit("build", int8.path, "--plan", code=1).stdout
 
 
 def test_a_free_batch_needs_its_sizes(trained: Bundle, tmp_path: Path) -> None:
-    """Then it is compiled with a profile."""
+    """With its sizes it is compiled with a profile."""
     pytest.importorskip("tensorrt_rtx_bindings")
     free = export_bundle(trained, "onnx", tmp_path / "free", ExportOptions(dynamic_batch=True))
-    somewhere = Options(compute_capabilities=("8.6",))
+    options = Options(compute_capabilities=("8.6",))
     with pytest.raises(EngineError, match="accepts any batch size") as caught:
-        build(free, options=somewhere, out=tmp_path / "engine")
+        build(free, options=options, out=tmp_path / "engine")
     assert "--batch 1,8,32" in caught.value.fix
-    (engine,) = build(free, options=dataclasses.replace(somewhere, batch=(1, 4, 8)), out=tmp_path / "engine")
+    (engine,) = build(free, options=dataclasses.replace(options, batch=(1, 4, 8)), out=tmp_path / "engine")
     assert engine.manifest.details["build"]["batch"] == [1, 4, 8]
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [("strip_weights", "without weights"), ("refit", "refittable engines without a GPU")]
+    ("option", "message"), [("strip_weights", "without weights"), ("refit", "refittable engines without a GPU")]
 )
-def test_what_tensorrt_for_rtx_cannot_build_is_refused(fp32: Bundle, tmp_path: Path, option: str, words: str) -> None:
-    """Its compiler ended in an internal error."""
+def test_options_that_tensorrt_for_rtx_cannot_build_are_refused(
+    fp32: Bundle, tmp_path: Path, option: str, message: str
+) -> None:
+    """Its compiler would end in an internal error."""
     pytest.importorskip("tensorrt_rtx_bindings")
-    with pytest.raises(EdgeKitError, match=words) as caught:
+    with pytest.raises(EdgeKitError, match=message) as caught:
         build(fp32, options=Options(compute_capabilities=("8.6",), **{option: True}), out=tmp_path / "engine")
     assert f"leave out --{option.replace('_', '-')}" in caught.value.fix
     assert not (tmp_path / "engine").exists()
 
 
-def test_auto_makes_what_it_needs_once(fp32: Bundle, tmp_path: Path) -> None:
-    """The files of lower precision are taken from runs/ the second time."""
+def test_auto_quantizes_only_once(fp32: Bundle, tmp_path: Path) -> None:
+    """The second time, the bundles of lower precision are reused from runs/."""
     pytest.importorskip("tensorrt_rtx_bindings")
     options = Options(compute_capabilities=("8.9",))
     for _ in range(2):
@@ -257,15 +259,15 @@ def test_auto_makes_what_it_needs_once(fp32: Bundle, tmp_path: Path) -> None:
 
 
 def test_wrong_requests_are_refused(fp32: Bundle, int8: Bundle, trained: Bundle, tmp_path: Path) -> None:
-    """Another format, another precision, an unknown one, one folder for several engines."""
-    for bundle, settings, error, words in (
+    """Another format, another or unknown precision, one folder for several engines, a device that cannot build."""
+    for bundle, settings, error, message in (
         (trained, {}, BundleError, "engines are built from ONNX"),
         (int8, {"precision": "fp16"}, BundleError, "is int8 already"),
         (fp32, {"precision": "int4"}, RecipeError, "int4"),
         (fp32, {"precision": "auto", "out": tmp_path / "x"}, EdgeKitError, "several engines"),
         (fp32, {"device": "browser"}, EdgeKitError, "browser"),
     ):
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=message):
             build(bundle, runs=tmp_path / "runs", **settings)
     with pytest.raises(BundleError, match="engines are built from ONNX"):
         plan_build(trained)

@@ -1,4 +1,4 @@
-"""The self-test goes the whole way, and what it plants is there."""
+"""The self-test runs from end to end, and finds the differences that it injects."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ ONE = {"threads": 1}
 
 
 def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path) -> None:
-    """The same answers, later by the factor; with a drift, later and later."""
+    """The same answers, slower by the factor; with a drift, slower and slower."""
     made = slowed(fp32, tmp_path / "slowed", factor=3.0)
     tensors = fp32.golden().tensors[:1]
     np.testing.assert_array_equal(
@@ -32,16 +32,16 @@ def test_slowed_is_the_same_model_at_a_known_speed(fp32: Bundle, tmp_path: Path)
     )
     assert made.manifest.lineage == fp32.manifest.lineage
     null = null_bundle(tmp_path / "null", ns=1_000_000)
-    held = slowed(null, tmp_path / "held", factor=3.0)
+    constant = slowed(null, tmp_path / "constant", factor=3.0)
     drifting = slowed(null, tmp_path / "drifting", drift_per_s=0.1, since=time.time() - 10)
-    for bundle, least_ns in ((held, 3_000_000), (drifting, 2_000_000)):
+    for bundle, least_ns in ((constant, 3_000_000), (drifting, 2_000_000)):
         session, start = open_session(bundle, planted=True, **ONE), time.perf_counter_ns()
         session.run(tensors)
         assert time.perf_counter_ns() - start >= least_ns
 
 
-def test_a_null_or_slowed_model_that_is_none_is_refused(tmp_path: Path) -> None:
-    """As every runtime's."""
+def test_an_invalid_null_model_is_refused(tmp_path: Path) -> None:
+    """Like an invalid model of any other runtime."""
     made = null_bundle(tmp_path / "null")
     (made.path / "model.json").write_text('{"ns": "fast"}')
     with pytest.raises(BundleError, match="not a null model"):
@@ -49,8 +49,8 @@ def test_a_null_or_slowed_model_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["null", "slowed"])
-def test_a_bundle_from_elsewhere_opens_no_planted_model(kind: str, fp32: Bundle, tmp_path: Path) -> None:
-    """The formats that measuring is tested with are no formats of bundles: not for a session, a device or a command."""
+def test_a_foreign_bundle_cannot_open_a_test_model(kind: str, fp32: Bundle, tmp_path: Path) -> None:
+    """The formats used to test measuring are refused in a bundle: by a session, a device and a command."""
     made = null_bundle(tmp_path / kind) if kind == "null" else slowed(fp32, tmp_path / kind)
     with pytest.raises(BundleError, match=f"unknown bundle format '{kind}'"):
         open_session(made)
@@ -64,8 +64,8 @@ def test_a_bundle_from_elsewhere_opens_no_planted_model(kind: str, fp32: Bundle,
 
 
 @pytest.mark.parametrize("change", [{"model": "../other/model.onnx"}, {"format": "slowed"}])
-def test_a_slowed_model_is_of_its_own_bundle(change: dict, fp32: Bundle, tmp_path: Path) -> None:
-    """Not a file outside of it, and not itself."""
+def test_a_slowed_model_wraps_a_model_in_its_own_bundle(change: dict, fp32: Bundle, tmp_path: Path) -> None:
+    """A file outside the bundle is refused, and so is the slowed model itself."""
     made = slowed(fp32, tmp_path / "slowed")
     shutil.copytree(fp32.path, tmp_path / "other")
     settings = json.loads(made.model_path.read_text())
@@ -75,32 +75,32 @@ def test_a_slowed_model_is_of_its_own_bundle(change: dict, fp32: Bundle, tmp_pat
 
 
 def test_overhead_is_measured_both_ways() -> None:
-    """In this process and through the agent: a call of nothing takes something."""
-    found = overhead()
-    assert found.keys() == {"in_process_ns", "through_agent_ns"}
-    assert all(value > 0 for value in found.values())
+    """In this process and through the agent, an empty call takes measurable time."""
+    measured = overhead()
+    assert measured.keys() == {"in_process_ns", "through_agent_ns"}
+    assert all(value > 0 for value in measured.values())
 
 
 def test_the_smallest_difference_is_found_nine_times_in_ten() -> None:
-    """Five processes that differ by 1 %: differences of the size named are significant in about 90 % of experiments."""
+    """Five processes that differ by 1 %: the reported difference is significant in about 90 % of experiments."""
     from edgekit.toolkit.analysis.statistics import student_mean
 
     generator = np.random.default_rng(0)
-    # the standard error is estimated from few processes, so the size is taken at its typical value
+    # the standard error is estimated from few processes, so the median size is used
     size = np.log1p(np.median([smallest_difference([generator.normal(0, 0.01, 5).tolist()]) for _ in range(500)]))
-    found = [student_mean((size + generator.normal(0, 0.01, 5)).tolist()).low > 0 for _ in range(2000)]
-    assert 0.8 <= np.mean(found) <= 0.97
+    significant = [student_mean((size + generator.normal(0, 0.01, 5)).tolist()).low > 0 for _ in range(2000)]
+    assert 0.8 <= np.mean(significant) <= 0.97
 
 
 @pytest.mark.slow
 def test_self_test_on_the_command_line(edgekit: Run, fp32: Bundle) -> None:
-    """A few seconds of it: both comparisons, the resolution, exit code 0, 3 or 4 as the table says."""
+    """A short run reports both comparisons and the resolution; it exits with 0 only if both are as expected."""
     command = [sys.executable, "-m", "edgekit.toolkit.cli", "doctor", "--self-test", "--seconds", "5", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout)
-    assert found["slowed"]["planted"] == pytest.approx(1 / 1.03)
-    assert found["resolves"] > 0
-    right = (found["same"]["outcome"], found["slowed"]["outcome"]) == ("no difference", "slower")
-    assert (done.returncode == 0) == right
+    result = json.loads(done.stdout)
+    assert result["slowed"]["planted"] == pytest.approx(1 / 1.03)
+    assert result["resolves"] > 0
+    expected = (result["same"]["outcome"], result["slowed"]["outcome"]) == ("no difference", "slower")
+    assert (done.returncode == 0) == expected
     assert done.returncode in (0, 3, 4)
     assert "self-test" in edgekit("doctor", fp32.path, code=1).stderr

@@ -1,4 +1,4 @@
-"""A person's own models become bundles like any other, or are refused with the reason."""
+"""A user's own models become ordinary bundles, or are refused with the reason."""
 
 import os
 import pickle
@@ -41,7 +41,7 @@ NET = """
 
 @pytest.fixture
 def network(tmp_path: Path) -> nn.Module:
-    """The person's network, whose source is net.py."""
+    """The user's network, whose source is net.py."""
     (tmp_path / "net.py").write_text(textwrap.dedent(NET))
     scope: dict = {}
     exec(textwrap.dedent(NET), scope)  # noqa: S102 # the text above
@@ -55,8 +55,8 @@ def bring(image_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Bu
     images = image_folder(each=10, size=30)
 
     def run(model: object, **changes: Any) -> Bundle:
-        own = {name: changes.pop(name) for name in ("labels", "weights") if name in changes}
-        options = ImportOptions(**{"labels": ("cat", "dog"), **own})
+        arguments = {name: changes.pop(name) for name in ("labels", "weights") if name in changes}
+        options = ImportOptions(**{"labels": ("cat", "dog"), **arguments})
         settings = {"name": "mine", "preprocess": PREPROCESS, "images": str(images), "out": tmp_path / "imported"}
         return import_model(str(model), options, **{**settings, **changes})
 
@@ -82,7 +82,7 @@ def test_torch_export_program(bring: Callable[..., Bundle], network: nn.Module, 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_torchscript(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path) -> None:
-    """Whatever its suffix."""
+    """TorchScript is recognized whatever the suffix."""
     torch.jit.trace(network, torch.zeros(1, 3, 20, 20)).save(str(tmp_path / "net.pt"))
     bundle = bring(tmp_path / "net.pt")
     assert bundle.manifest.format == "torchscript"
@@ -93,7 +93,7 @@ def test_torchscript(bring: Callable[..., Bundle], network: nn.Module, tmp_path:
 def test_factory_in_a_file_with_weights(
     bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path, weights: str
 ) -> None:
-    """path/to/net.py:Net with safetensors, a state dict, or a checkpoint around one."""
+    """path/to/net.py:Net with safetensors, a state dict, or a checkpoint that contains one."""
     state = network.state_dict()
     if weights.endswith("safetensors"):
         save_file(state, tmp_path / weights)
@@ -107,7 +107,7 @@ def test_factory_in_a_file_with_weights(
 def test_a_repository_with_its_own_models_package(
     bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path
 ) -> None:
-    """models/ of a user's repository is not EdgeKit's models/."""
+    """models/ in a user's repository is not mistaken for EdgeKit's models/."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").write_text("MINE = True\n")
     (tmp_path / "models" / "net.py").write_text("from models import MINE\n" + textwrap.dedent(NET))
@@ -123,7 +123,7 @@ def _onnx(path: Path, network: nn.Module, **options: object) -> Path:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("dynamic", [True, False])
 def test_onnx(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path, dynamic: bool) -> None:
-    """Made elsewhere, with a fixed batch or a free one, of an older opset."""
+    """A file from another tool, with a fixed or free batch and an older opset."""
     names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {0: "n"}} if dynamic else None}
     bundle = bring(_onnx(tmp_path / "net.onnx", network, **names))
     assert (bundle.manifest.format, bundle.manifest.input.batch) == ("onnx", None if dynamic else 1)
@@ -131,9 +131,9 @@ def test_onnx(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path, 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_external_weights_are_taken_in(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path) -> None:
-    """The bundle is whole without the file beside the .onnx."""
-    model = onnx.load(str(_onnx(tmp_path / "whole.onnx", network)))
+def test_external_weights_are_included(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path) -> None:
+    """The bundle is complete without the data file beside the .onnx."""
+    model = onnx.load(str(_onnx(tmp_path / "single.onnx", network)))
     onnx.save(model, str(tmp_path / "net.onnx"), save_as_external_data=True, location="net.data", size_threshold=0)
     bundle = bring(tmp_path / "net.onnx")
     (tmp_path / "net.data").unlink()
@@ -151,7 +151,7 @@ def _graph(inputs: list[tuple[str, int, list]], outputs: int = 1) -> onnx.ModelP
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("model", "message"),
     [
         (_graph([("x", TensorProto.FLOAT, [1, 3, 20, 20]), ("z", TensorProto.FLOAT, [1])]), "2 inputs"),
         (_graph([("x", TensorProto.FLOAT, [1, 3, 20, 20])], outputs=2), "2 outputs"),
@@ -161,19 +161,19 @@ def _graph(inputs: list[tuple[str, int, list]], outputs: int = 1) -> onnx.ModelP
         (_graph([("x", TensorProto.FLOAT, [1, 24, 24, 3])]), "--input 3x24x24"),
     ],
 )
-def test_onnx_files_that_are_no_classifier(
-    bring: Callable[..., Bundle], tmp_path: Path, model: onnx.ModelProto, words: str
+def test_onnx_files_that_are_not_classifiers(
+    bring: Callable[..., Bundle], tmp_path: Path, model: onnx.ModelProto, message: str
 ) -> None:
-    """More inputs or outputs, another type, layout or size, an output of another shape."""
+    """More inputs or outputs, another type, number of channels, size or layout."""
     onnx.save(model, str(tmp_path / "net.onnx"))
     with pytest.raises(BundleError) as caught:
         bring(tmp_path / "net.onnx")
-    assert words in f"{caught.value} {caught.value.fix}"
+    assert message in f"{caught.value} {caught.value.fix}"
     assert not (tmp_path / "imported").exists()
 
 
-def test_pickles_are_not_run(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path) -> None:
-    """Neither as a model nor as weights."""
+def test_pickles_are_not_executed(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path) -> None:
+    """Neither a model nor weights may be an arbitrary pickle."""
 
     class Evil:
         def __reduce__(self) -> tuple:
@@ -193,24 +193,24 @@ def test_pickles_are_not_run(bring: Callable[..., Bundle], network: nn.Module, t
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("model", "message"),
     [("nowhere.onnx", "no file"), ("net.py:Nett", "Nett"), ("nothing.here:Net", "no module named nothing"),
      ("other.py:Net", "no file at other.py"), ("broken.py:Net", "ZeroDivisionError"), ("net.py:nn", "raised TypeError"),
-     ("number.py:make", "made a int"), ("garbage.onnx", "not a valid ONNX")],
+     ("number.py:make", "returned a value of type int"), ("garbage.onnx", "not a valid ONNX")],
 )  # fmt: skip
-def test_what_cannot_be_found_is_explained(
-    bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path, model: str, words: str
+def test_missing_models_and_code_that_fails_are_explained(
+    bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path, model: str, message: str
 ) -> None:
-    """A path, a name, a package, code that fails."""
+    """A missing path, name or package, and code that raises."""
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "number.py").write_text("def make():\n    return 3\n")
     (tmp_path / "garbage.onnx").write_bytes(b"\x08\xff\xff garbage")
-    with pytest.raises(EdgeKitError, match=words):
+    with pytest.raises(EdgeKitError, match=message):
         bring(model)
 
 
 def test_weights_that_do_not_fit(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path) -> None:
-    """The missing names are shown."""
+    """The error shows the missing names."""
     save_file({"other": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(EdgeKitError, match="does not fit") as caught:
         bring("net.py:Net", weights=tmp_path / "w.safetensors")
@@ -218,10 +218,10 @@ def test_weights_that_do_not_fit(bring: Callable[..., Bundle], network: nn.Modul
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-def test_a_model_left_in_training_mode_is_found(
+def test_a_model_left_in_training_mode_is_refused(
     bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path
 ) -> None:
-    """Its answer on an image depends on what else is in the batch."""
+    """Its answer for an image depends on the other images in the batch."""
 
     class AlwaysTraining(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -233,8 +233,8 @@ def test_a_model_left_in_training_mode_is_found(
 
 
 def test_labels_must_fit(bring: Callable[..., Bundle], network: nn.Module, tmp_path: Path) -> None:
-    """As many as outputs; folders among them; a file with one name a line."""
-    with pytest.raises(BundleError, match="2 outputs, and there are 3 labels"):
+    """One label per output, a label for every folder, and a labels file with one unique name per line."""
+    with pytest.raises(BundleError, match="2 outputs, but the number of labels is 3"):
         bring("net.py:Net", labels=("cat", "dog", "fish"))
     with pytest.raises(DataError, match="dog"):
         bring("net.py:Net", labels=("cat", "cow"))
@@ -249,7 +249,7 @@ def test_labels_must_fit(bring: Callable[..., Bundle], network: nn.Module, tmp_p
 
 
 def test_preprocessing_must_fit_the_input(bring: Callable[..., Bundle], network: nn.Module) -> None:
-    """A crop of another size than the network's input is refused, and so are images of any size."""
+    """The crop must match the network's input; a variable size is refused."""
     with pytest.raises(RecipeError, match="--crop 24 makes 24x24 images, --input says 20x20"):
         preprocess_of((3, 20, 20), None, 24, "0.5", "0.2", "bilinear")
     with pytest.raises(RecipeError, match="any size"):
@@ -257,8 +257,8 @@ def test_preprocessing_must_fit_the_input(bring: Callable[..., Bundle], network:
 
 
 @pytest.mark.parametrize(("name", "side"), [("timm:test_resnet", 32), ("torchvision:squeezenet1_1", 64), ("lenet", 32)])
-def test_networks_by_their_names(bring: Callable[..., Bundle], tmp_path: Path, name: str, side: int) -> None:
-    """As `train --model` knows them, with weights of one's own; nothing is downloaded."""
+def test_networks_by_name(bring: Callable[..., Bundle], tmp_path: Path, name: str, side: int) -> None:
+    """Names as for `train --model`, with the user's weights; nothing is downloaded."""
     torch.manual_seed(0)
     network = create_network(name, 2, 3, (side, side)).eval()
     torch.save(network.state_dict(), tmp_path / "w.pth")
@@ -273,7 +273,7 @@ def test_networks_by_their_names(bring: Callable[..., Bundle], tmp_path: Path, n
 def test_a_named_network_needs_fitting_weights(
     bring: Callable[..., Bundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Weights of other classes, an unknown name; without weights it is said that it knows nothing yet."""
+    """Weights for other classes and unknown names are refused; without weights the model is reported as untrained."""
     torch.save(create_network("lenet", 3, 3, (32, 32)).state_dict(), tmp_path / "w.pth")
     preprocess = Preprocess("RGB", 32, (32, 32), "bilinear", (0.5,) * 3, (0.25,) * 3)
     settings = {"preprocess": preprocess}
@@ -287,7 +287,7 @@ def test_a_named_network_needs_fitting_weights(
 
 
 def test_an_unknown_label_names_the_nearest(bring: Callable[..., Bundle]) -> None:
-    """Of a thousand, a few; of a few, all."""
+    """Of a thousand labels a few are listed; of a few labels, all."""
     labels = tuple(f"class number {number}" for number in range(1000))
     with pytest.raises(DataError) as caught:
         bring("lenet", labels=labels)
@@ -300,10 +300,10 @@ def test_an_unknown_label_names_the_nearest(bring: Callable[..., Bundle]) -> Non
 
 
 @pytest.mark.parametrize(("name", "better"), [("org/model", "org-model"), ("my net", "my-net"), ("", "model")])
-def test_a_name_that_no_file_can_have_is_refused_first(
+def test_a_name_that_is_invalid_in_paths_is_refused_first(
     bring: Callable[..., Bundle], tmp_path: Path, name: str, better: str
 ) -> None:
-    """It was found when the new bundle was opened."""
+    """It is refused before a bundle is written."""
     with pytest.raises(EdgeKitError, match="may only contain letters") as caught:
         bring("lenet", name=name)
     assert caught.value.fix == f"--name {better}"

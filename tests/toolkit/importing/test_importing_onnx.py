@@ -1,4 +1,4 @@
-"""ONNX files of other tools: quantized, in half precision, with uint8 input, with a Softmax, or not a classifier."""
+"""ONNX files from other tools: quantized, in half precision, with uint8 input, with a Softmax, or not a classifier."""
 
 import dataclasses
 import json
@@ -50,10 +50,10 @@ def bring(fp32: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
         if isinstance(model, onnx.ModelProto):
             path = tmp_path / "theirs.onnx"
             path.write_bytes(model.SerializeToString())
-        own = fp32.manifest.preprocess
+        preprocess = fp32.manifest.preprocess
         if input_dtype(str(path)) == "uint8":
-            own = dataclasses.replace(own, mean=(0.0,), std=(1.0,), dtype="uint8")
-        settings = {"name": "theirs", "preprocess": own, "images": "digits", "out": tmp_path / "imported"}
+            preprocess = dataclasses.replace(preprocess, mean=(0.0,), std=(1.0,), dtype="uint8")
+        settings = {"name": "theirs", "preprocess": preprocess, "images": "digits", "out": tmp_path / "imported"}
         return import_model(str(path), ImportOptions(fp32.manifest.labels), **{**settings, **changes})
 
     return run
@@ -67,7 +67,7 @@ def _answers(bundle: Bundle, source: Bundle) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _end(model: onnx.ModelProto, operator: str, kind: int = TensorProto.FLOAT, **attributes: Any) -> onnx.ModelProto:
-    """The model with an operator behind its logits."""
+    """The model with an operator appended to its logits."""
     changed = onnx.ModelProto.FromString(model.SerializeToString())
     output = changed.graph.output[0]
     changed.graph.node[-1].output[0] = "scores"
@@ -106,8 +106,8 @@ def _half(keep: bool) -> Callable[[onnx.ModelProto, Bundle, Path], onnx.ModelPro
     return lambda model, *_: convert_float_to_float16(model, keep_io_types=keep)
 
 
-def _rounds_its_weights(model: onnx.ModelProto, *_: object) -> onnx.ModelProto:
-    """Float weights through QuantizeLinear and DequantizeLinear, as fake quantization is exported."""
+def _with_fake_quantization(model: onnx.ModelProto, *_: object) -> onnx.ModelProto:
+    """Pass float weights through QuantizeLinear and DequantizeLinear, as exported by fake quantization."""
     graph = model.graph
     constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
     nodes = list(graph.node)
@@ -126,7 +126,7 @@ def _rounds_its_weights(model: onnx.ModelProto, *_: object) -> onnx.ModelProto:
     return model
 
 
-def _of_nncf(*_: object) -> onnx.ModelProto:
+def _from_nncf(*_: object) -> onnx.ModelProto:
     """The LeNet quantized by NNCF 3.4 (nncf.quantize with 16 images)."""
     return onnx.load(str(DATA / "foreign" / "lenet-nncf.onnx"))
 
@@ -145,17 +145,17 @@ QDQ, QOPERATOR = QuantFormat.QDQ, QuantFormat.QOperator
 @pytest.mark.parametrize(
     ("make", "precision", "share"),
     [(_static(QDQ, per_channel=True), "int8", 0.05), (_static(QDQ), "int8", 0.05),
-     (_static(QOPERATOR, per_channel=True), "int8", 0.05), (_dynamic, "int8", 0.05), (_of_nncf, "int8", 0.3),
-     (_rounds_its_weights, "int8", 0.05), (_half(True), "fp16", 0.001), (_half(False), "fp16", 0.001),
+     (_static(QOPERATOR, per_channel=True), "int8", 0.05), (_dynamic, "int8", 0.05), (_from_nncf, "int8", 0.3),
+     (_with_fake_quantization, "int8", 0.05), (_half(True), "fp16", 0.001), (_half(False), "fp16", 0.001),
      (_shuffled, "fp32", 1e-6)],
-    ids=["qdq per channel", "qdq", "qoperator", "dynamic", "nncf", "rounds its weights", "float16 inside", "float16",
+    ids=["qdq per channel", "qdq", "qoperator", "dynamic", "nncf", "fake quantization", "float16 inside", "float16",
          "unsorted"],
 )  # fmt: skip
-def test_lower_precision_of_other_tools(
+def test_lower_precision_from_other_tools(
     model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle], tmp_path: Path, make: Callable[..., Any],
     precision: str, share: float,
 ) -> None:  # fmt: skip
-    """Named by its weights; the same classes; valid for the checker and for a second reader."""
+    """Precision is derived from the weights; classes are the same; the checker and a second reader accept the file."""
     bundle = bring(make(model, fp32, tmp_path))
     assert bundle.manifest.precision == precision
     assert abs(bundle.manifest.parameters - 61_706) <= 5, "without scales and zero points"
@@ -164,10 +164,10 @@ def test_lower_precision_of_other_tools(
     np.testing.assert_array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
     assert np.abs(logits - expected).max() <= share * np.abs(expected).max()
     onnx.checker.check_model(str(bundle.model_path), full_check=True)
-    entry = onnx.load(str(bundle.model_path)).graph
-    kinds = {one.type.tensor_type.elem_type for one in (entry.input[0], entry.output[0])}
-    assert kinds == {TensorProto.FLOAT}
-    if make is not _dynamic and "QLinearConv" not in {node.op_type for node in entry.node}:  # OpenVINO has neither
+    graph = onnx.load(str(bundle.model_path)).graph
+    types = {value.type.tensor_type.elem_type for value in (graph.input[0], graph.output[0])}
+    assert types == {TensorProto.FLOAT}
+    if make is not _dynamic and "QLinearConv" not in {node.op_type for node in graph.node}:  # OpenVINO has neither
         openvino.Core().read_model(str(bundle.model_path))
 
 
@@ -177,7 +177,7 @@ def test_weights_of_another_type_are_named(model: onnx.ModelProto, bring: Callab
         if len(entry.dims) > 1:
             values = numpy_helper.to_array(entry).astype(np.float64)
             entry.CopyFrom(numpy_helper.from_array(values, entry.name))
-    with pytest.raises(BundleError, match="its weights are double; EdgeKit takes fp32, fp16 and int8"):
+    with pytest.raises(BundleError, match="its weights are double; EdgeKit accepts fp32, fp16 and int8"):
         bring(model)
 
 
@@ -200,27 +200,27 @@ def test_a_softmax_is_not_applied_twice(
     model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle], tmp_path: Path, make: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """The confidences are those of the logits before it; what was done is said and recorded."""
+    """Confidences are those of the logits before it; the change is reported and recorded."""
     bundle = bring(make(model, fp32, tmp_path))
     logits, expected = _answers(bundle, fp32)
     shares = [np.stack([probabilities(row) for row in rows]) for rows in (logits, expected)]
     np.testing.assert_allclose(*shares, atol=0.05)
     image = decode(bundle.golden().images[0])
     pictures = ImageSet(bundle.manifest.labels, ("a",), np.asarray([0]), np.asarray(image)[None])
-    (found,) = predict(bundle, pictures, top=1)
-    assert found.confidences[0] == pytest.approx(shares[1][0].max(), abs=0.05)
+    (prediction,) = predict(bundle, pictures, top=1)
+    assert prediction.confidences[0] == pytest.approx(shares[1][0].max(), abs=0.05)
     operators = {node.op_type for node in onnx.load(str(bundle.model_path)).graph.node}
     assert not operators & {"Softmax", "QLinearSoftmax"}
-    taken = "LogSoftmax" not in operators
-    assert ("which was removed" in caplog.text) == taken
-    assert any("Softmax" in change for change in bundle.manifest.details["changes"]) == taken
+    removed = "LogSoftmax" not in operators
+    assert ("which was removed" in caplog.text) == removed
+    assert any("Softmax" in change for change in bundle.manifest.details["changes"]) == removed
     onnx.checker.check_model(str(bundle.model_path), full_check=True)
 
 
-def test_a_sigmoid_comes_off_too(
+def test_a_sigmoid_is_removed(
     model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It saturates, so that classes tie; that confidences are then of another kind is said."""
+    """It saturates, so that classes tie; the changed meaning of confidences is reported."""
     logits, expected = _answers(bring(_end(model, "Sigmoid")), fp32)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert "confidences are a softmax" in caplog.text
@@ -229,9 +229,9 @@ def test_a_sigmoid_comes_off_too(
 def test_probabilities_in_another_form_are_refused(
     model: onnx.ModelProto, bring: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    """A Softmax that is written out, and one of a torch.export program, which is not cut."""
+    """A Softmax made of single operators, and one in a torch.export program, which cannot be cut."""
 
-    class Own(torch.nn.Module):
+    class Normalized(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             scores = torch.exp(x[:, 0, :10, 0] / 4)
             return scores / scores.sum(1, keepdim=True)
@@ -245,17 +245,17 @@ def test_probabilities_in_another_form_are_refused(
     )  # fmt: skip
     model.graph.initializer.append(numpy_helper.from_array(np.asarray([1], np.int64), "axis"))
     onnx.save(model, str(tmp_path / "own.onnx"))
-    torch.export.save(torch.export.export(Own().eval(), (torch.zeros(1, 1, 32, 32),)), str(tmp_path / "own.pt2"))
+    torch.export.save(torch.export.export(Normalized().eval(), (torch.zeros(1, 1, 32, 32),)), str(tmp_path / "own.pt2"))
     for name in ("own.onnx", "own.pt2"):
         with pytest.raises(BundleError, match="second softmax") as caught:
             bring(tmp_path / name)
         assert "return the logits" in caught.value.fix
 
 
-def test_a_class_number_is_refused_with_the_line_that_cuts_it(
+def test_an_argmax_is_refused_with_the_line_that_removes_it(
     model: onnx.ModelProto, bring: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line makes a file that is taken."""
+    """The line in the fix makes a file that can be imported."""
     ended = _end(_end(model, "Softmax"), "ArgMax", TensorProto.INT64, axis=1, keepdims=0)
     ended.graph.node[-2].output[0], ended.graph.node[-1].input[0] = "shares", "shares"
     ended.graph.node[-2].input[0] = ended.graph.node[-3].output[0] = "logits_before"
@@ -269,7 +269,7 @@ def test_a_class_number_is_refused_with_the_line_that_cuts_it(
 
 
 def _uint8(model: onnx.ModelProto, last: bool = False) -> onnx.ModelProto:
-    """The model with its scaling and normalization inside, taking uint8 pixels, channels first or last."""
+    """The model with scaling and normalization in the graph: uint8 pixels, channels first or last."""
     entry = model.graph.input[0]
     constants = {"levels": 255.0, "mean": 0.305, "std": 0.323}
     model.graph.initializer.extend(numpy_helper.from_array(np.float32(v), k) for k, v in constants.items())
@@ -291,10 +291,10 @@ def _uint8(model: onnx.ModelProto, last: bool = False) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_uint8_pixels_with_the_preprocessing_inside(
+def test_uint8_pixels_with_the_preprocessing_in_the_graph(
     model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle], last: bool
 ) -> None:
-    """The manifest says that the tensor is the pixels as they are; answers and predictions are the source's."""
+    """The manifest declares a uint8 tensor of raw pixels; the logits equal the source's."""
     bundle = bring(_uint8(model, last))
     assert (bundle.manifest.preprocess.dtype, bundle.golden().tensors.dtype) == ("uint8", np.uint8)
     assert any("channels last" in change for change in bundle.manifest.details["changes"]) == last
@@ -303,25 +303,27 @@ def test_uint8_pixels_with_the_preprocessing_inside(
 
 
 @pytest.mark.slow
-def test_uint8_goes_all_the_way(model: onnx.ModelProto, bring: Callable[..., Bundle], tmp_path: Path) -> None:
-    """Quantized, measured on this machine by the agent, its preprocessing compared exactly."""
+def test_uint8_is_quantized_and_validated(model: onnx.ModelProto, bring: Callable[..., Bundle], tmp_path: Path) -> None:
+    """It is quantized and measured on this machine by the agent; preprocessing agrees exactly."""
     bundle = bring(_uint8(model))
-    lower = quantize(bundle, QuantizeOptions(target="x86-avx2", calibration_images=16), out=tmp_path / "int8").bundle
+    int8 = quantize(bundle, QuantizeOptions(target="x86-avx2", calibration_images=16), out=tmp_path / "int8").bundle
     plan = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5)
-    report = validate([lower], baseline=bundle, images="digits", limit=16, plan=plan).report
-    assert [one["precision"] for one in report["models"]] == ["fp32", "int8"]
-    assert [one["parity"]["tensor_max_abs"] for one in report["models"]] == [0.0, 0.0]
+    report = validate([int8], baseline=bundle, images="digits", limit=16, plan=plan).report
+    assert [entry["precision"] for entry in report["models"]] == ["fp32", "int8"]
+    assert [entry["parity"]["tensor_max_abs"] for entry in report["models"]] == [0.0, 0.0]
     assert report["models"][0]["parity"]["logits_max_abs"] < 1e-3
     assert report["models"][1]["top1"] > 0.8
 
 
-def test_uint8_without_its_word_is_refused(model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle]) -> None:
-    """mean and std are the graph's; a manifest and a graph that disagree do not run."""
+def test_uint8_that_disagrees_with_the_manifest_is_refused(
+    model: onnx.ModelProto, fp32: Bundle, bring: Callable[..., Bundle]
+) -> None:
+    """The graph contains mean and std; a manifest and a graph that disagree do not run."""
     bundle = bring(_uint8(model))
     with pytest.raises(RecipeError, match="normalizes them itself"):
         preprocess_of((1, 32, 32), None, None, "0.5", "0.5", "bilinear", "uint8")
     assert preprocess_of((1, 32, 32), None, None, None, None, "bilinear", "uint8").std == (1.0,)
-    with pytest.raises(BundleError, match="takes uint8, preprocessing makes float32"):
+    with pytest.raises(BundleError, match="takes uint8, but preprocessing produces float32"):
         bring(bundle.model_path, preprocess=fp32.manifest.preprocess, out=bundle.path.with_name("other"))
     other = dataclasses.replace(
         bundle, manifest=dataclasses.replace(bundle.manifest, preprocess=fp32.manifest.preprocess)
@@ -338,7 +340,7 @@ def _change(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], object])
 
 
 def _conv_head(shape: list, last: bool = False) -> onnx.ModelProto:
-    """[n, 1, 32, 32] -> [n, 10, 1, 1], as of networks without a linear layer."""
+    """[n, 1, 32, 32] -> [n, 10, 1, 1], as in networks without a linear layer."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
         helper.make_node("GlobalAveragePool", ["c"], ["p"]),
@@ -353,7 +355,7 @@ def _conv_head(shape: list, last: bool = False) -> onnx.ModelProto:
 
 
 def _one_at_a_time(model: onnx.ModelProto) -> None:
-    """A batch that is declared free, and a Reshape to one row."""
+    """Declare a free batch, but reshape to one row."""
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
     reshape = helper.make_node("Reshape", [flatten.input[0], "row"], [flatten.output[0]])
@@ -364,20 +366,20 @@ def _one_at_a_time(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "batch", "words"),
+    ("make", "batch", "message"),
     [(lambda m: _conv_head([1, 1, 32, 32]), 1, "a Flatten was added after it"),
      (lambda m: _conv_head(["n", 1, "h", "w"]), None, "a Flatten was added after it"),
      (lambda m: _change(m, _one_at_a_time), 1, "one image at a time"),
      (lambda m: _change(m, lambda m: setattr(m, "ir_version", onnx.IR_VERSION)), 1, "IR version")],
     ids=["[n, k, 1, 1]", "free axes", "one at a time", "newest IR version"],
 )  # fmt: skip
-def test_what_can_be_taken_is_taken(
-    model: onnx.ModelProto, bring: Callable[..., Bundle], make: Change, batch: int | None, words: str,
+def test_unusual_graphs_are_adapted(
+    model: onnx.ModelProto, bring: Callable[..., Bundle], make: Change, batch: int | None, message: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """And what was done for it is said."""
+    """The adaptation is reported."""
     bundle = bring(make(model))
-    assert words in caplog.text
+    assert message in caplog.text
     assert bundle.manifest.input.batch == batch
     tensors = bundle.golden().tensors[:3]
     np.testing.assert_allclose(load(bundle.path).run(tensors), bundle.golden().logits[:3], atol=1e-4)
@@ -403,25 +405,25 @@ def _one_output(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words", "fix"),
+    ("make", "message", "fix"),
     [
         (_two_outputs, r"1 inputs and 2 outputs \(.*float \[1, 10\]", "onnx.utils.extract_model"),
         (_foreign_operator, "org.openvinotoolkit:FakeQuantize", "QuantizeLinear and DequantizeLinear"),
         (lambda m: setattr(m, "ir_version", 99), "IR version 99; onnx .* supports up to", "--upgrade onnx"),
         (lambda m: setattr(m.opset_import[0], "version", 99), "theirs.onnx: .*Opset 99", "lower --opset"),
-        (_one_output, "1 output: it is not a classifier", "at least 2 outputs"),
+        (_one_output, "1 output: it is a regression or a binary model", "at least 2 outputs"),
         (lambda m: setattr(m.graph.node[0], "op_type", "Nonsense"), "No Op registered for Nonsense", "export it again"),
         (lambda m: m.graph.ClearField("node"), "not valid ONNX", "export it again"),
     ],
     ids=["two outputs", "foreign operator", "IR version", "opset", "one output", "no such operator", "no nodes"],
 )
-def test_what_cannot_be_taken_is_one_line(
-    model: onnx.ModelProto, bring: Callable[..., Bundle], make: Callable[[onnx.ModelProto], object], words: str,
+def test_refused_graphs_are_one_line(
+    model: onnx.ModelProto, bring: Callable[..., Bundle], make: Callable[[onnx.ModelProto], object], message: str,
     fix: str, tmp_path: Path,
 ) -> None:  # fmt: skip
-    """With the file as the user calls it, and what to do."""
+    """The error gives the user's file name and what to do."""
     make(model)
-    with pytest.raises(BundleError, match=words) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         bring(model)
     assert fix in caught.value.fix
     assert "\n" not in f"{caught.value}{caught.value.fix}"
@@ -429,8 +431,8 @@ def test_what_cannot_be_taken_is_one_line(
     assert not (tmp_path / "imported").exists()
 
 
-def test_other_outputs_are_named(bring: Callable[..., Bundle]) -> None:
-    """A map is not told to pass labels."""
+def test_other_output_shapes_are_named(bring: Callable[..., Bundle]) -> None:
+    """For a map the fix does not suggest labels."""
     model = _conv_head([1, 1, 32, 32])
     model.graph.node[1].op_type = "Relu"
     with pytest.raises(BundleError, match=r"shape of \[1, 10, 30, 30\], not \[1, classes\]: a map") as caught:
@@ -442,34 +444,34 @@ _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words", "fix"),
+    ("name", "content", "message", "fix"),
     [
         ("net.onnx", _POINTER, "Git LFS pointer", "git lfs pull"),
         ("net.pt", _POINTER, "Git LFS pointer", "git lfs pull"),
-        ("net.onnx", b"", "is empty", "get the file again"),
+        ("net.onnx", b"", "is empty", "download or copy the file again"),
         ("net.onnx", b"\n<!DOCTYPE html>\n<html>", "a web page", "raw file"),
         ("net.tflite", b"\x1c\0\0\0TFL3" + bytes(64), "TensorFlow Lite", "tf2onnx.convert --tflite"),
         ("net.bin", b"\x1c\0\0\0TFL3" + bytes(64), "TensorFlow Lite", "tf2onnx.convert --tflite"),
         ("net.pb", b"\n\x10\n\x01x", "TensorFlow graph", "tf2onnx.convert --graphdef"),
         ("net.h5", b"\x89HDF\r\n\x1a\n", "HDF5", "tf2onnx.convert --keras"),
         ("net.engine", b"ftrt", "TensorRT engine", "edgekit build"),
-        ("net.safetensors", b"\x08\0\0\0\0\0\0\0{}", "holds weights", "--weights"),
+        ("net.safetensors", b"\x08\0\0\0\0\0\0\0{}", "contains weights", "--weights"),
         ("net.pth", b"\x80\x02]q\x00.", "not an ONNX", "package.module:factory --weights"),
         ("net.onnx", b"\x08\x08\x12\xff\xff\xff", "not a valid ONNX", "export it again"),
     ],
 )
 def test_files_of_another_kind(
-    bring: Callable[..., Bundle], tmp_path: Path, name: str, content: bytes, words: str, fix: str
+    bring: Callable[..., Bundle], tmp_path: Path, name: str, content: bytes, message: str, fix: str
 ) -> None:
-    """Each is called by its name, with the way to a file that is taken."""
+    """The error names the format, and the fix says how to get a supported file."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(EdgeKitError, match=words) as caught:
+    with pytest.raises(EdgeKitError, match=message) as caught:
         bring(tmp_path / name)
     assert fix in caught.value.fix
 
 
 def test_folders(bring: Callable[..., Bundle], fp32: Bundle, tmp_path: Path) -> None:
-    """A bundle, one with a model in it, TensorFlow's SavedModel, an empty one."""
+    """A bundle, a TensorFlow SavedModel, a folder with a model, a folder without one."""
     for name in ("saved/saved_model.pb", "one/net.onnx", "none/notes.txt"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"x")
@@ -480,13 +482,13 @@ def test_folders(bring: Callable[..., Bundle], fp32: Bundle, tmp_path: Path) -> 
         assert fix in caught.value.fix
 
 
-def test_external_weights_that_are_not_there(
+def test_missing_or_unsafe_external_weights(
     model: onnx.ModelProto, bring: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    """The missing file is named; so is one that is a pointer, one that is too short, one outside the folder."""
+    """The file is missing, a pointer, too short, or outside the folder."""
     path, data = tmp_path / "net.onnx", tmp_path / "net.data"
     onnx.save(model, str(path), save_as_external_data=True, location="net.data", size_threshold=0)
-    whole = data.read_bytes()
+    content = data.read_bytes()
     data.unlink()
     with pytest.raises(BundleError, match="weights in net.data, which is missing") as caught:
         bring(path)
@@ -494,13 +496,13 @@ def test_external_weights_that_are_not_there(
     data.write_bytes(_POINTER)
     with pytest.raises(BundleError, match="net.data is a Git LFS pointer"):
         bring(path)
-    data.write_bytes(whole[:100])
+    data.write_bytes(content[:100])
     with pytest.raises(BundleError, match="its weights cannot be read"):
         bring(path)
     (tmp_path / "below").mkdir()
-    data.write_bytes(whole)
+    data.write_bytes(content)
     raw = path.read_bytes().replace(b"net.data", b"../n.dat")
-    (tmp_path / "n.dat").write_bytes(whole)
+    (tmp_path / "n.dat").write_bytes(content)
     (tmp_path / "below" / "net.onnx").write_bytes(raw)
     with pytest.raises(BundleError, match="outside its folder"):
         bring(tmp_path / "below" / "net.onnx")
@@ -515,7 +517,7 @@ def test_external_weights_that_are_not_there(
      ("0", "255", "--mean 0,0,0 --std 1,1,1")],
 )  # fmt: skip
 def test_mean_and_std_of_pixels_up_to_255(bring: Callable[..., Bundle], mean: str, std: str, fix: str) -> None:
-    """Refused with the line that is right."""
+    """They are refused with the correct options."""
     preprocess = preprocess_of((3, 32, 32), None, None, mean, std, "bilinear")
     with pytest.raises(RecipeError, match="pixels from 0 to 255") as caught:
         bring(DATA / "lenet-fp32" / "model.onnx", preprocess=preprocess)
@@ -525,12 +527,12 @@ def test_mean_and_std_of_pixels_up_to_255(bring: Callable[..., Bundle], mean: st
 @pytest.mark.parametrize("mean", [0.0, 0.5, 1.0, -1.0])
 @pytest.mark.parametrize("std", [0.00392157, 0.5, 1.0])
 def test_mean_and_std_of_the_right_scale_are_taken(mean: float, std: float) -> None:
-    """Pixels of 0 to 255 as the network's own input among them."""
+    """Including the scale of a network whose input is pixels from 0 to 255."""
     check_scale(Preprocess("L", 32, (32, 32), "bilinear", (mean,), (std,)))
 
 
 def test_channels() -> None:
-    """Why not four; and what to type where they came last."""
+    """Four are refused with the reason; if they come last, the fix has the right order."""
     with pytest.raises(RecipeError, match=r"4 channels; EdgeKit takes images of 1 channel \(grey\) or 3 \(RGB\)"):
         shape_of("4x64x64")
     with pytest.raises(RecipeError, match="224 channels") as caught:
@@ -539,7 +541,7 @@ def test_channels() -> None:
 
 
 def test_on_the_command_line(model: onnx.ModelProto, edgekit: Callable[..., Any], tmp_path: Path) -> None:
-    """Without mean and std, since the graph has them; with them it is refused; predict takes the bundle."""
+    """mean and std are in the graph, so passing them is refused; predict accepts the bundle."""
     onnx.save(_end(_uint8(model), "Softmax"), str(tmp_path / "theirs.onnx"))
     settings = ("import", "theirs.onnx", "--name", "theirs", "--input", "1x32x32", "--images", "digits")
     refused = edgekit(*settings, "--mean", "0.3", "--std", "0.3", code=1)
@@ -554,7 +556,7 @@ def test_on_the_command_line(model: onnx.ModelProto, edgekit: Callable[..., Any]
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_damaged_file_is_one_line(model: onnx.ModelProto, fp32: Bundle, tmp_path: Path, seed: int) -> None:
-    """Bytes at both ends, where the graph is and not the weights, changed at random."""
+    """Bytes are changed at random at both ends, which contain the graph rather than the weights."""
     generator = random.Random(seed)
     content = _end(_uint8(model, last=True), "Softmax", axis=-1).SerializeToString()
     graph = [at for at in range(len(content)) if at < 2500 or at > len(content) - 2500]
@@ -578,10 +580,10 @@ def test_a_damaged_file_is_one_line(model: onnx.ModelProto, fp32: Bundle, tmp_pa
      lambda m: m.opset_import.pop(), lambda m: m.graph.initializer[0].ClearField("data_type")],
     ids=["no input", "no last input", "no output", "no outputs", "no opset", "no type"],
 )  # fmt: skip
-def test_a_graph_that_lacks_something_is_one_line(
+def test_an_incomplete_graph_is_one_line(
     model: onnx.ModelProto, bring: Callable[..., Bundle], change: Callable[[onnx.ModelProto], object]
 ) -> None:
-    """Each was a traceback of onnx's shape inference, or of an index."""
+    """Each once caused a traceback in onnx's shape inference or an IndexError."""
     ended = _end(model, "Softmax", axis=-1)
     change(ended)
     with pytest.raises(BundleError, match="not valid ONNX|0 outputs"):

@@ -1,4 +1,4 @@
-"""A model as one file: it runs anywhere, is refused when a byte is wrong, and can be signed."""
+"""A model packed in one file: it runs anywhere, is refused if a byte is wrong, and can be signed."""
 
 import hashlib
 import io
@@ -31,7 +31,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def packed(fp32: Bundle, int8: Bundle, tmp_path: Path) -> Path:
-    """Both committed models with 50 digits."""
+    """Both committed models, packed with 50 digits."""
     test = part_of(fp32, "test")
     assert test is not None
     path = tmp_path / "lenet.pyz"
@@ -41,7 +41,7 @@ def packed(fp32: Bundle, int8: Bundle, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Callable[[str], Path]:
-    """Make a pair of keys; the private one's path."""
+    """Make a pair of keys and return the private key's path."""
 
     def make(name: str, kind: str = "ed25519", passphrase: str = "") -> Path:
         path = tmp_path / name
@@ -57,10 +57,10 @@ def _run(path: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProc
     return done
 
 
-def test_it_runs_from_its_own_code_and_joins(
+def test_a_packed_file_runs_its_own_code(
     packed: Path, int8: Bundle, edgekit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a folder called edgekit in the way; the verdict is printed there, and the same here."""
+    """Even beside a folder called edgekit; `report` gives the same verdict for its result."""
     (packed.parent / "edgekit").mkdir()
     (packed.parent / "edgekit/__init__.py").write_text("raise SystemExit('the wrong one')")
     (packed.parent / "tmp").mkdir()
@@ -68,20 +68,20 @@ def test_it_runs_from_its_own_code_and_joins(
     done = _run(packed)
     assert "pass: top-1 drop" in done.stdout
     assert "50 test images" in done.stdout
-    assert not list((packed.parent / "tmp").iterdir()), "what was unpacked is removed"
+    assert not list((packed.parent / "tmp").iterdir()), "unpacked files are removed"
     shutil.rmtree(packed.parent / "edgekit")
     report = json.loads(edgekit("report", packed.parent / "result.json", "--json", "--html", "page.html").stdout)
     assert report["models"][1]["id"] == int8.id
     assert report["images"] == 50
-    assert (report["verdict"], report["contract"]["max_drop"]) == ("pass", 20.0), "what it was packed for"
+    assert (report["verdict"], report["contract"]["max_drop"]) == ("pass", 20.0), "the contract it was packed with"
     assert report["reason"] in done.stdout
     assert "<svg" in (packed.parent / "page.html").read_text()
     judged = edgekit("report", packed.parent / "result.json", "--max-drop", "0.1", code=4)
     assert "not proved" in judged.stdout
 
 
-def test_the_plan_goes_with_the_file(int8: Bundle, edgekit: Run, tmp_path: Path) -> None:
-    """What was asked of pack is measured on the board; an option that no model there has is refused before."""
+def test_the_plan_is_packed(int8: Bundle, edgekit: Run, tmp_path: Path) -> None:
+    """pack's options are measured on the board; an option that no model supports is refused when packing."""
     edgekit(
         "pack", int8.path, "-o", "model.pyz", "--limit", 10, "--seconds", 0.1, "--threads", 1, "--fps", 100,
         "--scenario", "offline",
@@ -96,7 +96,7 @@ def test_the_plan_goes_with_the_file(int8: Bundle, edgekit: Run, tmp_path: Path)
 
 
 def test_any_flipped_byte_is_refused(packed: Path) -> None:
-    """Nothing is measured, nothing written: bytes all over the file, and every kind of place in it."""
+    """Nothing is measured or written; bytes are flipped at random places and in every kind of structure."""
     content = packed.read_bytes()
     generator = np.random.default_rng(int(os.environ.get("PYTEST_SEED", "0")))
     with zipfile.ZipFile(packed) as archive:
@@ -132,17 +132,18 @@ def test_any_flipped_byte_is_refused(packed: Path) -> None:
 
 
 def test_damage_is_one_line(packed: Path) -> None:
-    """A bit of the model."""
+    """A flipped bit in the middle of the file."""
     content = bytearray(packed.read_bytes())
     content[len(content) // 2] ^= 1
     packed.write_bytes(content)
     assert (
-        _run(packed, code=1).stderr == f"error: {packed} is damaged: it is not as it was packed\nfix: copy it again\n"
+        _run(packed, code=1).stderr
+        == f"error: {packed} is damaged: it has changed since it was packed\nfix: copy it again\n"
     )
 
 
 def test_missing_packages_are_named(packed: Path) -> None:
-    """With the line that installs them, for this Python."""
+    """The fix is the line that installs them for this Python."""
     done = subprocess.run([sys.executable, "-S", packed], capture_output=True, text=True)
     assert done.returncode == 1
     assert "not installed here: numpy, pillow, onnxruntime" in done.stderr
@@ -152,47 +153,47 @@ def test_missing_packages_are_named(packed: Path) -> None:
 def test_a_signed_file_is_verified_and_unpacked(
     packed: Path, fp32: Bundle, key: Callable[[str], Path], edgekit: Run
 ) -> None:
-    """By its maker's public key alone; the bundles in it are those that went in."""
-    mine, other = key("mine"), key("other")
-    edgekit("pack", fp32.path, "--sign", mine, "-o", "signed.pyz", "--limit", 10)
-    edgekit("pack", "--verify", f"{mine}.pub", "signed.pyz", "-o", "got")
+    """The maker's public key is enough; the unpacked bundle is the one that was packed."""
+    private, other = key("mine"), key("other")
+    edgekit("pack", fp32.path, "--sign", private, "-o", "signed.pyz", "--limit", 10)
+    edgekit("pack", "--verify", f"{private}.pub", "signed.pyz", "-o", "got")
     (bundle,) = Path("got").iterdir()
     assert Bundle.open(bundle).id == fp32.id
     assert "not signed by the owner" in edgekit("pack", "--verify", f"{other}.pub", "signed.pyz", code=1).stderr
-    assert "is not signed" in edgekit("pack", "--verify", f"{mine}.pub", packed, code=1).stderr
+    assert "is not signed" in edgekit("pack", "--verify", f"{private}.pub", packed, code=1).stderr
     content = bytearray(Path("signed.pyz").read_bytes())
     content[5000] ^= 1
     Path("broken.pyz").write_bytes(content)
-    assert "is damaged" in edgekit("pack", "--verify", f"{mine}.pub", "broken.pyz", code=1).stderr
+    assert "is damaged" in edgekit("pack", "--verify", f"{private}.pub", "broken.pyz", code=1).stderr
 
 
-def test_a_signature_cannot_be_carried_over(packed: Path, fp32: Bundle, key: Callable[[str], Path]) -> None:
-    """To other content, with the hash made right again: that is what a signature is for."""
-    mine = key("mine")
+def test_a_signature_cannot_be_moved_to_other_content(packed: Path, fp32: Bundle, key: Callable[[str], Path]) -> None:
+    """Even if the hash is recomputed."""
+    private = key("mine")
     signed = packed.with_name("signed.pyz")
-    write_packed([fp32], [fp32.id], None, QUICK, Contract(), signed, mine)
+    write_packed([fp32], [fp32.id], None, QUICK, Contract(), signed, private)
     forged = packed.read_bytes()[:-192] + signed.read_bytes()[-192:-64]
     packed.write_bytes(forged + hashlib.sha256(forged).hexdigest().encode())
     with pytest.raises(EdgeKitError, match="not signed by the owner"):
-        verify_packed(packed, Path(f"{mine}.pub"))
-    assert unpack(verify_packed(signed, Path(f"{mine}.pub")), packed.parent / "got")
+        verify_packed(packed, Path(f"{private}.pub"))
+    assert unpack(verify_packed(signed, Path(f"{private}.pub")), packed.parent / "got")
 
 
-def test_what_is_no_key(packed: Path, fp32: Bundle, key: Callable[..., Path], edgekit: Run) -> None:
-    """One line each: another kind of key, a public one to sign with, a passphrase, nothing there."""
-    rsa, locked, mine = key("rsa", "rsa"), key("locked", "ed25519", "secret"), key("mine")
-    for wrong, words in (
-        (rsa, "not an ed25519 private key"), (f"{mine}.pub", "not an ed25519 private key"), (locked, "passphrase"),
+def test_invalid_keys_are_refused(packed: Path, fp32: Bundle, key: Callable[..., Path], edgekit: Run) -> None:
+    """Another kind of key, a public key for signing, a passphrase, a missing file: one line each."""
+    rsa, locked, private = key("rsa", "rsa"), key("locked", "ed25519", "secret"), key("mine")
+    for wrong, message in (
+        (rsa, "not an ed25519 private key"), (f"{private}.pub", "not an ed25519 private key"), (locked, "passphrase"),
         ("nothing", "cannot read the key"),
     ):  # fmt: skip
-        assert words in edgekit("pack", fp32.path, "--sign", wrong, "-o", "x.pyz", code=1).stderr
+        assert message in edgekit("pack", fp32.path, "--sign", wrong, "-o", "x.pyz", code=1).stderr
     assert not Path("x.pyz").exists()
-    edgekit("pack", fp32.path, "--sign", mine, "-o", "signed.pyz", "--limit", 10)
-    assert "not an ed25519 public key" in edgekit("pack", "--verify", mine, "signed.pyz", code=1).stderr
+    edgekit("pack", fp32.path, "--sign", private, "-o", "signed.pyz", "--limit", 10)
+    assert "not an ed25519 public key" in edgekit("pack", "--verify", private, "signed.pyz", code=1).stderr
 
 
-def test_any_flipped_bit_of_its_first_lines_is_noticed(packed: Path) -> None:
-    """Python's import from zip files checks nothing; none of these ends well having measured nothing."""
+def test_any_flipped_bit_of_the_first_entry_is_refused(packed: Path) -> None:
+    """Python's zip import checks nothing, but no damaged file may exit with 0."""
     content = packed.read_bytes()
     generator = np.random.default_rng(int(os.environ.get("PYTEST_SEED", "1")))
     with zipfile.ZipFile(packed) as archive:
@@ -210,8 +211,8 @@ def test_any_flipped_bit_of_its_first_lines_is_noticed(packed: Path) -> None:
         assert "not installed here" not in done.stderr, (place, bit)
 
 
-def test_the_users_pythonpath_stays(packed: Path) -> None:
-    """What it imports is found beside the packed code."""
+def test_the_users_pythonpath_is_kept(packed: Path) -> None:
+    """Its modules are found as well as the packed code."""
     with zipfile.ZipFile(packed) as archive:
         assert b"PYTHONPATH" in zlib.decompress(bytes.fromhex(archive.read("__main__.py").decode().split("'")[1]))
     folder = packed.parent / "site"
@@ -221,19 +222,19 @@ def test_the_users_pythonpath_stays(packed: Path) -> None:
     command = [sys.executable, packed, "--seconds", "0.01"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=packed.parent, env=environment)
     assert done.returncode == 0, done.stderr
-    assert len((packed.parent / "seen").read_text()) > 3, "the processes that measure have it too"
+    assert len((packed.parent / "seen").read_text()) > 3, "the measuring processes have it too"
 
 
-def test_a_place_that_cannot_be_written_is_found_before_measuring(packed: Path) -> None:
-    """One line, and no minute of measuring before it."""
+def test_an_unwritable_output_is_refused_before_measuring(packed: Path) -> None:
+    """No time is spent on measuring first."""
     done = _run(packed, "--out", "/proc/nothing/result.json", code=1)
     assert "cannot write" in done.stderr
     assert "loading" not in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "link"])
-def test_a_signature_that_is_no_file_is_none(kind: str, fp32: Bundle, key: Callable[..., Path], tmp_path: Path) -> None:
-    """A fifo would be waited for without end."""
+def test_a_signature_must_be_a_regular_file(kind: str, fp32: Bundle, key: Callable[..., Path], tmp_path: Path) -> None:
+    """Reading a fifo would block forever."""
     path = tmp_path / "bundle"
     shutil.copytree(fp32.path, path)
     signature = path / "manifest.sig"
@@ -248,7 +249,7 @@ def test_a_signature_that_is_no_file_is_none(kind: str, fp32: Bundle, key: Calla
 
 
 def _signed(fp32: Bundle, key: Path, path: Path) -> Path:
-    """A bundle with its maker's signature."""
+    """A copy of the bundle, signed with the key."""
     shutil.copytree(fp32.path, path)
     sign_bundle(path, key)
     return path
@@ -258,7 +259,7 @@ def _signed(fp32: Bundle, key: Path, path: Path) -> Path:
 def test_a_file_added_to_a_signed_bundle_is_refused(
     name: str, fp32: Bundle, key: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Its signature stays valid: the manifest, which it covers, does not list the file; a runtime would load it."""
+    """The signature covers only the manifest, which does not list the file, but a runtime would load it."""
     private = key("key")
     path = _signed(fp32, private, tmp_path / "bundle")
     verify_bundle(Bundle.open(path), private.with_suffix(".pub"))
@@ -269,7 +270,7 @@ def test_a_file_added_to_a_signed_bundle_is_refused(
 
 
 def test_a_changed_file_of_a_signed_bundle_is_refused(fp32: Bundle, key: Callable[..., Path], tmp_path: Path) -> None:
-    """Weights by their hash; the manifest by the signature."""
+    """Weights are protected by their hash, the manifest by the signature."""
     private = key("key")
     path = _signed(fp32, private, tmp_path / "bundle")
     manifest = path / "manifest.json"
@@ -284,7 +285,7 @@ def test_a_changed_file_of_a_signed_bundle_is_refused(fp32: Bundle, key: Callabl
 
 
 def _repacked(packed: Path, change: Callable[[zipfile.ZipFile], object]) -> Packed:
-    """A packed file's content with entries added, as one who has the key could sign it."""
+    """A packed file's content with entries added, as the owner of the key could sign it."""
     stream = io.BytesIO(packed.read_bytes()[:-192])
     stream.write(b"-" * 192)
     with zipfile.ZipFile(stream, "a") as archive:
@@ -298,28 +299,28 @@ def _repacked(packed: Path, change: Callable[[zipfile.ZipFile], object]) -> Pack
              "bundles/../bundles/{id}/model.onnx"],
 )  # fmt: skip
 def test_unpacking_stays_in_its_folder(name: str, packed: Path, fp32: Bundle, tmp_path: Path) -> None:
-    """And takes nothing that a manifest does not list."""
+    """It unpacks only files that a manifest lists."""
     (tmp_path / "in").mkdir()
-    found = _repacked(packed, lambda archive: archive.writestr(name.format(id=fp32.id), b"x"))
+    changed = _repacked(packed, lambda archive: archive.writestr(name.format(id=fp32.id), b"x"))
     before = {*tmp_path.rglob("*")}
     if name == "/outside":  # not among the bundles, so it is left alone
-        assert len(unpack(found, tmp_path / "in" / "got")) == 2
+        assert len(unpack(changed, tmp_path / "in" / "got")) == 2
         shutil.rmtree(tmp_path / "in" / "got")
     else:
         with pytest.raises(BundleError):
-            unpack(found, tmp_path / "in" / "got")
+            unpack(changed, tmp_path / "in" / "got")
     assert {*tmp_path.rglob("*")} == before
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
-def test_what_is_no_archive_is_one_line(content: bytes, tmp_path: Path) -> None:
-    """Though it was signed."""
+def test_an_invalid_archive_is_one_line(content: bytes, tmp_path: Path) -> None:
+    """Even if it was signed."""
     with pytest.raises(BundleError, match="the packed file"):
         unpack(Packed(content, b"", None), tmp_path / "got")
 
 
-def test_what_is_no_packed_file_is_one_line(tmp_path: Path, key: Callable[..., Path]) -> None:
-    """A fifo, a folder, a signature that is none under a hash that is right."""
+def test_other_files_are_refused(tmp_path: Path, key: Callable[..., Path]) -> None:
+    """A fifo, a folder, a correct hash with an invalid signature, a missing file."""
     public = key("key").with_suffix(".pub")
     os.mkfifo(tmp_path / "fifo")
     body = b"#!/usr/bin/env python3\n" + b"\xff" * 128
@@ -330,8 +331,10 @@ def test_what_is_no_packed_file_is_one_line(tmp_path: Path, key: Callable[..., P
 
 
 @pytest.mark.parametrize("name", ["CON", "NUL.txt", "a" * 100, "-o", "+x", "模型", "é" * 50, "x.pyz", "con.."])
-def test_any_accepted_name_makes_files(name: str, fp32: Bundle, tmp_path: Path, key: Callable[..., Path]) -> None:
-    """Of runs/, of a packed file, of what is unpacked from it: names that other systems reserve too."""
+def test_any_accepted_name_can_be_a_file_name(
+    name: str, fp32: Bundle, tmp_path: Path, key: Callable[..., Path]
+) -> None:
+    """In runs/, of a packed file and of its contents, even if other systems reserve the name."""
     check_name(name)
     path = tmp_path / "bundle"
     shutil.copytree(fp32.path, path)
@@ -366,7 +369,7 @@ def test_any_accepted_name_makes_files(name: str, fp32: Bundle, tmp_path: Path, 
     ],
 )
 def test_other_names_are_refused_or_made_safe(name: str, tmp_path: Path) -> None:
-    """In a manifest they are refused; where a user names something, runs/ takes a safe form of it."""
+    """A manifest refuses them; for a name that the user passes, runs/ uses a safe form."""
     with pytest.raises(DocumentError):
         check_name(name)
     path = new_path(name, tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""Quantized graphs are what the target needs, really are int8, and keep the contract."""
+"""Quantized graphs fit their target, really are int8, and meet the contract."""
 
 import dataclasses
 import json
@@ -28,17 +28,17 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
-def test_graph_is_what_the_target_needs(fp32: Bundle, tmp_path: Path, target: str) -> None:
+def test_graph_fits_its_target(fp32: Bundle, tmp_path: Path, target: str) -> None:
     """Activation type and zero points, weights per channel, biases int32 or float."""
     model = onnx.load(str(quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").bundle.model_path))
-    wanted, constants = TARGETS[target], _constants(model)
+    spec, constants = TARGETS[target], _constants(model)
     makers = {name: node for node in model.graph.node for name in node.output}
     activations = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert activations
     for node in activations:
         zero = constants[node.input[2]]
-        assert zero.dtype == (np.int8 if wanted.signed else np.uint8)
-        if wanted.symmetric:
+        assert zero.dtype == (np.int8 if spec.signed else np.uint8)
+        if spec.symmetric:
             assert (zero == 0).all()
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm"):
@@ -46,9 +46,9 @@ def test_graph_is_what_the_target_needs(fp32: Bundle, tmp_path: Path, target: st
         dequantize = makers[node.input[1]]
         weight, scale = constants[dequantize.input[0]], constants[dequantize.input[1]]
         assert weight.dtype == np.int8
-        assert scale.size == weight.shape[0], "one scale a channel"
-        assert abs(weight.astype(int)).max() <= (64 if wanted.reduce_range else 127)
-        if wanted.quantize_bias:
+        assert scale.size == weight.shape[0], "one scale per channel"
+        assert abs(weight.astype(int)).max() <= (64 if spec.reduce_range else 127)
+        if spec.quantize_bias:
             assert constants[makers[node.input[2]].input[0]].dtype == np.int32
         else:
             assert constants[node.input[2]].dtype == np.float32
@@ -56,7 +56,7 @@ def test_graph_is_what_the_target_needs(fp32: Bundle, tmp_path: Path, target: st
 
 @pytest.mark.parametrize("kind", [*sorted(TARGETS), "fp16", "fp32"])
 def test_written_files_can_be_read_by_others(fp32: Bundle, tmp_path: Path, kind: str) -> None:
-    """ONNX's full check passes, and OpenVINO answers as ONNX Runtime does."""
+    """ONNX's full check passes, and OpenVINO gives nearly the same logits as ONNX Runtime."""
     import openvino
 
     if kind == "fp32":
@@ -74,7 +74,7 @@ def test_written_files_can_be_read_by_others(fp32: Bundle, tmp_path: Path, kind:
 
 
 def test_default_target_is_this_machine(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ARM gets ARM's form, x86 without VNNI 7-bit weights."""
+    """The target depends on the machine, and on x86 also on VNNI."""
     from edgekit.toolkit.quantize import targets
 
     for machine, vnni, expected in (("aarch64", False, "arm"), ("x86_64", True, "x86"), ("x86_64", False, "x86-avx2")):
@@ -84,7 +84,7 @@ def test_default_target_is_this_machine(fp32: Bundle, tmp_path: Path, monkeypatc
 
 
 def test_ranges_are_those_of_all_images_at_once(fp32: Bundle) -> None:
-    """The running minimum and maximum, batch by batch, are those of numpy over everything."""
+    """The running minimum and maximum over batches equal numpy's over all images."""
     train = part_of(fp32, "train")
     assert train is not None
     images = train.take(range(37))
@@ -97,7 +97,7 @@ def test_ranges_are_those_of_all_images_at_once(fp32: Bundle) -> None:
 
 
 def test_memory_does_not_grow_with_the_images(fp32: Bundle) -> None:
-    """Five hundred calibration images take no more than fifty."""
+    """500 calibration images take no more memory than 50."""
     train = part_of(fp32, "train")
     assert train is not None
     model = prepare(onnx.load(str(fp32.model_path)))
@@ -114,7 +114,7 @@ def test_memory_does_not_grow_with_the_images(fp32: Bundle) -> None:
 
 
 def test_calibration_comes_from_the_training_part(fp32: Bundle, tmp_path: Path) -> None:
-    """Drawn by class; ids and seed are in the manifest; neither validation nor test images are among them."""
+    """Drawn by class; ids and hash are in the manifest; no validation or test images are among them."""
     made = quantize(fp32, QuantizeOptions(calibration_images=100), out=tmp_path / "made").bundle
     ids = made.manifest.details["calibration"]["ids"]
     train = part_of(fp32, "train")
@@ -128,7 +128,7 @@ def test_calibration_comes_from_the_training_part(fp32: Bundle, tmp_path: Path) 
 
 
 def test_the_result_is_int8(fp32: Bundle, tmp_path: Path) -> None:
-    """All weights, and the optimised graph has no float layer and one QuantizeLinear, at its input."""
+    """All weights are int8; the optimised graph has no float layer and one QuantizeLinear, at its input."""
     made = quantize(fp32, QuantizeOptions(target="x86-avx2"), out=tmp_path / "made").bundle
     verified = made.manifest.details["verified"]
     assert verified["int8_share"] == 1.0
@@ -138,13 +138,13 @@ def test_the_result_is_int8(fp32: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_graph_that_stayed_float_is_refused(fp32: Bundle) -> None:
-    """A quantizer that quantizes nothing has not succeeded."""
+    """A quantizer that quantizes nothing has failed."""
     with pytest.raises(EdgeKitError, match="only 0% of the weights became int8"):
         verify_int8(onnx.load(str(fp32.model_path)))
 
 
 def test_fp16(fp32: Bundle, tmp_path: Path) -> None:
-    """Half the size, float32 at its ends, the same answers."""
+    """About half the size, float32 input, at most two changed answers."""
     result = quantize(fp32, QuantizeOptions(precision="fp16"), out=tmp_path / "made")
     model = onnx.load(str(result.bundle.model_path))
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
@@ -154,8 +154,8 @@ def test_fp16(fp32: Bundle, tmp_path: Path) -> None:
     assert result.drop.flips <= 2
 
 
-def test_a_certain_miss_is_kept_only_as_rejected(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model broken by quantization does not get the name that was asked for."""
+def test_a_clear_miss_is_kept_only_as_rejected(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model broken by quantization does not get the requested name."""
     real = package.compare_accuracy
 
     def broken(targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray):
@@ -170,7 +170,7 @@ def test_a_certain_miss_is_kept_only_as_rejected(fp32: Bundle, tmp_path: Path, m
 
 
 def test_without_labels_nothing_is_proved(fp32: Bundle, tmp_path: Path) -> None:
-    """And with --max-drop that is exit 4."""
+    """With --max-drop, the exit code is then 4."""
     folder = tmp_path / "plain"
     folder.mkdir()
     for index, sample in enumerate(load_dataset("digits").train.take(range(24))):
@@ -182,23 +182,23 @@ def test_without_labels_nothing_is_proved(fp32: Bundle, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "words"),
+    ("changes", "error", "message"),
     [({"target": "x68"}, EdgeKitError, "did you mean x86"), ({"precision": "int4"}, EdgeKitError, "int4"),
      ({"precision": "fp16", "target": "arm"}, EdgeKitError, "the same for every target"),
      ({"calibration_images": 0}, DataError, "not enough"), ({"images": "nowhere"}, DataError, "nowhere")],
 )  # fmt: skip
 def test_wrong_requests_are_refused(
-    fp32: Bundle, tmp_path: Path, changes: dict, error: type[Exception], words: str
+    fp32: Bundle, tmp_path: Path, changes: dict, error: type[Exception], message: str
 ) -> None:
-    """With the nearest name where there is one; nothing is left behind."""
-    with pytest.raises(error, match=words):
+    """The error suggests the nearest name if there is one; no files remain."""
+    with pytest.raises(error, match=message):
         options = QuantizeOptions(**{name: value for name, value in changes.items() if name != "images"})
         quantize(fp32, options, images=changes.get("images"), out=tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_fp32_onnx_is_quantized(int8: Bundle, trained: Bundle, fp32: Bundle) -> None:
-    """Not what is quantized already, whatever its manifest says, nor a torch bundle."""
+    """A quantized model is refused, whatever its manifest says, and so is a torch bundle."""
     for bundle in (int8, trained):
         with pytest.raises(BundleError, match="quantize takes fp32 ONNX"):
             quantize(bundle)
@@ -206,8 +206,8 @@ def test_only_fp32_onnx_is_quantized(int8: Bundle, trained: Bundle, fp32: Bundle
         quantize(dataclasses.replace(int8, manifest=dataclasses.replace(int8.manifest, precision="fp32")))
 
 
-def test_an_activation_that_is_no_number_is_named(fp32: Bundle) -> None:
-    """With the image it happened on."""
+def test_an_activation_that_is_not_finite_is_refused(fp32: Bundle) -> None:
+    """Infinite weights make the first activations infinite."""
     train = part_of(fp32, "train")
     assert train is not None
     model = prepare(onnx.load(str(fp32.model_path)))
@@ -219,6 +219,6 @@ def test_an_activation_that_is_no_number_is_named(fp32: Bundle) -> None:
 
 
 def test_judgement_is_in_the_manifest(int8: Bundle) -> None:
-    """Whoever gets the bundle sees how it was judged."""
+    """The receiver of a bundle can see how it was judged."""
     recorded = json.loads((int8.path / "manifest.json").read_text())["details"]["judgement"]
     assert Judgement(**recorded).sentence.startswith("top-1 drop")

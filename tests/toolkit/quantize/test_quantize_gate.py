@@ -1,4 +1,4 @@
-"""A quantized model that answers otherwise than its source is refused, and says why."""
+"""A quantized model whose answers differ from its source's is refused with the reason."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ def _model(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> onn
 
 
 def _transformer(sharp: float = 1.0, decomposed: bool = False) -> onnx.ModelProto:
-    """A block of a vision transformer: patches, a loud class token beside them, attention, GELU, residual sums."""
+    """A block of a vision transformer: patches, a class token of large values, attention, GELU, residual sums."""
     generator = np.random.default_rng(0)
 
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -122,7 +122,7 @@ def _transformer(sharp: float = 1.0, decomposed: bool = False) -> onnx.ModelProt
 
 
 def _selector() -> onnx.ModelProto:
-    """Two branches weighed by a Softmax between two convolutions, as in a selective kernel."""
+    """Two branches weighted by a Softmax between two convolutions, as in a selective kernel."""
     generator = np.random.default_rng(1)
     constants = {
         "first": generator.normal(size=(2, 1, 4, 4)).astype(np.float32),
@@ -151,26 +151,26 @@ NETWORKS = {
 
 @pytest.mark.parametrize("target", ["x86", "arm", "tensorrt"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_softmax_and_its_like_stay_float(bundle_of: Make, tmp_path: Path, network: str, target: str) -> None:
-    """Attention, LayerNorm, GELU and a loud class token: the logits follow, and optimising changes nothing."""
+def test_precise_operators_stay_float(bundle_of: Make, tmp_path: Path, network: str, target: str) -> None:
+    """Attention, LayerNorm, GELU, a class token of large values: logits stay close, and Softmax is not fused."""
     made = quantize(
         bundle_of(NETWORKS[network]()), QuantizeOptions(target=target, calibration_images=32), out=tmp_path / "made"
     )
-    found = made.bundle.manifest.details["signal_to_noise_db"]
-    assert min(found.values()) > 20, found
+    ratios = made.bundle.manifest.details["signal_to_noise_db"]
+    assert min(ratios.values()) > 20, ratios
     assert "QLinearSoftmax" not in made.bundle.manifest.details["verified"]["operators_as_run"]
 
 
-def test_what_a_precise_operator_needs_stays_float() -> None:
-    """Residual sums before a normalization, its affine, the parts of a GELU; not the layers between."""
+def test_inputs_of_precise_operators_stay_float() -> None:
+    """Residual sums before a normalization, its scale and shift, the parts of a GELU; not the layers between."""
     for decomposed in (False, True):
-        left = precise.leave_float(_transformer(decomposed=decomposed))
-        assert {"x0_node", "x1_node", "x2_node", "scaled_node", "gelu2_node", "gelu3_node", "gelu_node"} <= set(left)
-        assert not {name for name in left if "MatMul" in name or name in ("queries_node", "patches_node")}
+        names = precise.leave_float(_transformer(decomposed=decomposed))
+        assert {"x0_node", "x1_node", "x2_node", "scaled_node", "gelu2_node", "gelu3_node", "gelu_node"} <= set(names)
+        assert not {name for name in names if "MatMul" in name or name in ("queries_node", "patches_node")}
 
 
 def _broken(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same int8 graph with the activation scale before one layer a thousandth of what it has to be."""
+    """The same int8 graph with the activation scale before one layer divided by 1000."""
     constants = {entry.name: entry for entry in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
@@ -184,7 +184,7 @@ def _broken(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_noise_is_refused_with_the_layers_that_cost_most(
     fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the contract would say; the bundle is kept as .rejected, with its ratios in the manifest."""
+    """Whatever the contract allows; the bundle is kept as .rejected, with its ratios in the manifest."""
     real = emit.emit_int8
 
     def damage(model, ranges, target, only=()):
@@ -208,7 +208,7 @@ def test_noise_is_refused_with_the_layers_that_cost_most(
 def test_a_fusion_that_changes_answers_is_found(
     bundle_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Softmax of two values between two roundings, with a finer scale than ONNX Runtime's kernel takes."""
+    """A quantized Softmax over two values, with a finer scale than ONNX Runtime's kernel supports."""
     for name in ("leave_float", "read_float"):
         monkeypatch.setattr(emit, name, lambda model: [])
     real = observe.observe
@@ -221,14 +221,14 @@ def test_a_fusion_that_changes_answers_is_found(
     result = quantize(
         bundle_of(_selector()), QuantizeOptions(target="x86", calibration_images=16), out=tmp_path / "made"
     )
-    found = result.bundle.manifest.details
-    assert found["verified"]["operators_as_run"]["QLinearSoftmax"] == 1
+    details = result.bundle.manifest.details
+    assert details["verified"]["operators_as_run"]["QLinearSoftmax"] == 1
     assert result.judgement.outcome == "fail"
     assert "ONNX Runtime's graph optimisations change its answers" in result.sentences[0]
 
 
-def test_fp16_has_the_gate_too(bundle_of: Make, tmp_path: Path) -> None:
-    """A value that float16 cannot hold."""
+def test_the_gate_applies_to_fp16(bundle_of: Make, tmp_path: Path) -> None:
+    """A value is too large for float16."""
     model = _selector()
     for entry in model.graph.initializer:
         if entry.name == "first":
@@ -239,7 +239,7 @@ def test_fp16_has_the_gate_too(bundle_of: Make, tmp_path: Path) -> None:
 
 
 def test_a_low_ratio_is_the_first_line(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between 10 and 20 dB the model is kept with a warning; above there is nothing to say."""
+    """Between 10 and 20 dB the model is kept with a warning; above 20 dB there is none."""
     monkeypatch.setattr(gate, "WARNED_DB", 149.0)
     result = quantize(fp32, out=tmp_path / "made")
     assert result.sentences[0].startswith("warning: the int8 logits have only")
@@ -251,7 +251,7 @@ def test_a_low_ratio_is_the_first_line(fp32: Bundle, tmp_path: Path, monkeypatch
 
 
 class _Clock:
-    """A clock that only the sessions below move, with a run that is disturbed now and then."""
+    """A clock advanced only by its sessions; now and then a run is disturbed."""
 
     def __init__(self) -> None:
         self.now, self._runs = 0.0, 0
@@ -268,8 +268,8 @@ class _Clock:
         return SimpleNamespace(run=run)
 
 
-def test_the_trial_tells_slower_from_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its median, and by its upper quartile; in about the time that it is given."""
+def test_the_trial_distinguishes_slower_from_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its median and its upper quartile, in about the time that it may take."""
     tensor = np.zeros((1, 1), np.float32)
     for first, second in ((1.0, 1.5), (3.0, 1.0)):
         clock = _Clock()
@@ -281,10 +281,10 @@ def test_the_trial_tells_slower_from_faster(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("target", ["arm", None])
-def test_slower_here_is_said_at_once(
+def test_a_slower_model_is_reported_first(
     fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str | None
 ) -> None:
-    """Only where the model was made for this machine."""
+    """Only if the model was made for this machine."""
     monkeypatch.setattr(package, "this_machine", lambda: "x86-avx2")
     monkeypatch.setattr(trial, "speedup", lambda *arguments: (0.64, 0.7))
     sentences = quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").sentences
@@ -295,7 +295,7 @@ def test_slower_here_is_said_at_once(
 
 
 def test_few_calibration_images(fp32: Bundle, tmp_path: Path) -> None:
-    """Under 8 are refused, unless they are allowed; under 100, and classes that are missing, are said."""
+    """Fewer than 8 are refused unless allowed; fewer than 100, and missing classes, give a warning."""
     for count in (1, 7):
         with pytest.raises(DataError, match=f"{count} calibration images are too few") as caught:
             quantize(fp32, QuantizeOptions(calibration_images=count), out=tmp_path / "none")
@@ -303,19 +303,17 @@ def test_few_calibration_images(fp32: Bundle, tmp_path: Path) -> None:
     allowed = quantize(fp32, QuantizeOptions(calibration_images=7, allow_few=True), out=tmp_path / "allowed").sentences
     assert any("only 7 calibration images" in sentence for sentence in allowed)
     assert any("7 of 10 classes" in sentence for sentence in allowed)
-    ten = quantize(fp32, QuantizeOptions(calibration_images=99), out=tmp_path / "99").sentences
-    assert any("only 99 calibration images" in sentence for sentence in ten)
-    assert not any("classes" in sentence for sentence in ten)
-    assert not any(
-        "calibration" in one
-        for one in quantize(fp32, QuantizeOptions(calibration_images=100), out=tmp_path / "100").remarks
-    )
+    many = quantize(fp32, QuantizeOptions(calibration_images=99), out=tmp_path / "99").sentences
+    assert any("only 99 calibration images" in sentence for sentence in many)
+    assert not any("classes" in sentence for sentence in many)
+    enough = quantize(fp32, QuantizeOptions(calibration_images=100), out=tmp_path / "100")
+    assert not any("calibration" in remark for remark in enough.remarks)
 
 
-def test_the_command_prints_the_verdict_first(
+def test_the_command_prints_warnings_first(
     edgekit: Callable[..., subprocess.CompletedProcess[str]], fp32: Bundle
 ) -> None:
-    """--allow-few reaches the function, and warnings stand before the rest."""
+    """--allow-few is passed on, and warnings come before other output."""
     refused = edgekit("quantize", fp32.path, "--calibration-images", 4, "--out", "made", code=1)
     assert "--allow-few" in refused.stderr
     done = edgekit("quantize", fp32.path, "--calibration-images", 4, "--allow-few", "--out", "made")
@@ -324,7 +322,7 @@ def test_the_command_prints_the_verdict_first(
 
 
 def test_decibels() -> None:
-    """A tenth of the amplitude is 20 dB; what all classes share is no noise; not a number is all noise."""
+    """Noise of a tenth of the amplitude is 20 dB; an offset of all classes is not noise; NaN is all noise."""
     logits = np.asarray([[1.0, -1.0, 3.0], [0.0, 2.0, 1.0]], np.float32)
     centred = logits - logits.mean(axis=1, keepdims=True)
     assert decibels(powers(logits, logits + 0.1 * centred)) == pytest.approx(20, abs=1e-3)
@@ -349,7 +347,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
 def test_activations_are_freed_as_they_are_read(fp32: Bundle, tmp_path: Path) -> None:
-    """Sixty activations of 2 MB an image, of which two or three are needed at once."""
+    """Sixty activations of 2 MB per image, of which two or three are needed at once."""
     generator = np.random.default_rng(0)
     constants = {f"w{index}": generator.normal(size=(32, 32, 1, 1)).astype(np.float32) / 6 for index in range(1, 30)}
     constants["w0"] = generator.normal(size=(32, 1, 1, 1)).astype(np.float32)
@@ -379,22 +377,22 @@ def test_activations_are_freed_as_they_are_read(fp32: Bundle, tmp_path: Path) ->
 
 
 def test_ranges_do_not_depend_on_the_batch(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the number of images at once, ranges are those of the activations that a float run has."""
+    """Ranges are the same for any number of images per run."""
     train = part_of(fp32, "train")
     assert train is not None
     model = prepare(_transformer())
-    found = []
+    ranges = []
     for size in (1, 4, 16):
         monkeypatch.setattr(observe, "_BATCH", size)
-        found.append(observe.observe(model, fp32.manifest, train.take(range(19)), lambda stage, share: None))
-    for other in found[1:]:
-        assert other.keys() == found[0].keys()
+        ranges.append(observe.observe(model, fp32.manifest, train.take(range(19)), lambda stage, share: None))
+    for other in ranges[1:]:
+        assert other.keys() == ranges[0].keys()
         for name, values in other.items():
-            assert values == pytest.approx(found[0][name], rel=1e-6, abs=1e-7)
+            assert values == pytest.approx(ranges[0][name], rel=1e-6, abs=1e-7)
 
 
 def test_the_gate_is_recorded(fp32: Bundle, tmp_path: Path) -> None:
-    """Whoever gets the bundle reads how far its logits are from the source's."""
+    """The manifest records how far the logits are from the source's."""
     path = quantize(fp32, QuantizeOptions(target="x86-avx2"), out=tmp_path / "made").bundle.path
     recorded = json.loads((path / "manifest.json").read_text())["details"]["signal_to_noise_db"]
     golden = fp32.golden()

@@ -1,4 +1,4 @@
-"""Names, labels, paths and answers of boards may hold anything: nothing of them acts where it is shown."""
+"""Names, labels, paths and boards' answers may contain anything; shown anywhere, none of it has an effect."""
 
 import csv
 import io
@@ -37,12 +37,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-# Cc, Cs and the separators; the bidirectional controls by their own property
-ACTING = {"Cc", "Cs", "Zl", "Zp"}
+# categories Cc, Cs and the separators; bidirectional controls have their own property
+CONTROL = {"Cc", "Cs", "Zl", "Zp"}
 BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
-signs = st.characters(codec="utf-8") | st.sampled_from("[]/\x1b\x9b\u202e\u200f\r\n\t\0=+-@#|<>&*_`!:$~\\'\";. 1\udcff")
-hostile = st.text(signs, min_size=1, max_size=30) | st.sampled_from(
+chars = st.characters(codec="utf-8") | st.sampled_from("[]/\x1b\x9b\u202e\u200f\r\n\t\0=+-@#|<>&*_`!:$~\\'\";. 1\udcff")
+hostile = st.text(chars, min_size=1, max_size=30) | st.sampled_from(
     ["[/red]", "[bold]x", "[link=http://a.b]c[/link]", "\x1b]0;title\x07", "\x1b[2J", "\x9b31m", "a\u202etxt.exe",
      "<img src=x onerror=alert(1)>", "![x](http://a.b/c.png)", "[x](javascript:alert(1))", "a | b", "]]>", "x\n| y |",
      "http://evil.example/x", "www.evil.example", "@everyone", "#1", "- x", "1. x", "===", "+ x", "&lt;b&gt;", "`a`",
@@ -52,12 +52,13 @@ SEVERAL = settings(max_examples=60, deadline=None, suppress_health_check=[Health
 Judge = Callable[..., Any]
 
 
-def _acts(text: str) -> list[str]:
-    return [one for one in text if unicodedata.category(one) in ACTING or unicodedata.bidirectional(one) in BIDI]
+def _controls(text: str) -> list[str]:
+    """The characters that would act on a terminal or reorder text."""
+    return [sign for sign in text if unicodedata.category(sign) in CONTROL or unicodedata.bidirectional(sign) in BIDI]
 
 
 def _shown(parts: Iterable[Any], width: int = 2000) -> str:
-    """What a terminal gets."""
+    """The terminal's output."""
     terminal = console.PlainConsole(file=io.StringIO(), width=width, highlight=False)
     for part in parts:
         terminal.print(part)
@@ -65,39 +66,39 @@ def _shown(parts: Iterable[Any], width: int = 2000) -> str:
 
 
 def _check_terminal(parts: Iterable[Any], text: str, width: int = 2000) -> None:
-    """Nothing acts, and the text is there, if not at its ends, which a table may trim."""
+    """The output has no control characters and contains the text, stripped: a table may trim its ends."""
     shown = _shown(parts, width)
-    assert _acts(shown.replace("\n", "")) == []
+    assert _controls(shown.replace("\n", "")) == []
     if width == 2000:
         assert visible(text).strip() in shown
 
 
 @given(hostile)
-def test_visible_text_acts_no_more(text: str) -> None:
-    """And what is plain stays as it is."""
-    assert _acts(visible(text)) == []
+def test_visible_text_has_no_control_characters(text: str) -> None:
+    """Printable text is unchanged."""
+    assert _controls(visible(text)) == []
     if text.isprintable():
         assert visible(text) == text
 
 
-def test_writing_that_needs_joiners_stays() -> None:
-    """Persian, Hindi, a family."""
+def test_scripts_that_need_joiners_are_unchanged() -> None:
+    """Persian, Hindi, a family emoji, and other writing."""
     for text in ("می\u200cخواهم", "क्\u200dष", "👨\u200d👩\u200d👧", "日本語　", "Ärger"):
         assert visible(text) == text
 
 
 @given(st.dictionaries(hostile, hostile | st.lists(hostile, max_size=3), max_size=3))
-def test_json_reads_as_the_same(value: dict[str, Any]) -> None:
-    """And nothing in it acts on the terminal that it is printed to."""
+def test_visible_json_round_trips(value: dict[str, Any]) -> None:
+    """It contains no control characters."""
     text = visible_json(value)
     assert json.loads(text) == value
-    assert _acts(text) == []
+    assert _controls(text) == []
 
 
 @settings(SEVERAL, max_examples=20)
 @given(text=hostile, width=st.sampled_from([40, 2000]))
-def test_every_table_shows_it_as_it_is(text: str, width: int, judged: Judge) -> None:
-    """Of an image, a label, a node, a model, a device, a board."""
+def test_every_table_shows_hostile_text_literally(text: str, width: int, judged: Judge) -> None:
+    """Text from an image, a label, a node, a model, a device or a board."""
     _check_terminal(prediction_table([Prediction(text, (text,), (1.0,), text)]), text)
     _check_terminal(facts_table({text: {text: [text]}, "x": {}}), text)
     finding = {"severity": "error", "rule": "x", "fix": text, "node": text, "message": text, "releases": []}
@@ -130,14 +131,14 @@ _made: dict[str, Any] = {}
 
 
 def _report(judged: Judge, text: str) -> dict[str, Any]:
-    """A report in which everything from outside holds the text."""
-    if not _made:  # it is made once: hypothesis asks for it many times
+    """A report in which every foreign entry is the text."""
+    if not _made:  # made once, because hypothesis calls this many times
         _made.update(json.loads(json.dumps(judged(second=3.0, lost=3, min_speedup=1.2).report)))
     host = {"images": 3, "logits_max_abs": 0.1, "differ": [
         {"id": text, "truth": text, "host": text, "device": text, "gap": 0.1}]}  # fmt: skip
     models = [
-        {**one, "name": text, "bundle": text, "warnings": [text], "host": host,
-         "session": {"runtime": text, "placement": {text: 3}}} for one in _made["models"]
+        {**model, "name": text, "bundle": text, "warnings": [text], "host": host,
+         "session": {"runtime": text, "placement": {text: 3}}} for model in _made["models"]
     ]  # fmt: skip
     noise = [{"name": text, "detail": text}]
     device = {**_made["device"], "board": text, "cpu": text, text: text, "name": text}
@@ -148,7 +149,7 @@ def _report(judged: Judge, text: str) -> dict[str, Any]:
 @SEVERAL
 @given(text=hostile)
 def test_junit_stays_xml(text: str, judged: Judge) -> None:
-    """Well-formed, with as many cases, and the text in it."""
+    """It is well-formed, has one case per judgement, and contains the text."""
     suite = ElementTree.fromstring(junit(_report(judged, text)))
     assert len(suite.findall("testcase")) == len(_made["models"][1]["judgements"])
     for case in suite.findall("testcase"):
@@ -157,8 +158,8 @@ def test_junit_stays_xml(text: str, judged: Judge) -> None:
 
 @SEVERAL
 @given(text=hostile)
-def test_markdown_holds_text_alone(text: str, judged: Judge) -> None:
-    """One table, of its own size, and no link, image, code, emphasis, list or HTML that was not there before."""
+def test_markdown_contains_only_text(text: str, judged: Judge) -> None:
+    """The table keeps its size, and the text adds no link, image, code, emphasis, list or HTML."""
     document = markdown(_report(judged, text))
     tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(document)
     assert sum(token.type == "tr_open" for token in tokens) == 3
@@ -166,11 +167,11 @@ def test_markdown_holds_text_alone(text: str, judged: Judge) -> None:
     assert sum(token.type == "heading_open" for token in tokens) == 1
     assert {token.content.strip() for token in tokens if token.type == "html_block"} == {
         "<details><summary>noise</summary>", "</details>"}  # fmt: skip
-    assert not [one for one in tokens if one.type in ("hr", "code_block", "fence", "ordered_list_open")]
+    assert not [token for token in tokens if token.type in ("hr", "code_block", "fence", "ordered_list_open")]
     inline = [child for token in tokens for child in token.children or []]
     assert {child.type for child in inline} <= {"text", "text_special", "softbreak"}
-    told = "".join(child.content for child in inline).replace("\u200b", "")
-    assert " ".join(visible(text).split()) in told
+    content = "".join(child.content for child in inline).replace("\u200b", "")
+    assert " ".join(visible(text).split()) in content
     for line in document.splitlines():
         assert "://" not in line
         assert "www." not in line.lower()
@@ -178,20 +179,20 @@ def test_markdown_holds_text_alone(text: str, judged: Judge) -> None:
 
 @SEVERAL
 @given(text=hostile)
-def test_the_page_holds_text_alone(text: str, judged: Judge) -> None:
-    """It is written, nothing in it acts, and no tag came with the text."""
+def test_the_page_contains_only_text(text: str, judged: Judge) -> None:
+    """It can be encoded, has no control characters, and the text adds no tags."""
     page = render(_report(judged, text), None)
     page.encode()
     plain = render(_report(judged, "x"), None)
-    assert _acts(page.partition("</style>")[2].replace("\n", "")) == []
+    assert _controls(page.partition("</style>")[2].replace("\n", "")) == []
     for tag in ("<script", "<img", "<a ", "<b>"):
         assert page.count(tag) == plain.count(tag) == 0
 
 
 @SEVERAL
 @given(text=hostile, label=hostile)
-def test_csv_is_no_formula_and_reads_back(text: str, label: str, tmp_path: Path) -> None:
-    """A program removes one apostrophe from the front; an ordinary name has none."""
+def test_csv_has_no_formulas_and_round_trips(text: str, label: str, tmp_path: Path) -> None:
+    """A reader has to remove one leading apostrophe; ordinary names have none."""
     write_csv([Prediction(text, (label,), (1.0,), None)], tmp_path / "x.csv")
     content = (tmp_path / "x.csv").read_bytes().decode(errors="surrogateescape")
     _, row = csv.reader(io.StringIO(content, newline=""))
@@ -199,15 +200,15 @@ def test_csv_is_no_formula_and_reads_back(text: str, label: str, tmp_path: Path)
     assert not any(cell.startswith(tuple("=+-@\t\r\n＝＋－＠")) for cell in row)
 
 
-def test_an_error_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line and its fix."""
+def test_an_error_is_shown_literally(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is one line and its fix."""
     with pytest.raises(SystemExit):
         cli._fail(EdgeKitError("no \x1b[31m[/red]\nhere \udcff", fix="try [bold]\x9b"))
     assert capsys.readouterr().err == "error: no \\x1b[31m[/red]\\nhere \\udcff\nfix: try [bold]\\x9b\n"
 
 
-def test_what_is_said_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentences, and the descriptions of bars."""
+def test_messages_are_shown_literally(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages and the descriptions of progress bars."""
     terminal = console.PlainConsole(file=io.StringIO(), force_terminal=True, color_system=None, width=100)
     monkeypatch.setattr(console, "stderr", terminal)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -221,25 +222,25 @@ def test_what_is_said_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None
     assert "\x1b]" not in shown
 
 
-def test_endless_stages_are_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
-    """A device that says another one each time."""
+def test_only_the_first_hundred_stages_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    """A device reports a new stage every time."""
     with console.progress_bar("x") as show:
         for number in range(1000):
             show(f"stage {number}", 0.5)
     assert len(capsys.readouterr().err.splitlines()) == 100
 
 
-def test_a_packed_model_prints_as_it_is(judged: Judge, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where rich need not be there."""
+def test_a_packed_model_prints_literally(judged: Judge, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints without rich, which may not be installed."""
     on_device._print(_report(judged, "\x1b[31m[/red]\u202e\udcff"))
     shown = capsys.readouterr().out
-    assert _acts(shown.replace("\n", "")) == []
+    assert _controls(shown.replace("\n", "")) == []
     assert "\\x1b[31m[/red]\\u202e\\udcff" in shown
 
 
 @pytest.mark.parametrize("label", ["$\\frac$", "$$", "a\x1b[31m", "\ud800", "{}"])
-def test_a_grid_is_drawn_whatever_a_label_holds(label: str, fp32: Bundle, tmp_path: Path) -> None:
-    """Matplotlib reads dollars as mathematics."""
+def test_a_grid_is_drawn_for_any_label(label: str, fp32: Bundle, tmp_path: Path) -> None:
+    """Matplotlib interprets dollar signs as mathematics."""
     from edgekit.deploy.images import ImageSet
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The page: self-contained, and what a browser makes of it."""
+"""The page: self-contained, and readable in a browser."""
 
 import json
 import re
@@ -27,7 +27,7 @@ WIDTHS, SCHEMES = (390, 1280), ("light", "dark")
 
 
 class _Page(HTMLParser):
-    """Counts tags, and finds whatever would be loaded from elsewhere."""
+    """Collects tags, text, and URLs that would be loaded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,49 +46,49 @@ class _Page(HTMLParser):
 def _with_scenarios(measured: list[Measurement]) -> list[Measurement]:
     return [
         replace(
-            one,
+            measurement,
             throughput=tuple(Throughput(p, b, (1_000_000 * b + p,) * 3) for p in range(3) for b in (1, 2, 4)),
             sustained=tuple(Sustained(float(at), 1_000_000 + 1000 * at, None) for at in range(0, 300, 5)),
         )
-        for one in measured
+        for measurement in measured
     ]
 
 
 @pytest.fixture
 def page(judged: Callable[..., Any]) -> str:
-    """The page of a report with everything in it, and hostile labels."""
+    """The page of a report with every scenario and a hostile label."""
     report, test = judged(lost=30, change=_with_scenarios, environment={"cores_got": 1.2})
     return render({**report, "labels": ["<script>alert(1)</script>", *report["labels"][1:]]}, test)
 
 
 def test_page_is_self_contained_and_escapes(page: str) -> None:
-    """No script, nothing loaded, a label's or a CPU's name is text and never markup."""
-    found = _Page()
-    found.feed(page)
-    assert found.loads == []
-    assert "script" not in found.tags
-    assert "a <b>CPU</b> & more" in found.text
-    assert found.tags.count("img") == 24, "a gallery of the images that changed"
-    assert found.tags.count("svg") == 6, "three charts, each for a wide page and for a phone"
-    assert found.text.index("fail") < found.text.index("noisy run (load)") < found.text.index("Models")
+    """No scripts, nothing loaded, and names of labels and CPUs are text rather than markup."""
+    parsed = _Page()
+    parsed.feed(page)
+    assert parsed.loads == []
+    assert "script" not in parsed.tags
+    assert "a <b>CPU</b> & more" in parsed.text
+    assert parsed.tags.count("img") == 24, "a gallery of the images that changed"
+    assert parsed.tags.count("svg") == 6, "three charts, each for a wide page and for a phone"
+    assert parsed.text.index("fail") < parsed.text.index("noisy run (load)") < parsed.text.index("Models")
 
 
 def test_page_shows_what_changed_in_the_machine(page: str) -> None:
-    """The temperature before and after."""
-    found = _Page()
-    found.feed(page)
-    assert "temperature_c" in found.text
-    assert "51.5" in found.text
+    """It contains the temperature before and after."""
+    parsed = _Page()
+    parsed.feed(page)
+    assert "temperature_c" in parsed.text
+    assert "51.5" in parsed.text
 
 
 def test_page_of_a_report_without_images(judged: Callable[..., Any], tmp_path: Path) -> None:
-    """A report read again from its file has no pictures, and everything else."""
+    """A report read back from its file has charts but no pictures."""
     (tmp_path / "report.json").write_text(json.dumps(judged().report))
     assert "<svg" in render(read_report(tmp_path / "report.json"), None)
 
 
 def _many(report: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """The report with a model of each name, their latencies and accuracies spread."""
+    """The report with one model per name, with different latencies and accuracies."""
     models = []
     for number, name in enumerate(names):
         source = report["models"][number % 2]
@@ -104,7 +104,7 @@ def _many(report: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _labels(report: dict[str, Any], count: int) -> dict[str, Any]:
-    """The report with so many classes."""
+    """The report with `count` classes."""
     labels = [f"class {number} <b> {'of the thousand' * (number % 3)}" for number in range(count)]
     models = [{**model, "per_class": dict.fromkeys(labels, 0.5)} for model in report["models"]]
     return {**report, "labels": labels, "models": models}
@@ -146,7 +146,7 @@ def _show(view: Any, page: str, path: Path) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_page_in_a_browser(page: str, opened: Any, tmp_path: Path, scheme: Any, width: int) -> None:
-    """No console line, no request but the page's own, readable in light and dark."""
+    """It logs nothing to the console, loads nothing but itself, and is readable in light and dark mode."""
     view = opened.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     console: list[str] = []
     requests: list[str] = []
@@ -164,15 +164,15 @@ def test_page_in_a_browser(page: str, opened: Any, tmp_path: Path, scheme: Any, 
     view.close()
 
 
-# of every element with a text of its own: what is wrong with it
+# the faults of every element that directly contains text
 _FAULTS = """() => {
-  document.querySelectorAll('details').forEach(one => one.open = true);
+  document.querySelectorAll('details').forEach(element => element.open = true);
   const faults = [];
-  const wide = document.documentElement;
-  if (wide.scrollWidth > wide.clientWidth) faults.push(`the page is ${wide.scrollWidth} wide`);
+  const root = document.documentElement;
+  if (root.scrollWidth > root.clientWidth) faults.push(`the page is ${root.scrollWidth} wide`);
   for (const table of document.querySelectorAll('table.cards'))
-    if (table.scrollWidth > table.clientWidth + 1 || table.getBoundingClientRect().right > wide.clientWidth)
-      faults.push('the table is cut');
+    if (table.scrollWidth > table.clientWidth + 1 || table.getBoundingClientRect().right > root.clientWidth)
+      faults.push('the table is cut off');
   const channel = value => (value /= 255) <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
   const parse = colour => (colour.match(/[\\d.]+/g) || []).map(Number);
@@ -184,8 +184,8 @@ _FAULTS = """() => {
     }
   };
   for (const element of document.body.querySelectorAll('*')) {
-    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
-    if (!own || !element.checkVisibility()) continue;
+    const hasText = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!hasText || !element.checkVisibility()) continue;
     const style = getComputedStyle(element), drawn = element.ownerSVGElement;
     const scale = drawn ? drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width : 1;
     const size = parseFloat(style.fontSize) * scale;
@@ -199,9 +199,9 @@ _FAULTS = """() => {
   return [...new Set(faults)].slice(0, 10);
 }"""
 
-# labels of the points that lie over another label, or out of their chart
-_OVERLAPS = """() => [...document.querySelectorAll('svg')].filter(one => one.checkVisibility()).flatMap(chart => {
-  const all = [...chart.querySelectorAll('.label')].map(one => [one.textContent, one.getBoundingClientRect()]);
+# points' labels that overlap another label or leave their chart
+_OVERLAPS = """() => [...document.querySelectorAll('svg')].filter(svg => svg.checkVisibility()).flatMap(chart => {
+  const all = [...chart.querySelectorAll('.label')].map(label => [label.textContent, label.getBoundingClientRect()]);
   const edge = chart.getBoundingClientRect();
   const outside = all.filter(([, box]) => box.left < edge.left || box.right > edge.right);
   const over = all.filter(([, a], at) => all.slice(at + 1).some(([, b]) =>
@@ -212,7 +212,7 @@ _OVERLAPS = """() => [...document.querySelectorAll('svg')].filter(one => one.che
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_kind_of_page_can_be_read(kinds: dict[str, str], opened: Any, tmp_path: Path, width: int) -> None:
-    """No page scrolls sideways, no table is cut, no text is small or faint, unfolded too; no label covers another."""
+    """No page scrolls sideways, no table is cut off, no text is small or faint, and no labels overlap."""
     for scheme in SCHEMES:
         view = opened.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
         for kind, page in kinds.items():
@@ -224,7 +224,7 @@ def test_every_kind_of_page_can_be_read(kinds: dict[str, str], opened: Any, tmp_
 
 @pytest.mark.parametrize("paper", ["A4", "Letter"])
 def test_a_report_prints_on_one_page(kinds: dict[str, str], opened: Any, tmp_path: Path, paper: str) -> None:
-    """Black on white in dark mode too, what is folded left out."""
+    """Black on white even in dark mode, without the folded parts."""
     view = opened.new_page(color_scheme="dark")
     for kind in ("everything", "passed", "noisy", "unlabelled", "alone", "joined", "compared"):
         _show(view, kinds[kind], tmp_path / "report.html")
@@ -236,7 +236,7 @@ def test_a_report_prints_on_one_page(kinds: dict[str, str], opened: Any, tmp_pat
 
 
 def test_every_point_is_labelled(judged: Callable[..., Any]) -> None:
-    """By its name, or by a number that is explained below the chart."""
+    """With its name, or with a number explained below the chart."""
     report = judged().report
     few = charts.plane(report)
     for chart in few.iter("svg"):
@@ -255,8 +255,8 @@ def test_every_point_is_labelled(judged: Callable[..., Any]) -> None:
     st.lists(st.tuples(st.floats(0, 800), st.floats(0, 300)), max_size=12),
     st.lists(st.floats(5, 150), min_size=12, max_size=12),
 )
-def test_labels_cover_nothing(points: list[tuple[float, float]], widths: list[float]) -> None:
-    """No other label, no point, and nothing outside of the chart."""
+def test_labels_do_not_overlap(points: list[tuple[float, float]], widths: list[float]) -> None:
+    """They cover no other label and no point, and stay inside the chart."""
     area = svg.Box(0, 0, 800, 300)
     boxes = svg.place_labels(points, widths[: len(points)], [], area)
     placed = [box for box in boxes if box is not None]
@@ -268,7 +268,7 @@ def test_labels_cover_nothing(points: list[tuple[float, float]], widths: list[fl
 
 @given(st.floats(1e-9, 1e9), st.floats(1.0, 1e12))
 def test_latency_axes_have_ticks_in_their_range(low: float, span: float) -> None:
-    """Logarithmic beyond a tenfold span; every value lies between the ends."""
+    """They are logarithmic if the span is more than tenfold; every value lies between the ends."""
     high = low * span
     axis = svg.latency_axis(low, high, 0, 700)
     assert axis.log == (high / low > 10)

@@ -1,4 +1,4 @@
-"""Tables on terminals of any width: every model's name can be read, and nothing is wider than the terminal."""
+"""Tables fit terminals of any width, and every model's name can be read."""
 
 import io
 import re
@@ -40,24 +40,24 @@ def _named(report: dict[str, Any], device: str = "local") -> dict[str, Any]:
 
 @pytest.fixture
 def parts(judged: Callable[..., Any]) -> dict[str, list[Any]]:
-    """The tables of a validation, of two devices, of two reports, of a self-test."""
+    """The tables of a validation, two devices, two reports and a self-test."""
     report = judged(lost=2).report
     first, second = _named(report), _named(report, "ssh://pi@raspberrypi.local")
     ratio = {"ratio": 1.0, "low": 0.99, "high": 1.01, "outcome": "no difference"}
-    found = {"model": LONG, "call_ms": 1.0, "seconds": 5.0, "same": ratio, "slowed": {**ratio, "planted": 0.97},
+    tested = {"model": LONG, "call_ms": 1.0, "seconds": 5.0, "same": ratio, "slowed": {**ratio, "planted": 0.97},
              "resolves": 0.01, "noise": []}  # fmt: skip
     return {
         "validation": list(validation_table(first)),
         "devices": list(devices_table(join_reports([first, second]))),
         "comparison": list(comparison_table(compare_reports([first, second], Contract()))),
-        "self-test": list(self_test_table(found)),
+        "self-test": list(self_test_table(tested)),
     }
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("kind", ["validation", "devices", "comparison", "self-test"])
 def test_every_name_can_be_read(parts: dict[str, list[Any]], kind: str, width: int) -> None:
-    """Whole, or broken after one of - _ . / where it is longer than a line; no line is wider than the terminal."""
+    """A name is on one line, or broken after one of - _ . / if it is too long; no line exceeds the width."""
     text = _shown(parts[kind], width)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     assert "…" not in text
@@ -70,7 +70,7 @@ def test_every_name_can_be_read(parts: dict[str, list[Any]], kind: str, width: i
 
 @pytest.mark.parametrize("kind", ["validation", "devices", "comparison", "self-test"])
 def test_a_pipe_has_no_width(parts: dict[str, list[Any]], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is broken or left out in a file or a log."""
+    """No line is broken or truncated in a file or log."""
     monkeypatch.delenv("COLUMNS", raising=False)
     text = _shown(parts[kind], None)
     assert LONG in text
@@ -79,16 +79,16 @@ def test_a_pipe_has_no_width(parts: dict[str, list[Any]], kind: str, monkeypatch
 
 
 def test_the_table_of_two_short_names_fits_80_columns(judged: Callable[..., Any]) -> None:
-    """As a table, with the figures that the ratio is made of."""
+    """As a table, with the latencies behind the speed-up."""
     text = _shown(validation_table(judged().report), 80)
     assert re.search(r"model +size +top-1 +points +latency +p50 +speed-up", text)
     assert re.search(r"int8 +[\d.]+ MB .* 1 ms .* 2.00x", text)
 
 
-def test_a_slower_model_is_called_slower_on_devices_and_where_it_was_packed(
+def test_a_slower_model_is_called_slower_for_devices_and_packed_models(
     judged: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the first line, with the figures, and what to keep below."""
+    """In the first line, followed by the figures and the model to keep."""
     report = judged(second=3.0).report
     slower = "int8 made up is slower than fp32 made up here: 0.67x"
     show_packed(report)
@@ -107,7 +107,7 @@ def test_a_slower_model_is_called_slower_on_devices_and_where_it_was_packed(
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"]), max_size=200), st.integers(10, 60))
 def test_broken_lines_lose_nothing(text: str, width: int) -> None:
-    """But the spaces where they are broken."""
+    """Except the spaces at the breaks."""
     pieces = [piece.plain for piece in broken(Text(text), width)]
     assert max(map(len, pieces)) <= width
     assert "".join("".join(pieces).split()) == "".join(text.split())

@@ -1,4 +1,4 @@
-"""Training: resumable to the bit, honest about what goes wrong."""
+"""Training: resumed bit for bit, with clear errors."""
 
 import csv
 import signal
@@ -23,7 +23,7 @@ from tests.conftest import heed_signals
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """A small network with dropout, BatchNorm and random crops, so that every kind of state counts."""
+    """A small network with dropout, BatchNorm and random crops, so that every kind of state matters."""
     return Recipe.load("digits", ["model.name=cnn23", "preprocess.size=8", "train.epochs=4", "augment.pad_crop=1"])
 
 
@@ -39,12 +39,12 @@ def test_the_bundle_is_complete(trained: Bundle) -> None:
 
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_resume_is_exact(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
-    """A run that is stopped after any epoch and resumed ends with the same weights as one that is not."""
-    whole = training.train(recipe, out=Path("whole"))
+    """A run stopped after any epoch and resumed ends with the same weights as an uninterrupted one."""
+    uninterrupted = training.train(recipe, out=Path("whole"))
     real = checkpoint.save
 
-    def stopping(work: Path, state: checkpoint.RunState, *rest: object) -> None:
-        real(work, state, *rest)  # type: ignore[arg-type]
+    def stopping(work: Path, state: checkpoint.RunState, *arguments: object) -> None:
+        real(work, state, *arguments)  # type: ignore[arg-type]
         if state.epoch == stop_after:
             raise KeyboardInterrupt
 
@@ -53,20 +53,20 @@ def test_resume_is_exact(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop_a
         with pytest.raises(KeyboardInterrupt):
             training.train(recipe, runs=Path("runs"))
     resumed = training.resume_training(training.newest_training(Path("runs")))
-    first, second = load_file(whole.model_path), load_file(resumed.model_path)
+    first, second = load_file(uninterrupted.model_path), load_file(resumed.model_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert whole.manifest.details["best_validation"] == resumed.manifest.details["best_validation"]
+    assert uninterrupted.manifest.details["best_validation"] == resumed.manifest.details["best_validation"]
     with pytest.raises(TrainingError, match="no unfinished"):
         training.newest_training(Path("runs"))
 
 
 def test_a_finished_training_is_extended_exactly(recipe: Recipe, caplog: pytest.LogCaptureFixture) -> None:
-    """Two epochs and two more are four; the bundle of two stays as it was."""
+    """Two epochs and two more equal four; the two-epoch bundle stays unchanged."""
     recipe = recipe.changed(["train.schedule=step", "train.step_size=1", "train.epochs=2"])
     short = training.train(recipe, runs=Path("runs"))
     longer = training.extend_training(training.newest_training(Path("runs"), finished=True), 4)
-    whole = training.train(recipe.changed(["train.epochs=4"]), out=Path("whole"))
-    first, second = load_file(whole.model_path), load_file(longer.model_path)
+    direct = training.train(recipe.changed(["train.epochs=4"]), out=Path("whole"))
+    first, second = load_file(direct.model_path), load_file(longer.model_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert longer.path != short.path
     assert Bundle.open(short.path).id == short.id
@@ -77,27 +77,27 @@ def test_a_finished_training_is_extended_exactly(recipe: Recipe, caplog: pytest.
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
-def test_extending_a_schedule_of_the_total_is_said(
+def test_extending_a_schedule_over_all_epochs_is_reported(
     recipe: Recipe, caplog: pytest.LogCaptureFixture, schedule: str
 ) -> None:
-    """The rate goes on where the longer schedule is at that epoch, and the difference is not silent."""
+    """The rate continues at the longer schedule's value for that epoch, and the difference is reported."""
     recipe = recipe.changed(
         [f"train.schedule={schedule}", "train.epochs=1", "model.name=convnet", "preprocess.size=16"]
     )
     training.train(recipe, runs=Path("runs"))
     longer = training.extend_training(training.newest_training(Path("runs"), finished=True), 2)
-    whole = training.train(recipe.changed(["train.epochs=2"]), out=Path("whole"))
+    direct = training.train(recipe.changed(["train.epochs=2"]), out=Path("whole"))
     rates = [
         [row["lr"] for row in csv.DictReader((bundle.path / "metrics.csv").read_text().splitlines())]
-        for bundle in (longer, whole)
+        for bundle in (longer, direct)
     ]
     assert float(rates[0][1]) == pytest.approx(float(rates[1][1]))
     assert "depends on the number of epochs" in caplog.text
 
 
-def test_a_training_under_way_is_nobody_elses(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--resume passes it over, and a second training of the same --out ends before its first epoch."""
-    found: list[str] = []
+def test_a_running_training_is_locked(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--resume skips it, and a second training with the same --out ends before its first epoch."""
+    errors: list[str] = []
 
     def during(*arguments: object) -> None:
         for attempt in (
@@ -106,7 +106,7 @@ def test_a_training_under_way_is_nobody_elses(recipe: Recipe, monkeypatch: pytes
         ):
             with pytest.raises(TrainingError) as caught:
                 attempt()
-            found.append(str(caught.value))
+            errors.append(str(caught.value))
         with pytest.raises(EdgeKitError, match="already exists"):
             training.train(recipe, out=Path("runs/a"))
         raise KeyboardInterrupt
@@ -114,13 +114,13 @@ def test_a_training_under_way_is_nobody_elses(recipe: Recipe, monkeypatch: pytes
     monkeypatch.setattr(checkpoint, "save", during)
     with pytest.raises(KeyboardInterrupt):
         training.train(recipe, out=Path("runs/a"))
-    assert found[0] == "no unfinished training in runs/"
-    assert found[1] == "another process is training in runs/a.train"
+    assert errors[0] == "no unfinished training in runs/"
+    assert errors[1] == "another process is training in runs/a.train"
     assert training.newest_training(Path("runs")) == Path("runs/a.train")
 
 
-def test_a_loss_that_is_no_number_stops(recipe: Recipe) -> None:
-    """With the epoch, the step, the rate and what to try."""
+def test_a_loss_of_nan_stops_training(recipe: Recipe) -> None:
+    """The error gives the epoch, the step, the rate and what to try."""
     wild = recipe.changed(["train.optimizer=sgd", "train.lr=1e30", "train.schedule=constant", "model.name=lenet",
                            "preprocess.size=16"])  # fmt: skip
     with pytest.raises(TrainingError, match=r"epoch 1, step \d+, at learning rate 1e\+30") as caught:
@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_stops(recipe: Recipe) -> None:
 
 @pytest.mark.slow
 def test_kill_9_keeps_the_last_epoch(tmp_path: Path, edgekit: Callable) -> None:
-    """No bundle, no half file; --resume finishes it."""
+    """No bundle and no partial file remain; --resume finishes the training."""
     import sys
 
     command = [
@@ -159,8 +159,8 @@ def test_kill_9_keeps_the_last_epoch(tmp_path: Path, edgekit: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    """The last whole epoch is kept, and no trace is shown."""
+def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
+    """The last complete epoch is kept, and no traceback is shown."""
     import sys
 
     command = [sys.executable, "-m", "edgekit.toolkit.cli", "train", "--set", "train.epochs=500"]
@@ -173,16 +173,16 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         if line.startswith("epoch   1"):
             break
     process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=60)[1]
+    output = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "edgekit train --resume" in rest
-    assert "Traceback" not in rest
+    assert "edgekit train --resume" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("schedule", ["step", "cosine", "one-cycle", "constant"])
 def test_optimizers_and_schedules(optimizer: str, schedule: str) -> None:
-    """Each runs to its end; the schedule moves the rate as it should."""
+    """Each runs to its end, and the schedule changes the rate as expected."""
     settings = ["model.name=lenet", "preprocess.size=16", "train.epochs=2", "train.step_size=1", "train.gamma=0.5",
                 "train.lr=0.01", "train.clip=1.0", "train.label_smoothing=0.1"]  # fmt: skip
     chosen = [f"train.optimizer={optimizer}", f"train.schedule={schedule}"]
@@ -197,7 +197,7 @@ def test_optimizers_and_schedules(optimizer: str, schedule: str) -> None:
 
 
 def test_over_fitting_is_recognised() -> None:
-    """The validation loss rises while the training loss falls; noise is not called so."""
+    """The validation loss rises while the training loss falls; noise is not over-fitting."""
     train, rising = [2.0, 1.0, 0.5, 0.2, 0.1], [2.0, 1.2, 1.0, 1.3, 1.6]
     history = [
         {"epoch": n + 1, "train_loss": t, "validation_loss": v}
@@ -210,7 +210,7 @@ def test_over_fitting_is_recognised() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 40])
 def test_curves_have_whole_epochs(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No tick stands at 1.25 epochs."""
+    """No tick is at a fraction such as 1.25 epochs."""
     from matplotlib.figure import Figure
 
     ticks: list[float] = []
@@ -221,7 +221,7 @@ def test_curves_have_whole_epochs(epochs: int, monkeypatch: pytest.MonkeyPatch) 
         ticks.extend(tick for axis in figure.axes for tick in axis.get_xticks())
 
     monkeypatch.setattr(Figure, "savefig", capture)
-    names = [f"{part}_{what}" for part in ("train", "validation") for what in ("loss", "accuracy")]
+    names = [f"{part}_{metric}" for part in ("train", "validation") for metric in ("loss", "accuracy")]
     draw_curves([{"epoch": number + 1, **dict.fromkeys(names, 0.5)} for number in range(epochs)])
     assert ticks
     assert all(tick == int(tick) for tick in ticks)
@@ -229,7 +229,7 @@ def test_curves_have_whole_epochs(epochs: int, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_a_folder_of_photographs(image_folder: Callable[..., Path]) -> None:
-    """Colour images of a user's own, loaded by worker processes, with every augmentation."""
+    """A user's colour images are loaded by worker processes, with every augmentation."""
     folder = image_folder(each=20, size=40)
     recipe = Recipe.from_dict({"name": "x", "data": {"data": str(folder)}, "model": {"name": "cnn23"}}).changed(
         ["train.epochs=1", "train.batch_size=8", "preprocess.size=32", "augment.resized_crop=0.5",
@@ -241,8 +241,8 @@ def test_a_folder_of_photographs(image_folder: Callable[..., Path]) -> None:
     assert bundle.manifest.input.shape == (3, 32, 32)
 
 
-def test_what_cannot_be_trained_is_refused(image_folder: Callable[..., Path], tmp_path: Path) -> None:
-    """Images without labels, a network that has no place for the size, a GPU that is not there."""
+def test_unusable_data_and_settings_are_refused(image_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Images without labels, an image size too small for the network, a missing GPU."""
     plain = image_folder() / "cat"
     with pytest.raises(TrainingError, match="without labels"):
         training.train(Recipe.from_dict({"data": {"data": str(plain)}}), out=tmp_path / "a")
@@ -255,7 +255,7 @@ def test_what_cannot_be_trained_is_refused(image_folder: Callable[..., Path], tm
 
 @pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
-    """Two processes train one network, and one of them writes the bundle and speaks."""
+    """Two processes train one network; only one of them logs and writes the bundle."""
     import os
     import sys
 

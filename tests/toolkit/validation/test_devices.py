@@ -1,4 +1,4 @@
-"""Reports of boards: several side by side, answers against the host's, what a board takes; on made-up measurements."""
+"""Reports of boards on synthetic measurements: several joined, answers compared with the host's, a board's wheels."""
 
 import importlib
 import json
@@ -45,7 +45,7 @@ def _text(document: dict[str, Any]) -> str:
 
 
 def test_devices_side_by_side(judged: Judge) -> None:
-    """The worst verdict counts; where the devices answer differently, the images are named."""
+    """The worst verdict counts; images on which the devices differ are listed."""
     fast, slow = judged(min_speedup=1.5), judged(second=1.9, lost=2, min_speedup=1.5)
     document = join_reports([_named(fast.report, "pi5"), _named(slow.report, "pi3<b>")])
     assert (document["verdict"], document["exit_code"]) == ("fail", 3)
@@ -65,10 +65,8 @@ def test_devices_side_by_side(judged: Judge) -> None:
     json.dumps(document, allow_nan=False)
 
 
-def test_a_joined_report_is_shown_again(
-    judged: Judge, edgekit: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
-    """As any other; it is not a report to hold another against, which is said."""
+def test_a_joined_report_is_read_back(judged: Judge, edgekit: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """It is shown like any other report; comparing or joining it is refused."""
     document = join_reports([_named(judged().report, "pi5"), _named(judged().report, "pi3")])
     Path("joined.json").write_text(json.dumps(document))
     assert "pi3" in edgekit("report", "joined.json", "--html", "page.html").stdout
@@ -78,11 +76,11 @@ def test_a_joined_report_is_shown_again(
     Path("joined.json").write_text(json.dumps({**document, "schema": 5}))
     assert "has schema 5; this EdgeKit reads 4" in edgekit("report", "joined.json", code=1).stderr
     Path("joined.json").write_text(json.dumps({**document, "agreement": None}))
-    assert "agreement: None where a list belongs" in edgekit("report", "joined.json", code=1).stderr
+    assert "agreement: expected a list, got None" in edgekit("report", "joined.json", code=1).stderr
 
 
 def test_a_device_that_failed_fails_the_command(judged: Judge) -> None:
-    """And is named, with the way out."""
+    """The error names the device and the fix."""
     failed = [{"device": "ssh://x", "error": "does not answer", "fix": "switch it on"}]
     document = join_reports([_named(judged().report, "pi5")], failed)
     assert document["exit_code"] == 1
@@ -90,10 +88,10 @@ def test_a_device_that_failed_fails_the_command(judged: Judge) -> None:
 
 
 @pytest.mark.parametrize("lost", ["ssh://a", "ssh://b"])
-def test_the_progress_is_of_the_device_that_answered(
+def test_progress_is_reported_for_the_device_that_answered(
     fp32: Bundle, int8: Bundle, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where one of two devices fails, the host's answers advance the other one's bar, and the failure is reported."""
+    """If one of two devices fails, the host's answers advance only the other device's bar; the failure is reported."""
     test = part_of(fp32, "test")
     assert test is not None
 
@@ -107,26 +105,26 @@ def test_the_progress_is_of_the_device_that_answered(
         def measure(self, bundles: Any, plan: Any, images: Any, progress: Any) -> Measured:
             if self.name == lost:
                 raise DeviceError(f"{self.name} does not answer", fix="switch it on")
-            made_up = [
+            measurements = [
                 replace(measurement(bundle, 1.0, test.targets), golden_logits=bundle.golden().logits.tolist())
                 for bundle in (fp32, int8)
             ]
-            return Measured(ENVIRONMENT, made_up)  # pyright: ignore[reportArgumentType] # fewer facts than a board's
+            return Measured(ENVIRONMENT, measurements)  # pyright: ignore[reportArgumentType] # fewer facts than a board's
 
     monkeypatch.setattr(validate_module, "open_device", lambda name, **_: Board(name))
     stages: dict[str, set[str]] = {"ssh://a": set(), "ssh://b": set()}
-    progress = {name: lambda what, share, name=name: stages[name].add(what) for name in stages}
-    found = validate_module.validate(
+    progress = {name: lambda stage, share, name=name: stages[name].add(stage) for name in stages}
+    validation = validate_module.validate(
         [int8], ValidateOptions(devices=list(stages)), baseline=fp32, plan=Plan(processes=3), progress=progress
     )
-    assert [failed["device"] for failed in found.report["failed"]] == [lost]
+    assert [failed["device"] for failed in validation.report["failed"]] == [lost]
     (answered,) = stages.keys() - {lost}
     assert "the host's answers" in stages[answered]
     assert stages[lost] == set()
 
 
-def test_what_cannot_be_joined(judged: Judge) -> None:
-    """The same device twice; reports of other models."""
+def test_reports_that_cannot_be_joined(judged: Judge) -> None:
+    """Two reports for the same device, and reports without a common model."""
     report = judged().report
     with pytest.raises(EdgeKitError, match="two reports are for the device local"):
         join_reports([report, report])
@@ -136,12 +134,12 @@ def test_what_cannot_be_joined(judged: Judge) -> None:
 
 
 @pytest.mark.parametrize(("gap", "explained"), [(0.3, True), (0.5, False)])
-def test_another_answer_than_the_hosts_is_explained_or_warned_of(
+def test_an_answer_that_differs_from_the_hosts_is_explained_or_warned_about(
     judged: Judge, int8: Bundle, gap: float, explained: bool
 ) -> None:
-    """Where no logit differs by more than d, classes within 2 d may change places, and no others."""
-    one = {"id": "7.png", "truth": "7", "host": "7", "device": "<i>1", "gap": gap}
-    host = {int8.id: {"images": 359, "logits_max_abs": 0.2, "differ": [one]}}
+    """If no logit differs by more than d, only classes within 2 d may change places."""
+    entry = {"id": "7.png", "truth": "7", "host": "7", "device": "<i>1", "gap": gap}
+    host = {int8.id: {"images": 359, "logits_max_abs": 0.2, "differ": [entry]}}
     report = judged(host=host).report
     warned = any("more than the kernels' difference" in warning for warning in report["models"][1]["warnings"])
     assert warned != explained
@@ -152,11 +150,11 @@ def test_another_answer_than_the_hosts_is_explained_or_warned_of(
 
 
 def test_a_run_that_was_cut_short(judged: Judge) -> None:
-    """Two processes of three make a report that says so; of one nothing can be said, which is."""
+    """Two of three processes give a report with a warning; one process is too few and is refused."""
 
     def only(count: int) -> Any:
         return lambda measured: [
-            replace(one, blocks=tuple(block for block in one.blocks if block.process < count)) for one in measured
+            replace(model, blocks=tuple(block for block in model.blocks if block.process < count)) for model in measured
         ]
 
     report = judged(change=only(2)).report
@@ -166,7 +164,7 @@ def test_a_run_that_was_cut_short(judged: Judge) -> None:
 
 
 def test_wheels_for_a_board() -> None:
-    """Every glibc up to the board's own, and the names from before PEP 600; no musl."""
+    """Tags for every glibc up to the board's, including the names from before PEP 600; musl is refused."""
     facts = Facts((3, 11, 2), "/p", "/p", "aarch64", ("glibc", "2.31"), "Linux", "/c", True, 1e9)
     tags = platform_tags(facts)
     assert tags[0] == "manylinux_2_31_aarch64"
@@ -177,22 +175,22 @@ def test_wheels_for_a_board() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--device", "local", "--device", "ssh://x", "--baseline", "report.json"], "one device"),
         (["--device", "local", "--device", "local"], "named twice"),
-        (["--ort-web", "x"], "--ort-web is for a browser"),
+        (["--ort-web", "x"], "--ort-web requires --device browser"),
         (["--device", "serial://x"], "unknown device 'serial'"),
         (["--device", "ssh://"], "is not an ssh address"),
     ],
 )
 def test_wrong_devices(
     arguments: list[str],
-    words: str,
+    message: str,
     int8: Bundle,
     edgekit: Callable[..., subprocess.CompletedProcess[str]],
     judged: Judge,
 ) -> None:
-    """One line each, before anything is measured."""
+    """Each is refused in one line before measuring."""
     Path("report.json").write_text(json.dumps(judged().report))
-    assert words in edgekit("validate", int8.path, *arguments, code=1).stderr
+    assert message in edgekit("validate", int8.path, *arguments, code=1).stderr

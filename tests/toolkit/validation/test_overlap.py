@@ -1,4 +1,4 @@
-"""Test images that a model has seen, found whatever their path or name."""
+"""Test images that a model has seen are found under any path or name."""
 
 import io
 import shutil
@@ -16,7 +16,7 @@ from edgekit.deploy.errors import BundleError, DataError
 from edgekit.deploy.fingerprints import appearance, distances, fingerprint, read_fingerprints, write_fingerprints
 from edgekit.deploy.image_sources import open_images
 from edgekit.deploy.images import ImageSet
-from edgekit.deploy.measuring.result import Alike, Overlap
+from edgekit.deploy.measuring.result import NearDuplicate, Overlap
 from edgekit.toolkit.analysis.wording import overlap_lines
 from edgekit.toolkit.datasets import load_dataset, part_of
 from edgekit.toolkit.validation.overlap import unseen
@@ -24,7 +24,7 @@ from PIL import Image
 
 
 def _photo(seed: int, width: int = 400, height: int = 300) -> Image.Image:
-    """Random light and shade at four scales, like a photograph's spectrum."""
+    """Random brightness at four scales, with a spectrum like a photograph's."""
     generator = np.random.default_rng(seed)
     total = np.zeros((height, width, 3), np.float32)
     for cells, weight in ((3, 1.0), (8, 0.7), (25, 0.4), (100, 0.2)):
@@ -36,7 +36,7 @@ def _photo(seed: int, width: int = 400, height: int = 300) -> Image.Image:
 
 @pytest.fixture
 def recorded(fp32: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
-    """Make a copy of the committed bundle that records these fingerprints of its parts."""
+    """Copy the committed bundle with these fingerprints of its parts."""
 
     def make(**parts: np.ndarray) -> Bundle:
         path = tmp_path / "recorded"
@@ -60,10 +60,10 @@ def _folder(root: Path, images: ImageSet) -> Path:
     return root
 
 
-def test_what_calibrated_is_left_out_under_another_path(
+def test_calibration_images_are_left_out_under_another_path(
     fp32: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """100 images of which 30 calibrated and 13 judged, copied under other names: 57 are left."""
+    """Of 100 images copied under other names, 30 calibrated and 13 judged the model: 57 remain."""
     from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 
     source = _folder(tmp_path / "own", load_dataset("digits").train.take(range(100)))
@@ -76,18 +76,20 @@ def test_what_calibrated_is_left_out_under_another_path(
     test = part_of(made, "test", str(tmp_path / "copy"))
     assert test is not None
     assert len(test) == 100
-    left, overlap = unseen([made], test, own=False)
-    assert len(left) == 57
+    remaining, overlap = unseen([made], test, own=False)
+    assert len(remaining) == 57
     assert overlap.excluded == 43
     assert not overlap.unchecked
-    said = caplog.text
-    assert "left out 43 of 100 test images that the model was made with" in said
-    assert "of the calibration images" in said or "of the selection images" in said
+    log = caplog.text
+    assert "left out 43 of 100 test images that the model was made with" in log
+    assert "of the calibration images" in log or "of the selection images" in log
     used = np.concatenate(list(made.fingerprints().values()))[:, 0]
-    assert not np.isin(fingerprint(left)[:, 0], used).any()
+    assert not np.isin(fingerprint(remaining)[:, 0], used).any()
 
 
-def test_nothing_left_is_refused(recorded: Callable[..., Bundle], image_folder: Callable[..., Path]) -> None:
+def test_a_test_set_of_training_images_is_refused(
+    recorded: Callable[..., Bundle], image_folder: Callable[..., Path]
+) -> None:
     """Validating on the training images proves nothing."""
     images = open_images(image_folder())
     bundle = recorded(train=fingerprint(images))
@@ -98,20 +100,20 @@ def test_nothing_left_is_refused(recorded: Callable[..., Bundle], image_folder: 
 def test_its_own_test_part_is_checked_without_reading_it_again(
     recorded: Callable[..., Bundle], image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training image that is in the test part too is left out; the recorded fingerprints suffice."""
+    """A training image that is also a test image is left out; the recorded fingerprints suffice."""
     images = open_images(image_folder())
     rows = fingerprint(images)
     bundle = recorded(train=rows[:3], test=rows[2:])
     test = replace(images.take(range(2, 12)), ids=tuple(bundle.splits()["test"]))
     monkeypatch.setattr(fingerprints, "_content", None)
     monkeypatch.setattr(fingerprints, "_thumbnail", None)
-    left, overlap = unseen([bundle], test, own=True)
-    assert (len(left), overlap.excluded, overlap.excluded_ids) == (9, 1, ("test/0",))
+    remaining, overlap = unseen([bundle], test, own=True)
+    assert (len(remaining), overlap.excluded, overlap.excluded_ids) == (9, 1, ("test/0",))
     assert overlap.near_duplicates == 0
 
 
 def test_near_duplicates_are_named_and_kept(recorded: Callable[..., Bundle], tmp_path: Path) -> None:
-    """Saved again as JPEG, at half or a quarter of the size, brighter, or turned by EXIF; others are not named."""
+    """Saved as JPEG, at half or a quarter of the size, brighter, or rotated by EXIF; other images are not named."""
     originals = [_photo(seed) for seed in range(12)]
     for index, image in enumerate(originals):
         image.save(tmp_path / f"{index:02d}.png")
@@ -128,8 +130,8 @@ def test_near_duplicates_are_named_and_kept(recorded: Callable[..., Bundle], tmp
     originals[4].rotate(90, expand=True).save(changed / "4.jpg", exif=exif)
     for seed in range(5, 30):
         _photo(100 + seed).save(changed / f"{seed}.jpg")
-    left, overlap = unseen([bundle], open_images(changed), own=False)
-    assert len(left) == 30
+    remaining, overlap = unseen([bundle], open_images(changed), own=False)
+    assert len(remaining) == 30
     assert overlap.excluded == 0
     assert [pair.id for pair in overlap.pairs] == ["0.jpg", "1.jpg", "2.webp", "3.jpg", "4.jpg"]
     assert [pair.other for pair in overlap.pairs] == [f"train/{index} of the training images" for index in range(5)]
@@ -137,15 +139,15 @@ def test_near_duplicates_are_named_and_kept(recorded: Callable[..., Bundle], tmp
 
 
 def test_digits_do_not_all_look_alike() -> None:
-    """Images of 8 x 8 pixels that differ are few bits apart, and still told apart."""
+    """Different images of 8 x 8 pixels are only a few bits apart, but are still distinguished."""
     dataset = load_dataset("digits")
     train, test = appearance(dataset.train), appearance(dataset.test)
     close = [int(bits.min()) <= 2 for bits in distances(test[:, 0], np.ascontiguousarray(train[:, 0]))]
     assert sum(close) <= 3
 
 
-def test_plain_images_look_like_nothing(recorded: Callable[..., Bundle]) -> None:
-    """Black images of different sizes are the same to no one, but the very same one is."""
+def test_plain_images_are_not_near_duplicates(recorded: Callable[..., Bundle]) -> None:
+    """Black images of different sizes are not near-duplicates, but an identical image is excluded."""
     images = ImageSet(("a",), ("0", "1"), np.zeros(2, np.int64), np.zeros((2, 9, 9), np.uint8))
     bundle = recorded(train=fingerprint(images))
     others = ImageSet(("a",), ("x",), np.zeros(1, np.int64), np.zeros((1, 8, 8), np.uint8))
@@ -154,13 +156,13 @@ def test_plain_images_look_like_nothing(recorded: Callable[..., Bundle]) -> None
         unseen([bundle], images.take([1]), own=False)
 
 
-def test_an_older_bundle_opens_and_it_is_said(fp32: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    """It records no fingerprints: nothing is left out, and the report does not claim a check."""
+def test_an_older_bundle_opens_with_a_warning(fp32: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    """It records no fingerprints: no image is left out, and the report does not claim a check."""
     assert fp32.fingerprints() == {}
     test = part_of(fp32, "test")
     assert test is not None
-    left, overlap = unseen([fp32], test, own=True, limit=10)
-    assert len(left) == 10
+    remaining, overlap = unseen([fp32], test, own=True, limit=10)
+    assert len(remaining) == 10
     assert overlap.unchecked == (str(fp32.path),)
     assert "records no fingerprints" in caplog.text
     assert "cannot check whether" in overlap_lines({"images": 10, "overlap": plain(overlap)})[0]
@@ -168,8 +170,8 @@ def test_an_older_bundle_opens_and_it_is_said(fp32: Bundle, caplog: pytest.LogCa
 
 
 def test_lines_of_a_report() -> None:
-    """What was left out and what looks alike, the first few by name."""
-    pairs = tuple(Alike(f"t{index}", f"o{index}") for index in range(5))
+    """Counts of the images left out and of near-duplicates, with the first few names."""
+    pairs = tuple(NearDuplicate(f"t{index}", f"o{index}") for index in range(5))
     overlap = plain(Overlap((), 4, ("a", "b", "c", "d"), 5, pairs, (50_000, 60_000)))
     first, second = overlap_lines({"images": 100, "overlap": overlap})
     assert "4 test images are left out" in first
@@ -203,36 +205,36 @@ GOOD = _npy(np.zeros((4, 3), "<u8"))
      _array(_npy(np.array([[{}] * 3], object)))],
 )  # fmt: skip
 def test_damaged_fingerprints_are_refused(recorded: Callable[..., Bundle], content: bytes) -> None:
-    """Other types and shapes, fewer bytes than promised, another number than there are ids, pickles."""
+    """Other types and shapes, too few bytes, a number of rows that differs from the ids, pickles."""
     bundle = recorded(train=np.zeros((4, 3), np.uint64))
     (bundle.path / "fingerprints.npz").write_bytes(content)
-    with pytest.raises(BundleError, match=r"fingerprints\.npz holds no fingerprints"):
+    with pytest.raises(BundleError, match=r"fingerprints\.npz contains no valid fingerprints"):
         bundle.fingerprints()
 
 
-def test_fingerprints_come_back(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
-    """As they were written; a name that is no part is passed over."""
+def test_fingerprints_round_trip(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
+    """They are read as written; an unknown part is ignored."""
     rows = fingerprint(open_images(image_folder()))
     write_fingerprints(tmp_path / "x.npz", {"train": rows, "other": rows})
-    back = read_fingerprints(tmp_path / "x.npz")
-    assert back.keys() == {"train"}
-    np.testing.assert_array_equal(back["train"], rows)
+    restored = read_fingerprints(tmp_path / "x.npz")
+    assert restored.keys() == {"train"}
+    np.testing.assert_array_equal(restored["train"], rows)
 
 
-def test_bits_are_counted_alike_without_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_are_counted_without_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
     """numpy 1.26 has no bitwise_count."""
-    words = np.random.default_rng(0).integers(0, 1 << 63, 50, dtype=np.uint64)
-    expected = [[(int(one) ^ int(other)).bit_count() for other in words] for one in words]
-    assert [bits.tolist() for bits in distances(words, words)] == expected
+    values = np.random.default_rng(0).integers(0, 1 << 63, 50, dtype=np.uint64)
+    expected = [[(int(value) ^ int(other)).bit_count() for other in values] for value in values]
+    assert [bits.tolist() for bits in distances(values, values)] == expected
     monkeypatch.delattr(np, "bitwise_count", raising=False)
-    assert [bits.tolist() for bits in distances(words, words)] == expected
+    assert [bits.tolist() for bits in distances(values, values)] == expected
 
 
 @pytest.mark.slow
-def test_validate_says_what_it_left_out(
+def test_validate_reports_what_it_left_out(
     recorded: Callable[..., Bundle], image_folder: Callable[..., Path], fp32: Bundle, edgekit: Callable, tmp_path: Path
 ) -> None:
-    """In the report's document, and for who reads it."""
+    """In report.json, on stderr and in the summary."""
     import json
 
     source = _folder(tmp_path / "own", load_dataset("digits").test.take(range(40)))

@@ -1,4 +1,4 @@
-"""A report says what made it, and `validate --reproduce` measures that again or says in one line why it cannot."""
+"""A report records how it was made; `validate --reproduce` repeats it or says in one line why it cannot."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ Edgekit = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def written(judged: Callable[..., Any], fp32: Bundle, int8: Bundle, tmp_path: Path) -> Callable[..., Path]:
-    """A report.json of this machine, with the entries of its provenance changed; None for a report without."""
+    """Write a report.json of this machine, with changed entries of its provenance or of the report."""
     report = json.loads(json.dumps(judged().report))
     report["device"] |= {key: describe()[key] for key in ("machine", "cpu", "cores_allowed")}
     for model, bundle in zip(report["models"], (fp32, int8), strict=True):
@@ -43,8 +43,8 @@ def written(judged: Callable[..., Any], fp32: Bundle, int8: Bundle, tmp_path: Pa
     return write
 
 
-def test_a_report_is_found_again(written: Callable[..., Path], fp32: Bundle, int8: Bundle) -> None:
-    """Its bundles by id, its plan and contract."""
+def test_a_recorded_validation_is_restored(written: Callable[..., Path], fp32: Bundle, int8: Bundle) -> None:
+    """Its bundles by id, and its plan."""
     again = recorded(written({"baseline": fp32.id}))
     assert [bundle.id for bundle in again.bundles] == [int8.id]
     assert again.baseline is not None
@@ -53,13 +53,13 @@ def test_a_report_is_found_again(written: Callable[..., Path], fp32: Bundle, int
     check_images(again.provenance, part_of(fp32, "test"))
 
 
-def test_what_is_missing_or_differs_is_named(written: Callable[..., Path], fp32: Bundle, tmp_path: Path) -> None:
-    """Before anything is measured."""
-    with pytest.raises(EdgeKitError, match="does not record what made it"):
+def test_missing_or_different_parts_are_named(written: Callable[..., Path], fp32: Bundle, tmp_path: Path) -> None:
+    """Each is refused before measuring."""
+    with pytest.raises(EdgeKitError, match="does not record how it was made"):
         recorded(written(provenance=None))
     with pytest.raises(EdgeKitError, match="does not measure: plan: unknown entry 'later'"):
         recorded(written(plan={"later": 1}))
-    with pytest.raises(EdgeKitError, match="names models that it does not hold"):
+    with pytest.raises(EdgeKitError, match="names models that it does not contain"):
         recorded(written({"candidates": ["0123456789abcdef"]}))
     with pytest.raises(EdgeKitError, match="different machines"):
         recorded(written(device={"name": "local", "cpu": "another"}))
@@ -72,26 +72,31 @@ def test_what_is_missing_or_differs_is_named(written: Callable[..., Path], fp32:
     report["models"][1]["id"] = report["provenance"]["candidates"][0] = "0123456789abcdef"
     report["models"][0]["speedup_over"] = {}
     (tmp_path / "report.json").write_text(json.dumps(report))
-    with pytest.raises(EdgeKitError, match=r"the bundle 0123456789abcdef \(lenet onnx int8\) is not here"):
+    with pytest.raises(EdgeKitError, match=r"the bundle 0123456789abcdef \(lenet onnx int8\) was not found"):
         recorded(tmp_path / "report.json")
 
 
-def test_another_version_is_warned_of(written: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
-    """It is no reason to refuse."""
+def test_another_version_gives_a_warning(written: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    """It is not refused."""
     recorded(written({"edgekit": "0.0.1"}))
-    assert "the report is of EdgeKit 0.0.1" in caplog.text
+    assert "the report is from EdgeKit 0.0.1" in caplog.text
 
 
-def test_options_beside_it_are_refused(written: Callable[..., Path], edgekit: Edgekit) -> None:
-    """They are the report's."""
+def test_other_options_are_refused(written: Callable[..., Path], edgekit: Edgekit) -> None:
+    """They come from the report."""
     path = written()
-    assert "the report gives --limit" in edgekit("validate", "--reproduce", str(path), "--limit", "5", code=1).stderr
-    assert "the report gives bundles" in edgekit("validate", "x", "--reproduce", str(path), code=1).stderr
+    assert (
+        "--reproduce takes --limit from the report"
+        in edgekit("validate", "--reproduce", str(path), "--limit", "5", code=1).stderr
+    )
+    assert (
+        "--reproduce takes BUNDLES from the report" in edgekit("validate", "x", "--reproduce", str(path), code=1).stderr
+    )
 
 
 @pytest.mark.slow
 def test_a_validation_is_measured_again(int8: Bundle, tmp_path: Path, edgekit: Edgekit) -> None:
-    """On the same images; today's figures beside the report's."""
+    """On the same images; new figures are shown beside the report's."""
     first = validate([int8], ValidateOptions(command=["validate", "x"]), limit=20, plan=QUICK)
     path = write_reports(first.report, first.images, tmp_path / "first")[0]
     assert json.loads(path.read_text())["provenance"]["command"] == ["validate", "x"]

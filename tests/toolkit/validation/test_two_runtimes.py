@@ -1,4 +1,4 @@
-"""One validation on two runtimes: what is compared with what, and each row names its runtime and options."""
+"""One validation on two runtimes: models are compared across runtimes, and rows name runtime and options."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ NAMES = [
 
 @pytest.fixture
 def on_two(fp32: Bundle, int8: Bundle) -> Any:
-    """A report on made-up times in ms: fp32 and int8, each on both runtimes; int8 is what is judged."""
+    """Make a report on synthetic times in ms: fp32 and int8, each on both runtimes; int8 is judged."""
     test = part_of(fp32, "test")
     assert test is not None
 
@@ -71,7 +71,7 @@ def _key(bundle: Bundle, choice: Choice) -> str:
 
 
 @pytest.mark.parametrize(
-    ("times", "fastest", "taken", "outcomes"),
+    ("times", "fastest", "recommended", "outcomes"),
     [
         ((4.0, 2.0, 1.0, 1.5), 1, 2, ["faster", "faster"]),
         ((2.0, 4.0, 3.0, 1.0), 0, 3, ["slower", "faster"]),
@@ -79,9 +79,15 @@ def _key(bundle: Bundle, choice: Choice) -> str:
     ],
 )
 def test_the_baseline_is_the_fastest_unoptimised_model_of_all_runtimes(
-    on_two: Any, fp32: Bundle, int8: Bundle, times: tuple[float, ...], fastest: int, taken: int, outcomes: list[str]
+    on_two: Any,
+    fp32: Bundle,
+    int8: Bundle,
+    times: tuple[float, ...],
+    fastest: int,
+    recommended: int,
+    outcomes: list[str],
 ) -> None:
-    """Not that of the same runtime: int8 on a slow runtime is no gain over fp32 on a fast one."""
+    """It may use another runtime: int8 on a slow runtime is not a gain over fp32 on a fast one."""
     report = on_two(*times, min_speedup=1.0)
     keys = [_key(bundle, choice) for bundle in (fp32, int8) for choice in CHOICES]
     assert [model["id"] for model in report["models"]] == keys
@@ -93,7 +99,7 @@ def test_the_baseline_is_the_fastest_unoptimised_model_of_all_runtimes(
     for model, ms in zip(models, times, strict=True):
         if model["speedup"]:
             assert model["speedup"]["ratio"] == pytest.approx(times[fastest] / ms, rel=0.05)
-    assert report["recommendation"]["id"] == keys[taken]
+    assert report["recommendation"]["id"] == keys[recommended]
     assert report["verdict"] == ("fail" if "slower" in outcomes else "pass")
     assert ["judgements" in model for model in models] == [False, False, True, True]
     assert recommend(models, keys[2:]) == report["recommendation"]
@@ -122,7 +128,7 @@ def test_every_row_names_its_runtime_and_options(on_two: Any, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_two_runtimes_in_one_validation(fp32: Bundle, int8: Bundle) -> None:
-    """Measured: four rows, each loaded as it was asked, the verdict about int8 alone."""
+    """It has four rows, each loaded with its options, and only int8 is judged."""
     plan = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5)
     report: Any = validate(
         [int8], ValidateOptions(runtimes=[str(choice) for choice in CHOICES]), baseline=fp32, limit=50, plan=plan

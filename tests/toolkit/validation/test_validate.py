@@ -1,4 +1,4 @@
-"""Validation compares what belongs together."""
+"""Validation finds the right baseline."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ QUICK = Plan(seconds=0.1, rounds=6, processes=3, block_ms=5, threads=1)
 
 
 def test_validation_finds_the_baseline_by_lineage(int8: Bundle, fp32: Bundle) -> None:
-    """The fp32 ONNX beside it, where the torch model is not; a sample of the test part."""
+    """The fp32 ONNX bundle beside it if the torch model is missing; on a sample of the test part."""
     result = validate([int8], limit=50, plan=QUICK)
     assert [model["id"] for model in result.report["models"]] == [fp32.id, int8.id]
     assert result.report["images"] == 50
@@ -36,8 +36,8 @@ def test_models_of_other_classes_are_not_compared(int8: Bundle) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_neighbour_is_in_nobodys_way(int8: Bundle, fp32: Bundle, tmp_path: Path) -> None:
-    """Looking for the baseline beside a bundle opens only the baseline; a named baseline is the only one."""
+def test_a_damaged_neighbour_does_no_harm(int8: Bundle, fp32: Bundle, tmp_path: Path) -> None:
+    """Searching beside a bundle opens only its baseline; a baseline passed by the user is the only one."""
     import shutil
 
     for name in ("lenet-fp32", "lenet-int8"):
@@ -54,7 +54,7 @@ def test_a_damaged_neighbour_is_in_nobodys_way(int8: Bundle, fp32: Bundle, tmp_p
 
 @pytest.mark.slow
 def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path: Path) -> None:
-    """The gate of a change: the same model against what was measured before it, on the same images."""
+    """A gate for a change compares the model with its earlier measurement on the same images."""
     before = validate([int8], limit=100, plan=QUICK)
     path = write_reports(before.report, before.images, tmp_path / "before")[0]
     stored = read_report(path)
@@ -63,8 +63,8 @@ def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path:
     assert candidate["against"]["report"] == str(path)
     assert candidate["against"]["paired"]
     assert candidate["against"]["drop"]["points"] == 0
-    assert [one["rule"] for one in candidate["judgements"]] == ["max_drop", "min_speedup"]
-    assert now.exit_code == 0, "a twentieth of its own speed is not too much to ask for"
+    assert [judgement["rule"] for judgement in candidate["judgements"]] == ["max_drop", "min_speedup"]
+    assert now.exit_code == 0, "it reaches a twentieth of its earlier speed"
     assert str(path) in now.report["reason"]
     stored["models"] = [model for model in stored["models"] if model["id"] == fp32.id]
     with pytest.raises(EdgeKitError, match="has no lenet onnx int8"):
@@ -74,7 +74,7 @@ def test_an_earlier_report_is_the_baseline(int8: Bundle, fp32: Bundle, tmp_path:
 def test_a_report_of_another_machine_is_refused_before_measuring(
     int8: Bundle, judged: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run of minutes is not thrown away; --across-hardware measures."""
+    """No minutes are wasted on measuring first; --across-hardware allows it."""
     stored = {**judged().report, "source": "report.json"}
     measured: list[str] = []
 
