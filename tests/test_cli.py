@@ -185,6 +185,7 @@ def test_doctor(edgekit: Run) -> None:
         ("train --recipe lennet", "did you mean lenet"),
         ("train --set train.lrr=1", "did you mean train.lr"),
         ("train --data fashion_mnist", "did you mean fashion-mnist"),
+        ("train --data digits --root folder", "leave out --root"),
         ("train --resume", "no unfinished training"),
         ("train --resume --epochs 3", "no training in runs/"),
         ("train --resume --model lenet", "pass --resume alone"),
@@ -196,11 +197,15 @@ def test_doctor(edgekit: Run) -> None:
         ("inspect .", "is not a bundle"),
         ("report nothing.json", "report.json of edgekit validate"),
         ("import x.onnx --name a --input 3x8 --images .", "channels x height x width"),
-        ("import x.onnx --name a --input 3x8x8 --images .", "--mean 0.485"),
+        ("import x.onnx --name a --input 3x8x8 --images .", "no file at x.onnx"),
+        ("import resnet18 --name a --input 3x8x8 --images .", "--mean 0.485"),
         ("import x.onnx --name a --input 3x8x8 --images . --mean 0 --std 1", "no file at x.onnx"),
-        ("import x.onnx --name a --input 3x8x8 --images . --mean 0,1 --std 1", "mean has 2"),
-        ("import x.onnx --name a --input 3x8x8 --images . --mean a --std 1", "not a list of numbers"),
-        ("import x --name a --input 3x8x8 --images . --mean 0 --std 1 --interpolation cubic", "did you mean bicubic"),
+        ("import resnet18 --name a --input 3x8x8 --images . --mean 0,1 --std 1", "mean has 2"),
+        ("import resnet18 --name a --input 3x8x8 --images . --mean a --std 1", "not a list of numbers"),
+        (
+            "import resnet18 --name a --input 3x8x8 --images . --mean 0 --std 1 --interpolation cubic",
+            "did you mean bicubic",
+        ),
     ],
 )
 def test_user_errors_are_two_lines(edgekit: Run, tmp_path: Path, arguments: str, message: str) -> None:
@@ -216,11 +221,24 @@ def test_user_errors_are_two_lines(edgekit: Run, tmp_path: Path, arguments: str,
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [("export --format onx", "did you mean onnx"), ("export --cross-check --format torchscript", "does not apply")],
+    [
+        ("export --format onx", "did you mean onnx"),
+        ("export --cross-check --format torchscript", "does not apply"),
+        ("export --opset 99", "opset 99 was requested"),
+    ],
 )
 def test_export_errors(edgekit: Run, trained: Bundle, arguments: str, message: str) -> None:
-    """Errors of export on a valid bundle."""
-    assert message in edgekit("export", trained.path, *arguments.split()[1:], code=1).stderr
+    """Errors of export on a valid bundle: two lines, without the exporter's own log."""
+    stderr = edgekit("export", trained.path, *arguments.split()[1:], code=1).stderr
+    assert message in stderr
+    assert len(stderr.splitlines()) == 2
+
+
+def test_a_report_is_not_written_into_a_bundle(edgekit: Run, int8: Bundle) -> None:
+    """A file that its manifest does not list would make the bundle unreadable."""
+    result = edgekit("validate", str(int8.path), "--out", str(int8.path), code=1)
+    assert f"{int8.path} is a bundle" in result.stderr
+    assert f"--out {int8.path}.report" in result.stderr
 
 
 def test_usage_errors_exit_2(edgekit: Run) -> None:

@@ -381,7 +381,7 @@ def _torchvision(name: str, class_name: str, folder: Path, download: bool) -> li
 def _not_stored(name: str, folder: Path) -> DataError:
     return DataError(
         f"the data set {name} is not in {folder}",
-        fix=f"fetch it with edgekit train --data {name} --download, or use a folder of images or the included digits",
+        fix=f"fetch it with edgekit train --data {name} --download, or pass a folder of images or --data digits",
     )
 
 

@@ -92,7 +92,7 @@ def check_size(sizes: Iterable[int], path: Path) -> None:
         BundleError: the records are too large.
     """
     if sum(sizes) > 2 * path.stat().st_size + (1 << 20):
-        raise _refused(path, "its contents are much larger than the file")
+        raise _refused(path, "its compressed contents are much larger than the file")
 
 
 def _refused(path: Path, what: str) -> BundleError:

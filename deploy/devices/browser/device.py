@@ -254,7 +254,10 @@ def _environment(facts: PageFacts) -> Environment:
 def _measurement(key: str, bundle: Bundle, model: PageModel, session: Mapping[str, object]) -> Measurement:
     """One candidate's measurement; its parity is computed here."""
     golden, answer = bundle.golden(), model["golden"]
-    logits = np.asarray([[np.nan if value is None else value for value in row] for row in answer["logits"]], np.float32)
+    exact = np.asarray([[np.nan if value is None else value for value in row] for row in answer["logits"]], np.float64)
+    if (np.abs(exact) > np.finfo(np.float32).max).any():
+        raise ValueError("a logit is not a float32 number")
+    logits = exact.astype(np.float32)
     agreement = float(np.mean(np.asarray(answer["checksums"], np.uint32) == golden.checksums))
     parity = compare(golden, logits, checksums_agreement=agreement, tensor_max_abs=answer["tensor_max_abs"])
     if model["bundle"] != key or not model["blocks"]:

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from edgekit.toolkit.analysis.contract import Judgement, compare_accuracy, judge_drop, judge_speedup, overall
+from edgekit.deploy.errors import RecipeError
+from edgekit.toolkit.analysis.contract import Contract, Judgement, compare_accuracy, judge_drop, judge_speedup, overall
 from edgekit.toolkit.analysis.statistics import Interval
 
 
@@ -63,3 +64,10 @@ def test_the_worst_judgement_is_the_verdict() -> None:
     assert overall([passed, undecided]) is undecided
     assert overall([undecided, strict, passed]) is strict
     assert overall([strict, failed, undecided]) is failed
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan")])
+def test_a_speed_up_is_a_positive_ratio(ratio: float) -> None:
+    """Any model meets another limit, or none does."""
+    with pytest.raises(RecipeError, match="is not a ratio"):
+        Contract(min_speedup=ratio)

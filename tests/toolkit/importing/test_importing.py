@@ -250,7 +250,7 @@ def test_labels_must_fit(bring: Callable[..., Bundle], network: nn.Module, tmp_p
 
 def test_preprocessing_must_fit_the_input(bring: Callable[..., Bundle], network: nn.Module) -> None:
     """The crop must match the network's input; a variable size is refused."""
-    with pytest.raises(RecipeError, match="--crop 24 makes 24x24 images, --input says 20x20"):
+    with pytest.raises(RecipeError, match="--crop 24 makes 24x24 images, but --input is 20x20"):
         preprocess_of((3, 20, 20), None, 24, "0.5", "0.2", "bilinear")
     with pytest.raises(RecipeError, match="any size"):
         bring("net.py:Net", preprocess=replace(PREPROCESS, crop=None))
