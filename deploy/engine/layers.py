@@ -16,7 +16,7 @@ _TYPES = {
 _NARROWEST_FIRST = ("int8", "fp8", "fp16", "bf16", "fp32")
 
 _UNKNOWN = "unknown"
-_REFORMAT = "Reformat"
+REFORMAT = "Reformat"
 
 # A line of a builder's report: "Name: …, LayerType: …, Inputs: [ … ], …, Outputs: [ … ], TacticName: …".
 _LINE = re.compile(r"^Name: (?P<name>.*), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>.*?)\}\]")
@@ -64,11 +64,11 @@ class Summary(NamedTuple):
 def summarize(layers: Iterable[Layer]) -> SummaryEntry:
     """Convert to plain values: every layer, the number computing in each precision, the number that only reformat."""
     layers = list(layers)
-    computing = Counter(layer.precision for layer in layers if layer.type != _REFORMAT)
+    computing = Counter(layer.precision for layer in layers if layer.type != REFORMAT)
     return {
         "layers": [{"name": layer.name, "type": layer.type, "precision": layer.precision} for layer in layers],
         "precisions": dict(computing.most_common()),
-        "reformats": sum(layer.type == _REFORMAT for layer in layers),
+        "reformats": sum(layer.type == REFORMAT for layer in layers),
     }
 
 
@@ -97,7 +97,7 @@ def parse_text(text: str) -> list[Layer]:
 
 def _layer(entry: object) -> Layer:
     if not isinstance(entry, Mapping):  # an engine built to report only names
-        return Layer(str(entry), _REFORMAT if str(entry).startswith("Reformatting") else _UNKNOWN, _UNKNOWN)
+        return Layer(str(entry), REFORMAT if str(entry).startswith("Reformatting") else _UNKNOWN, _UNKNOWN)
     types = {_type(tensor) for tensor in entry.get("Inputs", [])}
     weights = entry.get("Weights")
     if isinstance(weights, Mapping):

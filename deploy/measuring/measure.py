@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median, stdev
 
 from ..environment import allowed_cores
+from ..errors import DeviceError
 from ..progress import Progress, silent
 from .measurement import Block, Measurement, Predictions
 from .plan import HALF_WIDTH_WANTED, SAMPLES_WANTED, Plan
@@ -84,6 +85,11 @@ def _load(subjects: Sequence[Subject], how: Loading, progress: Progress) -> None
         progress("loading", index / len(subjects))
         start = time.monotonic()
         subject.opened.append(subject.ask("open", **how.of(subject)))
+        wanted, used = subject.candidate.threads, subject.opened[-1]["session"].get("threads")
+        if wanted is not None and used is not None and used != wanted:
+            raise DeviceError(
+                f"{subject.label} runs with {used} threads here, not {wanted}", fix=f"pass threads={used}"
+            )
         subject.setup_s = time.monotonic() - start if len(subject.opened) == 1 else subject.setup_s
     progress("loading", 1.0)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal, TypedDict
 
 from ..documents import Bounds, DocumentError, check_numbers, within
+from ..engine.layers import SummaryEntry
 from ..parity import Parity
 from ..runtimes.runtime import STAGES
 
@@ -140,10 +141,12 @@ class Environment(EnvironmentFacts, Cores):
 
 
 class SessionFacts(TypedDict, total=False):
-    """The facts of a session that reports use: its runtime, and operators by provider."""
+    """The facts of a session that reports use: its runtime and threads, operators by provider, and compiled layers."""
 
     runtime: str
+    threads: int | None
     placement: Mapping[str, int]
+    layers: SummaryEntry | None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from ..documents import plain, read
 from ..errors import RecipeError
-from ..runtimes.runtime import Choice, OptionValue, check_defaults
+from ..runtimes.runtime import PRECISION, Choice, OptionValue, check_defaults
 
 # The samples that p99, the highest percentile shown, needs (see toolkit.analysis.statistics.PERCENTILE_SAMPLES).
 SAMPLES_WANTED = 662
@@ -45,6 +45,10 @@ class Candidate:
         """Its own options."""
         return {} if self.choice is None else self.choice.options
 
+    def precision(self, bundle: str) -> str:
+        """The precision it computes in: of a float32 bundle its own option's, else the bundle's."""
+        return str(self.options.get(PRECISION, bundle)) if bundle == "fp32" else bundle
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -81,6 +85,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_defaults(self.options)
+        if PRECISION in self.options:  # it would lower the baseline too
+            raise RecipeError(
+                "a precision cannot apply to all models",
+                fix="name it for one runtime: --runtime openvino:precision=bf16",
+            )
         keys = [candidate.key for candidate in self.candidates]
         if len(set(keys)) < len(keys):
             raise RecipeError(f"{max(keys, key=keys.count)} would be measured twice", fix="pass each --runtime once")

@@ -38,6 +38,9 @@ PLANTED: dict[str, str] = {
 # The parts of a run on a GPU, timed by sessions of runtimes that report "stages".
 STAGES = ("host_to_device", "inference", "device_to_host")
 
+# The option by which a runtime computes a float32 model in a lower precision: such a candidate counts as optimised.
+PRECISION = "precision"
+
 # No CPU has more cores.
 _MAX_THREADS = 4096
 
@@ -129,7 +132,8 @@ class Runtime:
         options: the dataclass of its options, each with a default.
         check: refuses a bundle that this machine cannot run, before measuring; takes the bundle and the device's name
             (None for this machine).
-        reports: what its sessions report besides answers: `facts["placement"]`, `layers()`, `staged(batch)`.
+        reports: what its sessions report besides logits: `facts["placement"]`; layers as `facts["layers"]`, or for
+            an engine in its manifest; `staged(batch)`.
         boards: whether it runs on a board, which gets only the code of `deploy`.
     """
 

@@ -117,7 +117,7 @@ def _describe(
         "format": manifest.format,
         "runtime": (candidate.choice or default_runtime(manifest.format, planted=True)).name,
         "runtime_options": dict(candidate.options),
-        "precision": manifest.precision,
+        "precision": candidate.precision(manifest.precision),
         "size_bytes": bundle.size_bytes,
         "parameters": manifest.parameters,
         "top1": top1 and top1.value,
@@ -144,12 +144,12 @@ def _describe(
         "preprocess_ms": _median(measurement.preprocess_ns, 1e-6),
         "postprocess_ms": _median(measurement.postprocess_ns, 1e-6),
         "stages_ms": {stage: _median(ns, 1e-6) for stage, ns in measurement.stages.items()},
-        "engine": manifest.details.get("engine"),
+        "engine": manifest.details.get("engine") or measurement.session.get("layers"),
         "peak_rss_bytes": measurement.peak_rss_bytes,
         "parity": _parity(measurement.parity),
         "first_difference": Parity(**measurement.parity).first_difference,
         "host": result.host.get(candidate.key),
-        "session": measurement.session,
+        "session": {key: value for key, value in measurement.session.items() if key != "layers"},
         "lineage": plain(manifest.lineage),
         "predictions": list(predictions.classes) if predictions else None,
         "confidences": list(predictions.confidences) if predictions else None,
@@ -222,7 +222,7 @@ def _warnings(result: Result, candidate: Candidate, bundle: Bundle, measurement:
     parity = Parity(**measurement.parity)
     if not math.isfinite(parity.logits_max_abs):
         warnings.append("some of its outputs on the golden samples are not numbers")
-    elif bundle.manifest.precision == "fp32" and not parity.exact:
+    elif candidate.precision(bundle.manifest.precision) == "fp32" and not parity.exact:
         warnings.append(f"not equivalent to its source here: logits differ by up to {parity.logits_max_abs:.3g}")
     if parity.first_difference == "decoder":
         warnings.append(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...deploy.environment import UNAVAILABLE
-from ...deploy.runtimes.runtime import options_text
+from ...deploy.runtimes.runtime import PRECISION, options_text
 from .host_answers import unexplained
 from .model_schema import DropEntry, Identity, MeasuredModel, Model, Ratio
 from .noise import load_text
@@ -66,7 +66,12 @@ def model_name(model: Identity) -> str:
 
 def _runtime(model: Identity) -> str:
     """The model's runtime, with the options chosen for it."""
-    name, options = model["session"].get("runtime", model["format"]), model.get("runtime_options")
+    name = model["session"].get("runtime", model["format"])
+    options = {
+        option: value
+        for option, value in model.get("runtime_options", {}).items()
+        if (option, value) != (PRECISION, model["precision"])
+    }
     return f"{name} {options_text(options)}" if options else name
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from ...deploy.bundle import Bundle
 from ...deploy.errors import BundleError, DeviceError, RecipeError
 from ...deploy.measuring.plan import Candidate
-from ...deploy.runtimes.runtime import Choice, default_runtime, runtime_named
+from ...deploy.runtimes.runtime import PRECISION, Choice, default_runtime, runtime_named
 
 
 def candidates_of(
@@ -46,6 +46,28 @@ def candidates_of(
     return tuple(candidate for bundle in chain for candidate in _of_bundle(bundle, choices, judged=bundle.id in judged))
 
 
+def with_baseline(candidates: Sequence[Candidate], chain: Sequence[Bundle]) -> tuple[Candidate, ...]:
+    """The candidates, after the source in its own precision if it is only measured in a lower one.
+
+    Losses of accuracy are relative to the first model, which must not be an optimised one.
+    """
+    source = chain[0]
+    own = [candidate for candidate in candidates if candidate.bundle == source.id]
+    if any(candidate.precision(source.manifest.precision) == source.manifest.precision for candidate in own):
+        return tuple(candidates)
+    first = _in_own_precision(own[0].choice or Choice(default_runtime(source.manifest.format).name))
+    return (_candidate(source, first), *candidates)
+
+
+def _in_own_precision(choice: Choice) -> Choice:
+    return Choice(choice.name, {name: value for name, value in choice.options.items() if name != PRECISION})
+
+
+def _candidate(bundle: Bundle, choice: Choice) -> Candidate:
+    """In reports, the format's default without options has the bundle's id alone."""
+    return Candidate(bundle.id, None if choice == Choice(default_runtime(bundle.manifest.format).name) else choice)
+
+
 def _of_bundle(bundle: Bundle, choices: Sequence[Choice], *, judged: bool) -> list[Candidate]:
     """A bundle on each chosen runtime that opens it."""
     if not choices:
@@ -57,9 +79,10 @@ def _of_bundle(bundle: Bundle, choices: Sequence[Choice], *, judged: bool) -> li
         raise BundleError(
             f"{bundle.path} is {kind}, which none of the named runtimes opens", fix=f"add --runtime {default}"
         )
-    # in reports, the default without options has only the bundle's id
-    chosen = [None if choice == Choice(default) else choice for choice in fitting] or [None]
-    return [Candidate(bundle.id, choice) for choice in chosen]
+    if not judged:  # it is only compared with, as what it is
+        fitting = [_in_own_precision(choice) for choice in fitting]
+    chosen = {str(choice): choice for choice in fitting or [Choice(default)]}
+    return [_candidate(bundle, choice) for choice in chosen.values()]
 
 
 def runtimes_of(chain: Sequence[Bundle], candidates: Sequence[Candidate]) -> list[str]:

@@ -20,7 +20,7 @@ from ..analysis.host_answers import compare_with_host
 from ..analysis.report_schema import Failed
 from ..report.files import device_slug, write_result
 from .ancestors import with_ancestors
-from .candidates import candidates_of, runtimes_of
+from .candidates import candidates_of, runtimes_of, with_baseline
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _measure(name: str, opened: Device, request: Request, keep: Path | None, pro
         runtimes = device.runtimes()
         chain = with_ancestors(request.bundles, request.baseline, set(formats(runtimes)), name)
         named = {bundle.id for bundle in request.bundles}
-        candidates = candidates_of(chain, named, request.choices, runtimes, name)
+        candidates = with_baseline(candidates_of(chain, named, request.choices, runtimes, name), chain)
         require_options_used(request.plan.options, runtimes_of(chain, candidates))
         plan = replace(request.plan, candidates=candidates if request.choices else ())
         ids, targets = ids_and_targets(request.images)
