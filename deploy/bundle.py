@@ -106,9 +106,15 @@ class Bundle:
         return self.path / self.manifest.model
 
     @property
+    def model_files(self) -> list[Path]:
+        """The model file, and the weights beside it: files of the same name with another suffix."""
+        stem = PurePosixPath(self.manifest.model).stem
+        return [self.path / name for name in self.manifest.files if PurePosixPath(name).stem == stem]
+
+    @property
     def size_bytes(self) -> int:
-        """Size of the model file."""
-        return self.manifest.files[self.manifest.model]["size"]
+        """Size of the model files."""
+        return sum(self.manifest.files[path.relative_to(self.path).as_posix()]["size"] for path in self.model_files)
 
     def golden(self) -> Golden:
         """The golden samples.

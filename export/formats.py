@@ -26,6 +26,10 @@ FORMATS: dict[str, Format] = {
         ".onnx:export", ".onnx", ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
         ("dynamic_batch", "opset", "cross_check"),
     ),
+    "openvino": Format(
+        ".openvino:export", ".xml", ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino"),
+        ("dynamic_batch", "opset", "cross_check"),
+    ),
     "torchscript": Format(".torchscript:export", ".torchscript", ("torch",), ("dynamic_batch",)),
     "exported-program": Format(".exported_program:export", ".pt2", ("torch",), ("dynamic_batch",)),
 }  # fmt: skip

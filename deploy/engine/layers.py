@@ -24,12 +24,13 @@ _DATATYPE = re.compile(r"Datatype: (\w+)")
 
 
 class Layer(NamedTuple):
-    """A layer of an engine.
+    """A layer of an engine or a compiled model.
 
     Attributes:
-        name: TensorRT's name, made of the ONNX nodes that became the layer.
+        name: the runtime's name; TensorRT makes it of the ONNX nodes that became the layer.
         type: e.g. "CaskConvolution"; "Reformat" only copies from one layout or type to another.
-        precision: the narrowest type that it reads, e.g. "fp16"; "unknown" if TensorRT does not report it.
+        precision: it computes in this, e.g. "fp16", for TensorRT the narrowest type that it reads; "unknown" if that is
+            not reported.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Layer(NamedTuple):
 
 
 class LayerEntry(TypedDict):
-    """A `Layer` as JSON."""
+    """A layer of an engine or a compiled model."""
 
     name: str
     type: str
@@ -46,7 +47,7 @@ class LayerEntry(TypedDict):
 
 
 class SummaryEntry(TypedDict):
-    """A `Summary` as JSON."""
+    """Layers of an engine or a compiled model, their number per precision, and the number that only reformat."""
 
     layers: list[LayerEntry]
     precisions: dict[str, int]

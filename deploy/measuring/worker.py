@@ -94,7 +94,8 @@ class Worker:
         settings = self._runtime.read_options(options)
         first_input = self._golden.tensors[:1]
         start = time.perf_counter_ns()
-        _read_from_disk(self._bundle.model_path)
+        for path in self._bundle.model_files:
+            _read_from_disk(path)
         read = time.perf_counter_ns()
         self._session = self._opener(self._bundle, settings)
         loaded = time.perf_counter_ns()

@@ -15,12 +15,12 @@ from edgekit.deploy.documents import plain, read
 from edgekit.deploy.errors import BundleError, DeviceError, EdgeKitError, MissingPackageError, RecipeError
 from edgekit.deploy.measuring import agent, cargo
 from edgekit.deploy.measuring.plan import Candidate, Plan
+from edgekit.deploy.runtimes.openvino import OpenVinoOptions
 from edgekit.deploy.runtimes.runtime import (
     RUNTIMES,
     Choice,
     Package,
     Runtime,
-    ThreadOptions,
     all_runtimes,
     default_runtime,
     runtime_named,
@@ -131,7 +131,7 @@ def test_defaults_reach_the_runtimes_that_have_them() -> None:
     defaults: dict[str, Any] = {"threads": 4, "provider": "cuda", "cuda_graph": True}
     ort = runtime_named("onnxruntime").read_options({"threads": 1}, defaults)
     assert (ort.threads, ort.provider) == (1, "cuda")
-    assert runtime_named("openvino").read_options({}, defaults) == ThreadOptions(threads=4)
+    assert runtime_named("openvino").read_options({}, defaults) == OpenVinoOptions(threads=4)
     assert runtime_named("tensorrt").read_options({}, defaults).cuda_graph
     with pytest.raises(RecipeError, match="unknown runtime option 'thread'"):
         Plan(options={"thread": 1})

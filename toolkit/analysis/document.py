@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ...deploy.environment import has_vnni
 from ...deploy.errors import EdgeKitError
 from ...deploy.images import UNLABELLED
 from ...deploy.measuring.measure import lacking
-from ...deploy.measuring.measurement import Block, Measurement
+from ...deploy.measuring.measurement import Block, Measurement, SessionFacts
 from ...deploy.measuring.plan import Candidate, Plan
 from ...deploy.measuring.result import Result
 from ...deploy.measuring.rules import RULES
@@ -149,7 +150,7 @@ def _describe(
         "parity": _parity(measurement.parity),
         "first_difference": Parity(**measurement.parity).first_difference,
         "host": result.host.get(candidate.key),
-        "session": {key: value for key, value in measurement.session.items() if key != "layers"},
+        "session": _without_layers(measurement.session),
         "lineage": plain(manifest.lineage),
         "predictions": list(predictions.classes) if predictions else None,
         "confidences": list(predictions.confidences) if predictions else None,
@@ -161,6 +162,11 @@ def _describe(
         **scenarios(measurement, result.plan, confidence),
         "warnings": _warnings(result, candidate, bundle, measurement),
     }  # fmt: skip
+
+
+def _without_layers(session: SessionFacts) -> SessionFacts:
+    """The session's facts; its layers are the report's `engine`."""
+    return cast("SessionFacts", {key: value for key, value in session.items() if key != "layers"})
 
 
 def _parity(parity: Mapping[str, float]) -> ParityEntry:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, TypedDict
 
 from ...deploy.documents import Length
+from ...deploy.engine.layers import SummaryEntry
 from ...deploy.measuring.measurement import SessionFacts
 from ...deploy.measuring.result import HostAnswers
 from .contract import ExitCode, Outcome, SpeedOutcome
@@ -116,22 +117,6 @@ class ParityEntry(TypedDict):
     top1_agreement: float
 
 
-class LayerEntry(TypedDict):
-    """A layer of an engine."""
-
-    name: str
-    type: str
-    precision: str
-
-
-class EngineEntry(TypedDict):
-    """Layers of a TensorRT engine, their number per precision, and the number that only reformat."""
-
-    layers: list[LayerEntry]
-    precisions: Mapping[str, int]
-    reformats: int
-
-
 class LineageEntry(TypedDict):
     """An earlier model that a model was made from."""
 
@@ -198,7 +183,7 @@ class _Measured(TypedDict, total=False):
     confidences: list[float] | None
     one_thread_ms: Milliseconds | None
     stages_ms: Mapping[str, float | None]
-    engine: EngineEntry | None
+    engine: SummaryEntry | None
 
 
 class MeasuredModel(_Measured, Identity, SourceComparison, Scenarios):
@@ -279,7 +264,7 @@ class Model(_Model, MeasuredModel):
         one_thread_ms: the same with one thread.
         stages_ms: times that the GPU measures itself.
         speedup: over `speed_baseline`, null for that model.
-        speed_baseline: id of the fastest model that is neither quantized nor built into an engine.
+        speed_baseline: id of the fastest model that is neither in a lower precision nor built into an engine.
         speedup_over: the ratio over every other model.
         judgements: present only for candidates.
         against: present only if an earlier report was the baseline.

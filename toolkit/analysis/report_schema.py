@@ -130,7 +130,7 @@ class Report(_Report, MeasuredReport, Verdict):
         targets: class of each test image; -1 without a label.
         ids: names of the test images.
         baseline: id of the source, whose accuracy is the reference.
-        speed_baseline: id of the fastest model that is neither quantized nor built into an engine.
+        speed_baseline: id of the fastest model that is neither in a lower precision nor built into an engine.
         plan: the measurement plan.
         provenance: the settings that `validate --reproduce` starts from.
         source: file that the report was read from.

@@ -196,7 +196,7 @@ def _compare(
 
 
 def _fastest(models: Sequence[AnyModel], candidates: Sequence[str], model: MeasuredModel) -> AnyModel:
-    """The baseline of a model's speed: the fastest model that is neither quantized nor built into an engine.
+    """The baseline of a model's speed: the fastest model that is neither in a lower precision nor built into an engine.
 
     An unoptimised candidate (an export) is judged against the fastest other model that is not a candidate. Without
     such a model, the baseline is the first one.

@@ -230,7 +230,7 @@ def _remarks(report: Report) -> Iterator[Element]:
         yield folded("Speed-ups over the other models", notes(other_speedups))
     yield paragraph(
         "Latency is that of inference alone at batch 1, including copies. A speed-up is a ratio of mean latencies, "
-        "round by round, over the fastest model that is neither quantized nor built into an engine. A drop is a loss "
-        "of top-1 accuracy against the source. Brackets are intervals.",
+        "round by round, over the fastest model that is neither in a lower precision nor built into an engine. A drop "
+        "is a loss of top-1 accuracy against the source. Brackets are intervals.",
         "note",
     )

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
+from ...deploy.engine.layers import SummaryEntry
 from ..analysis.host_answers import near_tie
-from ..analysis.model_schema import EngineEntry, Model
+from ..analysis.model_schema import Model
 from ..analysis.report_schema import Report
 from ..analysis.wording import (
     host_lines,
@@ -104,7 +105,7 @@ def _steps(report: Report) -> Iterator[Element]:
     yield table(header.split("|"), rows)
 
 
-def _layers(engine: EngineEntry) -> list[Element]:
+def _layers(engine: SummaryEntry) -> list[Element]:
     rows = [[layer["name"], layer["type"], layer["precision"]] for layer in engine["layers"]]
     return [table(["layer", "type", "precision"], rows)]
 
