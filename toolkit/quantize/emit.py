@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,14 +39,15 @@ def emit_int8(model: onnx.ModelProto, ranges: Ranges, target: Target, only: Sequ
         per_channel=True,
         reduce_range=target.reduce_range,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if target.signed else QuantType.QUInt8,
+        activation_qType=QuantType.QInt8 if target.activations in ("int8", "symmetric") else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=list(only),
         nodes_to_exclude=leave_float(model) + (_not_residual(model) if target.fused else []),
         op_types_to_quantize=list(FUSED_OPS if target.fused else OPS),
         extra_options={
             "WeightSymmetric": True,
-            "ActivationSymmetric": target.symmetric,
+            "ActivationSymmetric": target.activations == "symmetric",
+            "TensorQuantOverrides": _symmetric_if_negative(ranges) if target.activations == "by sign" else {},
             "QuantizeBias": target.quantize_bias,
             "OpTypesToExcludeOutputQuantization": list(FUSED_OPS) if target.fused else [],
         },
@@ -57,6 +59,11 @@ def emit_int8(model: onnx.ModelProto, ranges: Ranges, target: Target, only: Sequ
     _float_logits(quantized)
     read_float(quantized)
     return quantized
+
+
+def _symmetric_if_negative(ranges: Ranges) -> dict[str, list[dict[str, Any]]]:
+    """ONNX Runtime's overrides for the tensors with negative values."""
+    return {name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name, (low, _) in ranges.items() if low < 0}
 
 
 def int8_layers(model: onnx.ModelProto, target: Target) -> list[str]:

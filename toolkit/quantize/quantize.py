@@ -15,6 +15,7 @@ from ...deploy.manifest import Manifest
 from ...deploy.parity import Parity, compare, decibels, powers
 from ...deploy.progress import Progress, silent
 from ...deploy.registry import choose, resolve
+from ...deploy.runtimes.runtime import runtime_named
 from ...deploy.session import open_session
 from ..analysis.contract import Drop, Judgement, compare_accuracy, judge_drop
 from ..datasets import BundleImages, place
@@ -22,7 +23,7 @@ from ..validation.overlap import used_elsewhere
 from ..workspace import REJECTED, RUNS, new_path
 from .methods import METHODS
 from .operators import Ranges
-from .targets import TARGETS, this_machine
+from .targets import TARGETS, Target, this_machine
 
 if TYPE_CHECKING:
     import onnx
@@ -124,7 +125,7 @@ def quantize(
     manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
     content = to_bytes(lowered.model)
     selection = source.part(_SELECTION)
-    compared = _compare(bundle, manifest, content, selection, progress, timed=lowered.timed)
+    compared = _compare(bundle, manifest, content, selection, lowered, progress)
     judgement = _refusal(bundle, compared.noise, precision, lowered, progress) or judge_drop(compared.drop, max_drop)
     details = {
         **lowered.details,
@@ -183,6 +184,7 @@ class _Lowered(NamedTuple):
         requires: requirements on the machine.
         layers: names of the lowered nodes.
         alone: takes one of these names, and returns the model with only that node lowered.
+        runtime: the runtime that it is judged on.
         timed: whether this machine is its target, so that a speed trial means something.
     """
 
@@ -191,6 +193,7 @@ class _Lowered(NamedTuple):
     requires: dict[str, Any]
     layers: list[str]
     alone: "Callable[[str], onnx.ModelProto]"
+    runtime: str = "onnxruntime"
     timed: bool = False
     remarks: tuple[str, ...] = ()
 
@@ -206,6 +209,13 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     )
     images, warnings = _calibration(request)
     ranges: Ranges = observe(model, request.bundle.manifest, images, request.progress)
+    own = runtime_named(target.runtime)
+    runtime = own.name if own.installed else "onnxruntime"
+    if runtime != own.name:
+        install = own.packages[0].install
+        warnings.append(f"warning: judged on ONNX Runtime, because {own.name} is not installed: {install}")
+    if target.fused is None:
+        target = _faster_form(model, ranges, target, request.bundle, runtime)
     quantized = emit_int8(model, ranges, target)
     calibration: dict[str, Any] = {
         "images": place(request.images) if request.images else None,
@@ -216,13 +226,36 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     }
     return _Lowered(
         quantized,
-        details={"target": name, "calibration": calibration, "verified": verify_int8(quantized)},
+        details={
+            "target": name, "fused": target.fused, "calibration": calibration, "verified": verify_int8(quantized),
+        },
         requires={"isa": "vnni"} if name == "x86" else {},
         layers=int8_layers(model, target),
         alone=lambda layer: emit_int8(model, ranges, target, [layer]),
-        timed=name == this_machine(),
+        runtime=runtime,
+        timed=name == this_machine() or runtime != "onnxruntime",
         remarks=(*warnings, f"target {name}: {target.why}"),
-    )
+    )  # fmt: skip
+
+
+def _faster_form(
+    model: "onnx.ModelProto", ranges: Ranges, target: Target, bundle: Bundle, runtime: str
+) -> Target:  # fmt: skip
+    """The target with values quantized once per fused group, or after each operator if a trial finds that faster."""
+    from ...export.onnx_file import to_bytes
+    from .emit import emit_int8
+    from .trial import speedup
+
+    forms = [replace(target, fused=fused) for fused in (True, False)]
+    manifest, tensor = bundle.manifest, bundle.golden().tensors[: bundle.manifest.input.batch or 1]
+    with scratch_folder() as folder:
+        sessions = []
+        for index, form in enumerate(forms):
+            (folder / str(index)).mkdir()
+            (folder / str(index) / manifest.model).write_bytes(to_bytes(emit_int8(model, ranges, form)))
+            sessions.append(open_session(Bundle(folder / str(index), manifest, id=""), runtime, threads=1))
+        median, _ = speedup(sessions[0], sessions[1], tensor)
+    return forms[median > 1]
 
 
 def _fp16(model: "onnx.ModelProto", request: _Request) -> _Lowered:
@@ -280,7 +313,12 @@ class _Compared(NamedTuple):
 
 
 def _compare(
-    source: Bundle, manifest: Manifest, content: bytes, selection: ImageSet | None, progress: Progress, *, timed: bool
+    source: Bundle,
+    manifest: Manifest,
+    content: bytes,
+    selection: ImageSet | None,
+    lowered: _Lowered,
+    progress: Progress,
 ) -> _Compared:
     """Run the new model, the same file unoptimised, and the source on the golden and selection images."""
     from .gate import SignalToNoise, unoptimised
@@ -290,8 +328,9 @@ def _compare(
     with scratch_folder() as folder:
         (folder / manifest.model).write_bytes(content)
         quantized = Bundle(folder, manifest, id="")
-        sessions = [open_session(source), open_session(quantized)]
-        slower = _slower(source, quantized, golden.tensors[: manifest.input.batch or 1]) if timed else None
+        sessions = [open_session(source), open_session(quantized, lowered.runtime)]
+        tensor = golden.tensors[: manifest.input.batch or 1]
+        slower = _slower(source, quantized, lowered.runtime, tensor) if lowered.timed else None
         logits = sessions[1].run(golden.tensors)
         against_itself = powers(run_unoptimised(golden.tensors), logits)
         selected, predictions = np.zeros(2), np.zeros((2, len(selection or ())), np.int64)
@@ -310,12 +349,12 @@ def _compare(
     return _Compared(compare(golden, logits), drop, noise, slower)
 
 
-def _slower(source: Bundle, lowered: Bundle, tensor: np.ndarray) -> str | None:
+def _slower(source: Bundle, lowered: Bundle, runtime: str, tensor: np.ndarray) -> str | None:
     """A warning if the new model is slower than its source in a short trial, else None."""
     from .trial import speedup
 
     # one thread: on a busy machine, several threads would mostly wait for one another
-    first, second = (open_session(bundle, threads=1) for bundle in (source, lowered))
+    first, second = (open_session(bundle, runtime, threads=1) for bundle in (source, lowered))
     median, upper = speedup(first, second, tensor)
     if upper >= 1:
         return None

@@ -22,6 +22,9 @@ from edgekit.toolkit.quantize.targets import TARGETS
 from edgekit.toolkit.quantize.verify import verify_int8
 from onnx import TensorProto, numpy_helper
 
+# Target.activations -> the types of the zero points
+_ZERO_POINTS = {"uint8": ["uint8"], "int8": ["int8"], "symmetric": ["int8"], "by sign": ["uint8", "int8"]}
+
 
 def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
@@ -37,8 +40,8 @@ def test_graph_fits_its_target(fp32: Bundle, tmp_path: Path, target: str) -> Non
     assert activations
     for node in activations:
         zero = constants[node.input[2]]
-        assert zero.dtype == (np.int8 if spec.signed else np.uint8)
-        if spec.symmetric:
+        assert zero.dtype in _ZERO_POINTS[spec.activations]
+        if zero.dtype == np.int8 and spec.activations != "int8":
             assert (zero == 0).all()
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm"):
@@ -52,6 +55,30 @@ def test_graph_fits_its_target(fp32: Bundle, tmp_path: Path, target: str) -> Non
             assert constants[makers[node.input[2]].input[0]].dtype == np.int32
         else:
             assert constants[node.input[2]].dtype == np.float32
+
+
+def test_openvino_gets_unsigned_values_after_relu(fp32: Bundle, tmp_path: Path) -> None:
+    """With zero point 0; tensors with negative values are symmetric. OpenVINO judges the result."""
+    result = quantize(fp32, QuantizeOptions(target="openvino"), out=tmp_path / "made")
+    model = onnx.load(str(result.bundle.model_path))
+    constants = _constants(model)
+    zeros = [constants[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert {zero.dtype.name for zero in zeros} == {"uint8", "int8"}
+    assert all((zero == 0).all() for zero in zeros)
+    assert not any("judged on ONNX Runtime" in remark for remark in result.remarks)
+    assert result.bundle.manifest.details["fused"] in (True, False)
+    assert result.judgement.outcome != "fail"
+
+
+def test_without_openvino_its_target_is_judged_on_onnx_runtime(
+    fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And this is reported, with the command that installs OpenVINO."""
+    monkeypatch.setattr(
+        "edgekit.deploy.runtimes.runtime.Runtime.installed", property(lambda runtime: runtime.name != "openvino")
+    )
+    result = quantize(fp32, QuantizeOptions(target="openvino"), out=tmp_path / "made")
+    assert any("judged on ONNX Runtime" in remark and "[openvino]" in remark for remark in result.remarks)
 
 
 @pytest.mark.parametrize("kind", [*sorted(TARGETS), "fp16", "fp32"])
