@@ -1,14 +1,16 @@
 """Compare EdgeKit's latency with the methods of other tools, for one model on one machine.
 
-    python benchmarks/agreement.py BUNDLE... [--threads 1 2] [--repeats 6] [--seconds 4]
+    python benchmarks/agreement.py BUNDLE... [--runtime openvino] [--threads 1 2] [--repeats 6] [--seconds 4]
 
-Each BUNDLE is an ONNX bundle. In every repeat the three methods take turns, each in fresh processes, on ONNX Runtime
-with the same session options:
+Each BUNDLE is an ONNX bundle. In every repeat the methods take turns, each in fresh processes, on the same runtime with
+the same options. On ONNX Runtime:
 
 - perf_test: like onnxruntime_perf_test: one random input, one untimed call, the median of the rest;
 - benchmark_app: like OpenVINO's benchmark_app with `-api sync`: one request, random data, one untimed call, the median
-  of the calls in a fixed time (only its method: its runtime would have another speed);
+  of the calls in a fixed time (only its method);
 - EdgeKit: the p50 of `validate`.
+
+On OpenVINO, benchmark_app is the tool itself, from the same package.
 
 Prints one row per model and thread count: the medians, and the ratio of EdgeKit's to each peer's with Student's 95 %
 interval.
@@ -17,15 +19,18 @@ interval.
 import argparse
 import math
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.environment import describe
-from edgekit.deploy.measuring.plan import Plan
+from edgekit.deploy.measuring.plan import Candidate, Plan
 from edgekit.deploy.progress import silent
+from edgekit.deploy.runtimes.runtime import Choice
 from edgekit.toolkit.analysis.statistics import exponential, student_mean
 
 PEER = """
@@ -62,8 +67,21 @@ def _peer(method: str, bundle: Bundle, threads: int, seconds: float) -> float:
     return float(done.stdout)
 
 
-def _edgekit(bundle: Bundle, threads: int, seconds: float, seed: int) -> float:
-    plan = Plan(seconds=seconds, processes=3, threads=threads, seed=seed)
+def _benchmark_app(bundle: Bundle, threads: int, seconds: float) -> float:
+    """The median of OpenVINO's own tool."""
+    program = Path(sys.executable).parent / "benchmark_app"
+    arguments = [
+        str(program), "-m", str(bundle.model_path), "-d", "CPU", "-api", "sync", "-hint", "none", "-nstreams", "1",
+        "-nthreads", str(threads), "-infer_precision", "f32", "-pin", "NO", "-t", str(max(1, round(seconds))),
+    ]  # fmt: skip
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    (median,) = re.findall(r"Median:\s+([\d.]+) ms", done.stdout)
+    return float(median)
+
+
+def _edgekit(bundle: Bundle, runtime: str, threads: int, seconds: float, seed: int) -> float:
+    candidates = (Candidate(bundle.id, Choice(runtime)),)
+    plan = Plan(seconds=seconds, processes=3, threads=threads, seed=seed, candidates=candidates)
     (measurement,) = open_device("local").measure([bundle], plan, None, silent).measurements
     return float(np.median([value for block in measurement.blocks for value in block.call_ms]))
 
@@ -72,26 +90,30 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+")
+    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], default="onnxruntime")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=4.0)
     arguments = parser.parse_args()
     machine = describe()
     print(f"{machine['cpu']}, {machine['cores_allowed']} cores allowed, {machine['system']}, {machine['versions']}\n")
-    print("| model | threads | perf_test | benchmark_app | EdgeKit | over perf_test | over benchmark_app |")
-    print("|---|---|---|---|---|---|---|")
+    peers = ["perf_test", "benchmark_app"] if arguments.runtime == "onnxruntime" else ["benchmark_app"]
+    print(f"| model | threads | {' | '.join(peers)} | EdgeKit | {' | '.join(f'over {peer}' for peer in peers)} |")
+    print(f"|{'---|' * (3 + 2 * len(peers))}")
     for path in arguments.bundles:
         bundle = Bundle.open(path)
         for threads in arguments.threads:
-            times: dict[str, list[float]] = {"perf_test": [], "benchmark_app": [], "edgekit": []}
+            times: dict[str, list[float]] = {method: [] for method in (*peers, "edgekit")}
             for repeat in range(arguments.repeats):
                 for method in random.Random(repeat).sample(list(times), len(times)):
                     if method == "edgekit":
-                        times[method].append(_edgekit(bundle, threads, arguments.seconds, repeat))
+                        times[method].append(_edgekit(bundle, arguments.runtime, threads, arguments.seconds, repeat))
+                    elif arguments.runtime == "openvino":
+                        times[method].append(_benchmark_app(bundle, threads, arguments.seconds))
                     else:
                         times[method].append(_peer(method, bundle, threads, arguments.seconds))
             cells = [f"{np.median(values):.4g} ms" for values in times.values()]
-            for peer in ("perf_test", "benchmark_app"):
+            for peer in peers:
                 logs = [math.log(own / other) for own, other in zip(times["edgekit"], times[peer], strict=True)]
                 ratio = exponential(student_mean(logs))
                 cells.append(f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
