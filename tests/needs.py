@@ -23,3 +23,11 @@ def summary(reasons: Iterable[str]) -> str | None:
         return None
     return f"not run here: {'; '.join(f'{count} that need {reason}' for reason, count in counts.most_common())}. \
 make test-all installs what it may."
+
+
+def need_converter(format: str) -> None:
+    """Skip the test if the format's converter, which the first export installs, is not there."""
+    if format == "litert":
+        from edgekit.export.litert import packages_place
+
+        need(packages_place().is_dir(), "the LiteRT converter", "edgekit export --format litert", "EDGEKIT_LITERT")

@@ -30,9 +30,9 @@ SUBFOLDERS = {
 }
 DEVICE_PACKAGES = {"numpy", "PIL"}
 # a runtime's library, imported in the runtime's file only; TensorRT has several names, so importlib loads it
-RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "matplotlib", "lightning_fabric", "cuda",
-         "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
+RUNTIME_PACKAGES = {"runtimes": {"ai_edge_litert", "onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "numpy", "PIL", "matplotlib",
+         "lightning_fabric", "cuda", "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
 COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
             "provision", "report", "runs", "clean", "demo")  # fmt: skip
 
@@ -136,8 +136,8 @@ def test_deploy_runs_without_torch_typer_and_onnx() -> None:
     names = [f"edgekit.{name}" for name in names if not name.endswith(_TORCH)]
     code = (
         "import sys, importlib\n"
-        "for name in ('torch', 'typer', 'onnx', 'onnxruntime', 'openvino', 'rich', 'cuda', 'tensorrt', "
-        "'tensorrt_rtx_bindings'):\n"
+        "for name in ('torch', 'typer', 'onnx', 'onnxruntime', 'openvino', 'ai_edge_litert', 'rich', 'cuda', "
+        "'tensorrt', 'tensorrt_rtx_bindings'):\n"
         "    sys.modules[name] = None\n"
         f"for name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))\n"
     )
@@ -219,7 +219,7 @@ def test_registries_match_their_files(registry: str) -> None:
         ),
         "FORMATS": (
             {k: v.export for k, v in FORMATS.items()}, "edgekit.export", ROOT / "export",
-            {"eager", "onnx_file", "export_bundle", "formats"},
+            {"eager", "onnx_file", "export_bundle", "formats", "litert_child"},
         ),
         "DEVICES": (
             {k: v.opens for k, v in DEVICES.items()}, "edgekit.deploy.devices", ROOT / "deploy/devices",

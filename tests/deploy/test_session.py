@@ -17,7 +17,13 @@ from edgekit.toolkit.building.build import build
 from hypothesis import given
 from hypothesis import strategies as st
 
-_NO_GPU = pytest.mark.skipif(find_gpu() is None, reason="no NVIDIA GPU")
+from tests.needs import need_converter
+
+# converting to LiteRT takes 20 s
+_MARKS = {
+    "tensorrt": pytest.mark.skipif(find_gpu() is None, reason="no NVIDIA GPU"),
+    "litert": pytest.mark.slow,
+}
 
 
 _PAIRS = [(runtime, format) for runtime in all_runtimes() for format in runtime.formats]
@@ -28,6 +34,7 @@ def _bundle(format: str, trained: Bundle, folder: Path) -> Bundle:
     if format == "tensorrt":
         (engine,) = build(export_bundle(trained, "onnx", folder / "onnx"), out=folder / "engine")
         return engine
+    need_converter(format)
     return trained if format == "torch" else export_bundle(trained, format, folder / "exported")
 
 
@@ -38,7 +45,7 @@ def test_every_format_has_a_runtime() -> None:
 
 @pytest.mark.parametrize(
     ("runtime", "format"),
-    [pytest.param(*pair, marks=_NO_GPU if pair[1] == "tensorrt" else ()) for pair in _PAIRS],
+    [pytest.param(*pair, marks=_MARKS.get(pair[1], ())) for pair in _PAIRS],
     ids=_NAMES,
 )
 def test_session_contract(runtime: Runtime, format: str, trained: Bundle, tmp_path: Path) -> None:

@@ -16,11 +16,20 @@ from edgekit.export.export_bundle import Options, export_bundle
 from edgekit.export.formats import FORMATS
 from torch import nn
 
+from tests.needs import need_converter
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+
+@pytest.mark.parametrize(
+    "format", [pytest.param(name, marks=pytest.mark.slow if name == "litert" else ()) for name in sorted(FORMATS)]
+)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_every_format_is_the_same_model(trained: Bundle, tmp_path: Path, format: str, dynamic: bool) -> None:
     """For one image and for any batch size; lineage, labels, preprocessing and data set are kept."""
+    if dynamic and "dynamic_batch" not in FORMATS[format].options:
+        with pytest.raises(BundleError, match="--dynamic-batch does not apply"):
+            export_bundle(trained, format, tmp_path / "made", Options(dynamic_batch=True))
+        return
+    need_converter(format)
     exported = export_bundle(trained, format, tmp_path / "made", Options(dynamic_batch=dynamic))
     assert exported.manifest.input.batch == (None if dynamic else 1)
     assert exported.manifest.details["parity"]["top1_agreement"] == 1.0
