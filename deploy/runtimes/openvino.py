@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..bundle import Bundle
-from ..engine.layers import REFORMAT, Layer, SummaryEntry, summarize
+from ..engine.layers import REFORMAT, Layer, summarize
 from ..errors import BundleError, DeviceError, RecipeError
 from ..files import cache_folder
 from ..session import in_batches_of
