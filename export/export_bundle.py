@@ -26,11 +26,13 @@ class Options:
         dynamic_batch: let the model take any number of images at once; otherwise exactly one.
         opset: ONNX operator set; None is the lowest that suffices (see onnx.py).
         cross_check: also export with the other of torch's two ONNX exporters, and compare the results.
+        uint8_input: the model takes pixels, uint8 [n, c, h, w], and normalizes them itself (see pixels.py).
     """
 
     dynamic_batch: bool = False
     opset: int | None = None
     cross_check: bool = False
+    uint8_input: bool = False
 
 
 def export_bundle(bundle: Bundle, format: str, out: Path, options: Options | None = None) -> Bundle:
@@ -64,17 +66,23 @@ def export_bundle(bundle: Bundle, format: str, out: Path, options: Options | Non
         lineage=bundle.ancestry(),
     )
     golden = bundle.golden()
+    written, kept = manifest, golden
+    if options.uint8_input:
+        from .pixels import golden_pixels, pixels_of
+
+        written = replace(manifest, preprocess=pixels_of(source.preprocess))
+        kept = golden_pixels(golden, source.preprocess)
     with create(out) as draft:
-        draft.add_golden(golden)
+        draft.add_golden(kept)
         draft.add_splits(bundle.splits())
         draft.add_fingerprints(bundle.fingerprints())
         details = resolve(entry.export, __package__ or "")(
             network, golden.tensors, draft.folder / manifest.model, options, manifest
         )
-        draft.finish(manifest, entry.packages)
+        draft.finish(written, entry.packages)
         parity = gate(Bundle.open(draft.folder))
         details = {**details, "options": {name: getattr(options, name) for name in entry.options}}
-        draft.finish(replace(manifest, details={"export": details, "parity": asdict(parity)}), entry.packages)
+        draft.finish(replace(written, details={"export": details, "parity": asdict(parity)}), entry.packages)
     return Bundle.open(out)
 
 

@@ -24,7 +24,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "onnx": Format(
         ".onnx:export", ".onnx", ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
-        ("dynamic_batch", "opset", "cross_check"),
+        ("dynamic_batch", "opset", "cross_check", "uint8_input"),
     ),
     "openvino": Format(
         ".openvino:export", ".xml", ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino"),

@@ -21,6 +21,7 @@ from ..deploy.manifest import Manifest
 from ..deploy.parity import FLOAT_TOLERANCE
 from .export_bundle import Options, example_input
 from .onnx_file import save, sort_nodes
+from .pixels import pixels_of, take_pixels
 
 _INPUT, _OUTPUT = "image", "logits"
 _OPSET, _DYNAMO_OPSET = 17, 18
@@ -66,9 +67,14 @@ def export(
             "exporter": other_exporter,
             "max_abs": _disagreement(model, other_exporter, network, images, options),
         }
+    preprocess = manifest.preprocess
+    if options.uint8_input:
+        take_pixels(model, preprocess)
+        details["normalization"] = {"mean": preprocess.mean, "std": preprocess.std}
+        preprocess = pixels_of(preprocess)
     metadata = {
         "edgekit.labels": json.dumps(manifest.labels, ensure_ascii=False),
-        "edgekit.preprocess": json.dumps(plain(manifest.preprocess)),
+        "edgekit.preprocess": json.dumps(plain(preprocess)),
     }
     onnx.helper.set_model_props(model, metadata)
     save(model, path)

@@ -1,19 +1,23 @@
 """The contract of every session, parametrized over the runtime registry."""
 
+import platform
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.engine.gpu import find_gpu
+from edgekit.deploy.engine.layers import REFORMAT, Layer
 from edgekit.deploy.errors import BundleError, DeviceError, RecipeError
 from edgekit.deploy.parity import compare, replay
-from edgekit.deploy.runtimes.onnxruntime import PROVIDERS
+from edgekit.deploy.runtimes.onnxruntime import PROVIDERS, read_layers
 from edgekit.deploy.runtimes.runtime import RUNTIMES, Runtime, all_runtimes, formats
 from edgekit.deploy.session import in_batches_of, load, open_session
 from edgekit.export.export_bundle import export_bundle
 from edgekit.export.formats import FORMATS
 from edgekit.toolkit.building.build import build
+from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,6 +118,70 @@ def test_a_silent_fallback_to_the_cpu_is_refused(fp32: Bundle, monkeypatch: pyte
     session = open_session(fp32, provider="cuda", allow_fallback=True)
     assert session.facts["placement"].keys() == {"CPUExecutionProvider"}
     assert len(session.run(fp32.golden().tensors)) == len(fp32.golden().logits)
+
+
+@pytest.mark.parametrize(("provider", "option"), [("xnnpack", "intra_op_num_threads"), ("dnnl", "num_of_threads")])
+def test_providers_for_cpus_get_their_threads_and_no_silent_fallback(
+    fp32: Bundle, monkeypatch: pytest.MonkeyPatch, provider: str, option: str
+) -> None:
+    """Without them in the build, the error names what it has; planted, all operators fall to the CPU: refused."""
+    with pytest.raises(DeviceError, match=r"here has no \w+, only .*CPUExecutionProvider") as caught:
+        open_session(fp32, provider=provider)
+    assert f"--use_{provider}" in caught.value.fix
+    settings = []
+    real = onnxruntime.InferenceSession
+
+    def opened(*given: object, providers: list, **more: object) -> onnxruntime.InferenceSession:
+        settings.append(dict(providers))
+        return real(*given, providers=[name for name, _ in providers], **more)
+
+    monkeypatch.setitem(PROVIDERS, provider, "AzureExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    with pytest.raises(DeviceError, match=r"leaves (\d+) of \1 operators"):
+        open_session(fp32, provider=provider, threads=2)
+    assert settings == [{"AzureExecutionProvider": {option: "2"}, "CPUExecutionProvider": {}}]
+
+
+def test_spinning_is_switched_off(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting reaches ONNX Runtime, the session reports it, and the logits stay the same."""
+    seen = []
+    real = onnxruntime.SessionOptions.add_session_config_entry
+    monkeypatch.setattr(
+        onnxruntime.SessionOptions, "add_session_config_entry",
+        lambda self, key, value: (seen.append((key, value)), real(self, key, value)),
+    )  # fmt: skip
+    sessions = [open_session(fp32, threads=2, spinning=spinning) for spinning in (True, False)]
+    assert seen == [("session.intra_op.allow_spinning", "0")]
+    assert [session.facts["spinning"] for session in sessions] == [True, False]
+    tensors = fp32.golden().tensors
+    np.testing.assert_array_equal(*(session.run(tensors) for session in sessions))
+
+
+def test_a_float16_model_reports_the_precision_that_it_runs_in(fp32: Bundle, tmp_path: Path) -> None:
+    """ONNX Runtime casts it to float32 on CPUs without float16 arithmetic, as on x86; other models report none."""
+    assert open_session(fp32).facts["layers"] is None
+    half = quantize(fp32, QuantizeOptions(precision="fp16"), out=tmp_path / "half").bundle
+    layers = open_session(half, threads=1).facts["layers"]
+    assert {"Conv", "MaxPool"} <= {layer["type"].removeprefix("Fused") for layer in layers["layers"]}
+    if platform.machine() in ("x86_64", "AMD64"):
+        assert layers["precisions"].keys() == {"fp32"}
+
+
+def test_layers_are_read_from_a_profile() -> None:
+    """By the type of the first tensor that an operator reads; casts and layouts only reformat."""
+    events = [
+        {"cat": "Node", "name": f"{name}_kernel_time", "args": {"provider": "p", "op_name": name, **more}}
+        for name, more in (
+            ("NhwcFusedConv", {"input_type_shape": [{"float16": [1, 8, 8, 3]}, {"float16": [4, 3, 3, 3]}]}),
+            ("Transpose", {"input_type_shape": [{"float16": [1, 3, 8, 8]}]}),
+            ("ReduceMean", {"input_type_shape": [{"float": [1, 4, 8, 8]}]}),
+            ("Custom", {}),
+        )
+    ]
+    assert read_layers([*events, {"cat": "Node", "name": "fence", "args": {}}, events[0]]) == [
+        Layer("NhwcFusedConv", "NhwcFusedConv", "fp16"), Layer("Transpose", REFORMAT, "fp16"),
+        Layer("ReduceMean", "ReduceMean", "fp32"), Layer("Custom", "Custom", "unknown"),
+    ]  # fmt: skip
 
 
 def test_placement_is_read_from_a_profile() -> None:

@@ -240,6 +240,9 @@ def _warnings(result: Result, candidate: Candidate, bundle: Bundle, measurement:
             f"preprocessing on this device differs from the source's by up to {parity.tensor_max_abs:.3g} for the same "
             "pixels: a different Pillow"
         )
+    layers = measurement.session.get("layers")
+    if bundle.manifest.precision == "fp16" and layers is not None and "fp16" not in layers["precisions"]:
+        warnings.append("computed in fp32 here: the runtime has no fp16 arithmetic for this device")
     if bundle.manifest.requires.get("isa") == "vnni" and not has_vnni(result.environment["isa"]):
         warnings.append("quantized for x86 with VNNI, which this CPU lacks: sums may saturate (--target x86-avx2)")
     if measurement.differed:

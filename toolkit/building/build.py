@@ -171,6 +171,11 @@ def _graph(bundle: Bundle) -> "onnx.ModelProto":
             f"{bundle.path} is {bundle.manifest.format}; engines are built from ONNX",
             fix="run: edgekit export --format onnx",
         )
+    if bundle.manifest.preprocess.dtype != "float32":
+        raise BundleError(
+            f"{bundle.path} takes {bundle.manifest.preprocess.dtype} pixels; engines take float32",
+            fix="export without --uint8-input",
+        )
     return onnx.load(str(bundle.model_path))
 
 

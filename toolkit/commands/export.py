@@ -36,6 +36,10 @@ def command(
             "--cross-check", help="Export with both of torch's ONNX exporters and compare them.", rich_help_panel=MODEL
         ),
     ] = False,
+    uint8_input: Annotated[
+        bool,
+        typer.Option("--uint8-input", help="Take uint8 pixels and normalize them in the model.", rich_help_panel=MODEL),
+    ] = False,
     out: Out = None,
 ) -> None:
     """Export a network, and check on real images that it answers as the original does."""
@@ -45,6 +49,6 @@ def command(
 
     source = given_or_newest(bundle, lambda m: m.format in TORCH_FORMATS, "torch bundle", "edgekit train")
     path = out or new_path(f"{source.manifest.name}-{format}-fp32")
-    exported = export_bundle(source, format, path, Options(dynamic_batch, opset, cross_check))
+    exported = export_bundle(source, format, path, Options(dynamic_batch, opset, cross_check, uint8_input))
     parity = exported.manifest.details["parity"]
     report_new_bundle(exported, f"logits within {parity['logits_max_abs']:.2g} of the original at batch 1 and 3")

@@ -95,7 +95,8 @@ Sustained = Annotated[
 Provider = Annotated[
     str | None,
     typer.Option(
-        help="ONNX Runtime's provider: cpu, cuda, tensorrt, tensorrt-rtx. It must run every operator.",
+        help="ONNX Runtime's provider: cpu, cuda, tensorrt, tensorrt-rtx, xnnpack, dnnl, acl. It must run every "
+        "operator.",
         rich_help_panel=MEASURING,
     ),
 ]

@@ -98,6 +98,34 @@ def test_a_precision_cannot_be_asked_for_all_models() -> None:
     assert "--runtime openvino:precision=bf16" in caught.value.fix
 
 
+@pytest.mark.parametrize(("ran", "warned"), [({"fp32": 3}, True), ({"fp16": 2, "fp32": 1}, False)])
+def test_an_fp16_model_that_ran_in_fp32_is_reported(fp32: Bundle, ran: dict[str, int], warned: bool) -> None:
+    """The report has the layers, and a warning if none of them computed in fp16."""
+    half = replace(fp32, manifest=replace(fp32.manifest, precision="fp16"))
+    test = part_of(half, "test")
+    assert test is not None
+    layers = {
+        "layers": [{"name": "conv", "type": "Conv", "precision": next(iter(ran))}],
+        "precisions": ran,
+        "reformats": 1,
+    }
+    measured = replace(measurement(half, 1.0, test.targets), session={"runtime": "onnxruntime", "layers": layers})
+    result = Result(
+        "local",
+        [half],
+        [half.id],
+        Plan(processes=3),
+        asdict(Contract()),
+        test.ids,
+        test.targets,
+        ENVIRONMENT,
+        [measured],
+    )
+    (model,) = make_report(result)["models"]
+    assert any("computed in fp32 here" in warning for warning in model["warnings"]) == warned
+    assert model["engine"] == layers
+
+
 @pytest.mark.slow
 def test_a_lower_precision_is_measured_and_judged(fp32: Bundle, tmp_path: Path) -> None:
     """In real processes: the report says in what the layers computed."""
