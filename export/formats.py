@@ -32,4 +32,5 @@ FORMATS: dict[str, Format] = {
     ),
     "torchscript": Format(".torchscript:export", ".torchscript", ("torch",), ("dynamic_batch",)),
     "exported-program": Format(".exported_program:export", ".pt2", ("torch",), ("dynamic_batch",)),
+    "ncnn": Format(".ncnn:export", ".param", ("torch", "onnx", "onnxslim", "pnnx", "ncnn"), ()),
 }  # fmt: skip

@@ -30,9 +30,9 @@ SUBFOLDERS = {
 }
 DEVICE_PACKAGES = {"numpy", "PIL"}
 # a runtime's library, imported in the runtime's file only; TensorRT has several names, so importlib loads it
-RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "matplotlib", "lightning_fabric", "cuda",
-         "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
+RUNTIME_PACKAGES = {"runtimes": {"ncnn", "onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ncnn", "numpy", "PIL", "matplotlib", "lightning_fabric",
+         "cuda", "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
 COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
             "provision", "report", "runs", "clean", "demo")  # fmt: skip
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RUNTIMES: dict[str, str] = {
     "onnxruntime": ".onnxruntime:RUNTIME",
     "openvino": ".openvino:RUNTIME",
+    "ncnn": ".ncnn:RUNTIME",
     "torch": ".torch:RUNTIME",
     "tensorrt": ".tensorrt:RUNTIME",
 }
