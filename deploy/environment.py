@@ -202,14 +202,19 @@ def temperature() -> float | str:
     return max(temps) / 1000 if temps else UNAVAILABLE
 
 
-def cpu_isa() -> list[str]:
-    """The instruction set extensions of this CPU that affect the speed and accuracy of int8."""
+def cpu_flags() -> set[str]:
+    """The instruction set extensions of this CPU by their names in Linux; empty on other systems."""
     for line in _lines("/proc/cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            flags = set(value.split())
-            return [name for name in _ISA if name in flags]
-    return []
+            return set(value.split())
+    return set()
+
+
+def cpu_isa() -> list[str]:
+    """The instruction set extensions of this CPU that affect the speed and accuracy of int8."""
+    flags = cpu_flags()
+    return [name for name in _ISA if name in flags]
 
 
 def has_vnni(isa: Sequence[str]) -> bool:

@@ -33,4 +33,5 @@ FORMATS: dict[str, Format] = {
     "torchscript": Format(".torchscript:export", ".torchscript", ("torch",), ("dynamic_batch",)),
     "exported-program": Format(".exported_program:export", ".pt2", ("torch",), ("dynamic_batch",)),
     "litert": Format(".litert:export", ".tflite", ("torch", "ai-edge-litert"), ()),
+    "ncnn": Format(".ncnn:export", ".param", ("torch", "onnx", "onnxslim", "pnnx", "ncnn"), ()),
 }  # fmt: skip

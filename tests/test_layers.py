@@ -30,8 +30,10 @@ SUBFOLDERS = {
 }
 DEVICE_PACKAGES = {"numpy", "PIL"}
 # a runtime's library, imported in the runtime's file only; TensorRT has several names, so importlib loads it
-RUNTIME_PACKAGES = {"runtimes": {"ai_edge_litert", "onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "numpy", "PIL", "matplotlib",
+RUNTIME_PACKAGES = {
+    "runtimes": {"ai_edge_litert", "ncnn", "onnxruntime", "openvino", "torch"}, "engine": {"cuda"},
+}  # fmt: skip
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "ncnn", "numpy", "PIL", "matplotlib",
          "lightning_fabric", "cuda", "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
 COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
             "provision", "report", "runs", "clean", "demo")  # fmt: skip

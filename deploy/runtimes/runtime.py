@@ -26,6 +26,7 @@ RUNTIMES: dict[str, str] = {
     "onnxruntime": ".onnxruntime:RUNTIME",
     "openvino": ".openvino:RUNTIME",
     "litert": ".litert:RUNTIME",
+    "ncnn": ".ncnn:RUNTIME",
     "torch": ".torch:RUNTIME",
     "tensorrt": ".tensorrt:RUNTIME",
 }
