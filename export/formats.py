@@ -32,4 +32,5 @@ FORMATS: dict[str, Format] = {
     ),
     "torchscript": Format(".torchscript:export", ".torchscript", ("torch",), ("dynamic_batch",)),
     "exported-program": Format(".exported_program:export", ".pt2", ("torch",), ("dynamic_batch",)),
+    "executorch": Format(".executorch:export", ".pte", ("torch", "executorch"), ()),
 }  # fmt: skip

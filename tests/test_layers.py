@@ -30,7 +30,7 @@ SUBFOLDERS = {
 }
 DEVICE_PACKAGES = {"numpy", "PIL"}
 # a runtime's library, imported in the runtime's file only; TensorRT has several names, so importlib loads it
-RUNTIME_PACKAGES = {"runtimes": {"onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
+RUNTIME_PACKAGES = {"runtimes": {"executorch", "onnxruntime", "openvino", "torch"}, "engine": {"cuda"}}
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "matplotlib", "lightning_fabric", "cuda",
          "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
 COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
@@ -127,7 +127,7 @@ def test_every_folder_describes_its_contents() -> None:
 
 
 # Modules of deploy that import torch, for torch's formats.
-_TORCH = ("torchscript", "exported_program", "torch_module", "program_archive")
+_TORCH = ("torchscript", "exported_program", "torch_module", "program_archive", "executorch_session")
 
 
 def test_deploy_runs_without_torch_typer_and_onnx() -> None:
@@ -215,7 +215,8 @@ def test_registries_match_their_files(registry: str) -> None:
     entries, package, folder, shared = {
         "RUNTIMES": (
             {**RUNTIMES, **PLANTED}, "edgekit.deploy.runtimes", ROOT / "deploy/runtimes",
-            {"runtime", "torchscript", "exported_program", "torch_module", "program_archive"},
+            {"runtime", "torchscript", "exported_program", "torch_module", "program_archive",
+             "executorch_session", "executorch_program"},
         ),
         "FORMATS": (
             {k: v.export for k, v in FORMATS.items()}, "edgekit.export", ROOT / "export",

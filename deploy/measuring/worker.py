@@ -92,6 +92,8 @@ class Worker:
         assert self._opener is not None  # noqa: S101 # as above
         assert self._runtime is not None  # noqa: S101 # as above
         settings = self._runtime.read_options(options)
+        if self._session is not None:  # some runtimes share their threads between the sessions of a process
+            self._session.close()
         first_input = self._golden.tensors[:1]
         start = time.perf_counter_ns()
         for path in self._bundle.model_files:

@@ -26,6 +26,7 @@ RUNTIMES: dict[str, str] = {
     "onnxruntime": ".onnxruntime:RUNTIME",
     "openvino": ".openvino:RUNTIME",
     "torch": ".torch:RUNTIME",
+    "executorch": ".executorch:RUNTIME",
     "tensorrt": ".tensorrt:RUNTIME",
 }
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 _NO_GPU = pytest.mark.skipif(find_gpu() is None, reason="no NVIDIA GPU")
 
 
-_PAIRS = [(runtime, format) for runtime in all_runtimes() for format in runtime.formats]
+_PAIRS = [(runtime, format) for runtime in all_runtimes() for format in runtime.formats if runtime.installed]
 _NAMES = [f"{runtime.name}-{format}" for runtime, format in _PAIRS]
 
 

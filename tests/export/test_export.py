@@ -10,6 +10,7 @@ import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import BundleError, EdgeKitError, ParityError
+from edgekit.deploy.runtimes.runtime import default_runtime
 from edgekit.deploy.session import load
 from edgekit.export import onnx as onnx_export
 from edgekit.export.export_bundle import Options, export_bundle
@@ -17,8 +18,15 @@ from edgekit.export.formats import FORMATS
 from torch import nn
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("format", "dynamic"),
+    [
+        (format, dynamic)
+        for format, entry in sorted(FORMATS.items())
+        for dynamic in (False, True)[: 1 + ("dynamic_batch" in entry.options)]
+        if default_runtime(format).installed
+    ],
+)
 def test_every_format_is_the_same_model(trained: Bundle, tmp_path: Path, format: str, dynamic: bool) -> None:
     """For one image and for any batch size; lineage, labels, preprocessing and data set are kept."""
     exported = export_bundle(trained, format, tmp_path / "made", Options(dynamic_batch=dynamic))
