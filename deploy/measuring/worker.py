@@ -104,11 +104,9 @@ class Worker:
         self._session.run(first_input)
         ran = time.perf_counter_ns()
         return {
-            "session": dict(self._session.facts),
-            "file_ms": (read - start) / 1e6,
-            "load_ms": (loaded - read) / 1e6,
+            "session": dict(self._session.facts), "file_ms": (read - start) / 1e6, "load_ms": (loaded - read) / 1e6,
             "first_ms": (ran - loaded) / 1e6,
-        }
+        }  # fmt: skip
 
     def golden(self) -> GoldenAnswer:
         """Replay the golden samples; the logits have six significant digits, about as many as float32 has."""
