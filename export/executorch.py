@@ -58,8 +58,11 @@ def _lower(program: torch.export.ExportedProgram) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of torch and ExecuTorch about each other."""
-    disabled = logging.root.manager.disable
+    """Without the warnings of torch and ExecuTorch about each other, and with the root logger as it was.
+
+    Importing ExecuTorch's exporter adds a handler to it, which would print EdgeKit's own messages twice.
+    """
+    disabled, handlers, level = logging.root.manager.disable, list(logging.root.handlers), logging.root.level
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -67,3 +70,5 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,6 +132,22 @@ def test_other_operators_are_reported(
     session = open_session(made)
     assert session.facts["kernels"] == details["kernels"]
     session.close()
+
+
+def test_an_export_leaves_logging_as_it_was(trained: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing ExecuTorch's exporter adds a handler to the root logger."""
+    from edgekit.export import executorch
+
+    lower, handlers = executorch._lower, list(logging.root.handlers)
+
+    def add_handler(captured: torch.export.ExportedProgram) -> bytes:
+        logging.root.addHandler(logging.StreamHandler())
+        return lower(captured)
+
+    monkeypatch.setattr(executorch, "_lower", add_handler)
+    export_bundle(trained, "executorch", tmp_path / "made")
+    assert logging.root.handlers == handlers
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 def test_a_program_of_another_network_is_refused(
