@@ -12,14 +12,22 @@ from weakref import WeakSet
 import numpy as np
 import torch
 
-# Not executorch.runtime, which also imports the exporter: 1900 more modules, and three times as long as torch.
-from executorch.extension.pybindings import _C
-
 from ..bundle import Bundle
 from ..errors import BundleError, DeviceError
 from ..session import in_batches_of
 from .executorch_program import read_steps
 from .runtime import ThreadOptions
+
+try:
+    # Not executorch.runtime, which also imports the exporter: 1900 more modules, and three times as long as torch.
+    from executorch.extension.pybindings import _C
+except ModuleNotFoundError:
+    raise
+except ImportError as error:  # its libraries are linked to those of one release of torch
+    raise DeviceError(
+        f"executorch is installed but cannot be loaded with torch {torch.__version__}: {error}",
+        fix="pip install --force-reinstall 'edgekit-vision[executorch]'",
+    ) from error
 
 _METHOD = "forward"
 # A ScalarType (executorch/schema/scalar_type.fbs).

@@ -284,6 +284,21 @@ def test_damaged_programs_are_opened_or_refused(program: Bundle, tmp_path: Path)
     assert int(done.stdout.splitlines()[-1]) > 100
 
 
+def test_a_library_for_another_torch_is_named(program: Bundle, tmp_path: Path) -> None:
+    """Here one that lacks a symbol, before the installed one on the path."""
+    folder = tmp_path / "executorch/extension/pybindings"
+    folder.mkdir(parents=True)
+    (folder / "_C.py").write_text("raise ImportError('undefined symbol: _ZN2at')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from edgekit.deploy.errors import DeviceError\nfrom edgekit.deploy.session import load\n"
+        f"try: load({str(program.path)!r})\nexcept DeviceError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cannot be loaded with torch" in done.stdout
+    assert "undefined symbol: _ZN2at" in done.stdout
+
+
 def test_without_the_package_the_line_that_installs_it(
     trained: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
