@@ -28,6 +28,7 @@ _EXTRAS = {
     "tensorrt": "tensorrt",
     "cuda": "tensorrt",
     "cryptography": "sign",
+    "executorch": "executorch",
     "lightning_fabric": "train",
     "matplotlib": "train",
     "ncnn": "ncnn",

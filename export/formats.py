@@ -34,4 +34,5 @@ FORMATS: dict[str, Format] = {
     "exported-program": Format(".exported_program:export", ".pt2", ("torch",), ("dynamic_batch",)),
     "litert": Format(".litert:export", ".tflite", ("torch", "ai-edge-litert"), ()),
     "ncnn": Format(".ncnn:export", ".param", ("torch", "onnx", "onnxslim", "pnnx", "ncnn"), ()),
+    "executorch": Format(".executorch:export", ".pte", ("torch", "executorch"), ()),
 }  # fmt: skip

@@ -31,9 +31,9 @@ SUBFOLDERS = {
 DEVICE_PACKAGES = {"numpy", "PIL"}
 # a runtime's library, imported in the runtime's file only; TensorRT has several names, so importlib loads it
 RUNTIME_PACKAGES = {
-    "runtimes": {"ai_edge_litert", "ncnn", "onnxruntime", "openvino", "torch"}, "engine": {"cuda"},
+    "runtimes": {"ai_edge_litert", "executorch", "ncnn", "onnxruntime", "openvino", "torch"}, "engine": {"cuda"},
 }  # fmt: skip
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "ncnn", "numpy", "PIL", "matplotlib",
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "ncnn", "executorch", "numpy", "PIL", "matplotlib",
          "lightning_fabric", "cuda", "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
 COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
             "provision", "report", "runs", "clean", "demo")  # fmt: skip
@@ -129,7 +129,7 @@ def test_every_folder_describes_its_contents() -> None:
 
 
 # Modules of deploy that import torch, for torch's formats.
-_TORCH = ("torchscript", "exported_program", "torch_module", "program_archive")
+_TORCH = ("torchscript", "exported_program", "torch_module", "program_archive", "executorch_session")
 
 
 def test_deploy_runs_without_torch_typer_and_onnx() -> None:
@@ -217,7 +217,8 @@ def test_registries_match_their_files(registry: str) -> None:
     entries, package, folder, shared = {
         "RUNTIMES": (
             {**RUNTIMES, **PLANTED}, "edgekit.deploy.runtimes", ROOT / "deploy/runtimes",
-            {"runtime", "torchscript", "exported_program", "torch_module", "program_archive"},
+            {"runtime", "torchscript", "exported_program", "torch_module", "program_archive",
+             "executorch_session", "executorch_program"},
         ),
         "FORMATS": (
             {k: v.export for k, v in FORMATS.items()}, "edgekit.export", ROOT / "export",

@@ -28,6 +28,7 @@ RUNTIMES: dict[str, str] = {
     "litert": ".litert:RUNTIME",
     "ncnn": ".ncnn:RUNTIME",
     "torch": ".torch:RUNTIME",
+    "executorch": ".executorch:RUNTIME",
     "tensorrt": ".tensorrt:RUNTIME",
 }
 

@@ -30,7 +30,7 @@ _MARKS = {
 }
 
 
-_PAIRS = [(runtime, format) for runtime in all_runtimes() for format in runtime.formats]
+_PAIRS = [(runtime, format) for runtime in all_runtimes() for format in runtime.formats if runtime.installed]
 _NAMES = [f"{runtime.name}-{format}" for runtime, format in _PAIRS]
 
 
