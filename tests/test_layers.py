@@ -33,8 +33,8 @@ DEVICE_PACKAGES = {"numpy", "PIL"}
 RUNTIME_PACKAGES = {
     "runtimes": {"ai_edge_litert", "executorch", "ncnn", "onnxruntime", "openvino", "torch"}, "engine": {"cuda"},
 }  # fmt: skip
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "ncnn", "executorch", "numpy", "PIL", "matplotlib",
-         "lightning_fabric", "cuda", "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "ncnn", "executorch", "numpy", "PIL",
+         "matplotlib", "lightning_fabric", "cuda", "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
 COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
             "provision", "report", "runs", "clean", "demo")  # fmt: skip
 

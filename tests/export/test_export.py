@@ -10,7 +10,6 @@ import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import BundleError, EdgeKitError, ParityError
-from edgekit.deploy.runtimes.runtime import default_runtime
 from edgekit.deploy.session import load
 from edgekit.export import onnx as onnx_export
 from edgekit.export.export_bundle import Options, export_bundle
