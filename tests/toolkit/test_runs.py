@@ -192,7 +192,7 @@ def test_names_are_completed(two: tuple[Path, Path]) -> None:
     assert completion.complete_datasets("fash") == ["fashion-mnist"]
     assert completion.complete_networks("mobilenet_v3_s") == ["mobilenet_v3_small"]
     assert completion.complete_targets("x86") == ["x86", "x86-avx2"]
-    assert completion.complete_formats("o") == ["onnx"]
+    assert completion.complete_formats("on") == ["onnx"]
     assert {"local", "ssh://", "browser"} <= set(completion.complete_devices(""))
 
 
