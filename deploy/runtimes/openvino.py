@@ -107,7 +107,7 @@ class OpenVinoSession:
         layers = _layers(compiled)
         _check_settings(compiled, options, bundle, layers)
         self._batch = bundle.manifest.input.batch
-        self._request = compiled.create_infer_request()
+        self._request, self._tensor = compiled.create_infer_request(), openvino.Tensor
         self._queue = _queue(compiled, options.streams) if options.streams else None
         self.facts = {
             "runtime": "openvino", "version": version, "device": options.device, "precision": options.precision,
@@ -123,7 +123,9 @@ class OpenVinoSession:
         return self._run_side_by_side(batch, self._queue)
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
-        self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)
+        # a tenth of a small model's time less than to pass the array to infer
+        self._request.set_input_tensor(self._tensor(np.ascontiguousarray(batch), shared_memory=True))
+        self._request.infer(share_outputs=True)
         return np.array(self._request.get_output_tensor(0).data, np.float32)
 
     def _run_side_by_side(self, batch: np.ndarray, queue: Any) -> np.ndarray:
