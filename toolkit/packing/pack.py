@@ -25,7 +25,7 @@ from ..analysis.contract import Contract
 from ..datasets import own_images, part_of
 from ..signing import PACKED_MODEL, sign, verify
 from ..validation.ancestors import with_ancestors
-from ..validation.candidates import candidates_of, runtimes_of
+from ..validation.candidates import candidates_of, runtimes_of, with_baseline
 from ..validation.overlap import unseen
 from .on_device import PACKED
 from .zipapp_main import HASH_DIGITS, NEEDS, SIGNATURE_DIGITS
@@ -96,14 +96,15 @@ def pack(
     options = options or PackOptions()
     choices, judged = [Choice.parse(text) for text in options.runtimes], {bundle.id for bundle in bundles}
     runtimes = [runtime.name for runtime in all_runtimes() if runtime.boards and PACKED_FORMAT in runtime.formats]
-    candidates = candidates_of(chain, judged, choices, runtimes, "a packed file")
+    named = candidates_of(chain, judged, choices, runtimes, "a packed file")
+    candidates = with_baseline(named, chain)
     plan = replace(plan or Plan(), candidates=candidates if choices else ())
     require_options_used(plan.options, runtimes_of(chain, candidates))
     test = part_of(bundles[0], "test", images, skip_corrupt=options.skip_corrupt)
     if test is not None:
         test, _ = unseen(bundles, test, own=own_images(bundles[0], images), limit=limit)
     path = out or Path(f"{bundles[-1].manifest.name}.pyz")
-    keys = [candidate.key for candidate in candidates if candidate.bundle in judged]
+    keys = [candidate.key for candidate in named if candidate.bundle in judged]
     write_packed(chain, keys, test, plan, contract or Contract(), path, options.sign)
     return path
 

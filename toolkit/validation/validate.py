@@ -158,7 +158,8 @@ def _check_stored(
     manifests = {bundle.id: bundle.manifest for bundle in bundles}
     for candidate in judged:
         own = manifests[candidate.bundle]
-        counterpart(stored, {"id": candidate.key, "name": own.name, "format": own.format, "precision": own.precision})
+        precision = candidate.precision(own.precision)
+        counterpart(stored, {"id": candidate.key, "name": own.name, "format": own.format, "precision": precision})
     if all(device.here for device in devices.values()) and not across_hardware:
         check_hardware(stored["device"], describe())
 

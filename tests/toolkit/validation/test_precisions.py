@@ -1,11 +1,14 @@
 """A runtime's precision is an optimisation: such a candidate is judged, and never the baseline of another."""
 
+import json
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.errors import RecipeError
+from edgekit.deploy.devices.device import open_device
+from edgekit.deploy.errors import EdgeKitError, RecipeError
 from edgekit.deploy.measuring.plan import Candidate, Plan
 from edgekit.deploy.measuring.result import Result
 from edgekit.deploy.runtimes.runtime import Choice
@@ -14,8 +17,10 @@ from edgekit.toolkit.analysis.document import make_report
 from edgekit.toolkit.analysis.report_schema import Report
 from edgekit.toolkit.analysis.wording import model_names
 from edgekit.toolkit.datasets import part_of
+from edgekit.toolkit.packing.on_device import PACKED
+from edgekit.toolkit.packing.pack import PackOptions, pack
 from edgekit.toolkit.validation.candidates import candidates_of, with_baseline
-from edgekit.toolkit.validation.validate import ValidateOptions, validate
+from edgekit.toolkit.validation.validate import ValidateOptions, _check_stored, validate
 
 from tests.toolkit.conftest import ENVIRONMENT, measurement
 
@@ -89,6 +94,27 @@ def test_int8_is_compared_with_fp32_and_not_with_bf16(fp32: Bundle, int8: Bundle
     assert "bf16 openvino is faster than fp32 openvino" in report["headline"]
     assert report["recommendation"] is not None
     assert report["recommendation"]["sentence"].startswith("take bf16 openvino")
+
+
+def test_a_rebuilt_model_is_compared_with_its_earlier_report(fp32: Bundle) -> None:
+    """In the same precision of the runtime, although the bundle has another id."""
+    candidates = (Candidate(fp32.id, OPENVINO), Candidate(fp32.id, BF16))
+    stored = _report([fp32], candidates, [candidates[1].key], [4.0, 2.0])
+    rebuilt = replace(fp32, id="another")
+    devices = {"local": open_device("local")}
+    _check_stored(stored, [rebuilt], [Candidate("another", BF16)], devices, across_hardware=True)
+    with pytest.raises(EdgeKitError, match="has no lenet onnx fp16"):
+        half = Candidate("another", Choice("openvino", {"precision": "fp16"}))
+        _check_stored(stored, [rebuilt], [half], devices, across_hardware=True)
+
+
+def test_a_packed_file_measures_the_source_in_its_own_precision_too(fp32: Bundle, tmp_path: Path) -> None:
+    """As validate does; only the lower precision is judged."""
+    path = pack([fp32], PackOptions(runtimes=["openvino:precision=bf16"]), limit=5, out=tmp_path / "model.pyz")
+    result = json.loads(zipfile.ZipFile(path).read(PACKED))
+    options = [candidate["choice"]["options"] for candidate in result["plan"]["candidates"]]
+    assert options == [{}, {"precision": "bf16"}]
+    assert result["candidates"] == [f"{fp32.id}@openvino:precision=bf16"]
 
 
 def test_a_precision_cannot_be_asked_for_all_models() -> None:
