@@ -26,9 +26,10 @@ class SignalToNoise:
     """Signal-to-noise ratio of the logits, in dB (see deploy.parity.powers).
 
     Attributes:
-        golden, selection: the file as ONNX Runtime runs it, compared with the float source on the golden and the
+        golden, selection: the file as its runtime runs it, compared with the float source on the golden and the
             selection images; selection is None without images.
-        unoptimised: the file as ONNX Runtime runs it, compared with the same file without graph optimisations.
+        unoptimised: the file as its runtime runs it, compared with the same file on ONNX Runtime without graph
+            optimisations.
     """
 
     golden: float
@@ -57,11 +58,12 @@ def unoptimised(content: bytes, batch: int | None) -> Run:
 
 
 def refusal(
-    noise: SignalToNoise, precision: str, layers: Callable[[], Sequence[tuple[str, float]]]
+    noise: SignalToNoise, precision: str, runtime: str, layers: Callable[[], Sequence[tuple[str, float]]]
 ) -> Judgement | None:
     """The judgement of a model whose logits are too noisy; None if they are good enough.
 
     Args:
+        runtime: the runtime that gave the logits.
         layers: returns the costliest layers (see `costliest`); slow, so called only if the model is rejected.
     """
     value, comparison = noise.worst
@@ -73,7 +75,8 @@ def refusal(
         "fp16": "try --precision int8, or stay with fp32",
     }[precision]
     if noise.unoptimised < REFUSED_DB:
-        remedy = f"ONNX Runtime's graph optimisations change its answers: upgrade onnxruntime; or {remedy}"
+        name = {"onnxruntime": "ONNX Runtime"}.get(runtime, runtime)
+        remedy = f"{name}'s graph optimisations change its answers: upgrade {runtime}; or {remedy}"
     costs = f"; the layers that cost most: {named}" if named else ""
     return Judgement(
         "signal_to_noise",

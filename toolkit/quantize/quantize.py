@@ -374,4 +374,4 @@ def _refusal(
         golden, batch = bundle.golden(), bundle.manifest.input.batch
         return costliest(lowered.layers, lowered.alone, golden.tensors, golden.logits, batch, progress)
 
-    return refusal(noise, precision, layers)
+    return refusal(noise, precision, lowered.runtime, layers)

@@ -399,3 +399,15 @@ def test_the_gate_is_recorded(fp32: Bundle, tmp_path: Path) -> None:
     expected = decibels(powers(golden.logits, load(path).run(golden.tensors)))
     assert recorded["golden"] == pytest.approx(expected)
     assert recorded.keys() == {"golden", "selection", "unoptimised"}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "remedy"),
+    [("onnxruntime", "ONNX Runtime's graph optimisations change its answers: upgrade onnxruntime"),
+     ("openvino", "openvino's graph optimisations change its answers: upgrade openvino")],
+)  # fmt: skip
+def test_the_remedy_names_the_runtime_that_gave_the_logits(runtime: str, remedy: str) -> None:
+    """A model that is judged on OpenVINO is not the fault of ONNX Runtime."""
+    judgement = gate.refusal(gate.SignalToNoise(5.0, None, 5.0), "int8", runtime, list)
+    assert judgement is not None
+    assert remedy in judgement.sentence
