@@ -22,6 +22,7 @@ SUBFOLDERS = {
     "building": {"quantize"},
     "doctor": {"analysis", "quantize"},
     "importing": set(),
+    "optimizing": {"analysis", "quantize", "report", "validation"},
     "packing": {"analysis", "validation"},
     "quantize": {"analysis", "validation"},
     "report": {"analysis"},
@@ -35,8 +36,8 @@ RUNTIME_PACKAGES = {
 }  # fmt: skip
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "ncnn", "executorch", "numpy", "PIL",
          "matplotlib", "lightning_fabric", "cuda", "tensorrt", "tensorrt_rtx_bindings")  # fmt: skip
-COMMANDS = ("train", "import", "export", "quantize", "build", "validate", "predict", "inspect", "doctor", "pack",
-            "provision", "report", "runs", "clean", "demo")  # fmt: skip
+COMMANDS = ("train", "import", "export", "quantize", "optimize", "build", "validate", "predict", "inspect", "doctor",
+            "pack", "provision", "report", "runs", "clean", "demo")  # fmt: skip
 
 
 def _modules(folder: str) -> list[Path]:

@@ -22,6 +22,7 @@ from .commands import (
     export,
     import_,
     inspect,
+    optimize,
     pack,
     predict,
     provision,
@@ -89,8 +90,8 @@ def _print_first_steps() -> None:
 
 # in the order of use, which --help keeps
 for _module in (
-    train, import_, export, quantize, build, validate, predict, inspect, doctor, pack, provision, report, runs, clean,
-    demo,
+    train, import_, export, quantize, optimize, build, validate, predict, inspect, doctor, pack, provision, report,
+    runs, clean, demo,
 ):  # fmt: skip
     app.command(_module.__name__.rpartition(".")[2].rstrip("_"))(_module.command)
 

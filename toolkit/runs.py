@@ -15,9 +15,10 @@ from ..deploy.documents import parse
 from ..deploy.errors import EdgeKitError
 
 RUNS = Path("runs")
-REJECTED, REPORT, TRAINING = ".rejected", ".report", ".train"
+REJECTED, REPORT, TRAINING, SEARCH = ".rejected", ".report", ".train", ".optimize"
 
 _MANIFEST, _REPORT_FILES, _RECIPE = "manifest.json", ("report.json", "result.json"), "recipe.json"
+_SEARCH_FILE = "optimize.json"
 # As in deploy/manifest.py and analysis/compare.py: larger files are not genuine.
 _MAX_MANIFEST, _MAX_REPORT = 16 << 20, 512 << 20
 # The end of the year 9999 in seconds since 1970, the latest possible date.
@@ -110,7 +111,8 @@ def read_run(path: Path) -> Run | None:
         return _bundle(path)
     if path.name.endswith(TRAINING) and (path / _RECIPE).is_file():
         return None if path.with_name(path.name.removesuffix(TRAINING)).exists() else Run(path, "training")
-    if path.name.endswith(REPORT) and any((path / name).is_file() for name in _REPORT_FILES):
+    is_search = path.name.endswith(SEARCH) and (path / _SEARCH_FILE).is_file()
+    if is_search or (path.name.endswith(REPORT) and any((path / name).is_file() for name in _REPORT_FILES)):
         return Run(path, "report")
     return None
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypedDict, TypeVar, cast
 
 from ..bundle import Bundle
@@ -23,6 +24,7 @@ from ..signals import ended_by_signals
 from .measure import measure
 from .measurement import Environment, Measurement, check_measurements
 from .plan import Plan
+from .race import race
 
 T = TypeVar("T")
 
@@ -57,17 +59,24 @@ class MeasuredEntry(TypedDict):
 
     environment: Environment
     measurements: Sequence[Mapping[str, object]]
+    failed: Mapping[str, str]
 
 
 class Measured(NamedTuple):
-    """A device's report: its environment, and one measurement per candidate, in the plan's order."""
+    """A device's report: its environment, and one measurement per candidate, in the plan's order.
+
+    In a race, `failed` has the candidates that cannot be loaded or run there, and why; they have no measurement.
+    """
 
     environment: Environment
     measurements: list[Measurement]
+    failed: Mapping[str, str] = MappingProxyType({})
 
     def to_json(self) -> MeasuredEntry:
         """Convert to plain values."""
-        return {"environment": self.environment, "measurements": plain(self.measurements)}
+        return {
+            "environment": self.environment, "measurements": plain(self.measurements), "failed": dict(self.failed),
+        }  # fmt: skip
 
     @classmethod
     def from_json(
@@ -86,15 +95,17 @@ class Measured(NamedTuple):
             check_numbers(answer.environment)
             measurements = list(answer.measurements)
             labels = {bundle.id: len(bundle.manifest.labels) for bundle in bundles}
-            candidates = (plan or Plan()).measured(labels)
-            classes = {candidate.key: labels[candidate.bundle] for candidate in candidates}
+            plan = plan or Plan()
+            candidates = plan.measured(labels)
+            failed = {key[:_SHOWN]: reason[:_SHOWN] for key, reason in answer.failed.items()} if plan.race else {}
+            classes = {entry.key: labels[entry.bundle] for entry in candidates if entry.key not in failed}
             check_measurements(measurements, classes, images)
         except DocumentError as error:
             raise DeviceError(
                 f"{device} sent an invalid measurement: {error}",
                 fix="run it again; if it happens again, do not trust this device",
             ) from error
-        return cls(answer.environment, measurements)
+        return cls(answer.environment, measurements, failed)
 
 
 class _Job(NamedTuple):
@@ -122,6 +133,7 @@ class _Measured(NamedTuple):
 
     environment: Environment
     measurements: tuple[Measurement, ...]
+    failed: Mapping[str, str] = MappingProxyType({})
 
 
 class _Failure(NamedTuple):
@@ -146,7 +158,7 @@ def run(job: Path, send: Send) -> Measured:
     """
     request = _read_as(_Job, _read(job), job)
     images, plan, allowed = job / IMAGES, request.plan, allowed_cores()
-    for candidate in plan.measured(request.bundles):  # before minutes are spent on the other models
+    for candidate in plan.measured(request.bundles) if plan.race is None else ():  # before minutes are spent
         bundle = Bundle.open(job / request.bundles[candidate.bundle])
         runtime = runtime_for(bundle, candidate.choice and candidate.choice.name, planted=request.planted)
         if runtime.check is not None:
@@ -163,20 +175,20 @@ def run(job: Path, send: Send) -> Measured:
         "before": state(),
     }
 
-    def measured(measurements: Sequence[Measurement]) -> Measured:
-        return Measured(cast("Environment", {**environment, "after": state()}), list(measurements))
+    def measured(measurements: Sequence[Measurement], failed: Mapping[str, str] = MappingProxyType({})) -> Measured:
+        return Measured(cast("Environment", {**environment, "after": state()}), list(measurements), failed)
 
-    return measured(
-        measure(
-            {name: job / path for name, path in request.bundles.items()},
-            replace(plan, threads=threads),
-            images if images.is_dir() else None,
-            cores,
-            lambda stage, share: send({"progress": stage, "share": share}),
-            lambda so_far: send({"measured": measured(so_far).to_json()}),
-            planted=request.planted,
-        )
-    )
+    def keep(measurements: Sequence[Measurement], failed: Mapping[str, str] = MappingProxyType({})) -> None:
+        send({"measured": measured(measurements, failed).to_json()})
+
+    def progress(stage: str, share: float) -> None:
+        send({"progress": stage, "share": share})
+
+    bundles = {name: job / path for name, path in request.bundles.items()}
+    plan, shown = replace(plan, threads=threads), images if images.is_dir() else None
+    if plan.race is not None:
+        return measured(*race(bundles, plan, shown, cores, progress, keep, planted=request.planted))
+    return measured(measure(bundles, plan, shown, cores, progress, keep, planted=request.planted))
 
 
 def build_engine(job: Path, send: Send) -> dict[str, str]:

@@ -58,15 +58,15 @@ def measure(
         if not running:
             break
         with workers(running, images):
-            _load(running, how, progress if process == 0 else silent)
+            load(running, how, progress if process == 0 else silent)
             if process == 0:
-                _answer_once(subjects, images, how, progress)
-            _warm_up(running, plan, progress if process == 0 else silent)
+                answer_once(subjects, images, how, progress)
+            warm_up(running, plan, progress if process == 0 else silent)
             if process == 0:
                 _ration(subjects)
                 stage = _latency_stage(subjects, plan)
                 plan = replace(plan, processes=max(subject.processes for subject in subjects))
-            _time_blocks(running, plan, process, generator, origin, progress, stage)
+            time_blocks(running, plan, process, generator, origin, progress, stage)
             if plan.offline:
                 measure_batches(running, process, progress, plan)
             if plan.fps is not None and plan.sustained_s is None:
@@ -80,7 +80,13 @@ def measure(
     return [subject.result() for subject in subjects]
 
 
-def _load(subjects: Sequence[Subject], how: Loading, progress: Progress) -> None:
+def load(subjects: Sequence[Subject], how: Loading, progress: Progress) -> None:
+    """Load each model in its process, and run it once.
+
+    Raises:
+        EdgeKitError: a model cannot be loaded.
+        DeviceError: it runs with another number of threads than its candidate names.
+    """
     for index, subject in enumerate(subjects):
         progress("loading", index / len(subjects))
         start = time.monotonic()
@@ -94,7 +100,8 @@ def _load(subjects: Sequence[Subject], how: Loading, progress: Progress) -> None
     progress("loading", 1.0)
 
 
-def _warm_up(subjects: Sequence[Subject], plan: Plan, progress: Progress) -> None:
+def warm_up(subjects: Sequence[Subject], plan: Plan, progress: Progress) -> None:
+    """Run each model until its times settle."""
     for index, subject in enumerate(subjects):
         progress("warm-up", index / len(subjects))
         start = time.monotonic()
@@ -124,27 +131,38 @@ def _latency_stage(subjects: Sequence[Subject], plan: Plan) -> str:
     return f"latency ({'; '.join(slow)})" if slow else "latency"
 
 
-def _answer_once(subjects: Sequence[Subject], images: Path | None, how: Loading, progress: Progress) -> None:
-    """Measure parity and predictions once per model; and memory, in another process that only loads and runs."""
+def answer_once(subjects: Sequence[Subject], images: Path | None, how: Loading, progress: Progress) -> None:
+    """Measure parity, predictions and memory once per model."""
     for index, subject in enumerate(subjects):
 
         def show_share(share: float, index: int = index) -> None:
             progress("accuracy", (index + share) / len(subjects))
 
         show_share(0.0)
-        answer = subject.ask("golden")
-        subject.parity, subject.golden_logits = answer["parity"], answer["logits"]
+        replay_golden(subject)
         if images is not None:
-            subject.predictions = _predict(subject, images, show_share)
+            subject.predictions = predict(subject, images, show_share)
         progress("memory", index / len(subjects))
-        memory_worker = subject.start(None)
-        with contextlib.closing(memory_worker):
-            memory_worker.ask("open", **how.of(subject))
-            subject.peak_rss_bytes = memory_worker.ask("memory")["peak_rss_bytes"]
+        measure_memory(subject, how)
     progress("memory", 1.0)
 
 
-def _predict(subject: Subject, images: Path, show_share: Callable[[float], None]) -> Predictions:
+def replay_golden(subject: Subject) -> None:
+    """Measure the parity with the golden samples."""
+    answer = subject.ask("golden")
+    subject.parity, subject.golden_logits = answer["parity"], answer["logits"]
+
+
+def measure_memory(subject: Subject, how: Loading) -> None:
+    """Measure the resident memory of another process, which only loads the model and runs it."""
+    memory_worker = subject.start(None)
+    with contextlib.closing(memory_worker):
+        memory_worker.ask("open", **how.of(subject))
+        subject.peak_rss_bytes = memory_worker.ask("memory")["peak_rss_bytes"]
+
+
+def predict(subject: Subject, images: Path, show_share: Callable[[float], None]) -> Predictions:
+    """Classify all images."""
     total = len(json.loads((images / "images.json").read_text())["ids"])
     answer = subject.ask("predict", on_progress=lambda done: show_share(done / total))
     in_top5 = answer["in_top5"]
@@ -153,7 +171,7 @@ def _predict(subject: Subject, images: Path, show_share: Callable[[float], None]
     )
 
 
-def _time_blocks(
+def time_blocks(
     subjects: Sequence[Subject], plan: Plan, process: int, generator: random.Random, origin: float,
     progress: Progress, stage: str,
 ) -> None:  # fmt: skip

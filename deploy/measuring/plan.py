@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from ..documents import plain, read
 from ..errors import RecipeError
@@ -51,6 +51,25 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Race:
+    """A search for the best candidate, which measures the others only until they have certainly lost.
+
+    Attributes:
+        objective: the shortest time per image at batch 1, the shortest in batches, or the smallest file.
+        max_loss: percentage points of top-1 that a candidate may lose against the first one on the images. For images
+            without labels, each changed answer counts as a loss. None for no limit.
+        max_bytes, max_rss_bytes: the largest file, and the largest resident memory; None for no limit.
+        seconds: no further process starts after this time; None for no limit. Each candidate has at least one.
+    """
+
+    objective: Literal["latency", "throughput", "size"] = "latency"
+    max_loss: float | None = None
+    max_bytes: int | None = None
+    max_rss_bytes: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a set of models is measured together.
 
@@ -69,6 +88,7 @@ class Plan:
         offline: also measure throughput by batch size.
         fps: also offer this many images per second to each model.
         sustained_s: also run each model this long without a pause.
+        race: measure only until the best candidate is known; None measures each to the end. A report needs the latter.
     """
 
     seconds: float = 8.0
@@ -82,6 +102,7 @@ class Plan:
     sustained_s: float | None = None
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
+    race: Race | None = None
 
     def __post_init__(self) -> None:
         check_defaults(self.options)
@@ -126,7 +147,8 @@ class Plan:
 
     def to_report(self) -> "PlanEntry":
         """The form in reports: its own entries, and each option for all candidates as another entry."""
-        return read(PlanEntry, {**plain(self), **_LEGACY_OPTIONS, **self.options})
+        own = {name: value for name, value in plain(self).items() if name != "race"}
+        return read(PlanEntry, {**own, **_LEGACY_OPTIONS, **self.options})
 
     @classmethod
     def from_report(cls, data: Mapping[str, object]) -> "Plan":

@@ -43,6 +43,7 @@ class Subject:
     throughput: list[Throughput] = field(default_factory=list)
     frames: list[Frames] = field(default_factory=list)
     sustained: list[Sustained] = field(default_factory=list)
+    error: str | None = None
 
     def start(self, images: Path | None) -> WorkerProcess:
         """Start a fresh process of this model."""

@@ -1,5 +1,6 @@
 """Parse the short forms of the command line: 3x224x224, 0.485,0.456,0.406, 10m."""
 
+import re
 from typing import Literal
 
 from ...deploy.engine.build import Options
@@ -10,6 +11,7 @@ from ...deploy.registry import choose
 from ...deploy.runtimes.runtime import OptionValue
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def shape_of(text: str) -> tuple[int, int, int]:
@@ -44,6 +46,19 @@ def seconds_of(text: str, option: str) -> float:
     if not 0 < seconds < float("inf"):
         raise RecipeError(f"{option} {text} is not a time", fix=f"e.g. {option} 90s, {option} 10m, {option} 1h")
     return seconds
+
+
+def bytes_of(text: str, option: str) -> int:
+    """Bytes of "4MB", "512kB", "1GB" (powers of 1000, as sizes are shown) or plain bytes.
+
+    Raises:
+        RecipeError: the text has another form.
+    """
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?(|B|kB|KB|MB|GB)", text.strip())
+    size = round(float(match[1]) * _BYTES[match[2].upper()]) if match else 0
+    if size < 1:
+        raise RecipeError(f"{option} {text} is not a size", fix=f"e.g. {option} 4MB, {option} 512kB")
+    return size
 
 
 def plan_of(

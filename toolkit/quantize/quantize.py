@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # The parts of the data for calibration and for judging; the test part is left to validate.
 _CALIBRATION, _SELECTION = "train", "validation"
-_SEED = 0
+CALIBRATION_SEED = 0
 
 # Fewer calibration images than the first number are refused; fewer than the second cause a warning.
 _FEWEST, _FEW = 8, 100
@@ -73,6 +73,7 @@ class QuantizeOptions:
         calibration: a key of METHODS: the method that sets the ranges of activations.
         calibration_images: number of calibration images, drawn by class from the training part.
         allow_few: allow fewer than 8 calibration images.
+        selection_images: judge on at most this many selection images, drawn by class; None for all.
     """
 
     precision: str = "int8"
@@ -80,6 +81,7 @@ class QuantizeOptions:
     calibration: str = "minmax"
     calibration_images: int = 512
     allow_few: bool = False
+    selection_images: int | None = None
 
 
 def quantize(
@@ -125,6 +127,8 @@ def quantize(
     manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
     content = to_bytes(lowered.model)
     selection = source.part(_SELECTION)
+    if selection is not None and options.selection_images is not None:
+        selection = selection.stratified(options.selection_images, CALIBRATION_SEED)
     compared = _compare(bundle, manifest, content, selection, lowered, progress)
     judgement = _refusal(bundle, compared.noise, precision, lowered, progress) or judge_drop(compared.drop, max_drop)
     details = {
@@ -221,7 +225,7 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         "images": place(request.images) if request.images else None,
         "ids": images.ids,
         "sha256": images.sha256(),
-        "seed": _SEED,
+        "seed": CALIBRATION_SEED,
         "method": request.options.calibration,
     }
     return _Lowered(
@@ -287,7 +291,7 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
     train = request.source.part(_CALIBRATION)
     if train is None or len(train) == 0:
         raise DataError(f"{request.bundle.path} records no images for calibration", fix="pass --images with a folder")
-    images = train.stratified(request.options.calibration_images, _SEED)
+    images = train.stratified(request.options.calibration_images, CALIBRATION_SEED)
     if len(images) < _FEWEST and not request.options.allow_few:
         raise DataError(
             f"{len(images)} calibration images are too few to set the ranges of the activations",
@@ -334,7 +338,9 @@ def _compare(
         logits = sessions[1].run(golden.tensors)
         against_itself = powers(run_unoptimised(golden.tensors), logits)
         selected, predictions = np.zeros(2), np.zeros((2, len(selection or ())), np.int64)
-        unoptimised_indices = stratified(selection.targets, _UNOPTIMISED_IMAGES, _SEED) if selection is not None else ()
+        unoptimised_indices = (
+            stratified(selection.targets, _UNOPTIMISED_IMAGES, CALIBRATION_SEED) if selection is not None else ()
+        )
         for index, sample in enumerate(selection or ()):
             tensor = manifest.preprocess(sample.image)[None]
             answers = [session.run(tensor) for session in sessions]

@@ -4,7 +4,7 @@ Built with ElementTree, which escapes every label and file name by itself. It be
 one chart and the models' table; the explanations are folded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -50,22 +50,27 @@ def render(document: Document, images: ImageSet | None) -> str:
     Args:
         images: the test images, for the gallery of changed answers; None leaves it out.
     """
-    page = Element("html", lang="en")
-    head = SubElement(page, "head")
+    if "devices" in document:
+        content = _joined(document, images)
+    elif "rows" in document:
+        content = _compared(document)
+    else:
+        content = _single(document, images)
+    return page(f"EdgeKit: {document['verdict']}: {headline_of(document)}", content)
+
+
+def page(title: str, content: Iterable[Element]) -> str:
+    """A self-contained page with the report's style."""
+    root = Element("html", lang="en")
+    head = SubElement(root, "head")
     SubElement(head, "meta", charset="utf-8")
     SubElement(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
-    SubElement(head, "title").text = visible(f"EdgeKit: {document['verdict']}: {headline_of(document)}")
+    SubElement(head, "title").text = visible(title)
     SubElement(head, "style").text = (Path(__file__).parent / "report.css").read_text()
-    body = SubElement(page, "body")
-    main = SubElement(body, "main")
-    if "devices" in document:
-        main.extend(_joined(document, images))
-    elif "rows" in document:
-        main.extend(_compared(document))
-    else:
-        main.extend(_single(document, images))
+    body = SubElement(root, "body")
+    SubElement(body, "main").extend(content)
     _show_controls(body)
-    return "<!DOCTYPE html>\n" + tostring(page, encoding="unicode", method="html")
+    return "<!DOCTYPE html>\n" + tostring(root, encoding="unicode", method="html")
 
 
 def _show_controls(body: Element) -> None:

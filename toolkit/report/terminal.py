@@ -45,10 +45,10 @@ from ..predict import Prediction
 from ..runs import RunEntry
 
 # Columns with text; the others have figures.
-_TEXT_COLUMNS = ("model", "run", "made from", "device", "against", "against itself", "found", "expected")
+_TEXT_COLUMNS = ("model", "run", "made from", "device", "against", "against itself", "found", "expected", "result")
 # A width in characters that no table reaches.
 _UNLIMITED = 10_000
-_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 # The notes below a validation's table.
@@ -68,11 +68,11 @@ def validation_table(report: Report) -> Iterator[RenderableType]:
     """The headline, the table of models, the warnings, and the verdict last, next to the prompt."""
     yield styled(report["headline"], "bold")
     yield subject(report)
-    table = _table("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up")
+    table = text_table("model", "size", "top-1", "drop, points", "mean latency", "p50", "speed-up")
     for model, (name, top1, drop, mean, speedup) in zip(report["models"], model_rows(report), strict=True):
         size, median = megabytes(model["size_bytes"]), milliseconds(model["latency_ms"]["p50"])
-        table.add_row(name, size, top1, _stacked(drop), mean, median, _stacked(speedup))
-    yield _Fitting(table)
+        table.add_row(name, size, top1, stacked(drop), mean, median, stacked(speedup))
+    yield Fitting(table)
     for line in (line for lines_of in _NOTES for line in lines_of(report)):
         yield line
     for line in warning_lines(report):
@@ -85,10 +85,10 @@ def validation_table(report: Report) -> Iterator[RenderableType]:
 def devices_table(document: JoinedReport) -> Iterator[RenderableType]:
     """The models on several devices, whether the devices agree, and the worst verdict last."""
     yield styled(headline_of(document), "bold")
-    table = _table(*DEVICE_COLUMNS)
+    table = text_table(*DEVICE_COLUMNS)
     for row in device_rows(document):
-        table.add_row(*row[:3], *map(_stacked, row[3:]))
-    yield _Fitting(table)
+        table.add_row(*row[:3], *map(stacked, row[3:]))
+    yield Fitting(table)
     for line in (*agreement_lines(document), *recommendation_lines(document)):
         yield line
     for line in noisy_devices(document):
@@ -110,7 +110,7 @@ def prediction_table(predictions: Sequence[Prediction]) -> Iterator[RenderableTy
 
 def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
     """One row per bundle and unfinished training; damaged bundles below."""
-    table = _table("run", "model", "size", "created", "verdict", "made from")
+    table = text_table("run", "model", "size", "created", "verdict", "made from")
     for run in runs:
         if run["kind"] == "damaged":
             continue
@@ -121,7 +121,7 @@ def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
             megabytes(run["size_bytes"]), created, run["verdict"] or "",
             run["made_from"] or "",
         )  # fmt: skip
-    yield _Fitting(table) if table.row_count else "runs/ has no bundles yet: edgekit train"
+    yield Fitting(table) if table.row_count else "runs/ has no bundles yet: edgekit train"
     yield from (styled(f"damaged: {run['path']}: {run['problem']}", "yellow") for run in runs if run["problem"])
 
 
@@ -196,16 +196,16 @@ def _runtimes(runtimes: Sequence[RuntimeEntry]) -> Table:
 def self_test_table(result: SelfTest) -> Iterator[RenderableType]:
     """A model against itself and a slowed copy, and the difference that this machine resolves."""
     yield f"{result['model']}, {milliseconds(result['call_ms'])} per call"
-    table = _table("against itself", "speed-up", "found", "expected")
+    table = text_table("against itself", "speed-up", "found", "expected")
     slowed = f"slowed to {result['slowed']['planted']:.3f}x"
     for name, comparison, expected in (
         ("unchanged", result["same"], "no difference"),
         (slowed, result["slowed"], "slower"),
     ):
-        interval = _stacked(f"{comparison['ratio']:.4f}x [{comparison['low']:.4f}, {comparison['high']:.4f}]")
+        interval = stacked(f"{comparison['ratio']:.4f}x [{comparison['low']:.4f}, {comparison['high']:.4f}]")
         colour = "green" if comparison["outcome"] == expected else "red"
         table.add_row(name, interval, styled(comparison["outcome"], colour), expected)
-    yield _Fitting(table)
+    yield Fitting(table)
     for line in noise_summary(result):
         yield styled(line, "dim")
     yield f"in {result['seconds']:.0f} s this machine resolves a difference of about {share(result['resolves'])}"
@@ -215,15 +215,15 @@ def comparison_table(comparison: Comparison) -> Iterator[RenderableType]:
     """The last report's candidates against each earlier report, and the verdict against the first."""
     yield styled(headline_of(comparison), "bold")
     yield comparison["report"]
-    table = _table("model", "against", "drop, points", "mean latency", "before", "speed-up")
+    table = text_table("model", "against", "drop, points", "mean latency", "before", "speed-up")
     for row in comparison["rows"]:
         against = row["against"]
         speedup = f"{speedup_text(against['speedup'])} {against['outcome']}"
         table.add_row(
-            model_name(row), against["report"], _stacked(drop_text(against["drop"])), mean_text(row),
-            milliseconds(against.get("time_ms")), _stacked(speedup),
+            model_name(row), against["report"], stacked(drop_text(against["drop"])), mean_text(row),
+            milliseconds(against.get("time_ms")), stacked(speedup),
         )  # fmt: skip
-    yield _Fitting(table)
+    yield Fitting(table)
     for how in dict.fromkeys(row["against"]["how"] for row in comparison["rows"]):
         yield f"compared {how}"
     for line in noise_summary(comparison):
@@ -233,10 +233,10 @@ def comparison_table(comparison: Comparison) -> Iterator[RenderableType]:
 
 def _verdict(document: Verdict) -> Text:
     verdict = document["verdict"]
-    return Text.assemble((verdict, f"bold {_COLOURS[verdict]}"), f": {visible(document['reason'])}")
+    return Text.assemble((verdict, f"bold {VERDICT_COLOURS[verdict]}"), f": {visible(document['reason'])}")
 
 
-def _table(*columns: str) -> Table:
+def text_table(*columns: str) -> Table:
     """An empty table: names wrap between words, figures never wrap."""
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
@@ -246,12 +246,12 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _stacked(text: str) -> Text:
+def stacked(text: str) -> Text:
     """Estimate, interval and outcome on separate lines, so that the table fits 80 columns."""
     return Text(visible(text).replace(" [", "\n[").replace("] ", "]\n"))
 
 
-class _Fitting:
+class Fitting:
     """A table; on a terminal too narrow for its words, the cells of each row are stacked."""
 
     def __init__(self, table: Table) -> None:

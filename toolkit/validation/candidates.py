@@ -46,6 +46,16 @@ def candidates_of(
     return tuple(candidate for bundle in chain for candidate in _of_bundle(bundle, choices, judged=bundle.id in judged))
 
 
+def optimised(candidates: Sequence[Candidate], bundles: Sequence[Bundle], source: Bundle) -> list[Candidate]:
+    """Those of the candidates that compute in a lower precision than the source."""
+    own, precisions = source.manifest.precision, {bundle.id: bundle.manifest.precision for bundle in bundles}
+    return [
+        candidate
+        for candidate in candidates
+        if candidate.bundle in precisions and candidate.precision(precisions[candidate.bundle]) != own
+    ]
+
+
 def with_baseline(candidates: Sequence[Candidate], chain: Sequence[Bundle]) -> tuple[Candidate, ...]:
     """The candidates, after the source in its own precision if it is only measured in a lower one.
 

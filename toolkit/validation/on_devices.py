@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ...deploy.bundle import Bundle
 from ...deploy.devices.device import Device
@@ -21,6 +22,8 @@ from ..analysis.report_schema import Failed
 from ..report.files import device_slug, write_result
 from .ancestors import with_ancestors
 from .candidates import candidates_of, runtimes_of, with_baseline
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -64,11 +67,12 @@ def measure_on(
         EdgeKitError: the only device failed, or all of several.
         LostDeviceError: the only device was lost.
     """
-    if len(devices) == 1:
-        ((name, device),) = devices.items()
-        results, failed = {name: _measure(name, device, request, request.keep, progress[name])}, []
-    else:
-        results, failed = _side_by_side(devices, request, progress)
+
+    def run(name: str) -> Result:
+        keep = request.keep if len(devices) == 1 else request.keep and request.keep / device_slug(name)
+        return _measure(name, devices[name], request, keep, progress[name])
+
+    results, failed = side_by_side(devices, run)
     for name, result in results.items():
         if not devices[name].here and request.images is not None:
             answers = compare_with_host(result.measured(), request.images, progress[name])
@@ -76,35 +80,35 @@ def measure_on(
     return results, failed
 
 
-def _side_by_side(
-    devices: Mapping[str, Device], request: Request, progress: Mapping[str, Progress]
-) -> tuple[dict[str, Result], list[Failed]]:
-    """Measure on all devices at once; devices that failed are listed separately.
+def side_by_side(names: Iterable[str], run: Callable[[str], T]) -> tuple[dict[str, T], list[Failed]]:
+    """Call `run` with the name of each device at once; devices that failed are listed separately.
 
     Raises:
-        EdgeKitError: all devices failed.
+        EdgeKitError: the only device failed, or all devices.
     """
-    outcomes: dict[str, Result | BaseException] = {}
+    outcomes: dict[str, tuple[T] | BaseException] = {}
 
-    def run(name: str) -> None:
-        keep = request.keep and request.keep / device_slug(name)
+    def keep(name: str) -> None:
         try:
-            outcomes[name] = _measure(name, devices[name], request, keep, progress[name])
+            outcomes[name] = (run(name),)
         except BaseException as error:  # raised again below
             outcomes[name] = error
 
+    names = list(names)
+    if len(names) == 1:  # in this thread, which gets Ctrl-C
+        return {names[0]: run(names[0])}, []
     # daemons, so that Ctrl-C ends this process at once, and with it the connections and the boards' processes
-    threads = [threading.Thread(target=run, args=[name], daemon=True) for name in devices]
+    threads = [threading.Thread(target=keep, args=[name], daemon=True) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    results: dict[str, Result] = {}
+    results: dict[str, T] = {}
     errors: dict[str, EdgeKitError] = {}
-    for name in devices:
+    for name in names:
         outcome = outcomes[name]
-        if isinstance(outcome, Result):
-            results[name] = outcome
+        if isinstance(outcome, tuple):
+            (results[name],) = outcome
         elif isinstance(outcome, EdgeKitError):
             errors[name] = outcome
         else:
@@ -120,14 +124,20 @@ def _measure(name: str, opened: Device, request: Request, keep: Path | None, pro
         runtimes = device.runtimes()
         chain = with_ancestors(request.bundles, request.baseline, set(formats(runtimes)), name)
         named = {bundle.id for bundle in request.bundles}
-        candidates = with_baseline(candidates_of(chain, named, request.choices, runtimes, name), chain)
-        require_options_used(request.plan.options, runtimes_of(chain, candidates))
-        plan = replace(request.plan, candidates=candidates if request.choices else ())
+        if request.plan.candidates:
+            plan, measured_ids = request.plan, {candidate.bundle for candidate in request.plan.candidates}
+            chain = [bundle for bundle in chain if bundle.id in measured_ids]
+        else:
+            candidates = with_baseline(candidates_of(chain, named, request.choices, runtimes, name), chain)
+            require_options_used(request.plan.options, runtimes_of(chain, candidates))
+            plan = replace(request.plan, candidates=candidates if request.choices else ())
         ids, targets = ids_and_targets(request.images)
 
         def result(measured: Measured) -> Result:
-            contract = asdict(request.contract)
-            return Result(device.name, chain, request.candidates, plan, contract, ids, targets, *measured)
+            contract, (environment, measurements, _) = asdict(request.contract), measured
+            return Result(
+                device.name, chain, request.candidates, plan, contract, ids, targets, environment, measurements
+            )
 
         try:
             return result(device.measure(chain, plan, request.images, progress))

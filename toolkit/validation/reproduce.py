@@ -45,7 +45,9 @@ def recorded(path: Path, *, across_hardware: bool = False) -> Recorded:
     if provenance is None:
         raise EdgeKitError(f"{path} does not record how it was made", fix="validate again; an earlier version wrote it")
     try:
-        plan = replace(Plan.from_report(report["plan"]), candidates=())  # the runtimes choose them
+        plan = Plan.from_report(report["plan"])
+        if provenance.get("runtimes"):  # they choose the candidates
+            plan = replace(plan, candidates=())
         contract = read(Contract, report.get("contract", {}), "contract")
     except (DocumentError, RecipeError) as error:
         raise EdgeKitError(

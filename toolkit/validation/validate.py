@@ -1,7 +1,7 @@
 """Validation: measure the original and the optimised models together on a device, compare, and give a verdict."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..analysis.join import join_reports
 from ..analysis.report_schema import Report
 from ..datasets import own_images, part_of
 from ..signing import verify_bundle
-from .candidates import candidates_of
+from .candidates import candidates_of, optimised
 from .on_devices import Request, measure_on
 from .overlap import unseen
 from .reproduce import check_images
@@ -47,6 +47,7 @@ class ValidateOptions:
         ort_web: folder of ONNX Runtime Web's files for a browser; None for EdgeKit's own folder.
         command: the arguments as typed, for the report.
         reproduces: the provenance of an earlier report; the test images must be identical.
+        selected_on: ids of images that the candidates were selected on, and that are therefore not tested on.
     """
 
     devices: Sequence[str] = ("local",)
@@ -58,6 +59,7 @@ class ValidateOptions:
     ort_web: Path | None = None
     command: Sequence[str] = ()
     reproduces: Provenance | None = None
+    selected_on: Collection[str] = ()
 
 
 def validate(
@@ -81,6 +83,8 @@ def validate(
         images: source of test images, instead of the bundle's own test part.
         limit: take this many test images, drawn by class.
         contract: the limits that the candidates are judged by.
+        plan: how to measure. Its candidates, if it names any, are exactly what is measured, instead of each bundle on
+            each runtime; those in a lower precision than the source are judged.
         progress: a callback, or one per device name.
 
     Raises:
@@ -96,13 +100,13 @@ def validate(
     if options.verify is not None:
         for bundle in named:
             verify_bundle(bundle, options.verify)
-    if plan.candidates:
-        raise EdgeKitError("the plan cannot name candidates here", fix="pass ValidateOptions(runtimes=(…))")
+    if plan.candidates and options.runtimes:
+        raise EdgeKitError("both the plan and runtimes choose what is measured", fix="leave out the runtimes")
     choices = [Choice.parse(text) for text in options.runtimes]
-    judged = candidates_of(bundles, {bundle.id for bundle in bundles}, choices, {choice.name for choice in choices}, "")
+    judged = _judged(bundles, source, choices, plan)
     if stored is not None:  # checked before minutes are spent on measuring
         _check_stored(stored, bundles, judged, devices, across_hardware=options.across_hardware)
-    test, overlap = _test_images(named, images, limit, skip_corrupt=options.skip_corrupt)
+    test, overlap = _test_images(named, images, limit, options)
     if options.reproduces is not None:
         check_images(options.reproduces, test)
     provenance = _provenance(bundles, source, options, images, limit, test)
@@ -117,6 +121,15 @@ def validate(
     if stored is not None:
         report = judge_against(stored, report, candidates, contract, across_hardware=options.across_hardware)
     return Validation(report, test)
+
+
+def _judged(
+    bundles: Sequence[Bundle], source: Bundle | None, choices: Sequence[Choice], plan: Plan
+) -> Sequence[Candidate]:  # fmt: skip
+    """The candidates that the contract applies to."""
+    if plan.candidates:
+        return optimised(plan.candidates, [*bundles, *([source] if source else [])], source or bundles[0])
+    return candidates_of(bundles, {bundle.id for bundle in bundles}, choices, {choice.name for choice in choices}, "")
 
 
 def _provenance(
@@ -165,11 +178,13 @@ def _check_stored(
 
 
 def _test_images(
-    named: Sequence[Bundle], images: str | None, limit: int | None, *, skip_corrupt: bool
+    named: Sequence[Bundle], images: str | None, limit: int | None, options: ValidateOptions
 ) -> tuple[ImageSet | None, Overlap | None]:
     """The test images that none of the bundles was made with, and the overlap; None if no test images are known."""
-    test = part_of(named[0], "test", images, skip_corrupt=skip_corrupt)
+    test = part_of(named[0], "test", images, skip_corrupt=options.skip_corrupt)
     if test is None:
         _log.info("no test images are known: accuracy is not measured (pass --images)")
         return None, None
+    if options.selected_on:
+        test = test.take([index for index, name in enumerate(test.ids) if name not in options.selected_on])
     return unseen(named, test, own=own_images(named[0], images), limit=limit)

@@ -1,0 +1,192 @@
+"""A race: like `measure`, but each candidate is measured only until it has certainly lost (see elimination.py)."""
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..bundle import Bundle
+from ..environment import allowed_cores, memory_cap
+from ..errors import EdgeKitError
+from ..progress import Progress, silent
+from .elimination import INDIFFERENCE, decided, points_lost, relative_batch_time, relative_time, survivors
+from .measure import load, measure_memory, predict, replay_golden, time_blocks, warm_up
+from .measurement import Measurement
+from .plan import Plan, Race
+from .scenarios import measure_batches
+from .subject import Loading, Subject, make_subject, workers
+
+# Candidates that are loaded at the same time, besides the first one: as memory allows, and at most so many.
+_MOST_LOADED, _BYTES_EACH = 6, 400_000_000
+# Options that change the speed of a model and not its answers.
+_SPEED_ONLY = ("threads", "streams", "cache", "spinning")
+
+
+def race(
+    bundles: Mapping[str, Path], plan: Plan, images: Path | None, cores: Sequence[int] | None, progress: Progress,
+    keep: Callable[[list[Measurement], dict[str, str]], None] = lambda *_: None, *, planted: bool = False,
+) -> tuple[list[Measurement], dict[str, str]]:  # fmt: skip
+    """Measure models on this machine until the best of them is known.
+
+    The first candidate is the reference: it runs in every process, beside a few others at a time, and the times of the
+    others count relative to its own. After each process, those are dropped that exceed a limit of the race or are
+    certainly slower than another one. It ends when the remaining ones are equally fast, after the plan's processes, or
+    when its time is over.
+
+    Args:
+        bundles, images, cores, planted: as for `measure.measure`.
+        keep: receives the measurements and failures so far, after each process.
+
+    Returns:
+        One measurement per candidate, in the plan's order, and the candidates that cannot be loaded or run, with the
+        reason.
+
+    Raises:
+        EdgeKitError: the first candidate cannot be loaded or run.
+    """
+    rules, defaults = plan.race or Race(), {**plan.options, "threads": plan.threads or allowed_cores()}
+    how, generator, origin = Loading(cores, defaults), random.Random(plan.seed), time.monotonic()
+    candidates = plan.measured(bundles)
+    subjects = [make_subject(candidate, bundles[candidate.bundle], plan, planted=planted) for candidate in candidates]
+    reference, racing = subjects[0], list(subjects)
+
+    def outcome() -> tuple[list[Measurement], dict[str, str]]:
+        measured = [subject.result() for subject in subjects if subject.error is None]
+        return measured, {subject.candidate.key: subject.error for subject in subjects if subject.error is not None}
+
+    for process in range(plan.processes):
+        others = [subject for subject in racing if subject is not reference]
+        stage = f"race, {len(racing)} candidates"
+        shown = progress if process == 0 else silent
+        with workers([reference], images):
+            load([reference], how, silent)
+            warm_up([reference], plan, silent)
+            for group in _groups(others):
+                with workers(group, images):
+                    _start(group, how, plan, shown)
+                    running = [reference, *(subject for subject in group if subject.error is None)]
+                    if process == 0:
+                        _answer(running, subjects, images, how, rules, progress)
+                    time_blocks(running, plan, process, generator, origin, progress, stage)
+                    if rules.objective == "throughput":
+                        measure_batches(running, process, progress, plan)
+        for subject in racing:
+            subject.processes = process + 1
+        reference.processes = process + 1
+        late = rules.seconds is not None and time.monotonic() - origin > rules.seconds
+        racing = _go_on(racing, reference, rules, plan.processes, images)
+        if process == 0 and rules.max_rss_bytes is None:
+            for subject in racing:
+                measure_memory(subject, how)
+        keep(*outcome())
+        if not racing or late or decided(_times(racing, reference, rules), plan.processes):
+            break
+    return outcome()
+
+
+def _groups(subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
+    """The candidates that are loaded together; an empty group if there are none, for the reference alone."""
+    memory = memory_cap()[0]
+    size = _MOST_LOADED if isinstance(memory, str) else min(_MOST_LOADED, max(1, int(memory // _BYTES_EACH)))
+    for start in range(0, max(1, len(subjects)), size):
+        yield list(subjects[start : start + size])
+
+
+@contextlib.contextmanager
+def _alone(subject: Subject) -> Iterator[None]:
+    """A candidate that cannot be loaded or run is left out; its error does not end the race."""
+    try:
+        yield
+    except EdgeKitError as error:
+        subject.error = str(error)
+
+
+def _start(group: Sequence[Subject], how: Loading, plan: Plan, progress: Progress) -> None:
+    """Load and warm up each candidate; a failure is recorded."""
+    for index, subject in enumerate(group):
+        progress("loading", index / len(group))
+        with _alone(subject):
+            if subject.runtime.check is not None:
+                subject.runtime.check(Bundle.open(subject.path), None)
+            load([subject], how, silent)
+            warm_up([subject], plan, silent)
+
+
+def _answer(
+    running: Sequence[Subject], subjects: Sequence[Subject], images: Path | None, how: Loading, rules: Race,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Measure parity and predictions, and memory if it is limited.
+
+    Candidates that differ only in speed have the same answers, so one of them classifies the images for all.
+    """
+    for index, subject in enumerate(running):
+        if subject.parity:  # the reference, in a later group
+            continue
+
+        def show_share(share: float, index: int = index) -> None:
+            progress("accuracy", (index + share) / len(running))
+
+        show_share(0.0)
+        replay_golden(subject)
+        if images is not None:
+            known = [other.predictions for other in subjects if other.predictions and _same_answers(other, subject)]
+            subject.predictions = known[0] if known else predict(subject, images, show_share)
+        if rules.max_rss_bytes is not None:
+            measure_memory(subject, how)
+
+
+def _same_answers(first: Subject, second: Subject) -> bool:
+    def computation(subject: Subject) -> tuple[object, ...]:
+        options = {name: value for name, value in subject.candidate.options.items() if name not in _SPEED_ONLY}
+        return subject.candidate.bundle, subject.runtime.name, sorted(options.items())
+
+    return computation(first) == computation(second)
+
+
+def _go_on(
+    racing: Sequence[Subject], reference: Subject, rules: Race, looks: int, images: Path | None
+) -> list[Subject]:  # fmt: skip
+    """The candidates that stay within the limits and may still be the best."""
+    targets = _targets(images)
+    fitting = [
+        subject for subject in racing if subject.error is None and _within_limits(subject, reference, rules, targets)
+    ]
+    if rules.objective == "size" and fitting:
+        sizes = {subject.candidate.key: Bundle.open(subject.path).size_bytes for subject in fitting}
+        limit = INDIFFERENCE * min(sizes.values())
+        fitting = [subject for subject in fitting if sizes[subject.candidate.key] <= limit]
+    if not fitting:
+        return []
+    alive = survivors(_times(fitting, reference, rules), looks)
+    return [subject for subject in fitting if subject.candidate.key in alive]
+
+
+def _within_limits(subject: Subject, reference: Subject, rules: Race, targets: Sequence[int]) -> bool:
+    if rules.max_bytes is not None and Bundle.open(subject.path).size_bytes > rules.max_bytes:
+        return False
+    if rules.max_rss_bytes is not None and (subject.peak_rss_bytes or 0) > rules.max_rss_bytes:
+        return False
+    if rules.max_loss is None or subject.predictions is None or reference.predictions is None:
+        return True
+    lost = points_lost(targets, reference.predictions.classes, subject.predictions.classes)
+    return lost <= rules.max_loss
+
+
+def _targets(images: Path | None) -> list[int]:
+    return [] if images is None else json.loads((images / "images.json").read_text())["targets"]
+
+
+def _times(subjects: Sequence[Subject], reference: Subject, rules: Race) -> dict[str, list[float]]:
+    """Each candidate's times in its processes, relative to the reference's."""
+    return {
+        subject.candidate.key: [
+            relative_batch_time(subject.throughput, reference.throughput, process)
+            if rules.objective == "throughput"
+            else relative_time(subject.blocks, reference.blocks, process)
+            for process in range(subject.processes)
+        ]
+        for subject in subjects
+    }

@@ -1,0 +1,153 @@
+"""Make the files of a search, or find them among earlier bundles that were made in the same way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ... import __version__
+from ...deploy.bundle import Bundle
+from ...deploy.errors import BundleError, EdgeKitError
+from ...deploy.manifest import Manifest
+from ...deploy.progress import Progress
+from ..datasets import BundleImages, calibration_of
+from ..quantize.quantize import CALIBRATION_SEED, QuantizeOptions, quantize
+from ..workspace import RUNS, derived, find, new_path
+from .space import SOURCE, Variant
+
+# Formats that a network in torch can be exported from (see export.eager.TORCH_FORMATS, which imports torch).
+_TORCH_FORMATS = ("torch", "exported-program", "torchscript")
+
+
+@dataclass(frozen=True)
+class MakingOptions:
+    """How files are made.
+
+    Attributes:
+        images: source of calibration and selection images; None for the bundle's own.
+        calibration_images, selection_images: their numbers, drawn by class.
+        max_drop: a file that certainly loses more is not made (see contract.judge_drop).
+        skip_corrupt: leave out images that cannot be decoded.
+    """
+
+    images: str | None = None
+    calibration_images: int = 512
+    selection_images: int = 500
+    max_drop: float | None = None
+    skip_corrupt: bool = False
+
+
+class Made(NamedTuple):
+    """A file, and whether it was found instead of made."""
+
+    bundle: Bundle
+    found: bool
+
+
+def is_source(manifest: Manifest) -> bool:
+    """Whether a search can start from a bundle."""
+    return (manifest.format, manifest.precision) == ("onnx", "fp32") or manifest.format in _TORCH_FORMATS
+
+
+def source_of(bundle: Bundle, progress: Progress) -> Bundle:
+    """The float32 ONNX bundle of a network: the bundle itself, or its export.
+
+    Raises:
+        BundleError: the bundle is neither.
+        EdgeKitError: it cannot be exported.
+    """
+    manifest = bundle.manifest
+    if (manifest.format, manifest.precision) == ("onnx", "fp32"):
+        return bundle
+    if manifest.format not in _TORCH_FORMATS:
+        raise BundleError(
+            f"{bundle.path} is {manifest.format} {manifest.precision}; optimize starts from the original model",
+            fix="pass the fp32 ONNX bundle, or the one that train or import made",
+        )
+    return export(bundle, SOURCE.format, progress).bundle
+
+
+def export(network: Bundle, format: str, progress: Progress) -> Made:
+    """Export a network in another format, or find its export.
+
+    Raises:
+        EdgeKitError: it cannot be exported.
+    """
+    for earlier in _derived(network):
+        manifest = earlier.manifest
+        if (manifest.format, manifest.precision, manifest.preprocess) == (format, "fp32", network.manifest.preprocess):
+            return Made(earlier, found=True)
+    from ...export.export_bundle import export_bundle
+
+    progress(f"export to {format}", 0.0)
+    return Made(export_bundle(network, format, new_path(f"{network.manifest.name}-{format}-fp32")), found=False)
+
+
+def make(variant: Variant, source: Bundle, options: MakingOptions, progress: Progress) -> Made:
+    """Make a file from the source, or find it.
+
+    Raises:
+        EdgeKitError: it cannot be made; the message says why.
+    """
+    if variant == SOURCE:
+        return Made(source, found=True)
+    if variant.precision == "fp32":
+        return export(_network_of(source), variant.format, progress)
+    images = BundleImages(source, options.images, skip_corrupt=options.skip_corrupt)
+    if (earlier := _quantized(variant, source, images, options)) is not None:
+        return Made(earlier, found=True)
+
+    def show(stage: str, share: float) -> None:
+        progress(f"{variant.name}: {stage}", share)
+
+    result = quantize(
+        source,
+        QuantizeOptions(
+            precision=variant.precision, target=variant.target, calibration_images=options.calibration_images,
+            allow_few=True, selection_images=options.selection_images,
+        ),
+        images=options.images, max_drop=options.max_drop, skip_corrupt=options.skip_corrupt, progress=show,
+    )  # fmt: skip
+    if result.judgement.outcome == "fail":
+        raise EdgeKitError(result.judgement.sentence, fix="see edgekit quantize")
+    return Made(result.bundle, found=False)
+
+
+def _quantized(variant: Variant, source: Bundle, images: BundleImages, options: MakingOptions) -> Bundle | None:
+    """An earlier bundle with the same precision, target and calibration images, by this version of EdgeKit."""
+    calibration = None
+    for earlier in _derived(source):
+        manifest = earlier.manifest
+        if (manifest.precision, manifest.details.get("target")) != (variant.precision, variant.target):
+            continue
+        if manifest.tools.get("edgekit-vision") != __version__:
+            continue
+        if variant.precision == "fp16":
+            return earlier
+        if calibration is None:
+            train = images.part("train")
+            drawn = train and train.stratified(options.calibration_images, CALIBRATION_SEED)
+            calibration = drawn.sha256() if drawn else ""
+        if calibration_of(manifest).get("sha256") == calibration:
+            return earlier
+    return None
+
+
+def _network_of(source: Bundle) -> Bundle:
+    """The network in torch that the source was exported from.
+
+    Raises:
+        EdgeKitError: it was not, or it was not found.
+    """
+    for entry in reversed(source.manifest.lineage):
+        if entry["format"] in _TORCH_FORMATS:
+            network = find(entry["id"], source.path.parent, RUNS)
+            if network is not None:
+                return network
+    raise EdgeKitError(
+        f"{source.path} has no network in torch beside it, which other formats are exported from",
+        fix="optimize the bundle that train or import made",
+    )
+
+
+def _derived(bundle: Bundle) -> Sequence[Bundle]:
+    return derived(bundle.id, *dict.fromkeys(place.resolve() for place in (bundle.path.parent, RUNS)))
