@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import cast
 
 from ...deploy.bundle import Bundle
-from ...deploy.environment import Machine
+from ...deploy.images import UNLABELLED
 from ...deploy.measuring.agent import Measured
 from ...deploy.measuring.elimination import (
     INDIFFERENCE,
@@ -43,16 +42,25 @@ class Raced:
     targets: Sequence[int]
     seconds: float
 
+    @property
+    def labelled(self) -> bool:
+        """Whether each selection image has a label."""
+        return UNLABELLED not in self.targets
+
 
 @dataclass
 class _Runner:
-    """A candidate in a race; `logs` has the logarithm of its relative time in each process."""
+    """A candidate in a race; `logs` has the logarithm of its relative time in each process.
+
+    `time_ms` is per image at batch 1: relative to the reference's, so that it does not depend on when it was measured.
+    """
 
     candidate: Candidate
     bundle: Bundle
     name: str
     measurement: Measurement | None = None
     logs: list[float] = field(default_factory=list)
+    time_ms: float | None = None
     lost: float | None = None
     changed: float | None = None
     status: Status = "slower"
@@ -75,13 +83,13 @@ class _Runner:
 
 
 def candidate_name(candidate: Candidate, bundle: Bundle) -> str:
-    """Precision, target, runtime and options: "int8 (openvino) openvino threads=2"."""
+    """Precision, target, runtime and options: "int8 (openvino) on openvino threads=2"."""
     manifest = bundle.manifest
     precision, target = candidate.precision(manifest.precision), manifest.details.get("target")
     runtime = candidate.choice.name if candidate.choice else default_runtime(manifest.format).name
     options = {name: value for name, value in candidate.options.items() if (name, value) != (PRECISION, precision)}
     kept = options_text(options)
-    return " ".join([precision, *([f"({target})"] if target else []), runtime, *([kept] if kept else [])])
+    return " ".join([precision, *([f"({target})"] if target else []), "on", runtime, *([kept] if kept else [])])
 
 
 def conclude(raced: Raced) -> DeviceSearch:
@@ -90,11 +98,11 @@ def conclude(raced: Raced) -> DeviceSearch:
     Among those that are equally fast (within INDIFFERENCE), one that is not optimised is preferred, then fewer threads,
     then the smaller loss of accuracy, then the smaller file.
     """
-    rules = raced.plan.race or Race()
+    rules = _rules(raced)
     runners = _runners(raced, rules)
     running = [runner for runner in runners if runner.measurement is not None]
     fastest_float = min((runner for runner in running if not runner.optimised), key=lambda runner: runner.log)
-    within = [runner for runner in running if _keeps_limits(runner, rules, len(raced.targets))]
+    within = [runner for runner in running if _keeps_limits(runner, rules, raced)]
     alive = _alive(within, rules, raced.plan.processes)
     chosen = _best(alive)
     for runner in within:
@@ -108,15 +116,13 @@ def conclude(raced: Raced) -> DeviceSearch:
     order = sorted(
         runners, key=lambda runner: (runner is not chosen, not runner.logs, runner.log if runner.logs else 0.0)
     )
-    environment = raced.measured.environment
-    machine = {name: value for name, value in environment.items() if name in Machine.__annotations__}
     return {
         "name": raced.device,
-        "machine": cast("Machine", machine),
-        "candidates": [_entry(runner, fastest_float, rules, runner in front) for runner in order],
+        "environment": raced.measured.environment,
+        "candidates": [_entry(runner, fastest_float, raced, runner in front) for runner in order],
         "chosen": chosen.candidate.key if chosen else None,
         "baseline": fastest_float.candidate.key,
-        "sentence": _sentence(chosen, fastest_float, within, rules, len(raced.targets)),
+        "sentence": _sentence(chosen, fastest_float, within, raced),
         "use": f"edgekit validate {chosen.bundle.path} --runtime {chosen.candidate.choice}" if chosen else None,
         "report": None, "headline": None,
         "verdict": "pass" if chosen else "fail",
@@ -158,10 +164,15 @@ def shared_file(searches: Sequence[DeviceSearch]) -> SharedFile | None:
     return {"bundle": file, "name": f"{entry['format']} {entry['precision']}{target}", "slower": slower[file]}
 
 
+def _rules(raced: Raced) -> Race:
+    return raced.plan.race or Race()
+
+
 def _runners(raced: Raced, rules: Race) -> list[_Runner]:
     measurements = {measurement.bundle: measurement for measurement in raced.measured.measurements}
     candidates = raced.plan.measured(raced.bundles)
     reference = measurements[candidates[0].key]
+    reference_ms = math.exp(mean(math.log(block.ms) for block in reference.blocks))
     runners = []
     for candidate in candidates:
         bundle = raced.bundles[candidate.bundle]
@@ -169,14 +180,12 @@ def _runners(raced: Raced, rules: Race) -> list[_Runner]:
         if (measurement := runner.measurement) is None:
             runner.status, runner.detail = "failed", raced.measured.failed.get(candidate.key, "not measured")
         else:
-            runner.logs = [
-                math.log(
-                    relative_batch_time(measurement.throughput, reference.throughput, process)
-                    if rules.objective == "throughput"
-                    else relative_time(measurement.blocks, reference.blocks, process)
-                )
-                for process in sorted({block.process for block in measurement.blocks})
-            ]
+            processes = sorted({block.process for block in measurement.blocks})
+            singles = [math.log(relative_time(measurement.blocks, reference.blocks, number)) for number in processes]
+            runner.time_ms, runner.logs = math.exp(mean(singles)) * reference_ms, singles
+            if rules.objective == "throughput":
+                own, others = measurement.throughput, reference.throughput
+                runner.logs = [math.log(relative_batch_time(own, others, number)) for number in processes]
             if measurement.predictions is not None and reference.predictions is not None and len(raced.targets):
                 first, second = reference.predictions.classes, measurement.predictions.classes
                 runner.lost = points_lost(raced.targets, first, second)
@@ -185,7 +194,7 @@ def _runners(raced: Raced, rules: Race) -> list[_Runner]:
     return runners
 
 
-def _keeps_limits(runner: _Runner, rules: Race, images: int) -> bool:
+def _keeps_limits(runner: _Runner, rules: Race, raced: Raced) -> bool:
     """Whether it keeps to the limits on size, accuracy and memory; sets the status of one that does not."""
     size = runner.bundle.size_bytes
     if rules.max_bytes is not None and size > rules.max_bytes:
@@ -194,7 +203,13 @@ def _keeps_limits(runner: _Runner, rules: Race, images: int) -> bool:
     memory = runner.measurement.peak_rss_bytes if runner.measurement else None
     if rules.max_loss is not None and runner.lost is not None and runner.lost > rules.max_loss:
         runner.status = "loses accuracy"
-        runner.detail = f"{runner.lost:+.2f} points lost on {images} selection images, {rules.max_loss:g} allowed"
+        images, allowed = len(raced.targets), f"{rules.max_loss:g}"
+        runner.detail = (
+            f"{runner.lost:+.2f} points lost on {images} selection images, {allowed} allowed"
+            if raced.labelled
+            else f"{runner.lost:.2f} % of {images} selection images are answered differently, {allowed} % allowed "
+            "without labels"
+        )
         return False
     if rules.max_rss_bytes is not None and memory is not None and memory > rules.max_rss_bytes:
         runner.status = "takes too much memory"
@@ -256,10 +271,10 @@ def _pareto(runners: Sequence[_Runner]) -> list[_Runner]:
     ]
 
 
-def _entry(runner: _Runner, baseline: _Runner, rules: Race, pareto: bool) -> CandidateEntry:
+def _entry(runner: _Runner, baseline: _Runner, raced: Raced, pareto: bool) -> CandidateEntry:
     measurement, manifest = runner.measurement, runner.bundle.manifest
     choice = runner.candidate.choice
-    batches = measurement.throughput if measurement and rules.objective == "throughput" else ()
+    batches = measurement.throughput if measurement and _rules(raced).objective == "throughput" else ()
     return {
         "id": runner.candidate.key, "name": runner.name, "bundle": str(runner.bundle.path), "format": manifest.format,
         "precision": runner.precision, "target": manifest.details.get("target"),
@@ -267,15 +282,16 @@ def _entry(runner: _Runner, baseline: _Runner, rules: Race, pareto: bool) -> Can
         "size_bytes": runner.bundle.size_bytes,
         "peak_rss_bytes": measurement and measurement.peak_rss_bytes,
         "speedup": _speedup(runner, baseline) if runner.logs else None,
-        "time_ms": math.exp(mean(math.log(block.ms) for block in measurement.blocks)) if measurement else None,
+        "time_ms": runner.time_ms,
         "images_per_s": max((1e9 * entry.batch * len(entry.ns) / sum(entry.ns) for entry in batches), default=None),
-        "points_lost": runner.lost, "changed": runner.changed, "processes": len(runner.logs), "pareto": pareto,
+        "points_lost": runner.lost if raced.labelled else None, "changed": runner.changed,
+        "processes": len(runner.logs), "pareto": pareto,
         "status": runner.status, "detail": runner.detail,
     }  # fmt: skip
 
 
 def _sentence(
-    chosen: _Runner | None, baseline: _Runner, within: Sequence[_Runner], rules: Race, images: int
+    chosen: _Runner | None, baseline: _Runner, within: Sequence[_Runner], raced: Raced
 ) -> str:  # fmt: skip
     if chosen is None:
         return "no candidate keeps to the limits"
@@ -284,10 +300,12 @@ def _sentence(
     speedup = _speedup(chosen, baseline)
     bounds = "" if speedup["low"] is None else f" [{speedup['low']:.2f}, {speedup['high']:.2f}]"
     text = f"use {chosen.name}: {speedup['ratio']:.2f}x{bounds} as fast as {baseline.name}"
-    if rules.objective == "size":
+    if _rules(raced).objective == "size":
         text = f"use {chosen.name}, the smallest with {megabytes(chosen.bundle.size_bytes)}: " + text.partition(": ")[2]
-    if chosen.lost is not None:
-        text += f", {chosen.lost:+.2f} points lost on {images} selection images"
+    if chosen.lost is not None and raced.labelled:
+        text += f", {chosen.lost:+.2f} points lost on {len(raced.targets)} selection images"
+    elif chosen.changed is not None:
+        text += f", {100 * chosen.changed:.2f} % of {len(raced.targets)} answers changed"
     others = [runner for runner in within if runner is not chosen and runner.bundle.id != chosen.bundle.id]
     if others:
         next_best = min(others, key=lambda runner: runner.log)

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypedDict
 
-from ...deploy.environment import Machine
+from ...deploy.measuring.measurement import Environment
 from .contract import ExitCode, Outcome
 from .report_schema import Failed
 
@@ -79,7 +79,7 @@ class DeviceSearch(TypedDict):
 
     Attributes:
         name: the device's name.
-        machine: its hardware and libraries.
+        environment: its hardware, libraries and state.
         candidates: the chosen one first, then by time.
         chosen: id of the candidate to use; null if none is within the limits.
         baseline: id of the fastest candidate that is not optimised.
@@ -93,7 +93,7 @@ class DeviceSearch(TypedDict):
     """
 
     name: str
-    machine: Machine
+    environment: Environment
     candidates: list[CandidateEntry]
     chosen: str | None
     baseline: str

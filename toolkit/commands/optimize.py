@@ -42,6 +42,15 @@ def command(
             rich_help_panel=DEVICE,
         ),
     ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--threads",
+            help="Number of threads to try. Repeatable. Default: 1, 2, 4, … and all cores.",
+            min=1,
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
     objective: Annotated[
         str, typer.Option(help=f"What the best model has most of: {', '.join(_OBJECTIVES)}.", rich_help_panel=CONTRACT)
     ] = "latency",
@@ -106,7 +115,7 @@ def command(
     choose(dict.fromkeys(_OBJECTIVES), objective, "objective")
     source = given_or_newest(bundle, is_source, "original model (fp32 ONNX, or from train or import)", "edgekit train")
     options = OptimizeOptions(
-        devices=device or ["local"], runtimes=runtime or (), objective=objective,
+        devices=device or ["local"], runtimes=runtime or (), threads=threads or (), objective=objective,
         size_bytes=bytes_of(size, "--size") if size else None,
         memory_bytes=bytes_of(memory, "--memory") if memory else None,
         budget_s=seconds_of(budget, "--budget"), images=images, calibration_images=calibration_images,

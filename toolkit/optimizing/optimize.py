@@ -53,6 +53,7 @@ class OptimizeOptions:
     Attributes:
         devices: "local", or addresses (see deploy.devices.open_device); several are searched at the same time.
         runtimes: names of the runtimes that take part; empty for space.SEARCHED.
+        threads: numbers of threads to try; empty for the powers of two up to a device's cores, and all cores.
         objective: see plan.Race.
         size_bytes, memory_bytes: the largest file, and the largest resident memory; None for no limit.
         budget_s: seconds for the whole search. The first process of every candidate, and the confirmation, end even if
@@ -66,6 +67,7 @@ class OptimizeOptions:
 
     devices: Sequence[str] = ("local",)
     runtimes: Sequence[str] = ()
+    threads: Sequence[int] = ()
     objective: str = "latency"
     size_bytes: int | None = None
     memory_bytes: int | None = None
@@ -122,7 +124,7 @@ def plan_search(options: OptimizeOptions, devices: Mapping[str, Device] | None =
         DeviceError: a device cannot be reached or searched.
     """
     devices = devices or _opened(options)
-    places = {name: examine(device, options.runtimes) for name, device in devices.items()}
+    places = {name: examine(device, options.runtimes, options.threads) for name, device in devices.items()}
     small = options.objective == "size" or options.size_bytes is not None
     variants = {name: variants_for(place, small=small) for name, place in places.items()}
     contenders = {
@@ -199,8 +201,10 @@ def _make_files(
 ) -> tuple[dict[Variant, Bundle], list[NotMade]]:  # fmt: skip
     """Make or find each file; one that cannot be made is listed with the reason."""
     making = MakingOptions(
-        options.images, options.calibration_images, options.selection_images, contract.max_drop, options.skip_corrupt
-    )
+        images=options.images, calibration_images=options.calibration_images,
+        selection_images=options.selection_images, max_drop=contract.max_drop, skip_corrupt=options.skip_corrupt,
+        install="litert" in options.runtimes,
+    )  # fmt: skip
     files: dict[Variant, Bundle] = {}
     not_made: list[NotMade] = []
     for variant in variants:
@@ -210,7 +214,7 @@ def _make_files(
         try:
             made = make(variant, source, making, progress)
         except (BundleError, DataError, EdgeKitError) as error:
-            not_made.append({"name": variant.name, "reason": str(error)})
+            not_made.append({"name": variant.name, "reason": f"{error} ({error.fix})"})
             continue
         files[variant] = made.bundle
     return files, not_made

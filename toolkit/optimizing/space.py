@@ -44,28 +44,30 @@ class Place:
         name: the device's name.
         runtimes: those that take part, in the order of SEARCHED.
         machine: the hardware.
+        threads: numbers of threads to try, ascending.
     """
 
     name: str
     runtimes: tuple[str, ...]
     machine: Machine
+    threads: tuple[int, ...]
 
     @property
-    def threads(self) -> list[int]:
-        """Numbers of threads to try: powers of two, and all cores."""
-        cores = self.machine["cores_allowed"]
-        return sorted({*(1 << power for power in range(cores.bit_length()) if 1 << power <= cores), cores})
+    def reference(self) -> "Contender":
+        """The first contender, to which the others' times are relative: few threads vary least on a busy machine."""
+        return Contender(SOURCE, Choice(default_runtime(SOURCE.format).name, {"threads": self.threads[0]}))
 
 
-def examine(opened: Device, wanted: Sequence[str]) -> Place:
+def examine(opened: Device, wanted: Sequence[str], threads: Sequence[int] = ()) -> Place:
     """Connect to a device, and list its runtimes that take part.
 
     Args:
         wanted: names of runtimes; empty for those of SEARCHED.
+        threads: numbers to try; empty for the powers of two up to the device's cores, and all cores.
 
     Raises:
-        DeviceError: the device cannot describe itself, or lacks a wanted runtime or ONNX Runtime, which runs the
-            reference.
+        DeviceError: the device cannot describe itself, has fewer cores than threads are wanted, or lacks a wanted
+            runtime or ONNX Runtime, which runs the reference.
     """
     opened.require("describe")
     with opened as device:
@@ -85,7 +87,12 @@ def examine(opened: Device, wanted: Sequence[str]) -> Place:
             f"{device.name} cannot describe its hardware",
             fix=f"edgekit doctor --device {device.name}",
         )
-    return Place(device.name, tuple(name for name in (wanted or SEARCHED) if name in installed), machine)
+    cores = machine["cores_allowed"]
+    if threads and max(threads) > cores:
+        raise DeviceError(f"{device.name} has {cores} cores, not {max(threads)}", fix=f"pass --threads {cores}")
+    tried = threads or (*(1 << power for power in range(cores.bit_length()) if 1 << power <= cores), cores)
+    runtimes = tuple(name for name in (wanted or SEARCHED) if name in installed)
+    return Place(device.name, runtimes, machine, tuple(sorted(set(tried))))
 
 
 def variants_for(place: Place, *, small: bool) -> list[Variant]:
@@ -121,12 +128,8 @@ class Contender(NamedTuple):
         return f"{self.variant.name} on {self.choice}"
 
 
-# The first contender, to which the times of the others are relative. One thread varies least on a busy machine.
-REFERENCE = Contender(SOURCE, Choice(default_runtime(SOURCE.format).name, {"threads": 1}))
-
-
 def contenders_for(place: Place, variants: Sequence[Variant], *, streams: bool) -> list[Contender]:
-    """What to race on a device, REFERENCE first.
+    """What to race on a device, the reference first.
 
     Args:
         streams: batches matter, so that runtimes with several streams try them.
@@ -138,7 +141,7 @@ def contenders_for(place: Place, variants: Sequence[Variant], *, streams: bool) 
         if variant.format in (runtime := runtime_named(name)).formats and _suits(runtime, variant)
         for choice in _choices(runtime, variant, place, streams=streams)
     ]
-    return [REFERENCE, *(contender for contender in found if contender != REFERENCE)]
+    return [place.reference, *(contender for contender in found if contender != place.reference)]
 
 
 def _suits(runtime: Runtime, variant: Variant) -> bool:

@@ -25,6 +25,7 @@ class MakingOptions:
     Attributes:
         images: source of calibration and selection images; None for the bundle's own.
         calibration_images, selection_images: their numbers, drawn by class.
+        install: install the converter of a format if it is missing; otherwise such a file is not made.
         max_drop: a file that certainly loses more is not made (see contract.judge_drop).
         skip_corrupt: leave out images that cannot be decoded.
     """
@@ -34,6 +35,7 @@ class MakingOptions:
     selection_images: int = 500
     max_drop: float | None = None
     skip_corrupt: bool = False
+    install: bool = False
 
 
 class Made(NamedTuple):
@@ -91,6 +93,8 @@ def make(variant: Variant, source: Bundle, options: MakingOptions, progress: Pro
     if variant == SOURCE:
         return Made(source, found=True)
     if variant.precision == "fp32":
+        if variant.format == "litert" and not options.install:
+            _require_litert_converter()
         return export(_network_of(source), variant.format, progress)
     images = BundleImages(source, options.images, skip_corrupt=options.skip_corrupt)
     if (earlier := _quantized(variant, source, images, options)) is not None:
@@ -110,6 +114,20 @@ def make(variant: Variant, source: Bundle, options: MakingOptions, progress: Pro
     if result.judgement.outcome == "fail":
         raise EdgeKitError(result.judgement.sentence, fix="see edgekit quantize")
     return Made(result.bundle, found=False)
+
+
+def _require_litert_converter() -> None:
+    """A search does not download a gigabyte unasked.
+
+    Raises:
+        EdgeKitError: the converter is not installed yet.
+    """
+    from ...export.litert import CONVERTER, packages_place
+
+    if not packages_place().is_dir():
+        raise EdgeKitError(
+            f"{CONVERTER}, which takes 0.9 GB, is not installed", fix="add --runtime litert, which installs it"
+        )
 
 
 def _quantized(variant: Variant, source: Bundle, images: BundleImages, options: MakingOptions) -> Bundle | None:
@@ -136,14 +154,14 @@ def _network_of(source: Bundle) -> Bundle:
     """The network in torch that the source was exported from.
 
     Raises:
-        EdgeKitError: it was not, or it was not found.
+        BundleError: it was not, or it was not found.
     """
     for entry in reversed(source.manifest.lineage):
         if entry["format"] in _TORCH_FORMATS:
             network = find(entry["id"], source.path.parent, RUNS)
             if network is not None:
                 return network
-    raise EdgeKitError(
+    raise BundleError(
         f"{source.path} has no network in torch beside it, which other formats are exported from",
         fix="optimize the bundle that train or import made",
     )
