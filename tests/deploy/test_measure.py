@@ -28,8 +28,10 @@ from edgekit.deploy.measuring.plan import SAMPLES_WANTED, Candidate, Plan
 from edgekit.deploy.measuring.subject import Subject
 from edgekit.deploy.measuring.worker import Worker
 from edgekit.deploy.measuring.worker_process import WorkerProcess
+from edgekit.deploy.progress import silent
 from edgekit.deploy.runtimes.runtime import default_runtime
 from edgekit.export.export_bundle import Options, export_bundle
+from edgekit.toolkit.analysis.host_answers import compare_with_host
 from edgekit.toolkit.doctor.planted_models import null_bundle
 
 from tests.toolkit.conftest import ENVIRONMENT, report_on
@@ -240,6 +242,15 @@ def test_an_answer_that_is_not_a_number_has_no_confidence(fp32: Bundle, images: 
     worker.start(str(fp32.path), str(tmp_path))
     worker._session = _Overflowing()
     assert worker.predict()["confidences"] == [0.0] * 3
+
+
+def test_equal_logits_differ_by_nothing(fp32: Bundle, int8: Bundle, images: ImageSet) -> None:
+    """Logits are recorded exactly: rounded, they would differ from the host's by more than its kernels do."""
+    bundles, few = [fp32, int8], images.take(range(3))
+    (first, second) = open_device("local").measure(bundles, QUICK, few, silent).measurements
+    measured = [(Candidate(fp32.id), fp32, first), (Candidate(int8.id), int8, second)]
+    answers = compare_with_host(measured, few, silent)
+    assert [(answer["logits_max_abs"], answer["differ"]) for answer in answers.values()] == [(0, []), (0, [])]
 
 
 class _Overflowing:
