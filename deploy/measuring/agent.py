@@ -24,7 +24,7 @@ from ..signals import ended_by_signals
 from .measure import measure
 from .measurement import Environment, Measurement, check_measurements
 from .plan import Plan
-from .race import race
+from .race import check_race, race
 
 T = TypeVar("T")
 
@@ -100,6 +100,8 @@ class Measured(NamedTuple):
             failed = {key[:_SHOWN]: reason[:_SHOWN] for key, reason in answer.failed.items()} if plan.race else {}
             classes = {entry.key: labels[entry.bundle] for entry in candidates if entry.key not in failed}
             check_measurements(measurements, classes, images)
+            if plan.race is not None:
+                check_race(measurements, candidates[0].key, plan.race)
         except DocumentError as error:
             raise DeviceError(
                 f"{device} sent an invalid measurement: {error}",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..bundle import Bundle
+from ..documents import DocumentError
 from ..environment import allowed_cores, memory_cap
 from ..errors import EdgeKitError
 from ..progress import Progress, silent
@@ -84,6 +85,26 @@ def race(
         if not racing or late or decided(_times(racing, reference, rules), plan.processes):
             break
     return outcome()
+
+
+def check_race(measurements: Sequence[Measurement], reference: str, rules: Race) -> None:
+    """Refuse measurements that a race cannot have.
+
+    Args:
+        reference: key of the first candidate.
+
+    Raises:
+        DocumentError: the reference is missing, a candidate was not timed beside it, or a process has no batches.
+    """
+    if not measurements or measurements[0].bundle != reference:
+        raise DocumentError("the reference was not measured")
+    rounds = {(block.process, block.round) for block in measurements[0].blocks}
+    for measurement in measurements:
+        processes = {block.process for block in measurement.blocks}
+        if processes != set(range(len(processes))) or not {(b.process, b.round) for b in measurement.blocks} <= rounds:
+            raise DocumentError(f"{measurement.bundle} was not timed beside the reference")
+        if rules.objective == "throughput" and not processes <= {entry.process for entry in measurement.throughput}:
+            raise DocumentError(f"{measurement.bundle} was not timed in batches")
 
 
 def _groups(subjects: Sequence[Subject]) -> Iterator[list[Subject]]:

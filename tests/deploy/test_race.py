@@ -1,14 +1,16 @@
 """A race on real processes: slow candidates are dropped early, limits are kept, and a failure is one candidate's."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.documents import plain, read
-from edgekit.deploy.errors import EdgeKitError
+from edgekit.deploy.errors import DeviceError, EdgeKitError
 from edgekit.deploy.images import ImageSet
 from edgekit.deploy.measuring.agent import Measured
 from edgekit.deploy.measuring.elimination import points_lost
@@ -16,6 +18,8 @@ from edgekit.deploy.measuring.plan import Candidate, Plan, Race
 from edgekit.deploy.runtimes.runtime import Choice
 from edgekit.toolkit.datasets import load_dataset
 from edgekit.toolkit.doctor.planted_models import slowed
+
+from tests.toolkit.conftest import ENVIRONMENT, measurement
 
 PLAN = Plan(seconds=0.2, rounds=4, processes=4, block_ms=5, threads=1)
 
@@ -115,3 +119,38 @@ def test_points_lost() -> None:
     assert points_lost(targets, [0, 1, 2, 3], [0, 1, 0, 3]) == 25.0
     assert points_lost([-1] * 4, [0, 1, 2, 0], [0, 1, 0, 3]) == 50.0
     assert points_lost([], [], []) == 0.0
+
+
+def _raced(fp32: Bundle, int8: Bundle) -> tuple[Plan, dict[str, object]]:
+    """A plan, and what a device may send for it."""
+    candidates = (Candidate(fp32.id), Candidate(int8.id))
+    whole = [replace(measurement(bundle, 1.0, np.arange(3) % 10), golden_logits=[]) for bundle in (fp32, int8)]
+    return replace(PLAN, race=Race(), candidates=candidates), plain(Measured(ENVIRONMENT, whole, {}).to_json())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda entry, _: entry.update(failed={entry["measurements"].pop(0)["bundle"]: "x"}), "reference was not"),
+        (lambda _, other: other["blocks"][0].update(round=99), "was not timed beside the reference"),
+        (lambda _, other: [block.update(process=5) for block in other["blocks"]], "was not timed beside"),
+        (lambda _, other: other.update(blocks=[]), "no blocks"),
+        (lambda entry, _: entry.update(failed="yes"), "failed"),
+        (lambda entry, _: entry["measurements"].pop(), "not of the requested models"),
+    ],
+)
+def test_a_hostile_device_is_refused(fp32: Bundle, int8: Bundle, change: Any, message: str) -> None:
+    """A race that cannot have happened is one clear error, not a traceback later."""
+    plan, sent = _raced(fp32, int8)
+    entry: Any = json.loads(json.dumps(sent))
+    assert len(Measured.from_json(entry, "board", [fp32, int8], 3, plan).measurements) == 2
+    change(entry, entry["measurements"][1])
+    with pytest.raises(DeviceError, match=message):
+        Measured.from_json(entry, "board", [fp32, int8], 3, plan)
+
+
+def test_batches_are_part_of_a_race_for_throughput(fp32: Bundle, int8: Bundle) -> None:
+    """Without them nothing could be concluded."""
+    plan, sent = _raced(fp32, int8)
+    with pytest.raises(DeviceError, match="was not timed in batches"):
+        Measured.from_json(sent, "board", [fp32, int8], 3, replace(plan, race=Race("throughput")))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ... import __version__
 from ...deploy.bundle import Bundle
 from ...deploy.devices.device import Device, open_device
-from ...deploy.documents import DocumentError, parse, plain
+from ...deploy.documents import DocumentError, parse, plain, read
 from ...deploy.errors import BundleError, DataError, EdgeKitError
 from ...deploy.files import write_file
 from ...deploy.images import ImageSet
@@ -225,6 +225,14 @@ def _selection(source: Bundle, options: OptimizeOptions) -> ImageSet | None:
     return images and images.stratified(options.selection_images, _SEED)
 
 
+class _Record(NamedTuple):
+    """A race on disk."""
+
+    key: str
+    seconds: float
+    measured: dict[str, object]
+
+
 @dataclass(frozen=True)
 class _Finder:
     """A search with its files, to be carried out on one device after the other or on several at once."""
@@ -270,17 +278,17 @@ class _Finder:
         ids = {candidate.bundle for candidate in candidates}
         bundles = [bundle for bundle in self.files.values() if bundle.id in ids]
         count, key = len(self.selection or ()), self._key(place, replace(plan, race=replace(rules, seconds=None)))
-        measured = self._recorded(place.name, key, bundles, count, plan)
-        begun = time.monotonic()
-        if measured is None:
+        race = self._recorded(place.name, key, bundles, count, plan)
+        if race is None:
+            begun = time.monotonic()
             with device as connected:
                 measured = connected.measure(bundles, plan, self.selection, progress)
+            race = measured, round(time.monotonic() - begun, 1)
             self.folder.mkdir(parents=True, exist_ok=True)
-            entry = {"key": key, "seconds": time.monotonic() - begun, "measured": measured.to_json()}
+            entry = {"key": key, "seconds": race[1], "measured": measured.to_json()}
             write_file(self.record(place.name), json.dumps(entry))
         targets = [] if self.selection is None else self.selection.targets.tolist()
-        by_id = {bundle.id: bundle for bundle in bundles}
-        return Raced(place.name, by_id, plan, measured, targets, round(time.monotonic() - begun, 1))
+        return Raced(place.name, {bundle.id: bundle for bundle in bundles}, plan, race[0], targets, race[1])
 
     def _key(self, place: Place, plan: Plan) -> str:
         """Identifies a race: the plan with its candidates, the images, the device and the version."""
@@ -289,17 +297,20 @@ class _Finder:
         content = json.dumps([plain(plan), selection, place.name, machine, __version__], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def _recorded(self, name: str, key: str, bundles: Sequence[Bundle], count: int, plan: Plan) -> Measured | None:
+    def _recorded(
+        self, name: str, key: str, bundles: Sequence[Bundle], count: int, plan: Plan
+    ) -> tuple[Measured, float] | None:
+        """The race of an interrupted search for the same, and its seconds; None if there is none."""
         path = self.record(name)
         try:
-            entry = parse(path.read_bytes(), path, "a race", limit=_MAX_RECORD) if path.is_file() else None
-            if not isinstance(entry, dict) or entry.get("key") != key:
+            entry = read(_Record, parse(path.read_bytes(), path, "a race", limit=_MAX_RECORD))
+            if entry.key != key:
                 return None
-            measured = Measured.from_json(entry.get("measured"), name, bundles, count, plan)
-        except (EdgeKitError, DocumentError, OSError):
+            measured = Measured.from_json(entry.measured, name, bundles, count, plan)
+        except (EdgeKitError, DocumentError, OSError):  # it is made again
             return None
         _log.info(f"using the race of the interrupted search in {path}")
-        return measured
+        return measured, entry.seconds
 
     def _confirm(self, found: DeviceSearch, optimised: CandidateEntry, progress: Progress) -> Validation:
         """Validate a candidate against the fastest ones that are not optimised, on the test images."""
