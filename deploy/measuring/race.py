@@ -12,7 +12,7 @@ from ..documents import DocumentError
 from ..environment import allowed_cores, memory_cap
 from ..errors import EdgeKitError
 from ..progress import Progress, silent
-from .elimination import INDIFFERENCE, decided, points_lost, relative_batch_time, relative_time, survivors
+from .elimination import INDIFFERENCE, decided, points_lost, relative_batch_log, relative_logs, survivors
 from .measure import load, measure_memory, predict, replay_golden, time_blocks, warm_up
 from .measurement import Measurement
 from .plan import Plan, Race
@@ -82,7 +82,7 @@ def race(
             for subject in racing:
                 measure_memory(subject, how)
         keep(*outcome())
-        if not racing or late or decided(_times(racing, reference, rules), plan.processes):
+        if not racing or late or decided(_logs(racing, reference, rules), plan.processes):
             break
     return outcome()
 
@@ -181,7 +181,7 @@ def _go_on(
         fitting = [subject for subject in fitting if sizes[subject.candidate.key] <= limit]
     if not fitting:
         return []
-    alive = survivors(_times(fitting, reference, rules), looks)
+    alive = survivors(_logs(fitting, reference, rules), looks)
     return [subject for subject in fitting if subject.candidate.key in alive]
 
 
@@ -200,13 +200,13 @@ def _targets(images: Path | None) -> list[int]:
     return [] if images is None else json.loads((images / "images.json").read_text())["targets"]
 
 
-def _times(subjects: Sequence[Subject], reference: Subject, rules: Race) -> dict[str, list[float]]:
-    """Each candidate's times in its processes, relative to the reference's."""
+def _logs(subjects: Sequence[Subject], reference: Subject, rules: Race) -> dict[str, list[list[float]]]:
+    """Each candidate's times in its processes, relative to the reference's (see elimination.Logs)."""
     return {
         subject.candidate.key: [
-            relative_batch_time(subject.throughput, reference.throughput, process)
+            [relative_batch_log(subject.throughput, reference.throughput, process)]
             if rules.objective == "throughput"
-            else relative_time(subject.blocks, reference.blocks, process)
+            else relative_logs(subject.blocks, reference.blocks, process)
             for process in range(subject.processes)
         ]
         for subject in subjects

@@ -139,7 +139,7 @@ class Worker:
             "in_top5": in_top5 if self._images.labelled else None,
         }
 
-    def prepare(self) -> Prepared:
+    def prepare(self, warm_up_cap_s: float = RULES.warm_up_cap_s) -> Prepared:
         """Preprocess the inputs, warm up and postprocess, each timed; also returns the time of one call."""
         bundle, session = self._opened()
         self._inputs, preprocess_ns = [], []
@@ -148,7 +148,7 @@ class Worker:
             tensor = bundle.manifest.preprocess(self._picture(position))[None]
             preprocess_ns.append(time.perf_counter_ns() - start)
             self._inputs.append(tensor)
-        warm_up, call_ns = self._warm_up()
+        warm_up, call_ns = self._warm_up(warm_up_cap_s)
         postprocess_ns = []
         stages: dict[str, list[int]] = {}
         for tensor in self._inputs:
@@ -296,11 +296,11 @@ class Worker:
             ns.append(time.perf_counter_ns() - start)
         return ns
 
-    def _warm_up(self) -> tuple[WarmUpAnswer, int]:
+    def _warm_up(self, cap_s: float) -> tuple[WarmUpAnswer, int]:
         """Run until the times settle; returns the outcome, and the last window's median in ns per call."""
         medians, calls, begin = [], 0, time.monotonic()
         settled = False
-        while not settled and time.monotonic() - begin < RULES.warm_up_cap_s:
+        while not settled and time.monotonic() - begin < cap_s:
             ns = self._run_for(RULES.window_s, RULES.window_calls)
             calls += len(ns)
             medians.append(float(np.median(ns)))

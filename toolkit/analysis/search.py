@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import mean
+from statistics import mean, median
 
 from ...deploy.bundle import Bundle
 from ...deploy.images import UNLABELLED
@@ -11,8 +11,8 @@ from ...deploy.measuring.agent import Measured
 from ...deploy.measuring.elimination import (
     INDIFFERENCE,
     points_lost,
-    relative_batch_time,
-    relative_time,
+    relative_batch_log,
+    relative_logs,
     survivors,
 )
 from ...deploy.measuring.measurement import Measurement
@@ -50,7 +50,7 @@ class Raced:
 
 @dataclass
 class _Runner:
-    """A candidate in a race; `logs` has the logarithm of its relative time in each process.
+    """A candidate in a race; `rounds` has the logarithms of its relative times (see elimination.Logs).
 
     `time_ms` is per image at batch 1: relative to the reference's, so that it does not depend on when it was measured.
     """
@@ -59,12 +59,17 @@ class _Runner:
     bundle: Bundle
     name: str
     measurement: Measurement | None = None
-    logs: list[float] = field(default_factory=list)
+    rounds: list[list[float]] = field(default_factory=list)
     time_ms: float | None = None
     lost: float | None = None
     changed: float | None = None
     status: Status = "slower"
     detail: str = ""
+
+    @property
+    def logs(self) -> list[float]:
+        """The logarithm of its relative time in each process."""
+        return [median(values) for values in self.rounds]
 
     @property
     def log(self) -> float:
@@ -181,11 +186,11 @@ def _runners(raced: Raced, rules: Race) -> list[_Runner]:
             runner.status, runner.detail = "failed", raced.measured.failed.get(candidate.key, "not measured")
         else:
             processes = sorted({block.process for block in measurement.blocks})
-            singles = [math.log(relative_time(measurement.blocks, reference.blocks, number)) for number in processes]
-            runner.time_ms, runner.logs = math.exp(mean(singles)) * reference_ms, singles
+            runner.rounds = [relative_logs(measurement.blocks, reference.blocks, number) for number in processes]
+            runner.time_ms = math.exp(runner.log) * reference_ms
             if rules.objective == "throughput":
                 own, others = measurement.throughput, reference.throughput
-                runner.logs = [math.log(relative_batch_time(own, others, number)) for number in processes]
+                runner.rounds = [[relative_batch_log(own, others, number)] for number in processes]
             if measurement.predictions is not None and reference.predictions is not None and len(raced.targets):
                 first, second = reference.predictions.classes, measurement.predictions.classes
                 runner.lost = points_lost(raced.targets, first, second)
@@ -223,12 +228,11 @@ def _alive(within: Sequence[_Runner], rules: Race, looks: int) -> list[_Runner]:
     if rules.objective == "size" and within:
         limit = INDIFFERENCE * min(runner.bundle.size_bytes for runner in within)
         within = [runner for runner in within if runner.bundle.size_bytes <= limit]
-    processes = max((len(runner.logs) for runner in within), default=0)
-    whole = {runner.candidate.key: runner for runner in within if len(runner.logs) == processes}
+    processes = max((len(runner.rounds) for runner in within), default=0)
+    whole = {runner.candidate.key: runner for runner in within if len(runner.rounds) == processes}
     if not whole:
         return []
-    times = {key: [math.exp(value) for value in runner.logs] for key, runner in whole.items()}
-    return [whole[key] for key in survivors(times, looks)]
+    return [whole[key] for key in survivors({key: runner.rounds for key, runner in whole.items()}, looks)]
 
 
 def _best(alive: Sequence[_Runner]) -> _Runner | None:

@@ -17,7 +17,6 @@ from ...deploy.errors import BundleError, DataError, EdgeKitError
 from ...deploy.files import write_file
 from ...deploy.images import ImageSet
 from ...deploy.measuring.agent import Measured
-from ...deploy.measuring.elimination import FIRST_MARGIN
 from ...deploy.measuring.plan import Candidate, Plan, Race
 from ...deploy.progress import Progress, silent
 from ...deploy.runtimes.runtime import Choice
@@ -38,6 +37,8 @@ _log = logging.getLogger(__name__)
 _SEED = 0
 # Minimum seconds for the blocks of a race's processes; the maximum is three times this.
 _RACE_S = 4.0
+# A candidate in float32 this much slower than the fastest one, in the race, is not measured again.
+_MARGIN = 1.5
 # Shares of the budget after which no further file is made, and of the rest that the race may take.
 _MAKING_SHARE, _RACE_SHARE = 0.5, 0.6
 # The confirmation of a limited budget has at least this many test images.
@@ -381,7 +382,7 @@ def _baselines(found: DeviceSearch, source: Bundle) -> list[CandidateEntry]:
     own = next(entry for entry in floats if entry["id"].partition("@")[0] == source.id)
     kept = {own["runtime"].partition(":")[0]: own}
     for entry in floats:
-        if _ratio(entry) * FIRST_MARGIN >= _ratio(floats[0]):
+        if _ratio(entry) * _MARGIN >= _ratio(floats[0]):
             kept.setdefault(entry["runtime"].partition(":")[0], entry)
     return list(kept.values())
 
