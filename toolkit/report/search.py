@@ -18,6 +18,8 @@ from .files import device_slug
 from .html import page
 from .terminal import VERDICT_COLOURS, Fitting, stacked, text_table
 
+# Rows of a table in the terminal; the page has all.
+_MOST_ROWS = 12
 SEARCH_FILE, PAGE_FILE = "optimize.json", "optimize.html"
 
 
@@ -36,13 +38,15 @@ def search_table(search: Search) -> Iterator[RenderableType]:
             yield styled(found["name"], "bold")
         yield styled(found["sentence"], "bold")
         table = text_table("model", "speed-up", "time", "points lost", "changed", "size", "memory", "result")
-        for entry in found["candidates"]:
-            if entry["status"] != "failed":
-                figures = _figures(entry)
-                table.add_row(entry["name"], stacked(figures[0]), *figures[1:], entry["status"])
+        measured = [entry for entry in found["candidates"] if entry["status"] != "failed"]
+        for entry in measured[:_MOST_ROWS]:
+            figures = _figures(entry)
+            table.add_row(entry["name"], stacked(figures[0]), *figures[1:], entry["status"])
         yield Fitting(table)
+        if len(measured) > _MOST_ROWS:
+            yield f"{len(measured) - _MOST_ROWS} more candidates are on the page"
         if failures := list(_failures(found)):
-            yield f"{len(failures)} more do not run here; the page and --json say why"
+            yield f"{len(failures)} candidates do not run here; the page and --json say why"
         for line in _lines(found):
             yield line
     for entry in search["not_made"]:
@@ -94,7 +98,7 @@ def _lines(found: DeviceSearch) -> Iterator[str]:
     if found["headline"] is not None:
         yield f"confirmed on test images: {found['headline']}"
     if found["use"] is not None:
-        yield f"again: {found['use']}"
+        yield f"to validate it again: {found['use']}"
     if found["report"] is not None:
         yield f"report: {found['report']}/report.html"
 
@@ -147,7 +151,7 @@ def _lines_for_page(found: DeviceSearch) -> Iterator[str]:
     if found["headline"] is not None:
         yield f"Confirmed on test images: {found['headline']}; {found['verdict']}: {found['reason']}"
     if found["use"] is not None:
-        yield f"Again: {found['use']}"
+        yield f"To validate it again: {found['use']}"
     if found["report"] is not None:
         yield f"Report: {device_slug(found['name'])}/report.html"
 
