@@ -267,6 +267,7 @@ def _entry(runner: _Runner, baseline: _Runner, rules: Race, pareto: bool) -> Can
         "size_bytes": runner.bundle.size_bytes,
         "peak_rss_bytes": measurement and measurement.peak_rss_bytes,
         "speedup": _speedup(runner, baseline) if runner.logs else None,
+        "forecast_speedup": None,
         "time_ms": math.exp(mean(math.log(block.ms) for block in measurement.blocks)) if measurement else None,
         "images_per_s": max((1e9 * entry.batch * len(entry.ns) / sum(entry.ns) for entry in batches), default=None),
         "points_lost": runner.lost, "changed": runner.changed, "processes": len(runner.logs), "pareto": pareto,
