@@ -19,9 +19,10 @@ from ...deploy.images import ImageSet
 from ...deploy.measuring.agent import Measured
 from ...deploy.measuring.elimination import FIRST_MARGIN
 from ...deploy.measuring.plan import Candidate, Plan, Race
-from ...deploy.progress import Progress, silent
+from ...deploy.progress import Progress, silent, titled
 from ...deploy.runtimes.runtime import Choice
 from ..analysis.contract import DEFAULT_MAX_DROP, FAIL, Contract
+from ..analysis.forecast import Forecast, with_forecast
 from ..analysis.search import Raced, conclude, shared_file
 from ..analysis.search_schema import SCHEMA, CandidateEntry, DeviceSearch, NotMade, Search
 from ..datasets import part_of
@@ -30,6 +31,7 @@ from ..report.search import write_search
 from ..validation.on_devices import side_by_side
 from ..validation.validate import ValidateOptions, validate
 from ..validation.validation import Validation
+from .forecast import SECONDS, forecast
 from .space import Contender, Place, Variant, contenders_for, examine, variants_for
 from .variants import MakingOptions, make, source_of
 
@@ -40,6 +42,8 @@ _SEED = 0
 _RACE_S = 4.0
 # Shares of the budget after which no further file is made, and of the rest that the race may take.
 _MAKING_SHARE, _RACE_SHARE = 0.5, 0.6
+# The share of the budget for timing the forecast, at most its usual seconds.
+_FORECAST_SHARE = 1 / 60
 # The confirmation of a limited budget has at least this many test images.
 _FEWEST_TEST_IMAGES = 500
 # The largest record of a race that is read again.
@@ -246,13 +250,26 @@ class _Finder:
             for contender in contenders
             if contender.variant in self.files
         )
+        expected = self._forecast(device, contenders, progress)
         raced = self._raced(device, place, candidates, progress)
-        found = conclude(raced)
+        found = conclude(raced) if expected is None else with_forecast(conclude(raced), expected)
         optimised = _to_confirm(found)
         if optimised is None:
             return self._judged(found, None), None
         done = self._confirm(found, optimised, progress)
         return self._judged(found, done), done
+
+    def _forecast(self, device: Device, contenders: Sequence[Contender], progress: Progress) -> Forecast | None:
+        """What `inspect --forecast` says; None for other devices, and for batches, whose times it does not forecast."""
+        if not device.here or self.options.streams:
+            return None
+        made = [contender for contender in contenders if contender.variant in self.files]
+        seconds = min(SECONDS, _FORECAST_SHARE * self.options.budget_s)
+        try:
+            return forecast(self.source, made, seconds=seconds, progress=titled(progress, "forecast"))
+        except EdgeKitError as error:
+            _log.info(f"there is no forecast: {error}")
+            return None
 
     def _raced(self, device: Device, place: Place, candidates: tuple[Candidate, ...], progress: Progress) -> Raced:
         """Race on the device, or read the race of an interrupted search for the same."""
