@@ -27,7 +27,7 @@ _CALIBRATION_IMAGES = 32
 _CLASSES = 10
 
 
-def _preprocess(name: str) -> Preprocess:
+def preprocess_of(name: str) -> Preprocess:
     """The input of a network: 32 x 32 for EdgeKit's own, 224 x 224 for other libraries'."""
     size = 32 if MODELS.get(name, "").startswith(".") else 224
     channels = 1 if name == "lenet" else 3
@@ -35,7 +35,7 @@ def _preprocess(name: str) -> Preprocess:
     return Preprocess(mode, size, (size, size), "bilinear", (0.5,) * channels, (0.25,) * channels)
 
 
-def _save_calibrated(name: str, preprocess: Preprocess, images: Path, weights: Path) -> None:
+def save_calibrated(name: str, preprocess: Preprocess, images: Path, weights: Path) -> None:
     """Write a state dict of the network with random weights and BatchNorm statistics of real images."""
     torch.manual_seed(0)
     network = create_network(name, _CLASSES, len(preprocess.mean), preprocess.crop or (224, 224))
@@ -50,8 +50,8 @@ def _save_calibrated(name: str, preprocess: Preprocess, images: Path, weights: P
 
 
 def _cell(name: str, formats: list[str], images: Path, folder: Path) -> list[str]:
-    preprocess, weights = _preprocess(name), folder / "weights.safetensors"
-    _save_calibrated(name, preprocess, images, weights)
+    preprocess, weights = preprocess_of(name), folder / "weights.safetensors"
+    save_calibrated(name, preprocess, images, weights)
     options = ImportOptions(weights=weights)
     imported = import_model(
         name, options, name="network", preprocess=preprocess, images=str(images), out=folder / "imported"
