@@ -34,7 +34,7 @@ _PUBLIC = {
     "ImportOptions": ".toolkit.importing.import_model:ImportOptions",
     "PackOptions": ".toolkit.packing.pack:PackOptions",
     "Optimization": ".toolkit.optimizing.optimize:Optimization",
-    "OptimizeOptions": ".toolkit.optimizing.optimize:OptimizeOptions",
+    "OptimizeOptions": ".toolkit.optimizing.options:OptimizeOptions",
     "Plan": ".deploy.measuring.plan:Plan",
     "Preprocess": ".deploy.preprocess:Preprocess",
     "Progress": ".deploy.progress:Progress",

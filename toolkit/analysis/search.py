@@ -286,6 +286,7 @@ def _entry(runner: _Runner, baseline: _Runner, raced: Raced, pareto: bool) -> Ca
         "size_bytes": runner.bundle.size_bytes,
         "peak_rss_bytes": measurement and measurement.peak_rss_bytes,
         "speedup": _speedup(runner, baseline) if runner.logs else None,
+        "forecast_speedup": None,
         "time_ms": runner.time_ms,
         "images_per_s": max((1e9 * entry.batch * len(entry.ns) / sum(entry.ns) for entry in batches), default=None),
         "points_lost": runner.lost if raced.labelled else None, "changed": runner.changed,

@@ -36,6 +36,7 @@ class CandidateEntry(TypedDict):
         size_bytes: of the model's file.
         peak_rss_bytes: largest resident memory; null where it was not measured.
         speedup: over the fastest candidate that is not optimised.
+        forecast_speedup: the same, as forecast before the race; null where it was not forecast.
         time_ms: typical time per image at batch 1.
         images_per_s: in the best batch; null unless the objective is throughput.
         points_lost: percentage points of top-1 lost on the selection images; null without labels.
@@ -57,6 +58,7 @@ class CandidateEntry(TypedDict):
     size_bytes: int
     peak_rss_bytes: int | None
     speedup: SpeedEntry | None
+    forecast_speedup: SpeedEntry | None
     time_ms: float | None
     images_per_s: float | None
     points_lost: float | None

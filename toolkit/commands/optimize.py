@@ -102,7 +102,8 @@ def command(
     """Find the runtime, precision and threads that are fastest on a device and still right, and prove it there."""
     from ..analysis.contract import Contract
     from ..console import progress_bars, say
-    from ..optimizing.optimize import OptimizeOptions, optimize
+    from ..optimizing.optimize import optimize
+    from ..optimizing.options import OptimizeOptions
     from ..optimizing.planning import plan_table, plan_to_json
     from ..optimizing.variants import is_source
     from ..report.files import check_folder

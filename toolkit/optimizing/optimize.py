@@ -1,89 +1,33 @@
 """Search for the model that each device runs fastest within the limits, and confirm it on images that chose nothing."""
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ... import __version__
 from ...deploy.bundle import Bundle
 from ...deploy.devices.device import Device, open_device
-from ...deploy.documents import DocumentError, parse, plain, read
 from ...deploy.errors import BundleError, DataError, EdgeKitError
-from ...deploy.files import write_file
 from ...deploy.images import ImageSet
-from ...deploy.measuring.agent import Measured
-from ...deploy.measuring.plan import Candidate, Plan, Race
 from ...deploy.progress import Progress, silent
-from ...deploy.runtimes.runtime import Choice
-from ..analysis.contract import DEFAULT_MAX_DROP, FAIL, Contract
-from ..analysis.search import Raced, conclude, shared_file
-from ..analysis.search_schema import SCHEMA, CandidateEntry, DeviceSearch, NotMade, Search
+from ..analysis.contract import Contract
+from ..analysis.search import shared_file
+from ..analysis.search_schema import SCHEMA, NotMade, Search
 from ..datasets import part_of
-from ..report.files import device_slug, write_reports
 from ..report.search import write_search
 from ..validation.on_devices import side_by_side
-from ..validation.validate import ValidateOptions, validate
 from ..validation.validation import Validation
+from .on_device import DeviceSearcher
+from .options import SEED, OptimizeOptions
 from .space import Contender, Place, Variant, contenders_for, examine, variants_for
 from .variants import MakingOptions, make, source_of
 
 _log = logging.getLogger(__name__)
 
-_SEED = 0
-# Minimum seconds for the blocks of a race's processes; the maximum is three times this.
-_RACE_S = 4.0
-# A candidate in float32 this much slower than the fastest one, in the race, is not measured again.
-_MARGIN = 1.5
-# Shares of the budget after which no further file is made, and of the rest that the race may take.
-_MAKING_SHARE, _RACE_SHARE = 0.5, 0.6
-# The confirmation of a limited budget has at least this many test images.
-_FEWEST_TEST_IMAGES = 500
-# The largest record of a race that is read again.
-_MAX_RECORD = 256 << 20
-
-
-@dataclass(frozen=True)
-class OptimizeOptions:
-    """How to search.
-
-    Attributes:
-        devices: "local", or addresses (see deploy.devices.open_device); several are searched at the same time.
-        runtimes: names of the runtimes that take part; empty for space.SEARCHED.
-        threads: numbers of threads to try; empty for the powers of two up to a device's cores, and all cores.
-        objective: see plan.Race.
-        size_bytes, memory_bytes: the largest file, and the largest resident memory; None for no limit.
-        budget_s: seconds for the whole search. The first process of every candidate, and the confirmation, end even if
-            they take longer.
-        images: source of all images; None for the bundle's own.
-        calibration_images, selection_images: their numbers, drawn by class.
-        limit: number of test images; None for all that the budget allows.
-        skip_corrupt: leave out images that cannot be decoded.
-        command: the arguments as typed, for the report.
-    """
-
-    devices: Sequence[str] = ("local",)
-    runtimes: Sequence[str] = ()
-    threads: Sequence[int] = ()
-    objective: str = "latency"
-    size_bytes: int | None = None
-    memory_bytes: int | None = None
-    budget_s: float = 600.0
-    images: str | None = None
-    calibration_images: int = 512
-    selection_images: int = 500
-    limit: int | None = None
-    skip_corrupt: bool = False
-    command: Sequence[str] = ()
-
-    @property
-    def streams(self) -> bool:
-        """Whether batches matter."""
-        return self.objective == "throughput"
+# The share of the budget after which no further file is made.
+_MAKING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -166,10 +110,10 @@ def optimize(
     source = source_of(bundle, first)
     files, not_made = _make_files(planned.variants, source, options, contract, start, first)
     selection = _selection(source, options)
-    finder = _Finder(source, files, selection, options, contract, folder, start)
+    searcher = DeviceSearcher(source, files, selection, options, contract, folder, start)
     results, failed = side_by_side(
         planned.places,
-        lambda name: finder.search(devices[name], planned.places[name], planned.contenders[name], callbacks[name]),
+        lambda name: searcher.search(devices[name], planned.places[name], planned.contenders[name], callbacks[name]),
     )
     searches = [found for found, _ in results.values()]
     worst = max(searches, key=lambda found: found["exit_code"])
@@ -186,7 +130,7 @@ def optimize(
     }  # fmt: skip
     write_search(search, folder)
     for name in planned.places:
-        finder.record(name).unlink(missing_ok=True)
+        searcher.record(name).unlink(missing_ok=True)
     return Optimization(search, {name: done for name, (_, done) in results.items() if done is not None})
 
 
@@ -223,169 +167,4 @@ def _make_files(
 
 def _selection(source: Bundle, options: OptimizeOptions) -> ImageSet | None:
     images = part_of(source, "validation", options.images, skip_corrupt=options.skip_corrupt)
-    return images and images.stratified(options.selection_images, _SEED)
-
-
-class _Record(NamedTuple):
-    """A race on disk."""
-
-    key: str
-    seconds: float
-    measured: dict[str, object]
-
-
-@dataclass(frozen=True)
-class _Finder:
-    """A search with its files, to be carried out on one device after the other or on several at once."""
-
-    source: Bundle
-    files: Mapping[Variant, Bundle]
-    selection: ImageSet | None
-    options: OptimizeOptions
-    contract: Contract
-    folder: Path
-    start: float
-
-    def record(self, name: str) -> Path:
-        """The file that keeps a device's race until the search is complete."""
-        return self.folder / f"{device_slug(name)}.race.json"
-
-    def search(
-        self, device: Device, place: Place, contenders: Sequence[Contender], progress: Progress
-    ) -> tuple[DeviceSearch, Validation | None]:
-        """Race the contenders on the device, choose, and confirm the choice."""
-        candidates = tuple(
-            Candidate(self.files[contender.variant].id, contender.choice)
-            for contender in contenders
-            if contender.variant in self.files
-        )
-        raced = self._raced(device, place, candidates, progress)
-        found = conclude(raced)
-        optimised = _to_confirm(found)
-        if optimised is None:
-            return self._judged(found, None), None
-        done = self._confirm(found, optimised, progress)
-        return self._judged(found, done), done
-
-    def _raced(self, device: Device, place: Place, candidates: tuple[Candidate, ...], progress: Progress) -> Raced:
-        """Race on the device, or read the race of an interrupted search for the same."""
-        max_drop = DEFAULT_MAX_DROP if self.contract.max_drop is None else self.contract.max_drop
-        rules = Race(
-            objective=self.options.objective,  # type: ignore[arg-type] # the command checks it
-            max_loss=max_drop, max_bytes=self.options.size_bytes, max_rss_bytes=self.options.memory_bytes,
-            seconds=max(0.0, _RACE_SHARE * (self.options.budget_s - (time.monotonic() - self.start))),
-        )  # fmt: skip
-        plan = Plan(seconds=_RACE_S, candidates=candidates, seed=_SEED, race=rules)
-        ids = {candidate.bundle for candidate in candidates}
-        bundles = [bundle for bundle in self.files.values() if bundle.id in ids]
-        count, key = len(self.selection or ()), self._key(place, replace(plan, race=replace(rules, seconds=None)))
-        race = self._recorded(place.name, key, bundles, count, plan)
-        if race is None:
-            begun = time.monotonic()
-            with device as connected:
-                measured = connected.measure(bundles, plan, self.selection, progress)
-            race = measured, round(time.monotonic() - begun, 1)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            entry = {"key": key, "seconds": race[1], "measured": measured.to_json()}
-            write_file(self.record(place.name), json.dumps(entry))
-        targets = [] if self.selection is None else self.selection.targets.tolist()
-        return Raced(place.name, {bundle.id: bundle for bundle in bundles}, plan, race[0], targets, race[1])
-
-    def _key(self, place: Place, plan: Plan) -> str:
-        """Identifies a race: the plan with its candidates, the images, the device and the version."""
-        selection = "" if self.selection is None else self.selection.sha256()
-        machine = {name: value for name, value in place.machine.items() if name != "timer_ns"}
-        content = json.dumps([plain(plan), selection, place.name, machine, __version__], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def _recorded(
-        self, name: str, key: str, bundles: Sequence[Bundle], count: int, plan: Plan
-    ) -> tuple[Measured, float] | None:
-        """The race of an interrupted search for the same, and its seconds; None if there is none."""
-        path = self.record(name)
-        try:
-            entry = read(_Record, parse(path.read_bytes(), path, "a race", limit=_MAX_RECORD))
-            if entry.key != key:
-                return None
-            measured = Measured.from_json(entry.measured, name, bundles, count, plan)
-        except (EdgeKitError, DocumentError, OSError):  # it is made again
-            return None
-        _log.info(f"using the race of the interrupted search in {path}")
-        return measured, entry.seconds
-
-    def _confirm(self, found: DeviceSearch, optimised: CandidateEntry, progress: Progress) -> Validation:
-        """Validate a candidate against the fastest ones that are not optimised, on the test images."""
-        by_id = {bundle.id: bundle for bundle in self.files.values()}
-        entries = [*_baselines(found, self.source), optimised]
-        candidates = tuple(self._candidate(entry) for entry in entries)
-        bundles = list({candidate.bundle: by_id[candidate.bundle] for candidate in candidates}.values())
-        validation = validate(
-            bundles,
-            ValidateOptions(devices=[found["name"]], skip_corrupt=self.options.skip_corrupt,
-                            keep=self.folder / device_slug(found["name"]), command=self.options.command,
-                            selected_on=frozenset(self.selection.ids) if self.selection is not None else ()),
-            baseline=self.source, images=self.options.images, limit=self._limit(entries), contract=self.contract,
-            plan=Plan(candidates=candidates, offline=self.options.streams), progress=progress,
-        )  # fmt: skip
-        write_reports(validation.report, validation.images, self.folder / device_slug(found["name"]))
-        return validation
-
-    def _candidate(self, entry: CandidateEntry) -> Candidate:
-        identity = entry["id"].partition("@")[0]
-        return Candidate(identity, Choice.parse(entry["runtime"]))
-
-    def _limit(self, entries: Sequence[CandidateEntry]) -> int | None:
-        """The number of test images that the rest of the budget allows; None for all."""
-        if self.options.limit is not None:
-            return self.options.limit
-        test = part_of(self.source, "test", self.options.images, skip_corrupt=self.options.skip_corrupt)
-        left = self.options.budget_s - (time.monotonic() - self.start)
-        per_image = sum(entry["time_ms"] or 0.0 for entry in entries) / 1e3
-        allowed = max(_FEWEST_TEST_IMAGES, int(0.5 * max(0.0, left) / max(per_image, 1e-6)))
-        return None if test is None or len(test) <= allowed else allowed
-
-    def _judged(self, found: DeviceSearch, done: Validation | None) -> DeviceSearch:
-        """The search with its confirmation, verdict and exit code."""
-        judged: DeviceSearch = {**found}
-        if done is not None and "devices" not in done.report:
-            judged["report"] = str(self.folder / device_slug(found["name"]))
-            judged["headline"] = done.report["headline"]
-        chosen = next((entry for entry in found["candidates"] if entry["id"] == found["chosen"]), None)
-        if chosen is None:
-            return judged
-        least = self.contract.min_speedup
-        if chosen["precision"] != "fp32" and done is not None:
-            judged["verdict"], judged["reason"] = done.report["verdict"], done.report["reason"]
-            judged["exit_code"] = done.report["exit_code"]
-        elif least is not None and least > 1:
-            judged["verdict"], judged["exit_code"] = "fail", FAIL
-            judged["reason"] = f"no candidate within the limits is {least:g}x as fast as the original"
-        else:
-            judged["reason"] = "the original stays: no candidate within the limits is faster"
-        return judged
-
-
-def _to_confirm(found: DeviceSearch) -> CandidateEntry | None:
-    """The chosen candidate if it is optimised, else the fastest optimised one within the limits; None without any."""
-    within = [
-        entry
-        for entry in found["candidates"]
-        if entry["status"] in ("chosen", "close", "slower", "larger") and entry["precision"] != "fp32"
-    ]
-    return next((entry for entry in within if entry["id"] == found["chosen"]), within[0] if within else None)
-
-
-def _baselines(found: DeviceSearch, source: Bundle) -> list[CandidateEntry]:
-    """The fastest of each runtime that may be the fastest that is not optimised, one of the source first."""
-    floats = [entry for entry in found["candidates"] if entry["precision"] == "fp32" and entry["speedup"] is not None]
-    floats.sort(key=lambda entry: -_ratio(entry))
-    own = next(entry for entry in floats if entry["id"].partition("@")[0] == source.id)
-    kept = {own["runtime"].partition(":")[0]: own}
-    for entry in floats:
-        if _ratio(entry) * _MARGIN >= _ratio(floats[0]):
-            kept.setdefault(entry["runtime"].partition(":")[0], entry)
-    return list(kept.values())
-
-
-def _ratio(entry: CandidateEntry) -> float:
-    return entry["speedup"]["ratio"] if entry["speedup"] is not None else 0.0
+    return images and images.stratified(options.selection_images, SEED)

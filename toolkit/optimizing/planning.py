@@ -9,7 +9,8 @@ from rich.table import Table
 
 from ...deploy.bundle import Bundle
 from ...deploy.session import open_session
-from .optimize import OptimizeOptions, plan_search
+from .optimize import plan_search
+from .options import OptimizeOptions
 from .space import SOURCE, Variant
 
 # Seconds to start, load and warm up a process, and to time its blocks; a race gives a third of the candidates three.

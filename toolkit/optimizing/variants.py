@@ -58,14 +58,19 @@ def source_of(bundle: Bundle, progress: Progress) -> Bundle:
         EdgeKitError: it cannot be exported.
     """
     manifest = bundle.manifest
-    if (manifest.format, manifest.precision) == ("onnx", "fp32"):
-        return bundle
-    if manifest.format not in _TORCH_FORMATS:
+    if not is_source(manifest):
         raise BundleError(
             f"{bundle.path} is {manifest.format} {manifest.precision}; optimize starts from the original model",
             fix="pass the fp32 ONNX bundle, or the one that train or import made",
         )
-    return export(bundle, SOURCE.format, progress).bundle
+    return onnx_of(bundle) or export(bundle, SOURCE.format, progress).bundle
+
+
+def onnx_of(bundle: Bundle) -> Bundle | None:
+    """The float32 ONNX bundle of a network: the bundle itself, or an earlier export; None if there is none."""
+    if (bundle.manifest.format, bundle.manifest.precision) == ("onnx", "fp32"):
+        return bundle
+    return exported(bundle, SOURCE.format)
 
 
 def export(network: Bundle, format: str, progress: Progress) -> Made:
@@ -74,14 +79,22 @@ def export(network: Bundle, format: str, progress: Progress) -> Made:
     Raises:
         EdgeKitError: it cannot be exported.
     """
-    for earlier in _derived(network):
-        manifest = earlier.manifest
-        if (manifest.format, manifest.precision, manifest.preprocess) == (format, "fp32", network.manifest.preprocess):
-            return Made(earlier, found=True)
+    if (earlier := exported(network, format)) is not None:
+        return Made(earlier, found=True)
     from ...export.export_bundle import export_bundle
 
     progress(f"export to {format}", 0.0)
     return Made(export_bundle(network, format, new_path(f"{network.manifest.name}-{format}-fp32")), found=False)
+
+
+def exported(network: Bundle, format: str) -> Bundle | None:
+    """An earlier export of a network in another format; None if there is none."""
+    wanted = format, "fp32", network.manifest.preprocess
+    for earlier in _derived(network):
+        manifest = earlier.manifest
+        if (manifest.format, manifest.precision, manifest.preprocess) == wanted:
+            return earlier
+    return None
 
 
 def make(variant: Variant, source: Bundle, options: MakingOptions, progress: Progress) -> Made:
@@ -95,7 +108,7 @@ def make(variant: Variant, source: Bundle, options: MakingOptions, progress: Pro
     if variant.precision == "fp32":
         if variant.format == "litert" and not options.install:
             _require_litert_converter()
-        return export(_network_of(source), variant.format, progress)
+        return export(network_of(source), variant.format, progress)
     images = BundleImages(source, options.images, skip_corrupt=options.skip_corrupt)
     if (earlier := _quantized(variant, source, images, options)) is not None:
         return Made(earlier, found=True)
@@ -150,7 +163,7 @@ def _quantized(variant: Variant, source: Bundle, images: BundleImages, options: 
     return None
 
 
-def _network_of(source: Bundle) -> Bundle:
+def network_of(source: Bundle) -> Bundle:
     """The network in torch that the source was exported from.
 
     Raises:

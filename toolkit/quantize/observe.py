@@ -1,6 +1,7 @@
 """Record the activation ranges of a float model on calibration images; memory does not grow with their number."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -19,6 +20,32 @@ _BATCH = 4
 def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress) -> Ranges:
     """(smallest, largest) value of every activation that a quantizable operator reads or writes.
 
+    Raises:
+        EdgeKitError: an activation is not finite for some image.
+    """
+    size = manifest.input.batch or _BATCH
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(images), size):
+            # the last batch is padded with its last image, which does not change the ranges
+            indices = [min(start + offset, len(images) - 1) for offset in range(size)]
+            tensor = manifest.preprocess.batch([images[index].image for index in indices])
+            yield Batch(tensor, [images.ids[index] for index in indices])
+            progress("calibration", min(1.0, (start + size) / len(images)))
+
+    return ranges_of(model, batches())
+
+
+class Batch(NamedTuple):
+    """Input for a model: a tensor [n, c, h, w] in Preprocess.dtype, and the id of each of its images."""
+
+    tensor: np.ndarray
+    ids: list[str]
+
+
+def ranges_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Ranges:
+    """What `observe` returns, from tensors.
+
     The graph itself reduces each activation to two numbers, so a run returns only those.
 
     Raises:
@@ -30,15 +57,11 @@ def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progre
     )
     outputs = [f"{name}{suffix}" for name in tensors for suffix in ("/min", "/max")]
     low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
-    size = manifest.input.batch or _BATCH
-    for start in range(0, len(images), size):
-        # the last batch is padded with its last image, which does not change the ranges
-        indices = [min(start + offset, len(images) - 1) for offset in range(size)]
-        batch = manifest.preprocess.batch([images[index].image for index in indices])
-        values = np.asarray(session.run(outputs, {session.get_inputs()[0].name: batch}), np.float64).reshape(-1, 2)
-        _require_finite(values, tensors, [images.ids[index] for index in indices])
+    for batch in batches:
+        answers = session.run(outputs, {session.get_inputs()[0].name: batch.tensor})
+        values = np.asarray(answers, np.float64).reshape(-1, 2)
+        _require_finite(values, tensors, batch.ids)
         low, high = np.minimum(low, values[:, 0]), np.maximum(high, values[:, 1])
-        progress("calibration", min(1.0, (start + size) / len(images)))
     return {name: (float(low[index]), float(high[index])) for index, name in enumerate(tensors)}
 
 

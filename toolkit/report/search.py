@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from ...deploy.files import write_file
 from ...deploy.visible import visible_json
+from ..analysis.forecast import forecast_line
 from ..analysis.search_schema import CandidateEntry, DeviceSearch, Search, SpeedEntry
 from ..analysis.wording import megabytes, milliseconds
 from ..console import styled
@@ -74,13 +75,14 @@ def _figures(entry: CandidateEntry) -> list[str]:
         time = f"{entry['images_per_s']:.3g} images/s"
     lost, changed = entry["points_lost"], entry["changed"]
     return [
-        _ratio(entry["speedup"]), time, "-" if lost is None else f"{lost:+.2f}",
+        ratio_text(entry["speedup"]), time, "-" if lost is None else f"{lost:+.2f}",
         "-" if changed is None else f"{100 * changed:.1f} %", megabytes(entry["size_bytes"]),
         megabytes(entry["peak_rss_bytes"]),
     ]  # fmt: skip
 
 
-def _ratio(speedup: SpeedEntry | None) -> str:
+def ratio_text(speedup: SpeedEntry | None) -> str:
+    """A ratio with its interval if it has one."""
     if speedup is None:
         return "-"
     if speedup["low"] is None:
@@ -95,6 +97,8 @@ def _failures(found: DeviceSearch) -> Iterator[str]:
 
 
 def _lines(found: DeviceSearch) -> Iterator[str]:
+    if (line := forecast_line(found)) is not None:
+        yield line
     if found["headline"] is not None:
         yield f"confirmed on test images: {found['headline']}"
     if found["use"] is not None:
@@ -148,6 +152,8 @@ def _content(search: Search, verdict: str, lead: str) -> Iterator[Element]:
 
 
 def _lines_for_page(found: DeviceSearch) -> Iterator[str]:
+    if (line := forecast_line(found)) is not None:
+        yield line[0].upper() + line[1:]
     if found["headline"] is not None:
         yield f"Confirmed on test images: {found['headline']}; {found['verdict']}: {found['reason']}"
     if found["use"] is not None:
@@ -163,7 +169,7 @@ def _chart(found: DeviceSearch) -> Iterator[Element]:
         if speedup is None or time is None:
             continue
         low, high = (speedup[key] or speedup["ratio"] for key in ("low", "high"))
-        text = f"{milliseconds(time)}, {_ratio(speedup)}"
+        text = f"{milliseconds(time)}, {ratio_text(speedup)}"
         name = f"{entry['name']}{' ★' if entry['status'] == 'chosen' else ''}"
         rows.append(Row(name, text, time, time * speedup["ratio"] / high, time * speedup["ratio"] / max(low, 1e-9)))
     if rows:
@@ -171,16 +177,17 @@ def _chart(found: DeviceSearch) -> Iterator[Element]:
 
 
 def _cards(found: DeviceSearch) -> Element:
-    header = ["model", "speed-up", "time", "points lost", "changed", "size", "memory", "result"]
+    header = ["model", "speed-up", "forecast", "time", "points lost", "changed", "size", "memory", "result"]
     rows: list[Sequence[Element]] = []
     for entry in (entry for entry in found["candidates"] if entry["status"] != "failed"):
         speedup, *others = _figures(entry)
         value, _, bounds = speedup.partition(" ")
+        expected, _, expected_bounds = ratio_text(entry["forecast_speedup"]).partition(" ")
         detail = entry["detail"] if entry["status"] not in ("failed", "slower") else ""
         rows.append(
             [
                 cell(entry["name"], "Pareto front" if entry["pareto"] else ""), cell(value, bounds),
-                *map(cell, others), cell(entry["status"], detail),
+                cell(expected, expected_bounds), *map(cell, others), cell(entry["status"], detail),
             ]
         )  # fmt: skip
     return cards(header, rows)

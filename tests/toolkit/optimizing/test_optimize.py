@@ -15,8 +15,10 @@ from edgekit.deploy.errors import BundleError, DeviceError
 from edgekit.deploy.measuring.plan import Plan
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.search_schema import Search
+from edgekit.toolkit.optimizing import on_device
 from edgekit.toolkit.optimizing import optimize as module
-from edgekit.toolkit.optimizing.optimize import Optimization, OptimizeOptions, optimize, plan_search
+from edgekit.toolkit.optimizing.optimize import Optimization, optimize, plan_search
+from edgekit.toolkit.optimizing.options import OptimizeOptions
 from edgekit.toolkit.optimizing.space import SOURCE, Variant
 from edgekit.toolkit.optimizing.variants import MakingOptions, is_source, make, source_of
 
@@ -35,7 +37,7 @@ def source(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bun
     def short(**options: object) -> Plan:
         return replace(Plan(**options), processes=3, rounds=2, block_ms=5, seconds=0.2)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "Plan", short)
+    monkeypatch.setattr(on_device, "Plan", short)
     return Bundle.open(tmp_path / "runs" / "001-lenet")
 
 
@@ -74,7 +76,7 @@ def test_an_interrupted_search_goes_on(source: Bundle, monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "validate", stop)
+        patched.setattr(on_device, "validate", stop)
         with pytest.raises(KeyboardInterrupt):
             _optimize(source)
     files = sorted(path.name for path in Path("runs").iterdir())

@@ -1,0 +1,46 @@
+"""The options of a search."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Draws the selection images, and orders the blocks of a race.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class OptimizeOptions:
+    """How to search.
+
+    Attributes:
+        devices: "local", or addresses (see deploy.devices.open_device); several are searched at the same time.
+        runtimes: names of the runtimes that take part; empty for space.SEARCHED.
+        threads: numbers of threads to try; empty for the powers of two up to a device's cores, and all cores.
+        objective: see plan.Race.
+        size_bytes, memory_bytes: the largest file, and the largest resident memory; None for no limit.
+        budget_s: seconds for the whole search. The first process of every candidate, and the confirmation, end even if
+            they take longer.
+        images: source of all images; None for the bundle's own.
+        calibration_images, selection_images: their numbers, drawn by class.
+        limit: number of test images; None for all that the budget allows.
+        skip_corrupt: leave out images that cannot be decoded.
+        command: the arguments as typed, for the report.
+    """
+
+    devices: Sequence[str] = ("local",)
+    runtimes: Sequence[str] = ()
+    threads: Sequence[int] = ()
+    objective: str = "latency"
+    size_bytes: int | None = None
+    memory_bytes: int | None = None
+    budget_s: float = 600.0
+    images: str | None = None
+    calibration_images: int = 512
+    selection_images: int = 500
+    limit: int | None = None
+    skip_corrupt: bool = False
+    command: Sequence[str] = ()
+
+    @property
+    def streams(self) -> bool:
+        """Whether batches matter."""
+        return self.objective == "throughput"
