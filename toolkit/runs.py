@@ -18,7 +18,8 @@ RUNS = Path("runs")
 REJECTED, REPORT, TRAINING, SEARCH = ".rejected", ".report", ".train", ".optimize"
 
 _MANIFEST, _REPORT_FILES, _RECIPE = "manifest.json", ("report.json", "result.json"), "recipe.json"
-_SEARCH_FILE = "optimize.json"
+# A search that was interrupted has only the record of its race.
+_SEARCH_FILES = ("optimize.json", "*.race.json")
 # As in deploy/manifest.py and analysis/compare.py: larger files are not genuine.
 _MAX_MANIFEST, _MAX_REPORT = 16 << 20, 512 << 20
 # The end of the year 9999 in seconds since 1970, the latest possible date.
@@ -111,7 +112,7 @@ def read_run(path: Path) -> Run | None:
         return _bundle(path)
     if path.name.endswith(TRAINING) and (path / _RECIPE).is_file():
         return None if path.with_name(path.name.removesuffix(TRAINING)).exists() else Run(path, "training")
-    is_search = path.name.endswith(SEARCH) and (path / _SEARCH_FILE).is_file()
+    is_search = path.name.endswith(SEARCH) and any(any(path.glob(name)) for name in _SEARCH_FILES)
     if is_search or (path.name.endswith(REPORT) and any((path / name).is_file() for name in _REPORT_FILES)):
         return Run(path, "report")
     return None
@@ -147,7 +148,9 @@ def _content(path: Path, limit: int) -> bytes:
 def _verdicts(runs: Path) -> dict[str, str]:
     """Bundle id -> the verdict of the newest report that judged it."""
     verdicts: dict[str, str] = {}
-    reports = [path / "report.json" for path in folders(runs) if path.name.endswith(REPORT)]
+    found = folders(runs)
+    reports = [path / "report.json" for path in found if path.name.endswith(REPORT)]
+    reports += [report for path in found if path.name.endswith(SEARCH) for report in path.glob("*/report.json")]
     for path in sorted((path for path in reports if path.is_file()), key=lambda path: path.stat().st_mtime):
         with suppress(EdgeKitError, OSError):
             document = parse(_content(path, _MAX_REPORT), path, "an EdgeKit report", limit=_MAX_REPORT)

@@ -207,3 +207,16 @@ def test_completion_loads_nothing_heavy(two: tuple[Path, Path]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **request})
     assert done.stdout.split() == [f"runs/{path.name}" for path in two]
     assert "LOADED set()" in done.stderr
+
+
+def test_a_search_is_listed_by_its_confirmation(edgekit: Run, two: tuple[Path, Path]) -> None:
+    """The chosen bundle has the verdict; the search's folder is no bundle, and can be removed by name."""
+    folder = two[0].parent / "001-lenet-fp32.optimize"
+    (folder / "local").mkdir(parents=True)
+    (folder / "local.race.json").write_text("{}")
+    model = {"id": f"{Bundle.open(two[1]).id}@openvino:threads=2", "judgements": [{}]}
+    (folder / "local/report.json").write_text(json.dumps({"models": [model], "verdict": "fail"}))
+    assert [run.verdict for run in listing.list_runs(two[0].parent)] == [None, "fail"]
+    edgekit("clean", folder.name, "--yes")
+    assert not folder.exists()
+    assert all(path.exists() for path in two)
