@@ -15,8 +15,9 @@ from .student import student_critical
 
 # The chance, per race, to drop the candidate that is really the fastest.
 ERROR_RATE = 0.05
-# A race ends once its best candidate is certainly not slower than another one by more than this factor.
-REGRET = 1.02
+# A race ends once its best candidate is, with a chance of STOP_ERROR to be wrong, not slower than the next by more than
+# this factor. To be more certain about near ties would take more processes than to measure all candidates to the end.
+REGRET, STOP_ERROR = 1.02, 0.1
 # Candidates within this factor of each other count as equally fast, and files as equally large.
 INDIFFERENCE = 1.01
 # The standard deviation of the logarithm of a model's time from process to process, which one process does not show:
@@ -46,27 +47,27 @@ def survivors(logs: Logs, looks: int) -> list[str]:
     Returns:
         The keys that go on, the fastest first; one alone has won.
     """
-    means, limit = _compared(logs, looks)
+    means, limit = _compared(logs, ERROR_RATE / (max(1, len(logs) - 1) * looks))
     order = sorted(means, key=lambda key: means[key])
     return [key for key in order if means[key] - means[order[0]] <= limit]
 
 
-def decided(logs: Logs, looks: int) -> bool:
-    """Whether the race is over: the best candidate is alone, or not slower than another one by more than REGRET."""
+def decided(logs: Logs) -> bool:
+    """Whether the race is over: the best candidate is alone, or not slower than the next by more than REGRET."""
     if len(logs) == 1:
         return True
-    means, limit = _compared(logs, looks)
+    means, limit = _compared(logs, STOP_ERROR)
     first, second, *_ = sorted(means.values())
     return limit - (second - first) <= math.log(REGRET)
 
 
-def _compared(logs: Logs, looks: int) -> tuple[dict[str, float], float]:
-    """The mean of each candidate, and the largest difference of two means that noise alone explains."""
+def _compared(logs: Logs, error: float) -> tuple[dict[str, float], float]:
+    """The mean of each candidate, and the difference of two means that noise alone exceeds with this probability."""
     medians = {key: [median(rounds) for rounds in processes] for key, processes in logs.items()}
     means = {key: mean(values) for key, values in medians.items()}
     if len(logs) == 1:
         return means, 0.0
-    confidence = 1 - 2 * ERROR_RATE / ((len(logs) - 1) * looks)
+    confidence = 1 - 2 * error
     table = np.asarray(list(medians.values()))
     if table.shape[1] == 1:
         return means, _first_limit([processes[0] for processes in logs.values()], confidence)

@@ -82,7 +82,7 @@ def race(
             for subject in racing:
                 measure_memory(subject, how)
         keep(*outcome())
-        if not racing or late or decided(_logs(racing, reference, rules), plan.processes):
+        if not racing or late or decided(_logs(racing, reference, rules)):
             break
     return outcome()
 

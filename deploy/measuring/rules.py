@@ -14,7 +14,7 @@ class Rules:
         warm_up_calls: minimum number of calls in a warm-up.
         warm_up_s: minimum time of a warm-up.
         warm_up_cap_s: maximum time of a warm-up, settled or not.
-        race_warm_up_cap_s: the same in a race, which needs less and starts many models.
+        race_inputs, race_warm_up_cap_s: the same in a race, which starts many models and needs less precision.
         window_calls: minimum number of calls in a window of the warm-up.
         window_s: minimum time of a window.
         settled: a warm-up ends once two windows in a row differ by less than this share.
@@ -30,7 +30,8 @@ class Rules:
     warm_up_calls: int = 10
     warm_up_s: float = 0.5
     warm_up_cap_s: float = 30.0
-    race_warm_up_cap_s: float = 2.0
+    race_inputs: int = 16
+    race_warm_up_cap_s: float = 1.0
     window_calls: int = 5
     window_s: float = 0.1
     settled: float = 0.01

@@ -57,8 +57,10 @@ class Subject:
 
     def prepare(self, plan: Plan) -> None:
         """Warm up; the first process determines the sizes of samples and blocks for all processes."""
-        cap_s = RULES.warm_up_cap_s if plan.race is None else RULES.race_warm_up_cap_s
-        answer = self.ask("prepare", warm_up_cap_s=cap_s)
+        inputs, cap_s = RULES.inputs, RULES.warm_up_cap_s
+        if plan.race is not None:
+            inputs, cap_s = RULES.race_inputs, RULES.race_warm_up_cap_s
+        answer = self.ask("prepare", inputs=inputs, warm_up_cap_s=cap_s)
         self.prepared.append(answer)
         if len(self.prepared) == 1:
             self.samples, self.calls = block_of(answer["call_ns"], plan)

@@ -139,11 +139,11 @@ class Worker:
             "in_top5": in_top5 if self._images.labelled else None,
         }
 
-    def prepare(self, warm_up_cap_s: float = RULES.warm_up_cap_s) -> Prepared:
-        """Preprocess the inputs, warm up and postprocess, each timed; also returns the time of one call."""
+    def prepare(self, inputs: int = RULES.inputs, warm_up_cap_s: float = RULES.warm_up_cap_s) -> Prepared:
+        """Preprocess that many inputs, warm up and postprocess, each timed; also returns the time of one call."""
         bundle, session = self._opened()
         self._inputs, preprocess_ns = [], []
-        for position in range(self._choose()):
+        for position in range(self._choose(inputs)):
             start = time.perf_counter_ns()
             tensor = bundle.manifest.preprocess(self._picture(position))[None]
             preprocess_ns.append(time.perf_counter_ns() - start)
@@ -262,10 +262,10 @@ class Worker:
             raise RuntimeError("the first requests must be start and open")
         return self._bundle, self._session
 
-    def _choose(self) -> int:
+    def _choose(self, most: int) -> int:
         """Spread the inputs over the test images, or take all golden ones; returns their number."""
         count = len(self._images) if self._images is not None else len(self._golden_images())
-        self._chosen = sorted({int(index) for index in np.linspace(0, count - 1, min(RULES.inputs, count))})
+        self._chosen = sorted({int(index) for index in np.linspace(0, count - 1, min(most, count))})
         return len(self._chosen)
 
     def _picture(self, position: int) -> Image.Image:
