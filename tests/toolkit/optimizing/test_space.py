@@ -36,7 +36,7 @@ class _Board(Device):
 
     def describe(self) -> Description:
         about = None if self._silent else About({**describe(), "machine": "aarch64", "isa": ["asimd"]}, {})  # type: ignore[typeddict-item]
-        return Description(None, {}, (), (), about)  # type: ignore[arg-type]
+        return Description(None, {}, (), (), about, {})  # type: ignore[arg-type]
 
 
 def test_an_x86_machine() -> None:
