@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.board import bootstrap
 from edgekit.deploy.devices.board.board import Board
 from edgekit.deploy.devices.board.install import install
@@ -15,8 +16,11 @@ from edgekit.deploy.devices.device import how_to_install
 from edgekit.deploy.devices.ssh import open_board
 from edgekit.deploy.errors import DeviceError, EdgeKitError, RecipeError
 from edgekit.deploy.progress import silent
+from edgekit.deploy.runtimes.runtime import Choice
 from edgekit.toolkit.doctor.diagnose import diagnose_device
 from edgekit.toolkit.doctor.provision import download_wheels, provision
+from edgekit.toolkit.validation.ancestors import with_ancestors
+from edgekit.toolkit.validation.candidates import candidates_of
 
 CACHE = "/home/pi/.cache/edgekit"
 FACTS = Facts((3, 11, 2), "/usr/bin/python3", "/usr/bin/python3", "aarch64", ("glibc", "2.36"), "Linux", CACHE, True,
@@ -172,6 +176,21 @@ def test_how_a_runtime_is_installed() -> None:
     assert how_to_install("browser", "ncnn") == how_to_install("a packed file", "ncnn") == ""
 
 
+def test_a_validation_names_the_command_that_installs_the_runtime(fp32: Bundle) -> None:
+    """For a named runtime, and for the default one of a bundle."""
+    command = "edgekit provision --device ssh://pi --runtime openvino; or leave out --runtime openvino:threads=1"
+    choices = [Choice("openvino", {"threads": 1})]
+    with pytest.raises(DeviceError, match="ssh://pi cannot run openvino: it runs onnxruntime") as caught:
+        candidates_of([fp32], {fp32.id}, choices, ["onnxruntime"], "ssh://pi")
+    assert caught.value.fix == command
+    with pytest.raises(DeviceError, match="a packed file cannot run openvino") as caught:
+        candidates_of([fp32], {fp32.id}, choices, ["onnxruntime"], "a packed file")
+    assert caught.value.fix == "leave out --runtime openvino:threads=1"
+    with pytest.raises(DeviceError, match="which ssh://pi cannot run") as caught:
+        with_ancestors([fp32], None, {"ncnn"}, "ssh://pi")
+    assert caught.value.fix.startswith("edgekit provision --device ssh://pi --runtime onnxruntime; or ")
+
+
 def test_a_folder_of_the_same_name_is_no_package(tmp_path: Path) -> None:
     """The first program runs in the home folder, which may hold a clone of a runtime's sources."""
     (tmp_path / "clone").mkdir()
@@ -184,3 +203,19 @@ def test_a_folder_of_the_same_name_is_no_package(tmp_path: Path) -> None:
     assert '"clone"' not in done.stdout
     assert '"json": "unknown"' in done.stdout
     assert '"numpy": "' in done.stdout
+
+
+def test_executorch_without_torch() -> None:
+    """The error fits a board, where pip installs one without the other."""
+    program = """\
+import sys
+sys.modules["torch"] = None
+from edgekit.deploy.errors import MissingPackageError
+try:
+    import edgekit.deploy.runtimes.executorch_session
+except MissingPackageError as error:
+    print(error, error.fix, sep=": ")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    expected = "executorch needs the package torch, which is not installed: pip install torch, where executorch is"
+    assert done.stdout.strip() == expected
