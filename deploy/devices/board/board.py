@@ -138,7 +138,7 @@ class Board(Device):
         restore(probe, self.run)
         before = self._venv_runtimes()
         wanted = dict.fromkeys((*runtimes, *(name for name in before if not runtime_named(name).by_hand)))
-        provided = [package for name in wanted for package in runtime_named(name).packages]
+        provided = [package for name in wanted for package in runtime_named(name).packages[:1]]
         modules = {**NEEDED, **{package.modules[0]: package.distributions[0] for package in provided}}
         install(probe, [*modules.values()], self.run, self.send, download, progress)
         for name in dict.fromkeys((*before, *optional_runtimes(probe))):
