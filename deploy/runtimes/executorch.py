@@ -20,7 +20,7 @@ RUNTIME = Runtime(
     ),
     reports=("placement",),
     by_hand=ByHand(
-        "it needs torch, which provision does not install: it takes 5.1 GB on ARM64",
+        "it needs torch, which takes 5.1 GB on ARM64",
         "on the board: pip install executorch torch, in the Python that the address names",
     ),
 )
