@@ -1,11 +1,12 @@
 """The interface of devices, and the registry of their kinds. One kind per file or folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import DeviceError
 from ..registry import choose, resolve
+from ..runtimes.runtime import runtime_named
 
 if TYPE_CHECKING:  # --help shows the registry, and must load nothing heavy
     from ..bundle import Bundle
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # --help shows the registry, and must load nothing heavy
     from ..measuring.agent import Measured
     from ..measuring.plan import Plan
     from ..progress import Progress
+    from .board.install import Download
     from .board.probe import Facts
 
 # Abilities of a kind of device in addition to measuring: build engines, describe itself, install packages.
@@ -68,6 +70,7 @@ class Description(NamedTuple):
         lacks: the unmet requirements for measuring, one sentence each.
         remarks: other notes, one sentence each.
         about: its hardware and state; None if a requirement is not met.
+        optional: the packages of its other runtimes -> version, None if missing. They were not imported.
     """
 
     facts: "Facts"
@@ -75,6 +78,7 @@ class Description(NamedTuple):
     lacks: Sequence[str]
     remarks: Sequence[str]
     about: "About | None"
+    optional: Mapping[str, str | None]
 
 
 class Device:
@@ -141,12 +145,14 @@ class Device:
         """
         raise NotImplementedError
 
-    def provision(self, download: "Callable[[Facts, Path], None] | None", progress: "Progress") -> dict[str, str]:
+    def provision(
+        self, runtimes: Sequence[str], download: "Download | None", progress: "Progress"
+    ) -> dict[str, str]:  # fmt: skip
         """Install and test the packages for measuring, in EdgeKit's folder on the device; returns package -> version.
 
         Args:
-            download: fetches the wheels for the device's Python into a new folder here, to be sent; with None, the
-                device fetches them itself.
+            runtimes: names of those to install besides ONNX Runtime and those that an earlier call installed.
+            download: fetches the device's wheels to here, to be sent; with None, the device fetches them itself.
 
         Raises:
             DeviceError: the installation failed and was undone.
@@ -165,6 +171,14 @@ def kind_of(name: str) -> Kind:
         DeviceError: no kind has this name.
     """
     return choose(DEVICES, name.partition("://")[0], "device", DeviceError)
+
+
+def how_to_install(name: str, runtime: str) -> str:
+    """How to install a runtime on the device called `name`; "" if that is impossible, as in a browser."""
+    kind, declared = DEVICES.get(name.partition("://")[0]), runtime_named(runtime)
+    if kind is not None and declared.boards and "provision" in kind.can:
+        return declared.by_hand.how if declared.by_hand else f"edgekit provision --device {name} --runtime {runtime}"
+    return declared.packages[0].install if is_here(name) else ""
 
 
 def is_here(name: str) -> bool:

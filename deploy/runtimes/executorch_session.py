@@ -10,14 +10,19 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
-import torch
 
 from ..bundle import Bundle
-from ..errors import BundleError, DeviceError
+from ..errors import BundleError, DeviceError, MissingPackageError
 from ..session import in_batches_of
 from .executorch_program import read_steps
 from .runtime import ThreadOptions
 
+try:
+    import torch
+except ModuleNotFoundError as error:  # pip does not install it with executorch
+    raise MissingPackageError(
+        "executorch needs the package torch, which is not installed", fix="pip install torch, where executorch is"
+    ) from error
 try:
     # Not executorch.runtime, which also imports the exporter: 1900 more modules, and three times as long as torch.
     from executorch.extension.pybindings import _C

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, get_type_hints
 
 from ..documents import DocumentError, read
 from ..errors import DISTRIBUTION, BundleError, DeviceError, EdgeKitError, MissingPackageError, RecipeError, unknown
@@ -108,6 +108,13 @@ class Package:
         return f"pip install '{DISTRIBUTION}[{self.extra}]'" if self.extra else f"pip install {self.distributions[0]}"
 
 
+class ByHand(NamedTuple):
+    """Why `edgekit provision` does not install a runtime, and how to install it on a board instead."""
+
+    why: str
+    how: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ThreadOptions:
     """The options of a runtime on the CPU.
@@ -138,6 +145,7 @@ class Runtime:
         reports: what its sessions report besides logits: `facts["placement"]`; layers as `facts["layers"]`, or for
             an engine in its manifest; `staged(batch)`.
         boards: whether it runs on a board, which gets only the code of `deploy`.
+        by_hand: set if `edgekit provision` does not install it on a board.
     """
 
     name: str
@@ -148,6 +156,7 @@ class Runtime:
     check: Callable[[Bundle, str | None], object] | None = None
     reports: tuple[Report, ...] = ()
     boards: bool = True
+    by_hand: ByHand | None = None
 
     @property
     def installed(self) -> bool:

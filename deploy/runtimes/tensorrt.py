@@ -12,7 +12,7 @@ from ..engine.gpu import Stream, find_gpu
 from ..engine.library import FLAVOURS, Message, last_error, load, recording_logger
 from ..engine.passport import ENGINE_FORMAT, WEIGHTS, Passport, check
 from ..errors import DeviceError, EngineError
-from .runtime import STAGES, Package, Runtime
+from .runtime import STAGES, ByHand, Package, Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,10 @@ RUNTIME = Runtime(
     options=TrtOptions,
     check=check_here,
     reports=("layers", "stages"),
+    by_hand=ByHand(
+        "it comes with the system of a Jetson, or must fit the GPU's driver",
+        "on a Jetson, name the system's Python: --device ssh://host/usr/bin/python3",
+    ),
 )
 
 

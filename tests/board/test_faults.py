@@ -282,13 +282,20 @@ def test_a_bare_board_is_provisioned(
     (board.folder / "empty-site").mkdir(exist_ok=True)
     with pytest.raises(DeviceError, match="it has no numpy"):
         _measure(board, arm[0])
-    assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}
-    assert provision(board.device, offline=True).keys() == {"numpy", "pillow", "onnxruntime"}, "again: upgrades"
+    packages = {"numpy", "pillow", "onnxruntime"}
+    assert provision(board.device, offline=True).keys() == packages
+    assert provision(board.device, runtimes=["ncnn"], offline=True).keys() == {*packages, "ncnn"}
+    assert provision(board.device, offline=True).keys() == {*packages, "ncnn"}, "again: upgrades what is there"
     with monkeypatch.context() as change:
-        change.setattr("edgekit.deploy.devices.board.install.NEEDED", {"nothing": "no-such-package"})
-        change.setattr("edgekit.toolkit.doctor.provision.download_wheels", lambda facts, folder: folder.mkdir())
+        change.setattr("edgekit.toolkit.doctor.provision.download_wheels", lambda facts, names, folder: folder.mkdir())
         with pytest.raises(DeviceError):
             provision(board.device, offline=True)
     _measure(board, arm[0])  # the failed installation left the working one
+    found = {package.name: package for package in diagnose_device(open_device(board.device))["packages"]}
+    assert found["ncnn"].version is not None
+    assert found["openvino"].version is None
+    assert found["openvino"].install == f"edgekit provision --device {board.device} --runtime openvino"
+    with open_device(board.device) as device:
+        assert device.runtimes() == {"onnxruntime", "ncnn"}
     subprocess.run([*EDGEKIT, "provision", "--device", board.device, "--clean"], check=True, env=board.environment)
     assert [name for name in board.files() if "edgekit" in name] == []

@@ -32,7 +32,7 @@ FACTS = Facts((3, 11, 2), "/usr/bin/python3", "/usr/bin/python3", "aarch64", ("g
               "/home/pi/.cache/edgekit", True, 1e9, 1 << 30, 0)  # fmt: skip
 
 CONNECTION = Ssh(Address("pi", "board", None, None))
-PROBE = Probe(FACTS, "/home/pi/.cache/edgekit", {}, {}, None, None, ["tensorrt"])
+PROBE = Probe(FACTS, "/home/pi/.cache/edgekit", {}, {}, None, None, {"tensorrt": "10.1"})
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

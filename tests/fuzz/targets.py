@@ -253,7 +253,7 @@ def _board_seeds() -> list[bytes]:
     bootstrap: list[dict[str, Any]] = [
         {"facts": facts}, {"files": {"a" * 64: "whole", "b" * 64: 7}}, {"code": "/home/pi/.cache/edgekit/code-a"},
         {"collected": "{}"}, {"importing": "numpy"}, {"imported": "numpy", "version": "2.0"},
-        {"failed": "PIL", "missing": True, "error": "no"}, {"found": ["tensorrt"]}, {"cleaned": ["/x"]},
+        {"failed": "PIL", "missing": True, "error": "no"}, {"found": {"tensorrt": "10.1"}}, {"cleaned": ["/x"]},
     ]  # fmt: skip
     followed = [{"alive": True}, {"progress": "latency", "share": 0.5}, {"measured": _measured_seed()},
                 {"result": _measured_seed()}, {"error": "no room", "fix": "make some"}]  # fmt: skip
@@ -265,7 +265,7 @@ def _run_board(case: bytes, folder: Path) -> None:
     board = open_board("ssh://board")
     lines = case.decode(errors="replace").split("\n")
     refused: EdgeKitError | None = None
-    wanted = Wanted(land=["a" * 64], packages=["numpy", "PIL"], modules=["tensorrt"])
+    wanted = Wanted(land=["a" * 64], packages=["numpy", "PIL"], modules={"tensorrt": ["tensorrt"]})
     with mock.patch.object(board, "_ask", lambda request: map(agent.parse_message, lines)):
         for ask in (partial(board.probe, wanted), board.clean):
             try:

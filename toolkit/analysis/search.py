@@ -312,7 +312,7 @@ def _sentence(
     elif chosen.changed is not None:
         text += f", {100 * chosen.changed:.2f} % of {len(raced.targets)} answers changed"
     others = [runner for runner in within if runner is not chosen and runner.bundle.id != chosen.bundle.id]
-    if others:
-        next_best = min(others, key=lambda runner: runner.log)
+    next_best = min(others, key=lambda runner: runner.log, default=baseline)
+    if next_best is not baseline:  # which the choice has been compared with
         text += f"; {next_best.name} is {math.exp(chosen.log - next_best.log):.2f}x as fast as it"
     return text

@@ -4,7 +4,7 @@ import contextlib
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from ...deploy.devices.device import Device
+from ...deploy.devices.device import Device, how_to_install
 from ...deploy.documents import read
 from ...deploy.environment import cores_got, describe, state
 from ...deploy.runtimes.runtime import Package, Runtime, all_runtimes
@@ -50,8 +50,11 @@ def diagnose() -> Diagnosis:
 
 
 def packages() -> tuple[Package, ...]:
-    """The packages that EdgeKit can use: those of the runtimes, and others."""
-    return (*_PACKAGES, *(package for runtime in all_runtimes() for package in (*runtime.packages, *runtime.also)))
+    """The packages that EdgeKit can use: those of the runtimes, and others; each once."""
+    found: dict[str, Package] = {}
+    for package in (*_PACKAGES, *(each for runtime in all_runtimes() for each in (*runtime.packages, *runtime.also))):
+        found.setdefault(package.distributions[0], package)
+    return tuple(found.values())
 
 
 def _describe(runtime: Runtime) -> RuntimeEntry:
@@ -73,11 +76,18 @@ def diagnose_device(device: Device) -> DeviceDiagnosis:
         description = device.describe()
     install = f"edgekit provision --device {device.name}"
     purposes = {package.distributions[0]: package.purpose for package in packages()}
+    optional = [
+        PackageStatus(name, description.optional.get(name), package.purpose, how_to_install(device.name, runtime.name))
+        for runtime in all_runtimes()
+        for package in (*runtime.packages, *runtime.also)
+        if runtime.boards and (name := package.distributions[0]) in description.optional
+    ]
     diagnosis: DeviceDiagnosis = {
         "device": device.name,
         "python": read(PythonEntry, description.facts._asdict()),
         "packages": [
-            PackageStatus(name, version, purposes[name], install) for name, version in description.packages.items()
+            *(PackageStatus(name, version, purposes[name], install) for name, version in description.packages.items()),
+            *optional,
         ],
         "remarks": [*description.lacks, *description.remarks],
     }

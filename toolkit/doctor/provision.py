@@ -1,14 +1,16 @@
-"""Installing the runtime on a device. If it has no network, wheels are downloaded on this machine."""
+"""Installing runtimes on a device. If it has no network, wheels are downloaded on this machine."""
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...deploy.devices.board.probe import NEEDED, Facts
+from ...deploy.devices.board.probe import Facts
 from ...deploy.devices.device import open_device
-from ...deploy.errors import DeviceError, EdgeKitError
+from ...deploy.errors import DeviceError, EdgeKitError, RecipeError
 from ...deploy.progress import Progress, silent
+from ...deploy.runtimes.runtime import all_runtimes, runtime_named
 
 # glibc's minor versions that manylinux wheels are built for (PEP 600); a wheel for an older one works on a newer one.
 _GLIBC_MINORS = range(17, 60)
@@ -16,19 +18,34 @@ _GLIBC_MINORS = range(17, 60)
 _OLD_TAGS = {"manylinux2014": 17}
 
 
-def provision(name: str, *, offline: bool, progress: Progress = silent) -> dict[str, str]:
+def provision(
+    name: str, *, runtimes: Sequence[str] = (), offline: bool, progress: Progress = silent
+) -> dict[str, str]:  # fmt: skip
     """Install and test the packages that the agent needs on a device; returns package -> version.
 
     Args:
+        runtimes: names of those to install besides ONNX Runtime and those that an earlier call installed.
         offline: download the device's wheels on this machine and send them.
 
     Raises:
+        RecipeError: a runtime is unknown, or is not installed in this way.
         DeviceError: the device cannot be reached, or the installation failed and was undone.
     """
     device = open_device(name)
     device.require("provision")
+    for runtime in runtimes:
+        _require_installable(runtime)
     with device:
-        return device.provision(download_wheels if offline else None, progress)
+        return device.provision(runtimes, download_wheels if offline else None, progress)
+
+
+def _require_installable(name: str) -> None:
+    runtime = runtime_named(name)
+    if not runtime.boards:
+        names = [other.name for other in all_runtimes() if other.boards and not other.by_hand]
+        raise RecipeError(f"boards do not run {name}", fix=f"choose one of: {', '.join(names)}")
+    if runtime.by_hand:
+        raise RecipeError(f"provision does not install {name}: {runtime.by_hand.why}", fix=runtime.by_hand.how)
 
 
 def remove_all(name: str) -> list[str]:
@@ -39,8 +56,11 @@ def remove_all(name: str) -> list[str]:
         return device.clean()
 
 
-def download_wheels(facts: Facts, folder: Path) -> None:
-    """Download the wheels that a device's Python needs into a new folder.
+def download_wheels(facts: Facts, packages: Sequence[str], folder: Path) -> None:
+    """Download wheels of packages, and of pip, for a device's Python into a new folder.
+
+    pip chooses the dependencies of this machine's system and Python. If the device's need others, the installation
+    there names them.
 
     Raises:
         EdgeKitError: pip is missing on this machine, or no such wheels exist.
@@ -54,14 +74,15 @@ def download_wheels(facts: Facts, folder: Path) -> None:
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", str(folder),
         "--only-binary=:all:", "--implementation", "cp", "--python-version", f"{major}.{minor}",
         "--abi", f"cp{major}{minor}", "--abi", "abi3", "--abi", "none",
-        *(word for tag in platform_tags(facts) for word in ("--platform", tag)), "pip", *NEEDED.values(),
+        *(word for tag in platform_tags(facts) for word in ("--platform", tag)), "pip", *packages,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip download failed"]
         raise EdgeKitError(
             f"no wheels for {facts.machine}, Python {major}.{minor}: {errors[-1].removeprefix('ERROR: ')}",
-            fix="check this machine's network; ONNX Runtime has wheels for glibc, not for musl",
+            fix="check this machine's network; a runtime without wheels for this device cannot be installed: "
+            "leave it out, with --clean first if it was installed earlier",
         )
 
 

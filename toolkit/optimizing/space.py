@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
-from ...deploy.devices.device import Device
+from ...deploy.devices.device import Device, how_to_install
 from ...deploy.environment import Machine, describe
 from ...deploy.errors import DeviceError
 from ...deploy.runtimes.runtime import PRECISION, Choice, OptionValue, Runtime, default_runtime, runtime_named
@@ -78,9 +78,7 @@ def examine(opened: Device, wanted: Sequence[str], threads: Sequence[int] = ()) 
         if name not in installed:
             raise DeviceError(
                 f"{device.name} does not have {name}: it has {', '.join(sorted(installed)) or 'no runtime'}",
-                fix=f"edgekit doctor --device {device.name} shows how to install it"
-                if not device.here
-                else runtime_named(name).packages[0].install,
+                fix=how_to_install(device.name, name),
             )
     if machine is None:
         raise DeviceError(

@@ -64,7 +64,8 @@ def _run(out: Path, changes: dict[str, object]) -> int:
     Path(agent.JOB).write_text(json.dumps({**job, "plan": plain(plan)}), encoding="utf-8")
     measured = agent.run(Path(), _progress())
     document = {
-        **packed, "device": platform.node() or "board", "plan": plain(plan), **measured.to_json(),
+        **packed, "device": platform.node() or "board", "plan": plain(plan), "environment": measured.environment,
+        "measurements": plain(measured.measurements),
     }  # fmt: skip
     write_file(out, json.dumps(document))
     report = make_report(Result.from_json(document, out))

@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from rich.console import RenderableType
 
+from ...deploy.devices.device import is_here
 from ...deploy.files import write_file
 from ...deploy.visible import visible_json
 from ..analysis.forecast import forecast_line
@@ -109,7 +110,7 @@ def _lines(found: DeviceSearch) -> Iterator[str]:
 
 def _outcome(found: DeviceSearch) -> str:
     """The verdict of one device."""
-    return f"{found['verdict']}: {found['reason']}" + (f" ({found['name']})" if found["name"] != "local" else "")
+    return f"{found['verdict']}: {found['reason']}" + ("" if is_here(found["name"]) else f" ({found['name']})")
 
 
 def render_search(search: Search) -> str:

@@ -174,8 +174,9 @@ def board_table(diagnosis: DeviceDiagnosis) -> Iterator[RenderableType]:
 
 def _packages(packages: Sequence[PackageStatus]) -> Table:
     table = Table()
-    for column in ("package", "version", "for", "install"):
+    for column in ("package", "version", "for"):
         table.add_column(column)
+    table.add_column("install", overflow="fold")  # to be copied
     for package in packages:
         missing = package.version is None
         version = styled("missing", "yellow") if missing else package.version

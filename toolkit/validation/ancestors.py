@@ -4,7 +4,9 @@ import logging
 from collections.abc import Sequence
 
 from ...deploy.bundle import Bundle
+from ...deploy.devices.device import how_to_install
 from ...deploy.errors import BundleError, DeviceError
+from ...deploy.runtimes.runtime import all_runtimes
 from ..workspace import RUNS, find
 
 _log = logging.getLogger(__name__)
@@ -25,10 +27,12 @@ def with_ancestors(bundles: Sequence[Bundle], baseline: Bundle | None, formats: 
         raise BundleError("the bundles have different labels", fix="validate models of the same classes together")
     for bundle in named:
         if bundle.manifest.format not in formats:
+            opening = [runtime.name for runtime in all_runtimes() if bundle.manifest.format in runtime.formats]
+            how = how_to_install(device, opening[0]) if opening else ""
             raise DeviceError(
                 f"{bundle.path} is {bundle.manifest.format}, which {device} cannot run: it runs "
                 f"{', '.join(sorted(formats)) or 'nothing'}",
-                fix="validate its ONNX export; edgekit doctor shows how to install a runtime",
+                fix=f"{how}; or validate its ONNX export" if how else "validate its ONNX export",
             )
     if baseline is not None:
         return list({bundle.id: bundle for bundle in (baseline, *bundles)}.values())

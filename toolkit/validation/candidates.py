@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from ...deploy.bundle import Bundle
+from ...deploy.devices.device import how_to_install
 from ...deploy.errors import BundleError, DeviceError, RecipeError
 from ...deploy.measuring.plan import Candidate
 from ...deploy.runtimes.runtime import PRECISION, Choice, default_runtime, runtime_named
@@ -30,9 +31,10 @@ def candidates_of(
             raise RecipeError(f"--runtime {text} is named twice", fix="name it once")
     for choice in choices:
         if choice.name not in available:
+            how = how_to_install(device, choice.name)
             raise DeviceError(
                 f"{device} cannot run {choice.name}: it runs {', '.join(sorted(available)) or 'nothing'}",
-                fix=f"leave out --runtime {choice}; edgekit doctor shows how to install a runtime",
+                fix=f"{how}; or leave out --runtime {choice}" if how else f"leave out --runtime {choice}",
             )
     named = [bundle for bundle in chain if bundle.id in judged]
     for choice in choices:

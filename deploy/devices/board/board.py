@@ -7,7 +7,7 @@ import re
 import shlex
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...bundle import Bundle
@@ -24,12 +24,24 @@ from ...measuring.cargo import Parcel
 from ...measuring.plan import Plan
 from ...measuring.worker_process import megabytes
 from ...progress import Progress, silent
-from ...runtimes.runtime import all_runtimes, default_runtime
-from ..device import Description, Device
+from ...runtimes.runtime import default_runtime, runtime_named
+from ..device import Description, Device, how_to_install
 from ..transport import CommandError, Transport
 from .attend import RECONNECT_S, attend
-from .install import install
-from .probe import NEEDED, Facts, Probe, Wanted, clock_remark, lacks, read_answer, read_probe
+from .install import Download, install, restore
+from .probe import (
+    NEEDED,
+    OPTIONAL,
+    Package,
+    Probe,
+    Wanted,
+    clock_remark,
+    lacks,
+    optional_packages,
+    optional_runtimes,
+    read_answer,
+    read_probe,
+)
 from .remote_agent import RESULT
 
 _log = logging.getLogger(__name__)
@@ -73,12 +85,7 @@ class Board(Device):
             DeviceError: the board lacks Python, a package, or a writable folder.
         """
         self._check()
-        modules = {*self.inspect().found}
-        return {"onnxruntime"} | {
-            runtime.name
-            for runtime in all_runtimes()
-            if runtime.boards and any(modules.intersection(package.modules) for package in runtime.packages)
-        }
+        return {"onnxruntime", *optional_runtimes(self.inspect())}
 
     def measure(self, bundles: Sequence[Bundle], plan: Plan, images: ImageSet | None, progress: Progress) -> Measured:
         """Send the missing files, and run the agent."""
@@ -120,27 +127,51 @@ class Board(Device):
         remark, missing = clock_remark(probe.facts), lacks(probe)
         packages = {NEEDED[module]: package.version for module, package in probe.packages.items()}
         about = None if missing else self._about()
-        return Description(probe.facts, packages, missing, [remark] if remark else [], about)
+        remarks = [remark] if remark else []
+        return Description(probe.facts, packages, missing, remarks, about, optional_packages(probe))
 
-    def provision(self, download: Callable[[Facts, Path], None] | None, progress: Progress) -> dict[str, str]:
+    def provision(self, runtimes: Sequence[str], download: Download | None, progress: Progress) -> dict[str, str]:
         """Make a venv in EdgeKit's folder on the board."""
-        probe = self.probe(Wanted())
+        probe = self.probe(Wanted(modules=OPTIONAL))
         if remark := clock_remark(probe.facts):
             _log.info(f"{self.name}: {remark}")
-        install(probe, self.run, self.send, download, progress)
+        restore(probe, self.run)
+        before = self._venv_runtimes()
+        wanted = dict.fromkeys((*runtimes, *(name for name in before if not runtime_named(name).by_hand)))
+        provided = [package for name in wanted for package in runtime_named(name).packages[:1]]
+        modules = {**NEEDED, **{package.modules[0]: package.distributions[0] for package in provided}}
+        install(probe, [*modules.values()], self.run, self.send, download, progress)
+        for name in dict.fromkeys((*before, *optional_runtimes(probe))):
+            if name not in wanted:
+                fix = how_to_install(self.name, name)
+                _log.info(f"{self.name}: the new venv does not have {name}, which the Python before it had ({fix})")
         if self._transport.python:
             scheme, _, location = self.name.partition("://")
             address = f"{scheme}://{location.partition('/')[0]}"
             _log.info(f"installed; from now on use --device {address}, without a Python in the address")
         self._transport.python, self._probe = None, None  # the next probe uses the new Python, as validate will
-        packages = self.inspect().packages
-        broken = [f"{NEEDED[module]}: {package.error}" for module, package in packages.items() if not package.version]
+        installed = self.probe(Wanted(packages=list(modules), modules={name: [modules[name]] for name in modules}))
+        tried = {modules[module]: installed.packages.get(module, Package(None, None)) for module in modules}
+        broken = [f"{name}: {package.error or 'missing'}" for name, package in tried.items() if not package.version]
         if broken:
             raise DeviceError(
                 f"installed, but not working: {'; '.join(broken)}",
                 fix=f"edgekit doctor --device {self.name}",
             )
-        return {NEEDED[module]: package.version or "" for module, package in packages.items()}
+        return {name: installed.found.get(module, "unknown") for module, name in modules.items()}
+
+    def _venv_runtimes(self) -> list[str]:
+        """The runtimes besides ONNX Runtime in EdgeKit's venv, which a new one replaces."""
+        named, self._transport.python = self._transport.python, None  # finds the venv
+        try:
+            probe = self.probe(Wanted(modules=OPTIONAL))
+        except LostDeviceError:
+            raise
+        except DeviceError:  # without a venv, a phone has no Python in its PATH
+            return []
+        finally:
+            self._transport.python = named
+        return optional_runtimes(probe) if probe.facts.executable.startswith(f"{probe.cache}/venv/") else []
 
     def clean(self) -> list[str]:
         """Remove everything that EdgeKit installed on the board; returns the removed folders."""
@@ -154,14 +185,7 @@ class Board(Device):
             DeviceError: Python is missing or too old, or no folder is writable.
         """
         if self._probe is None:
-            modules = [
-                module
-                for runtime in all_runtimes()
-                for package in runtime.packages
-                for module in package.modules
-                if runtime.boards and module not in NEEDED
-            ]
-            self._probe = self.probe(Wanted(packages=list(NEEDED), modules=modules))
+            self._probe = self.probe(Wanted(packages=list(NEEDED), modules=OPTIONAL))
         return self._probe
 
     def probe(self, wanted: Wanted) -> Probe:

@@ -24,9 +24,11 @@ def main(request):
     code: the hash of the code, to be unpacked.
     collect: the name of a result to return.
     clean: remove everything that EdgeKit installed here.
-    find: modules to find without importing them.
+    find: module to find, without importing it -> names of its distribution.
     import: packages to try to import.
     """
+    # not the home folder, where a clone called ncnn would pass for the package
+    sys.path = [entry for entry in sys.path if entry]
     if request.get("clean"):
         say({"cleaned": [str(folder) for folder in caches() if remove(folder)]})
         return
@@ -42,7 +44,8 @@ def main(request):
         except OSError as error:
             say({"unwritable": str(error)})
     if request.get("find"):
-        say({"found": [module for module in request["find"] if importlib.util.find_spec(module) is not None]})
+        found = [module for module in request["find"] if importlib.util.find_spec(module) is not None]
+        say({"found": {module: version(request["find"][module]) for module in found}})
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in deploy/__init__.py
     for package in request.get("import", []):
         say({"importing": package})
@@ -144,6 +147,18 @@ def collect(path):
     text = path.read_text()
     path.unlink()
     return text
+
+
+def version(distributions):
+    """The version of the first of these distributions that is installed, or "unknown"."""
+    from importlib import metadata  # Python 3.8
+
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
 
 
 def remove(folder):

@@ -1,12 +1,12 @@
 """The state of a board: the bootstrap's messages, checked and typed."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ...documents import DocumentError, read
 from ...errors import DeviceError
-from ...runtimes.runtime import runtime_named
+from ...runtimes.runtime import all_runtimes, runtime_named
 
 OLDEST_PYTHON = (3, 10)
 # module imported by the agent and its runtime -> package that provides it
@@ -14,6 +14,15 @@ NEEDED = {
     "numpy": "numpy",
     "PIL": "pillow",
     **{package.modules[0]: package.distributions[0] for package in runtime_named("onnxruntime").packages},
+}
+# module of another runtime -> names of its distribution
+OPTIONAL = {
+    module: package.distributions
+    for runtime in all_runtimes()
+    if runtime.boards
+    for package in (*runtime.packages, *runtime.also)
+    for module in package.modules
+    if module not in NEEDED
 }
 
 # A larger clock error is reported, because certificates are then rejected and file times are wrong.
@@ -51,7 +60,7 @@ class Answer(NamedTuple):
     code: str | None = None
     collected: str | None = None
     unwritable: str | None = None
-    found: tuple[str, ...] | None = None
+    found: dict[str, str] | None = None
     importing: str | None = None
     imported: str | None = None
     version: str | None = None
@@ -71,7 +80,7 @@ class Probe(NamedTuple):
         files: hash -> "whole", or the number of received bytes.
         code: the folder of EdgeKit's own code; None if not requested.
         collected: a finished result, or None.
-        found: the requested modules that exist; they were not imported.
+        found: the requested modules that exist -> version; they were not imported.
     """
 
     facts: Facts
@@ -80,7 +89,7 @@ class Probe(NamedTuple):
     files: dict[str, int | str]
     code: str | None
     collected: str | None
-    found: list[str]
+    found: dict[str, str]
 
 
 class Wanted(NamedTuple):
@@ -91,23 +100,23 @@ class Wanted(NamedTuple):
         code: the hash of the code to unpack.
         collect: the name of a result to return.
         packages: import names to try.
-        modules: modules to find without importing them.
+        modules: modules to find without importing them -> names of their distribution.
     """
 
     land: Sequence[str] = ()
     code: str | None = None
     collect: str | None = None
     packages: Sequence[str] = ()
-    modules: Sequence[str] = ()
+    modules: Mapping[str, Sequence[str]] = {}
 
-    def request(self) -> dict[str, list[str] | str | None]:
+    def request(self) -> dict[str, object]:
         """The request as bootstrap.main expects it."""
         return {
             "land": list(self.land),
             "code": self.code,
             "collect": self.collect,
             "import": list(self.packages),
-            "find": list(self.modules),
+            "find": {module: list(names) for module, names in self.modules.items()},
         }
 
 
@@ -157,7 +166,7 @@ def read_probe(messages: Iterable[dict[str, object]], wanted: Wanted, device: st
     facts = _usable(answer, device)
     assert facts.cache is not None  # noqa: S101 # as _usable checks
     files = {name: state for name, state in (answer.files or {}).items() if name in wanted.land}
-    found = [name for name in answer.found or () if name in wanted.modules]
+    found = {name: version for name, version in (answer.found or {}).items() if name in wanted.modules}
     return Probe(facts, facts.cache, packages, files, answer.code, answer.collected, found)
 
 
@@ -196,6 +205,23 @@ def lacks(probe: Probe) -> list[str]:
         elif package.version is None:
             problems.append(f"it has no {NEEDED[module]}")
     return problems
+
+
+def optional_runtimes(probe: Probe) -> list[str]:
+    """The runtimes besides ONNX Runtime of which a package was found."""
+    return [
+        runtime.name
+        for runtime in all_runtimes()
+        if runtime.boards and any(module in probe.found for package in runtime.packages for module in package.modules)
+    ]
+
+
+def optional_packages(probe: Probe) -> dict[str, str | None]:
+    """The packages of the runtimes besides ONNX Runtime -> version, None if missing."""
+    packages: dict[str, str | None] = {}
+    for module, distributions in OPTIONAL.items():
+        packages[distributions[0]] = probe.found.get(module, packages.get(distributions[0]))
+    return packages
 
 
 def clock_remark(facts: Facts) -> str | None:

@@ -88,6 +88,7 @@ def test_the_fastest_within_the_limits_is_chosen(fp32: Bundle, int8: Bundle) -> 
     assert found["baseline"] == f"{fp32.id}@openvino:threads=1"
     assert found["sentence"].startswith("use int8 (x86-avx2) on openvino threads=1: 3.0")
     assert "as fast as fp32 on openvino threads=1" in found["sentence"]
+    assert "as fast as it" not in found["sentence"], "the second best file is what it was compared with"
     assert found["use"] == f"edgekit validate {int8.path} --runtime openvino:threads=1"
     assert [entry["precision"] for entry in others] == ["fp32", "fp32"]
     assert (found["verdict"], found["exit_code"]) == ("pass", 0)

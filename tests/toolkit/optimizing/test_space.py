@@ -36,7 +36,7 @@ class _Board(Device):
 
     def describe(self) -> Description:
         about = None if self._silent else About({**describe(), "machine": "aarch64", "isa": ["asimd"]}, {})  # type: ignore[typeddict-item]
-        return Description(None, {}, (), (), about)  # type: ignore[arg-type]
+        return Description(None, {}, (), (), about, {})  # type: ignore[arg-type]
 
 
 def test_an_x86_machine() -> None:
@@ -103,7 +103,7 @@ def test_devices_that_cannot_be_searched() -> None:
     """One line, and what to type next."""
     with pytest.raises(DeviceError, match="does not have ncnn: it has onnxruntime") as caught:
         examine(_Board("onnxruntime"), ["ncnn"])
-    assert caught.value.fix.startswith("edgekit doctor --device ssh://board")
+    assert caught.value.fix == "edgekit provision --device ssh://board --runtime ncnn"
     with pytest.raises(DeviceError, match="does not have onnxruntime: it has no runtime"):
         examine(_Board(), ())
     with pytest.raises(DeviceError, match="cannot describe its hardware"):
