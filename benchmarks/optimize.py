@@ -30,6 +30,7 @@ from edgekit.toolkit.analysis.search import Raced, conclude
 from edgekit.toolkit.analysis.search_schema import CandidateEntry, DeviceSearch
 from edgekit.toolkit.analysis.statistics import ratio_of_times, typical_time
 from edgekit.toolkit.importing.import_model import ImportOptions, import_model
+from edgekit.toolkit.optimizing.on_device import race_plan
 from edgekit.toolkit.optimizing.space import SOURCE, Place, Variant, contenders_for, examine, variants_for
 from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 from parity import preprocess_of, save_calibrated
@@ -71,7 +72,7 @@ def _row(files: dict[Variant, Bundle], place: Place, *, exhaustive: bool) -> Row
     candidates = tuple(Candidate(files[entry.variant].id, entry.choice) for entry in contenders)
     bundles, device = list(files.values()), open_device("local")
     start = time.monotonic()
-    plan = Plan(seconds=4.0, candidates=candidates, race=Race())
+    plan = race_plan(candidates, Race())
     measured = device.measure(bundles, plan, None, silent)
     seconds = time.monotonic() - start
     found = conclude(Raced("local", {bundle.id: bundle for bundle in bundles}, plan, measured, [], seconds))

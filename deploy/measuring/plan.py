@@ -59,7 +59,7 @@ class Race:
         max_loss: percentage points of top-1 that a candidate may lose against the first one on the images. For images
             without labels, each changed answer counts as a loss. None for no limit.
         max_bytes, max_rss_bytes: the largest file, and the largest resident memory; None for no limit.
-        seconds: no further process starts after this time; None for no limit. Each candidate has at least one.
+        seconds: no further processes start after this time; None for no limit. The first few always run.
     """
 
     objective: Literal["latency", "throughput", "size"] = "latency"

@@ -34,7 +34,7 @@ def race(
     The first candidate is the reference: it runs in every process, beside a few others at a time, and the times of the
     others count relative to its own. After each process, those are dropped that exceed a limit of the race or are
     certainly slower than another one. It ends when the remaining ones are equally fast, after the plan's processes, or
-    when its time is over.
+    when its time is over. Then candidates that were not loaded yet are listed as failed.
 
     Args:
         bundles, images, cores, planted: as for `measure.measure`.
@@ -64,7 +64,11 @@ def race(
         with workers([reference], images):
             load([reference], how, silent)
             warm_up([reference], plan, silent)
-            for group in _groups(others):
+            for number, group in enumerate(_groups(others)):
+                if process == 0 and number and _late(rules, origin):
+                    for subject in group:
+                        subject.error = "the time of the search was over before it was measured (--budget)"
+                    continue
                 with workers(group, images):
                     _start(group, how, plan, shown)
                     running = [reference, *(subject for subject in group if subject.error is None)]
@@ -76,15 +80,18 @@ def race(
         for subject in racing:
             subject.processes = process + 1
         reference.processes = process + 1
-        late = rules.seconds is not None and time.monotonic() - origin > rules.seconds
         racing = _go_on(racing, reference, rules, plan.processes, images)
         if process == 0 and rules.max_rss_bytes is None:
             for subject in racing:
                 measure_memory(subject, how)
         keep(*outcome())
-        if not racing or late or decided(_logs(racing, reference, rules)):
+        if not racing or _late(rules, origin) or decided(_logs(racing, reference, rules)):
             break
     return outcome()
+
+
+def _late(rules: Race, origin: float) -> bool:
+    return rules.seconds is not None and time.monotonic() - origin > rules.seconds
 
 
 def check_race(measurements: Sequence[Measurement], reference: str, rules: Race) -> None:

@@ -12,6 +12,7 @@ from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.documents import plain, read
 from edgekit.deploy.errors import DeviceError, EdgeKitError
 from edgekit.deploy.images import ImageSet
+from edgekit.deploy.measuring import race as race_module
 from edgekit.deploy.measuring.agent import Measured
 from edgekit.deploy.measuring.elimination import points_lost
 from edgekit.deploy.measuring.plan import Candidate, Plan, Race
@@ -154,3 +155,16 @@ def test_batches_are_part_of_a_race_for_throughput(fp32: Bundle, int8: Bundle) -
     plan, sent = _raced(fp32, int8)
     with pytest.raises(DeviceError, match="was not timed in batches"):
         Measured.from_json(sent, "board", [fp32, int8], 3, replace(plan, race=Race("throughput")))
+
+
+@pytest.mark.slow
+def test_a_race_without_time_measures_the_first_few(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are listed with the reason, and nothing is concluded about them."""
+    candidates = [Candidate(fp32.id, Choice("onnxruntime", {"threads": 1, "spinning": flag})) for flag in (True, False)]
+    candidates += [Candidate(fp32.id, Choice("onnxruntime", {"threads": count})) for count in (1, 2)]
+    monkeypatch.setattr(race_module, "_groups", lambda subjects: [[subject] for subject in subjects])
+    plan = replace(PLAN, race=Race(seconds=0.0), candidates=tuple(candidates))
+    measured, failed = race_module.race({fp32.id: fp32.path}, plan, None, None, lambda stage, share: None)
+    assert [entry.bundle for entry in measured] == [candidate.key for candidate in candidates[:2]]
+    assert list(failed) == [candidate.key for candidate in candidates[2:]]
+    assert all("--budget" in reason for reason in failed.values())

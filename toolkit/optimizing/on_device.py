@@ -34,8 +34,9 @@ from .space import Contender, Place, Variant
 
 _log = logging.getLogger(__name__)
 
-# Minimum seconds for the blocks of a race's processes; the maximum is three times this.
-_RACE_S = 4.0
+# A race has at most so many processes per candidate: what they cannot tell apart is a near tie. The minimum seconds for
+# their blocks; the maximum is three times this.
+_RACE_PROCESSES, _RACE_S = 4, 2.4
 # A candidate in float32 this much slower than the fastest one, in the race, is not measured again.
 _MARGIN = 1.5
 # The share of the budget, after the files are made, that the race may take.
@@ -110,7 +111,7 @@ class DeviceSearcher:
             max_loss=max_drop, max_bytes=self.options.size_bytes, max_rss_bytes=self.options.memory_bytes,
             seconds=max(0.0, _RACE_SHARE * (self.options.budget_s - (time.monotonic() - self.start))),
         )  # fmt: skip
-        plan = Plan(seconds=_RACE_S, candidates=candidates, seed=SEED, race=rules)
+        plan = race_plan(candidates, rules)
         ids = {candidate.bundle for candidate in candidates}
         bundles = [bundle for bundle in self.files.values() if bundle.id in ids]
         count, key = len(self.selection or ()), self._key(place, replace(plan, race=replace(rules, seconds=None)))
@@ -198,6 +199,11 @@ class DeviceSearcher:
         else:
             judged["reason"] = "the original stays: no candidate within the limits is faster"
         return judged
+
+
+def race_plan(candidates: tuple[Candidate, ...], rules: Race) -> Plan:
+    """The plan of a race; the first candidate is the reference."""
+    return Plan(seconds=_RACE_S, processes=_RACE_PROCESSES, candidates=candidates, seed=SEED, race=rules)
 
 
 def _to_confirm(found: DeviceSearch) -> CandidateEntry | None:

@@ -17,8 +17,8 @@ class OptimizeOptions:
         threads: numbers of threads to try; empty for the powers of two up to a device's cores, and all cores.
         objective: see plan.Race.
         size_bytes, memory_bytes: the largest file, and the largest resident memory; None for no limit.
-        budget_s: seconds for the whole search. The first process of every candidate, and the confirmation, end even if
-            they take longer.
+        budget_s: seconds for the whole search. A few candidates are raced, and the choice is confirmed, even if that
+            takes longer.
         images: source of all images; None for the bundle's own.
         calibration_images, selection_images: their numbers, drawn by class.
         limit: number of test images; None for all that the budget allows.
