@@ -47,51 +47,69 @@ def race(
     Raises:
         EdgeKitError: the first candidate cannot be loaded or run.
     """
-    rules, defaults = plan.race or Race(), {**plan.options, "threads": plan.threads or allowed_cores()}
-    how, generator, origin = Loading(cores, defaults), random.Random(plan.seed), time.monotonic()
+    defaults = {**plan.options, "threads": plan.threads or allowed_cores()}
     candidates = plan.measured(bundles)
     subjects = [make_subject(candidate, bundles[candidate.bundle], plan, planted=planted) for candidate in candidates]
+    state = _State(subjects, plan, plan.race or Race(), Loading(cores, defaults), images, progress)
     reference, racing = subjects[0], list(subjects)
-
-    def outcome() -> tuple[list[Measurement], dict[str, str]]:
-        measured = [subject.result() for subject in subjects if subject.error is None]
-        return measured, {subject.candidate.key: subject.error for subject in subjects if subject.error is not None}
-
     for process in range(plan.processes):
+        state.run(process, racing)
+        for subject in (reference, *racing):
+            subject.processes = process + 1
+        racing = _go_on(racing, reference, state.rules, plan.processes, images)
+        if process == 0 and state.rules.max_rss_bytes is None:
+            for subject in racing:
+                measure_memory(subject, state.how)
+        keep(*state.outcome())
+        if not racing or state.is_late() or decided(_logs(racing, reference, state.rules)):
+            break
+    return state.outcome()
+
+
+class _State:
+    """A race while it runs: its candidates, the reference first, and how they are measured."""
+
+    def __init__(
+        self, subjects: Sequence[Subject], plan: Plan, rules: Race, how: Loading, images: Path | None,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self.rules, self.how = rules, how
+        self._subjects, self._plan, self._images, self._progress = subjects, plan, images, progress
+        self._generator, self._origin = random.Random(plan.seed), time.monotonic()
+
+    def run(self, process: int, racing: Sequence[Subject]) -> None:
+        """Time a fresh process of the reference and of each candidate that is still in the race, a few at a time."""
+        reference, *_ = self._subjects
         others = [subject for subject in racing if subject is not reference]
-        stage = f"race, {len(racing)} candidates"
-        shown = progress if process == 0 else silent
-        with workers([reference], images):
-            load([reference], how, silent)
-            warm_up([reference], plan, silent)
+        with workers([reference], self._images):
+            load([reference], self.how, silent)
+            warm_up([reference], self._plan, silent)
             for number, group in enumerate(_groups(others)):
-                if process == 0 and number and _late(rules, origin):
+                if process == 0 and number and self.is_late():
                     for subject in group:
                         subject.error = "the time of the search was over before it was measured (--budget)"
                     continue
-                with workers(group, images):
-                    _start(group, how, plan, shown)
-                    running = [reference, *(subject for subject in group if subject.error is None)]
-                    if process == 0:
-                        _answer(running, subjects, images, how, rules, progress)
-                    time_blocks(running, plan, process, generator, origin, progress, stage)
-                    if rules.objective == "throughput":
-                        measure_batches(running, process, progress, plan)
-        for subject in racing:
-            subject.processes = process + 1
-        reference.processes = process + 1
-        racing = _go_on(racing, reference, rules, plan.processes, images)
-        if process == 0 and rules.max_rss_bytes is None:
-            for subject in racing:
-                measure_memory(subject, how)
-        keep(*outcome())
-        if not racing or _late(rules, origin) or decided(_logs(racing, reference, rules)):
-            break
-    return outcome()
+                with workers(group, self._images):
+                    self._run_group(process, group, f"race, {len(racing)} candidates")
 
+    def _run_group(self, process: int, group: Sequence[Subject], stage: str) -> None:
+        _start(group, self.how, self._plan, self._progress if process == 0 else silent)
+        running = [self._subjects[0], *(subject for subject in group if subject.error is None)]
+        if process == 0:
+            _answer(running, self._subjects, self._images, self.how, self.rules, self._progress)
+        time_blocks(running, self._plan, process, self._generator, self._origin, self._progress, stage)
+        if self.rules.objective == "throughput":
+            measure_batches(running, process, self._progress, self._plan)
 
-def _late(rules: Race, origin: float) -> bool:
-    return rules.seconds is not None and time.monotonic() - origin > rules.seconds
+    def is_late(self) -> bool:
+        """Whether the time of the race is over."""
+        return self.rules.seconds is not None and time.monotonic() - self._origin > self.rules.seconds
+
+    def outcome(self) -> tuple[list[Measurement], dict[str, str]]:
+        """The measurements so far, and the failures."""
+        measured = [subject.result() for subject in self._subjects if subject.error is None]
+        failed = {subject.candidate.key: subject.error for subject in self._subjects if subject.error is not None}
+        return measured, failed
 
 
 def check_race(measurements: Sequence[Measurement], reference: str, rules: Race) -> None:

@@ -489,4 +489,4 @@ def test_a_slow_first_window_does_not_settle(monkeypatch: pytest.MonkeyPatch) ->
     worker = Worker(io.StringIO())
     monkeypatch.setattr(worker, "_run_for", window)
     monkeypatch.setattr("edgekit.deploy.measuring.worker.time.monotonic", lambda: now[0])
-    assert worker._warm_up() == ({"ms": 2000.0, "calls": 40, "settled": True}, 1_000_000)
+    assert worker._warm_up(30.0) == ({"ms": 2000.0, "calls": 40, "settled": True}, 1_000_000)
