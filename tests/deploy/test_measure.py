@@ -105,7 +105,7 @@ def test_scenarios(images: ImageSet, tmp_path: Path, trained: Bundle) -> None:
 def test_a_long_run(fps: float | None, int8: Bundle) -> None:
     """It runs without a pause, or at a rate: then only that many images are offered, and missed ones counted."""
     plan = replace(QUICK, fps=fps, sustained_s=10.0)
-    ((model,), _) = reversed(open_device("local").measure([int8], plan, None, lambda stage, share: None))
+    (model,) = open_device("local").measure([int8], plan, None, lambda stage, share: None).measurements
     assert 5 <= len(model.sustained) <= 11
     assert model.sustained[0].state is not None
     assert model.frames == ()
@@ -128,7 +128,8 @@ def test_threads_that_wait_for_one_another_give_no_speedup(tmp_path: Path, fp32:
     measured = open_device("local", planted=True).measure([waiting, other], plan, None, lambda stage, share: None)
     assert measured.environment["threads"] == 2
     assert all(len(model.one_thread) == 6 for model in measured.measurements)
-    report = report_on([waiting, other], [other.id], plan, *measured, min_speedup=1.2)
+    environment, measurements, _ = measured
+    report = report_on([waiting, other], [other.id], plan, environment, measurements, min_speedup=1.2)
     speedup = report["models"][1]["speedup"]
     assert speedup["ratio"] > 10
     assert speedup["one_thread"] < 2
