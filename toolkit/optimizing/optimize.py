@@ -161,6 +161,8 @@ def _make_files(
         except (BundleError, DataError, EdgeKitError) as error:
             not_made.append({"name": variant.name, "reason": f"{error} ({error.fix})"})
             continue
+        if made.found and made.bundle.id != source.id:
+            _log.info(f"using {made.bundle.path} for {variant.name}")
         files[variant] = made.bundle
     return files, not_made
 
