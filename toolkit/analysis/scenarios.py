@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...deploy.environment import UNAVAILABLE
 from ...deploy.measuring.measurement import Measurement, Sustained
 from ...deploy.measuring.plan import Plan
 from .scenario_schema import BatchRate, Counts, FramesEntry, Minute, Offline, Rate, Scenarios, SustainedEntry
@@ -102,4 +103,5 @@ def _counts(seconds: Sequence[Sustained]) -> Counts:
 
 
 def _state(state: Mapping[str, object]) -> dict[str, object]:
-    return {key: state[key] for key in ("mhz", "temperature_c", "throttled", "cgroup_throttled")}
+    names = ("mhz", "temperature_c", "throttled", "cgroup_throttled")
+    return {name: state.get(name, UNAVAILABLE) for name in names}  # a device may leave one out

@@ -464,6 +464,18 @@ def test_sustained(judged: Judge) -> None:
     assert "approaching 8 ms" in markdown(report)
 
 
+def test_a_state_without_a_value_is_shown_as_unavailable(judged: Judge) -> None:
+    """A device that does not report its clock is not an error."""
+
+    def change(candidate: Measurement) -> Measurement:
+        seconds = [Sustained(float(at), 20_000_000, {"temperature_c": 40.0}) for at in range(10)]
+        return replace(candidate, sustained=tuple(seconds))
+
+    report, _ = judged(change=_candidate(change))
+    first = report["models"][1]["sustained"]["states"][0]
+    assert (first["mhz"], first["temperature_c"]) == ("unavailable", 40.0)
+
+
 def test_the_sustained_rate_is_that_of_the_worst_minute(judged: Judge) -> None:
     """30 images/s for three minutes: images are dropped in the second minute and late in the third."""
 
