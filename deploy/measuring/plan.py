@@ -50,6 +50,10 @@ class Candidate:
         return str(self.options.get(PRECISION, bundle)) if bundle == "fp32" else bundle
 
 
+# What a race looks for.
+Objective = Literal["latency", "throughput", "size"]
+
+
 @dataclass(frozen=True)
 class Race:
     """A search for the best candidate, which measures the others only until they have certainly lost.
@@ -62,7 +66,7 @@ class Race:
         seconds: no further processes start after this time; None for no limit. The first few always run.
     """
 
-    objective: Literal["latency", "throughput", "size"] = "latency"
+    objective: Objective = "latency"
     max_loss: float | None = None
     max_bytes: int | None = None
     max_rss_bytes: int | None = None

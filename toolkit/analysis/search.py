@@ -1,6 +1,7 @@
 """Conclusions from a race: which model a device should use, and why the others were not chosen."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
@@ -110,7 +111,7 @@ def conclude(raced: Raced) -> DeviceSearch:
     within = [runner for runner in running if _keeps_limits(runner, rules, raced)]
     alive = _alive(within, rules, raced.plan.processes)
     chosen = _best(alive)
-    for runner in within:
+    for runner in within if chosen else ():
         runner.status, runner.detail = _placed(runner, chosen, alive)
     if rules.objective == "size" and within:
         smallest = min(runner.bundle.size_bytes for runner in within)
@@ -128,7 +129,7 @@ def conclude(raced: Raced) -> DeviceSearch:
         "chosen": chosen.candidate.key if chosen else None,
         "baseline": fastest_float.candidate.key,
         "sentence": _sentence(chosen, fastest_float, within, raced),
-        "use": f"edgekit validate {chosen.bundle.path} --runtime {chosen.candidate.choice}" if chosen else None,
+        "use": _command(chosen) if chosen else None,
         "report": None, "headline": None,
         "verdict": "pass" if chosen else "fail",
         "reason": "nothing was optimised" if chosen else "no candidate keeps to the limits",
@@ -247,11 +248,16 @@ def _best(alive: Sequence[_Runner]) -> _Runner | None:
     )  # fmt: skip
 
 
-def _placed(runner: _Runner, chosen: _Runner | None, alive: Sequence[_Runner]) -> tuple[Status, str]:
-    if chosen is None or runner is chosen:
+def _placed(runner: _Runner, chosen: _Runner, alive: Sequence[_Runner]) -> tuple[Status, str]:
+    if runner is chosen:
         return "chosen", ""
     ratio = f"{math.exp(chosen.log - runner.log):.2f}x as fast as the chosen one"
     return ("close", f"{ratio}: not certainly slower") if runner in alive else ("slower", ratio)
+
+
+def _command(chosen: _Runner) -> str:
+    choice = chosen.candidate.choice
+    return shlex.join(["edgekit", "validate", str(chosen.bundle.path), *(["--runtime", str(choice)] if choice else [])])
 
 
 def _speedup(runner: _Runner, baseline: _Runner) -> SpeedEntry:

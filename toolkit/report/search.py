@@ -48,9 +48,8 @@ def search_table(search: Search) -> Iterator[RenderableType]:
         if len(measured) > _MOST_ROWS:
             yield f"{len(measured) - _MOST_ROWS} more candidates are on the page"
         if failures := list(_failures(found)):
-            yield f"{len(failures)} candidates do not run here; the page and --json say why"
-        for line in _lines(found):
-            yield line
+            yield f"{len(failures)} candidates were not measured; the page and --json say why"
+        yield from _lines(found, found["report"])
     for entry in search["not_made"]:
         yield f"not made: {entry['name']}: {entry['reason']}"
     for failure in search["failed"]:
@@ -97,15 +96,16 @@ def _failures(found: DeviceSearch) -> Iterator[str]:
             yield f"{entry['name']}: {entry['detail']}"
 
 
-def _lines(found: DeviceSearch) -> Iterator[str]:
+def _lines(found: DeviceSearch, report: str | None) -> Iterator[str]:
+    """Remarks on a device's table; `report` is the folder of its confirmation, as the reader finds it."""
     if (line := forecast_line(found)) is not None:
         yield line
     if found["headline"] is not None:
         yield f"confirmed on test images: {found['headline']}"
     if found["use"] is not None:
         yield f"to validate it again: {found['use']}"
-    if found["report"] is not None:
-        yield f"report: {found['report']}/report.html"
+    if report is not None:
+        yield f"report: {report}/report.html"
 
 
 def _outcome(found: DeviceSearch) -> str:
@@ -136,9 +136,11 @@ def _content(search: Search, verdict: str, lead: str) -> Iterator[Element]:
         yield paragraph(f"{failure['device']} failed: {failure['error']}", "reason")
     for found in search["devices"]:
         title = "Candidates" if len(search["devices"]) == 1 else f"Candidates on {found['name']}"
-        yield section(title, [*_chart(found), _cards(found), *notes(_lines_for_page(found))])
+        report = found["report"] and device_slug(found["name"])
+        lines = [f"{found['verdict']}: {found['reason']}", *_lines(found, report)]
+        yield section(title, [*_chart(found), _cards(found), *notes(line[0].upper() + line[1:] for line in lines)])
         if failures := list(_failures(found)):
-            yield folded("Candidates that do not run here", notes(failures))
+            yield folded("Candidates that were not measured", notes(failures))
     if search["not_made"]:
         yield folded(
             "Files that were not made", notes(f"{entry['name']}: {entry['reason']}" for entry in search["not_made"])
@@ -150,17 +152,6 @@ def _content(search: Search, verdict: str, lead: str) -> Iterator[Element]:
         "device's report.",
         "note",
     )
-
-
-def _lines_for_page(found: DeviceSearch) -> Iterator[str]:
-    if (line := forecast_line(found)) is not None:
-        yield line[0].upper() + line[1:]
-    if found["headline"] is not None:
-        yield f"Confirmed on test images: {found['headline']}; {found['verdict']}: {found['reason']}"
-    if found["use"] is not None:
-        yield f"To validate it again: {found['use']}"
-    if found["report"] is not None:
-        yield f"Report: {device_slug(found['name'])}/report.html"
 
 
 def _chart(found: DeviceSearch) -> Iterator[Element]:
