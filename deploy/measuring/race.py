@@ -201,9 +201,8 @@ def _go_on(
         subject for subject in racing if subject.error is None and _within_limits(subject, reference, rules, targets)
     ]
     if rules.objective == "size" and fitting:
-        sizes = {subject.candidate.key: Bundle.open(subject.path).size_bytes for subject in fitting}
-        limit = INDIFFERENCE * min(sizes.values())
-        fitting = [subject for subject in fitting if sizes[subject.candidate.key] <= limit]
+        limit = INDIFFERENCE * min(subject.size_bytes for subject in fitting)
+        fitting = [subject for subject in fitting if subject.size_bytes <= limit]
     if not fitting:
         return []
     alive = survivors(_logs(fitting, reference, rules), looks)
@@ -211,7 +210,7 @@ def _go_on(
 
 
 def _within_limits(subject: Subject, reference: Subject, rules: Race, targets: Sequence[int]) -> bool:
-    if rules.max_bytes is not None and Bundle.open(subject.path).size_bytes > rules.max_bytes:
+    if rules.max_bytes is not None and subject.size_bytes > rules.max_bytes:
         return False
     if rules.max_rss_bytes is not None and (subject.peak_rss_bytes or 0) > rules.max_rss_bytes:
         return False

@@ -21,7 +21,7 @@ _COOL_ENOUGH_C = 3.0
 
 def measure_batches(subjects: Sequence[Subject], process: int, progress: Progress, plan: Plan) -> None:
     """Measure throughput by batch size, doubled while that helps; the first process sets the sizes for all."""
-    batches = sorted({*_BATCHES, *(subject.batch for subject in subjects if subject.batch is not None)})
+    batches = sorted({*_BATCHES, *(_fixed_size(subject) for subject in subjects if subject.batch is not None)})
     for position, batch in enumerate(batches):
         for subject in subjects:
             progress("offline", (process + position / len(batches)) / plan.processes)
@@ -30,10 +30,15 @@ def measure_batches(subjects: Sequence[Subject], process: int, progress: Progres
                 subject.throughput.append(Throughput(process, batch, tuple(answer["ns"])))
 
 
+def _fixed_size(subject: Subject) -> int:
+    """Of a model with a fixed batch: a batch for each of its streams, which work side by side."""
+    return (subject.batch or 1) * int(subject.candidate.options.get("streams", 1))
+
+
 def _sizes(subject: Subject, process: int) -> Sequence[int]:
     """The batch sizes that are still worth trying."""
     if subject.batch is not None:
-        return [subject.batch]
+        return [_fixed_size(subject)]
     first = [entry for entry in subject.throughput if entry.process == 0]
     if process > 0:
         return [entry.batch for entry in first]

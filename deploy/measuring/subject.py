@@ -26,6 +26,7 @@ class Subject:
     planted: bool
     label: str
     processes: int
+    size_bytes: int
     setup_s: float = 0.0
     worker: WorkerProcess | None = None
     opened: list[dict[str, Any]] = field(default_factory=list)
@@ -125,7 +126,9 @@ def make_subject(candidate: Candidate, path: Path, plan: Plan, *, planted: bool)
     bundle, choice = Bundle.open(path), candidate.choice
     runtime = runtime_for(bundle, choice and choice.name, planted=planted)
     label = f"{bundle.manifest.format} {bundle.manifest.precision}{f' on {choice}' if choice else ''}"
-    return Subject(candidate, runtime, path, bundle.manifest.input.batch, planted, label, plan.processes)
+    return Subject(
+        candidate, runtime, path, bundle.manifest.input.batch, planted, label, plan.processes, bundle.size_bytes
+    )
 
 
 @contextlib.contextmanager

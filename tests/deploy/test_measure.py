@@ -207,7 +207,7 @@ def test_a_slow_model_does_not_prolong_the_measurement(samples: int, share: floa
     With six blocks of one sample after 30 % of the time budget, p99's 662 samples are out of reach. With more samples
     they are not, or only the interval is still too wide.
     """
-    subject = Subject(Candidate("id"), default_runtime("onnx"), Path(), None, False, "onnx fp32", 3)
+    subject = Subject(Candidate("id"), default_runtime("onnx"), Path(), None, False, "onnx fp32", 3, 1000)
     times = [1_000_000, 1_200_000] if samples == 40 else [1_000_000, 1_000_100]
     subject.blocks = [Block(at, 0, 0.1 * at, 1, (times[at % 2],) * samples, 0) for at in range(6)]
     assert measure._worth_waiting_for(subject, 6, QUICK, share) == waits

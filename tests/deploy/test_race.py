@@ -168,3 +168,13 @@ def test_a_race_without_time_measures_the_first_few(fp32: Bundle, monkeypatch: p
     assert [entry.bundle for entry in measured] == [candidate.key for candidate in candidates[:2]]
     assert list(failed) == [candidate.key for candidate in candidates[2:]]
     assert all("--budget" in reason for reason in failed.values())
+
+
+@pytest.mark.slow
+def test_a_model_of_one_image_gets_one_for_each_stream(fp32: Bundle) -> None:
+    """Otherwise streams would bring nothing."""
+    pytest.importorskip("openvino")
+    streams = Candidate(fp32.id, Choice("openvino", {"threads": 2, "streams": 2}))
+    measured = _run([fp32], None, Race("throughput", seconds=0.0), Candidate(fp32.id), streams)
+    batches = [{entry.batch for entry in model.throughput} for model in measured.measurements]
+    assert batches == [{1}, {2}]

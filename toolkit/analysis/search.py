@@ -111,8 +111,9 @@ def conclude(raced: Raced) -> DeviceSearch:
     within = [runner for runner in running if _keeps_limits(runner, rules, raced)]
     alive = _alive(within, rules, raced.plan.processes)
     chosen = _best(alive)
-    for runner in within if chosen else ():
-        runner.status, runner.detail = _placed(runner, chosen, alive)
+    if chosen is not None:
+        for runner in within:
+            runner.status, runner.detail = _placed(runner, chosen, alive)
     if rules.objective == "size" and within:
         smallest = min(runner.bundle.size_bytes for runner in within)
         for runner in within:

@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
-from ...deploy.registry import choose
+from ...deploy.measuring.plan import Objective
 from .completion import complete_bundles
 from .options import (
     CONTRACT,
@@ -21,8 +21,6 @@ from .options import (
     MinSpeedup,
     SkipCorrupt,
 )
-
-_OBJECTIVES = ("latency", "throughput", "size")
 
 
 def command(
@@ -52,7 +50,10 @@ def command(
         ),
     ] = None,
     objective: Annotated[
-        str, typer.Option(help=f"What the best model has most of: {', '.join(_OBJECTIVES)}.", rich_help_panel=CONTRACT)
+        str,
+        typer.Option(
+            help=f"What the best model has most of: {', '.join(get_args(Objective))}.", rich_help_panel=CONTRACT
+        ),
     ] = "latency",
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
@@ -106,17 +107,15 @@ def command(
     from ..optimizing.options import OptimizeOptions
     from ..optimizing.planning import plan_table, plan_to_json
     from ..optimizing.variants import is_source
-    from ..report.files import check_folder
     from ..report.search import PAGE_FILE, search_table
-    from ..runs import SEARCH
-    from ..workspace import RUNS, given_or_newest
+    from ..workspace import given_or_newest
     from .output import show
     from .parsing import bytes_of, seconds_of
 
-    choose(dict.fromkeys(_OBJECTIVES), objective, "objective")
     source = given_or_newest(bundle, is_source, "original model (fp32 ONNX, or from train or import)", "edgekit train")
     options = OptimizeOptions(
-        devices=device or ["local"], runtimes=runtime or (), threads=threads or (), objective=objective,
+        devices=device or ["local"], runtimes=runtime or (), threads=threads or (),
+        objective=cast("Objective", objective),
         size_bytes=bytes_of(size, "--size") if size else None,
         memory_bytes=bytes_of(memory, "--memory") if memory else None,
         budget_s=seconds_of(budget, "--budget"), images=images, calibration_images=calibration_images,
@@ -126,13 +125,11 @@ def command(
     if plan:
         show(plan_to_json(source, options), plan_table, as_json)
         return
-    folder = out or RUNS / f"{source.path.name}{SEARCH}"
-    check_folder(folder)
     with progress_bars([f"optimize on {name}" for name in options.devices]) as bars:
         result = optimize(
-            source, options, contract=contract, folder=folder,
+            source, options, contract=contract, folder=out,
             progress=dict(zip(options.devices, bars, strict=True)),
         )  # fmt: skip
-    say(f"wrote {folder / PAGE_FILE}")
+    say(f"wrote {result.folder / PAGE_FILE}")
     show(result.search, search_table, as_json)
     raise typer.Exit(result.exit_code)

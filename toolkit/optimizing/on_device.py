@@ -107,7 +107,7 @@ class DeviceSearcher:
         """Race on the device, or read the race of an interrupted search for the same."""
         max_drop = DEFAULT_MAX_DROP if self.contract.max_drop is None else self.contract.max_drop
         rules = Race(
-            objective=self.options.objective,  # type: ignore[arg-type] # the command checks it
+            objective=self.options.objective,
             max_loss=max_drop, max_bytes=self.options.size_bytes, max_rss_bytes=self.options.memory_bytes,
             seconds=max(0.0, _RACE_SHARE * (self.options.budget_s - (time.monotonic() - self.start))),
         )  # fmt: skip

@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 from ...deploy.bundle import Bundle
 from ...deploy.devices.device import Device, open_device
-from ...deploy.errors import BundleError, DataError, EdgeKitError
+from ...deploy.errors import EdgeKitError
 from ...deploy.images import ImageSet
 from ...deploy.progress import Progress, silent
 from ..analysis.contract import Contract
 from ..analysis.search import shared_file
 from ..analysis.search_schema import SCHEMA, NotMade, Search
 from ..datasets import part_of
+from ..report.files import check_folder
 from ..report.search import write_search
+from ..runs import RUNS, SEARCH
 from ..validation.on_devices import side_by_side
 from ..validation.validation import Validation
 from .on_device import DeviceSearcher
@@ -36,10 +38,12 @@ class Optimization:
 
     Attributes:
         search: the content of optimize.json.
+        folder: where it was written, beside the page and the reports.
         validations: device -> the confirmation of its model.
     """
 
     search: Search
+    folder: Path
     validations: Mapping[str, Validation] = field(default_factory=dict)
 
     @property
@@ -80,10 +84,10 @@ def plan_search(options: OptimizeOptions, devices: Mapping[str, Device] | None =
 
 def optimize(
     bundle: Bundle,
-    options: OptimizeOptions,
+    options: OptimizeOptions | None = None,
     *,
-    contract: Contract,
-    folder: Path,
+    contract: Contract | None = None,
+    folder: Path | None = None,
     progress: Progress | Mapping[str, Progress] = silent,
 ) -> Optimization:
     """Make the files that the devices can run, race them, and confirm each device's choice on the test images.
@@ -94,15 +98,18 @@ def optimize(
     Args:
         bundle: the float32 ONNX bundle, or the network that it is exported from.
         contract: max_drop also limits the loss on the selection images, min_speedup applies to the confirmation.
-        folder: for optimize.json, optimize.html, and one folder per device with its confirmation.
+        folder: for optimize.json, optimize.html, and one folder per device with its confirmation; None for the one in
+            runs/ with the bundle's name.
         progress: a callback, or one per device.
 
     Raises:
         EdgeKitError: a device cannot be searched, or the source cannot be exported or run.
         BundleError: the bundle is not an original model.
-        RecipeError: an option is out of range.
     """
     start = time.monotonic()
+    options, contract = options or OptimizeOptions(), contract or Contract()
+    folder = folder or RUNS / f"{bundle.path.name}{SEARCH}"
+    check_folder(folder)
     devices = _opened(options)
     callbacks = progress if isinstance(progress, Mapping) else dict.fromkeys(devices, progress)
     first = next(iter(callbacks.values()))
@@ -131,12 +138,10 @@ def optimize(
     write_search(search, folder)
     for name in planned.places:
         searcher.record(name).unlink(missing_ok=True)
-    return Optimization(search, {name: done for name, (_, done) in results.items() if done is not None})
+    return Optimization(search, folder, {name: done for name, (_, done) in results.items() if done is not None})
 
 
 def _opened(options: OptimizeOptions) -> dict[str, Device]:
-    if len(set(options.devices)) < len(options.devices):
-        raise EdgeKitError("a device is named twice", fix="name each --device once")
     return {name: open_device(name) for name in options.devices}
 
 
@@ -158,7 +163,7 @@ def _make_files(
             continue
         try:
             made = make(variant, source, making, progress)
-        except (BundleError, DataError, EdgeKitError) as error:
+        except EdgeKitError as error:
             not_made.append({"name": variant.name, "reason": f"{error} ({error.fix})"})
             continue
         if made.found and made.bundle.id != source.id:

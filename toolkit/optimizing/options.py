@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
+
+from ...deploy.errors import RecipeError
+from ...deploy.measuring.plan import Objective
+from ...deploy.registry import choose
 
 # Draws the selection images, and orders the blocks of a race.
 SEED = 0
@@ -24,12 +29,15 @@ class OptimizeOptions:
         limit: number of test images; None for all that the budget allows.
         skip_corrupt: leave out images that cannot be decoded.
         command: the arguments as typed, for the report.
+
+    Raises:
+        RecipeError: a device is named twice, the objective is unknown, or a number is not positive.
     """
 
     devices: Sequence[str] = ("local",)
     runtimes: Sequence[str] = ()
     threads: Sequence[int] = ()
-    objective: str = "latency"
+    objective: Objective = "latency"
     size_bytes: int | None = None
     memory_bytes: int | None = None
     budget_s: float = 600.0
@@ -39,6 +47,19 @@ class OptimizeOptions:
     limit: int | None = None
     skip_corrupt: bool = False
     command: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.devices)) < len(self.devices):
+            raise RecipeError("a device is named twice", fix="name each --device once")
+        choose(dict.fromkeys(get_args(Objective)), self.objective, "objective")
+        numbers = {
+            "threads": min(self.threads, default=1), "size": self.size_bytes, "memory": self.memory_bytes,
+            "budget": self.budget_s, "calibration-images": self.calibration_images,
+            "selection-images": self.selection_images, "limit": self.limit,
+        }  # fmt: skip
+        for name, value in numbers.items():
+            if value is not None and not value > 0:
+                raise RecipeError(f"--{name} {value:g} is not positive", fix="leave it out, or pass a larger number")
 
     @property
     def streams(self) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.device import Device, open_device
 from edgekit.deploy.documents import read
-from edgekit.deploy.errors import BundleError, DeviceError
+from edgekit.deploy.errors import BundleError, DeviceError, EdgeKitError, RecipeError
 from edgekit.deploy.measuring.plan import Plan
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.search_schema import Search
@@ -213,3 +213,25 @@ def test_a_report_is_not_written_into_a_bundle(edgekit: Run, fp32: Bundle, tmp_p
     done = edgekit("optimize", "bundle", "--out", "bundle", code=1)
     assert "bundle is a bundle, which a report would damage" in done.stderr
     Bundle.open(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "speed"}, "unknown objective 'speed'"),
+        ({"devices": ("local", "local")}, "a device is named twice"),
+        ({"budget_s": 0.0}, "--budget 0 is not positive"),
+        ({"threads": (2, 0)}, "--threads 0 is not positive"),
+        ({"selection_images": -1}, "--selection-images -1 is not positive"),
+    ],
+)
+def test_options_are_checked_in_python_too(options: dict, message: str) -> None:
+    """Not silently changed."""
+    with pytest.raises(RecipeError, match=message):
+        OptimizeOptions(**options)
+
+
+def test_a_search_is_not_written_into_a_bundle(source: Bundle) -> None:
+    """From Python either."""
+    with pytest.raises(EdgeKitError, match="is a bundle, which a report would damage"):
+        optimize(source, QUICK, folder=source.path)

@@ -83,7 +83,7 @@ def test_precisions_are_those_of_the_options(runtime: str) -> None:
     """Each can be asked for."""
     for precision in precisions(runtime_named(runtime)):
         if precision != "fp32":
-            runtime_named(runtime).read_options({"precision": precision})
+            assert runtime_named(runtime).read_options({"precision": precision}).precision == precision
 
 
 def test_searched_runtimes_exist() -> None:
