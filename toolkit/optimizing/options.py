@@ -31,7 +31,7 @@ class OptimizeOptions:
         command: the arguments as typed, for the report.
 
     Raises:
-        RecipeError: a device is named twice, the objective is unknown, or a number is not positive.
+        RecipeError: a device or runtime is named twice, the objective is unknown, or a number is not positive.
     """
 
     devices: Sequence[str] = ("local",)
@@ -49,8 +49,9 @@ class OptimizeOptions:
     command: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if len(set(self.devices)) < len(self.devices):
-            raise RecipeError("a device is named twice", fix="name each --device once")
+        for kind, names in (("device", self.devices), ("runtime", self.runtimes)):
+            if len(set(names)) < len(names):
+                raise RecipeError(f"a {kind} is named twice", fix=f"name each --{kind} once")
         choose(dict.fromkeys(get_args(Objective)), self.objective, "objective")
         numbers = {
             "threads": min(self.threads, default=1), "size": self.size_bytes, "memory": self.memory_bytes,

@@ -13,8 +13,8 @@ from .optimize import plan_search
 from .options import OptimizeOptions
 from .space import SOURCE, Variant
 
-# Seconds to start, load and warm up a process, and to time its blocks; a race gives a third of the candidates three.
-_PROCESS_S, _RACE_PROCESSES = 2.5, 1 + 3 / 3
+# Seconds to start, load and warm up a process, and to time its blocks; processes per candidate of a race, on average.
+_PROCESS_S, _RACE_PROCESSES = 2.5, 2.0
 # The confirmation: candidates and processes.
 _CONFIRMED, _CONFIRM_PROCESSES = 3, 7
 # Observing the ranges of an image, and judging a selection image, in units of a float inference.

@@ -181,4 +181,4 @@ def network_of(source: Bundle) -> Bundle:
 
 
 def _derived(bundle: Bundle) -> Sequence[Bundle]:
-    return derived(bundle.id, *dict.fromkeys(place.resolve() for place in (bundle.path.parent, RUNS)))
+    return derived(bundle.id, bundle.path.parent, RUNS)

@@ -220,6 +220,7 @@ def test_a_report_is_not_written_into_a_bundle(edgekit: Run, fp32: Bundle, tmp_p
     [
         ({"objective": "speed"}, "unknown objective 'speed'"),
         ({"devices": ("local", "local")}, "a device is named twice"),
+        ({"runtimes": ("onnxruntime", "onnxruntime")}, "a runtime is named twice"),
         ({"budget_s": 0.0}, "--budget 0 is not positive"),
         ({"threads": (2, 0)}, "--threads 0 is not positive"),
         ({"selection_images": -1}, "--selection-images -1 is not positive"),
