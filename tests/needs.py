@@ -1,8 +1,11 @@
 """Programs that some tests need: without them the tests are skipped, and the end of the run reports it."""
 
 import os
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +34,9 @@ def need_converter(format: str) -> None:
         from edgekit.export.litert import packages_place
 
         need(packages_place().is_dir(), "the LiteRT converter", "edgekit export --format litert", "EDGEKIT_LITERT")
+
+
+def make_ssh_keys(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:
+    """Write a private key to `path` and its public key beside it, as users do."""
+    need(shutil.which("ssh-keygen"), "ssh-keygen", "apt install openssh-client", "EDGEKIT_BOARD")
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", path], check=True)

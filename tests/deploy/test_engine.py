@@ -30,6 +30,8 @@ from edgekit.deploy.manifest import MANIFEST
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.needs import make_ssh_keys
+
 SIMULATED = Path(__file__).parent.parent / "simulated"
 ORIN = Gpu("Orin", "8.7", 8 << 30, "12.6", "540.4.0")
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -422,7 +424,7 @@ def test_an_engine_on_another_machine_is_refused(
 def test_signed_engines(gpu: pytest.MonkeyPatch, edgekit: Run, tmp_path: Path, fp32: Bundle) -> None:
     """With --verify, only engines that the key's owner signed are loaded."""
     for key in ("mine", "other"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / key)], check=True)
+        make_ssh_keys(tmp_path / key)
     done = edgekit("build", fp32.path, "--sign", "mine.pub", "--out", "engine", code=1)
     assert "not an ed25519 private key" in done.stderr
     assert "cannot read the key" in edgekit("build", fp32.path, "--sign", "none", "--out", "engine", code=1).stderr

@@ -244,13 +244,12 @@ def mann_kendall(*series: Sequence[float]) -> float:
 def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
     """The slope of values over times: the median of the slopes of all pairs (H. Theil, 1950; P. K. Sen, 1968).
 
-    A single value has slope 0.
+    Pairs at the same time have no slope. Without any other pair, as of a single value, the slope is 0.
     """
-    if len(values) < 2:
-        return 0.0
     across, up = np.asarray(times, float), np.asarray(values, float)
     rows, columns = np.triu_indices(len(across), 1)
-    return float(np.median((up[columns] - up[rows]) / (across[columns] - across[rows])))
+    runs, rises = across[columns] - across[rows], up[columns] - up[rows]
+    return float(np.median(rises[runs != 0] / runs[runs != 0])) if runs.any() else 0.0
 
 
 def steady_state(times: Sequence[float], values: Sequence[float]) -> float:

@@ -311,11 +311,14 @@ def test_mann_kendall_rarely_sees_a_trend_in_noise() -> None:
     assert 0.03 <= share <= 0.07
 
 
-@given(st.lists(st.floats(-10, 10), min_size=3, max_size=30))
-def test_theil_sen(values: list[float]) -> None:
-    """Equals scipy's slope."""
-    times = np.arange(len(values)) * 1.5
-    assert theil_sen(times, values) == pytest.approx(stats.theilslopes(values, times).slope, abs=1e-9)
+@given(st.lists(st.tuples(st.integers(0, 20), st.floats(-10, 10)), min_size=1, max_size=30))
+def test_theil_sen(points: list[tuple[int, float]]) -> None:
+    """Equals scipy's slope, also if some times are equal; if all are, there is no slope."""
+    times, values = zip(*points, strict=True)
+    if len(set(times)) == 1:
+        assert theil_sen(times, values) == 0.0
+    else:
+        assert theil_sen(times, values) == pytest.approx(stats.theilslopes(values, times).slope, abs=1e-9)
 
 
 @pytest.mark.parametrize("constant", [60, 150, 400])

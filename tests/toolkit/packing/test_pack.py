@@ -25,6 +25,8 @@ from edgekit.toolkit.packing.pack import Packed, unpack, verify_packed, write_pa
 from edgekit.toolkit.signing import sign_bundle, verify_bundle
 from edgekit.toolkit.workspace import new_path
 
+from tests.needs import make_ssh_keys
+
 QUICK = Plan(seconds=0.1, rounds=2, processes=3, block_ms=5, threads=1)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -45,7 +47,7 @@ def key(tmp_path: Path) -> Callable[[str], Path]:
 
     def make(name: str, kind: str = "ed25519", passphrase: str = "") -> Path:
         path = tmp_path / name
-        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", path], check=True)
+        make_ssh_keys(path, kind, passphrase)
         return path
 
     return make
