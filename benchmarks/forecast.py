@@ -1,6 +1,6 @@
 """Compare the forecast of `edgekit inspect --forecast` with a race on this machine, one table per network.
 
-    python benchmarks/forecast.py --images FOLDER [--networks mobilenet_v2 ...] [--seconds 10] [--race 60]
+    python benchmarks/forecast.py --images FOLDER [--networks mobilenet_v2 ...] [--seconds 15] [--race 60]
 
 Networks have random weights, with BatchNorm statistics of real images (see parity.py). Each is exported to ONNX and
 forecast. Then it is really quantized, and all candidates are raced, of which the slow ones run in one process only. A
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--race", type=float, default=60.0)
     arguments = parser.parse_args()
     machine = describe()

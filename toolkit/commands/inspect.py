@@ -19,7 +19,7 @@ def command(
         bool,
         typer.Option(
             "--forecast",
-            help="In about 15 seconds, and without images, forecast how fast int8, other precisions, runtimes and "
+            help="In about half a minute, and without images, forecast how fast int8, other precisions, runtimes and "
             "numbers of threads are on this machine.",
             rich_help_panel=MEASURING,
         ),

@@ -1,4 +1,4 @@
-"""Forecast what the candidates of this machine will bring for a network, in about 15 seconds and without images.
+"""Forecast what the candidates of this machine will bring for a network, in about half a minute and without images.
 
 The time of a quantized network depends on its graph and types, not on the ranges of its activations. So the files are
 made with the ranges of one golden sample, and only their time means something.
@@ -33,8 +33,10 @@ from .variants import exported, network_of, onnx_of
 if TYPE_CHECKING:
     import onnx
 
-# Seconds for timing all candidates. Opening them counts, but each is timed for a few blocks even afterwards.
-SECONDS = 10.0
+# Seconds for timing all candidates, after they were opened.
+SECONDS = 15.0
+# A candidate in float32 is timed so many times as long as another one, since all speed-ups are relative to one of them.
+_FLOAT_SHARE = 3.0
 # The arguments of Python that start the process for timing.
 _CHILD = ("-m", f"{__package__}.forecast_child")
 
@@ -82,6 +84,7 @@ def forecast(
     """
     begun = time.monotonic()
     entries = [_entry(contender, source.manifest) for contender in contenders]
+    shares = [_FLOAT_SHARE if entry["precision"] == "fp32" else 1.0 for entry in entries]
     with scratch_folder() as folder:
         files = _files(list(dict.fromkeys(contender.variant for contender in contenders)), source, folder, progress)
         jobs: dict[int, Entry] = {}
@@ -90,9 +93,11 @@ def forecast(
             if isinstance(own, str):
                 entries[index]["reason"] = own
                 continue
-            paths = [str(file.path) for file in own]
-            jobs[index] = {"files": paths, "runtime": choice.name, "options": dict(choice.options)}
-        timed = dict(zip(jobs, _timed(list(jobs.values()), seconds, progress), strict=True))
+            jobs[index] = {
+                "files": [str(file.path) for file in own], "runtime": choice.name, "options": dict(choice.options),
+                "seconds": seconds * shares[index] / sum(shares),
+            }  # fmt: skip
+        timed = dict(zip(jobs, _timed(list(jobs.values()), progress), strict=True))
     reference = timed[0]
     assert not isinstance(reference, str)  # noqa: S101 # _timed raises for the reference
     reference_ms = 1e3 * median(before for before, _ in reference)
@@ -191,17 +196,16 @@ class _Quantizer:
         return Bundle.open(path)
 
 
-def _timed(entries: Sequence[Entry], seconds: float, progress: Progress) -> list[_Pairs | str]:
+def _timed(entries: Sequence[Entry], progress: Progress) -> list[_Pairs | str]:
     """For each entry its blocks, or why it failed; the reference is timed against itself.
 
     Raises:
         EdgeKitError: the reference cannot be run.
     """
     results: dict[int, _Pairs | str] = {}
-    end = time.monotonic() + seconds
     while todo := [index for index in range(len(entries)) if index not in results]:
         at, done = 0, len(results)
-        with _Child({"entries": list(entries), "todo": todo, "seconds": max(0.0, end - time.monotonic())}) as child:
+        with _Child({"entries": list(entries), "todo": todo}) as child:
             for answer in child.answers():
                 at = answer["index"]
                 if (result := answer["pairs"] or answer["error"]) is not None:

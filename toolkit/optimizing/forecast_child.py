@@ -38,11 +38,13 @@ class Entry(TypedDict):
         files: paths of bundles: the forms of its file, of which the fastest is timed.
         runtime: its name.
         options: of the runtime.
+        seconds: for timing it, after it was opened.
     """
 
     files: list[str]
     runtime: str
     options: Mapping[str, OptionValue]
+    seconds: float
 
 
 class Job(TypedDict):
@@ -51,12 +53,10 @@ class Job(TypedDict):
     Attributes:
         entries: all candidates, the reference first.
         todo: indices of those to time.
-        seconds: for all of them.
     """
 
     entries: list[Entry]
     todo: list[int]
-    seconds: float
 
 
 class Answer(TypedDict):
@@ -83,12 +83,11 @@ def answers(job: Job) -> Iterator[Answer]:
     except EdgeKitError as error:
         yield Answer(index=0, pairs=None, error=str(error))
         return
-    end, forms = time.monotonic() + job["seconds"], dict[tuple[str, ...], str]()
-    for position, index in enumerate(job["todo"]):
+    forms: dict[tuple[str, ...], str] = {}
+    for index in job["todo"]:
         yield Answer(index=index, pairs=None, error=None)
-        own_end = time.monotonic() + (end - time.monotonic()) / (len(job["todo"]) - position)
         try:
-            pairs = _timed(first, job["entries"][index], tensor, own_end, forms)
+            pairs = _timed(first, job["entries"][index], tensor, forms)
         except Exception as error:  # whatever a runtime raises about its model must not end the forecast
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             yield Answer(index=index, pairs=None, error=reason)
@@ -97,16 +96,16 @@ def answers(job: Job) -> Iterator[Answer]:
 
 
 def _timed(
-    first: Session, entry: Entry, tensor: np.ndarray, end: float, forms: dict[tuple[str, ...], str]
+    first: Session, entry: Entry, tensor: np.ndarray, forms: dict[tuple[str, ...], str]
 ) -> list[tuple[float, float]]:
     """The blocks of the fastest form, which `forms` then keeps for the other candidates with the same file."""
     key = tuple(entry["files"])
     names, timed = [forms[key]] if key in forms else entry["files"], dict[str, list[tuple[float, float]]]()
-    for position, name in enumerate(names):
+    seconds, clock = entry["seconds"] / len(names), _clock(entry)
+    for name in names:
         session = _opened(name, entry, tensor)
         try:
-            left = max(0.0, end - time.monotonic()) / (len(names) - position)
-            timed[name] = interleaved(first, session, tensor, left, least=_LEAST, block_s=_BLOCK_S, clock=_clock(entry))
+            timed[name] = interleaved(first, session, tensor, seconds, least=_LEAST, block_s=_BLOCK_S, clock=clock)
         finally:  # some runtimes share their threads between the sessions of a process
             session.close()
     forms[key] = min(timed, key=lambda name: median(own / before for before, own in timed[name]))
