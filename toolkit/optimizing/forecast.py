@@ -94,7 +94,7 @@ def forecast(
                 entries[index]["reason"] = own
                 continue
             jobs[index] = {
-                "files": [str(file.path) for file in own], "runtime": choice.name, "options": dict(choice.options),
+                "file": str(own.path), "runtime": choice.name, "options": dict(choice.options),
                 "seconds": seconds * shares[index] / sum(shares),
             }  # fmt: skip
         timed = dict(zip(jobs, _timed(list(jobs.values()), progress), strict=True))
@@ -130,65 +130,62 @@ def _manifest(source: Manifest, variant: Variant) -> Manifest:
 
 def _files(
     variants: Sequence[Variant], source: Bundle, folder: Path, progress: Progress
-) -> dict[Variant, list[Bundle] | str]:
-    """Variant -> the forms of its file, or why there is none."""
-    files: dict[Variant, list[Bundle] | str] = {}
+) -> dict[Variant, Bundle | str]:
+    """Variant -> its file, or why there is none."""
+    files: dict[Variant, Bundle | str] = {}
     quantizer = _Quantizer(source, folder)
     for index, variant in enumerate(variants):
         progress("files", index / len(variants))
         try:
             if variant == SOURCE:
-                files[variant] = [source]
+                files[variant] = source
             elif variant.format != SOURCE.format:
                 files[variant] = _export(source, variant.format)
             else:
-                files[variant] = list(quantizer.forms(variant))
+                files[variant] = quantizer.file(variant)
         except EdgeKitError as error:
             files[variant] = str(error)
     return files
 
 
-def _export(source: Bundle, format: str) -> list[Bundle] | str:
+def _export(source: Bundle, format: str) -> Bundle | str:
     try:
         found = exported(network_of(source), format)
     except EdgeKitError:
         found = None
-    return f"not forecast: export it first (edgekit export --format {format})" if found is None else [found]
+    return found or f"not forecast: export it first (edgekit export --format {format})"
 
 
 class _Quantizer:
-    """Makes files of lower precision from a source, without images and without judging them."""
+    """Makes files of lower precision from a source as `quantize` does, but without images and without judging them."""
 
     def __init__(self, source: Bundle, folder: Path) -> None:
         import onnx
 
-        from ..quantize.observe import Batch, ranges_of
         from ..quantize.prepare import prepare
 
         self._source, self._folder = source, folder
         self._model = prepare(onnx.load(str(source.model_path)))
-        golden, batch = source.golden(), source.manifest.input.batch or 1
-        # which activations have negative values decides about their types, so the ranges are not entirely arbitrary
-        self._ranges = ranges_of(self._model, [Batch(golden.tensors[:batch], ["the golden samples"])])
+        golden = source.golden()
         self._golden = Golden(golden.images[:1], golden.tensors[:1], golden.logits[:1], golden.checksums[:1])
 
-    def forms(self, variant: Variant) -> Iterator[Bundle]:
-        """The files that `quantize` may choose from for a variant."""
+    def file(self, variant: Variant) -> Bundle:
+        """The file of a variant."""
         from ..quantize.emit import emit_fp16, emit_int8
+        from ..quantize.tune import golden_ranges, tune
 
         if variant.target is None:
-            yield self._written(emit_fp16(self._model), variant, "0")
-            return
-        target = TARGETS[variant.target]
-        for fused in (True, False) if target.fused is None else (target.fused,):
-            model = emit_int8(self._model, self._ranges, replace(target, fused=fused))
-            yield self._written(model, variant, str(fused))
+            return self._written(emit_fp16(self._model), variant)
+        tuned = tune(self._model, self._source, variant.target)
+        # which activations have negative values decides about their types, so the ranges are not entirely arbitrary
+        ranges = golden_ranges(tuned.model, self._source)
+        return self._written(emit_int8(tuned.model, ranges, TARGETS[variant.target], tuned.form), variant)
 
-    def _written(self, model: "onnx.ModelProto", variant: Variant, form: str) -> Bundle:
+    def _written(self, model: "onnx.ModelProto", variant: Variant) -> Bundle:
         from ...export.onnx_file import to_bytes
 
         manifest = _manifest(self._source.manifest, variant)
-        path = self._folder / f"{variant.name} {form}"
+        path = self._folder / variant.name
         with create(path) as draft:
             (draft.folder / manifest.model).write_bytes(to_bytes(model))
             draft.add_golden(self._golden)

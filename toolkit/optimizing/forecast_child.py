@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from statistics import median
 from typing import TypedDict
 
 import numpy as np
@@ -35,13 +34,13 @@ class Entry(TypedDict):
     """A candidate.
 
     Attributes:
-        files: paths of bundles: the forms of its file, of which the fastest is timed.
+        file: path of its bundle.
         runtime: its name.
         options: of the runtime.
         seconds: for timing it, after it was opened.
     """
 
-    files: list[str]
+    file: str
     runtime: str
     options: Mapping[str, OptionValue]
     seconds: float
@@ -78,16 +77,15 @@ def answers(job: Job) -> Iterator[Answer]:
     reference = job["entries"][0]
     yield Answer(index=0, pairs=None, error=None)
     try:
-        tensor = Bundle.open(reference["files"][0]).golden().tensors[:1]
-        first = _opened(reference["files"][0], reference, tensor)
+        tensor = Bundle.open(reference["file"]).golden().tensors[:1]
+        first = _opened(reference, tensor)
     except EdgeKitError as error:
         yield Answer(index=0, pairs=None, error=str(error))
         return
-    forms: dict[tuple[str, ...], str] = {}
     for index in job["todo"]:
         yield Answer(index=index, pairs=None, error=None)
         try:
-            pairs = _timed(first, job["entries"][index], tensor, forms)
+            pairs = _timed(first, job["entries"][index], tensor)
         except Exception as error:  # whatever a runtime raises about its model must not end the forecast
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             yield Answer(index=index, pairs=None, error=reason)
@@ -95,21 +93,15 @@ def answers(job: Job) -> Iterator[Answer]:
         yield Answer(index=index, pairs=pairs, error=None)
 
 
-def _timed(
-    first: Session, entry: Entry, tensor: np.ndarray, forms: dict[tuple[str, ...], str]
-) -> list[tuple[float, float]]:
-    """The blocks of the fastest form, which `forms` then keeps for the other candidates with the same file."""
-    key = tuple(entry["files"])
-    names, timed = [forms[key]] if key in forms else entry["files"], dict[str, list[tuple[float, float]]]()
-    seconds, clock = entry["seconds"] / len(names), _clock(entry)
-    for name in names:
-        session = _opened(name, entry, tensor)
-        try:
-            timed[name] = interleaved(first, session, tensor, seconds, least=_LEAST, block_s=_BLOCK_S, clock=clock)
-        finally:  # some runtimes share their threads between the sessions of a process
-            session.close()
-    forms[key] = min(timed, key=lambda name: median(own / before for before, own in timed[name]))
-    return timed[forms[key]]
+def _timed(first: Session, entry: Entry, tensor: np.ndarray) -> list[tuple[float, float]]:
+    """The blocks of the reference and of a candidate."""
+    session = _opened(entry, tensor)
+    try:
+        return interleaved(
+            first, session, tensor, entry["seconds"], least=_LEAST, block_s=_BLOCK_S, clock=_clock(entry)
+        )
+    finally:  # some runtimes share their threads between the sessions of a process
+        session.close()
 
 
 def _clock(entry: Entry) -> Callable[[], float]:
@@ -122,8 +114,8 @@ def _clock(entry: Entry) -> Callable[[], float]:
     return time.process_time if fine and entry["options"].get("threads") == 1 else time.perf_counter
 
 
-def _opened(path: str, entry: Entry, tensor: np.ndarray) -> Session:
-    bundle = Bundle.open(path)
+def _opened(entry: Entry, tensor: np.ndarray) -> Session:
+    bundle = Bundle.open(entry["file"])
     runtime = runtime_for(bundle, entry["runtime"])
     if runtime.check is not None:
         runtime.check(bundle, None)

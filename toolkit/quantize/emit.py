@@ -12,15 +12,19 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from ...deploy.errors import BundleError
 from ...export.onnx_file import constants, producers
+from .factors import factors, fold_factors
 from .operators import COMPUTE, FUSED_OPS, OPS, Ranges
 from .precise import MOVES, leave_float, read_float
-from .targets import Target
+from .targets import Form, Target
 
 
-def emit_int8(model: onnx.ModelProto, ranges: Ranges, target: Target, only: Sequence[str] = ()) -> onnx.ModelProto:
+def emit_int8(
+    model: onnx.ModelProto, ranges: Ranges, target: Target, form: Form | None = None, only: Sequence[str] = ()
+) -> onnx.ModelProto:
     """The model with QuantizeLinear/DequantizeLinear pairs and int8 weights per channel, as the target requires.
 
     Args:
+        form: None for the target's default.
         only: names of the nodes to quantize; empty for all that the target runs in int8.
 
     Raises:
@@ -33,7 +37,9 @@ def emit_int8(model: onnx.ModelProto, ranges: Ranges, target: Target, only: Sequ
     data: dict[str, TensorData | tuple] = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
     }
-    model = _copy(model)
+    model, form = _copy(model), form or target.forms[0]
+    float_nodes = _float_nodes(model, form)
+    scaling = [name for name in factors(model.graph) if name not in float_nodes]
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
@@ -42,22 +48,23 @@ def emit_int8(model: onnx.ModelProto, ranges: Ranges, target: Target, only: Sequ
         activation_qType=QuantType.QInt8 if target.activations in ("int8", "symmetric") else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=list(only),
-        nodes_to_exclude=leave_float(model) + (_not_residual(model) if target.fused else []),
-        op_types_to_quantize=list(FUSED_OPS if target.fused else OPS),
+        nodes_to_exclude=[*float_nodes, *scaling, *(_not_residual(model) if form.fused else ())],
+        op_types_to_quantize=list(FUSED_OPS if form.fused else OPS),
         extra_options={
             "WeightSymmetric": True,
             "ActivationSymmetric": target.activations == "symmetric",
             "TensorQuantOverrides": _symmetric_if_negative(ranges) if target.activations == "by sign" else {},
             "QuantizeBias": target.quantize_bias,
-            "OpTypesToExcludeOutputQuantization": list(FUSED_OPS) if target.fused else [],
+            "OpTypesToExcludeOutputQuantization": list(FUSED_OPS) if form.fused else [],
         },
     )
     quantizer.quantize_model()
     quantized = quantizer.model.model
-    if target.fused:
+    if form.fused:
         _fuse_residuals(quantized)
     _float_logits(quantized)
     read_float(quantized)
+    fold_factors(quantized.graph, scaling)
     return quantized
 
 
@@ -66,10 +73,21 @@ def _symmetric_if_negative(ranges: Ranges) -> dict[str, list[dict[str, Any]]]:
     return {name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name, (low, _) in ranges.items() if low < 0}
 
 
-def int8_layers(model: onnx.ModelProto, target: Target) -> list[str]:
+def _float_nodes(model: onnx.ModelProto, form: Form) -> list[str]:
+    """Names of the nodes that stay float."""
+    return [*leave_float(model), *(node.name for node in float_start(model.graph, form.float_convolutions))]
+
+
+def float_start(graph: onnx.GraphProto, convolutions: int) -> list[onnx.NodeProto]:
+    """The nodes up to and including so many convolutions, in the order of the graph."""
+    places = [place for place, node in enumerate(graph.node) if node.op_type == "Conv"][:convolutions]
+    return list(graph.node[: places[-1] + 1]) if places else []
+
+
+def int8_layers(model: onnx.ModelProto, form: Form) -> list[str]:
     """Names of the nodes that `emit_int8` quantizes, except those that only move values."""
-    ops = set(FUSED_OPS if target.fused else OPS) - set(MOVES)
-    float_names = set(leave_float(model))
+    ops = set(FUSED_OPS if form.fused else OPS) - set(MOVES)
+    float_names = set(_float_nodes(model, form))
     return [node.name for node in model.graph.node if node.op_type in ops and node.name not in float_names]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from ...deploy.errors import EdgeKitError
 from ...deploy.parity import decibels, powers
 from ...deploy.progress import Progress
 from ...deploy.session import in_batches_of
@@ -55,6 +56,19 @@ def unoptimised(content: bytes, batch: int | None) -> Run:
     """
     run = _runner(content, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
     return lambda tensors: in_batches_of(batch, tensors, run)
+
+
+def run_float(model: onnx.ModelProto, tensors: np.ndarray) -> np.ndarray:
+    """Answers [n, k] of a float model for tensors [n, c, h, w], without graph optimisations.
+
+    Raises:
+        EdgeKitError: ONNX Runtime cannot run it.
+    """
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+    try:
+        return unoptimised(model.SerializeToString(), batch)(tensors)
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        raise EdgeKitError(str(error), fix="report the network") from error
 
 
 def refusal(

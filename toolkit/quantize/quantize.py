@@ -1,4 +1,4 @@
-"""Post-training quantization, one stage per file: prepare, observe, emit, verify, judge."""
+"""Post-training quantization, one stage per file: prepare, tune, observe, emit, verify, judge."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ from ..validation.overlap import used_elsewhere
 from ..workspace import REJECTED, RUNS, new_path
 from .methods import METHODS
 from .operators import Ranges
-from .targets import TARGETS, Target, this_machine
+from .targets import TARGETS, this_machine
 
 if TYPE_CHECKING:
     import onnx
@@ -204,6 +204,7 @@ class _Lowered(NamedTuple):
 
 def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     from .emit import emit_int8, int8_layers
+    from .tune import tune
     from .verify import verify_int8
 
     name = request.options.target or this_machine()
@@ -212,15 +213,15 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         choose(METHODS, request.options.calibration, "calibration method", EdgeKitError), __package__ or ""
     )
     images, warnings = _calibration(request)
+    tuned = tune(model, request.bundle, name, request.progress)
+    model, form = tuned.model, tuned.form
+    if tuned.runtime != target.runtime:
+        own = runtime_named(target.runtime)
+        warnings.append(
+            f"warning: judged on ONNX Runtime, because {own.name} is not installed: {own.packages[0].install}"
+        )
     ranges: Ranges = observe(model, request.bundle.manifest, images, request.progress)
-    own = runtime_named(target.runtime)
-    runtime = own.name if own.installed else "onnxruntime"
-    if runtime != own.name:
-        install = own.packages[0].install
-        warnings.append(f"warning: judged on ONNX Runtime, because {own.name} is not installed: {install}")
-    if target.fused is None:
-        target = _faster_form(model, ranges, target, request.bundle, runtime)
-    quantized = emit_int8(model, ranges, target)
+    quantized = emit_int8(model, ranges, target, form)
     calibration: dict[str, Any] = {
         "images": place(request.images) if request.images else None,
         "ids": images.ids,
@@ -231,35 +232,15 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     return _Lowered(
         quantized,
         details={
-            "target": name, "fused": target.fused, "calibration": calibration, "verified": verify_int8(quantized),
+            "target": name, **tuned.to_json(), "calibration": calibration, "verified": verify_int8(quantized),
         },
         requires={"isa": "vnni"} if name == "x86" else {},
-        layers=int8_layers(model, target),
-        alone=lambda layer: emit_int8(model, ranges, target, [layer]),
-        runtime=runtime,
-        timed=name == this_machine() or runtime != "onnxruntime",
-        remarks=(*warnings, f"target {name}: {target.why}"),
+        layers=int8_layers(model, form),
+        alone=lambda layer: emit_int8(model, ranges, target, form, [layer]),
+        runtime=tuned.runtime,
+        timed=tuned.timed,
+        remarks=(*warnings, f"target {name}: {target.why}", *tuned.remarks),
     )  # fmt: skip
-
-
-def _faster_form(
-    model: "onnx.ModelProto", ranges: Ranges, target: Target, bundle: Bundle, runtime: str
-) -> Target:  # fmt: skip
-    """The target with values quantized once per fused group, or after each operator if a trial finds that faster."""
-    from ...export.onnx_file import to_bytes
-    from .emit import emit_int8
-    from .trial import speedup
-
-    forms = [replace(target, fused=fused) for fused in (True, False)]
-    manifest, tensor = bundle.manifest, bundle.golden().tensors[: bundle.manifest.input.batch or 1]
-    with scratch_folder() as folder:
-        sessions = []
-        for index, form in enumerate(forms):
-            (folder / str(index)).mkdir()
-            (folder / str(index) / manifest.model).write_bytes(to_bytes(emit_int8(model, ranges, form)))
-            sessions.append(open_session(Bundle(folder / str(index), manifest, id=""), runtime, threads=1))
-        median, _ = speedup(sessions[0], sessions[1], tensor)
-    return forms[median > 1]
 
 
 def _fp16(model: "onnx.ModelProto", request: _Request) -> _Lowered:

@@ -6,6 +6,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+@dataclass(frozen=True)
+class Form:
+    """Where values are quantized.
+
+    Attributes:
+        fused: once per group that the compiler fuses (a layer with the operators after it), at its start; otherwise
+            after each operator.
+        float_convolutions: so many of the first convolutions stay float. They read few channels, which int8 kernels
+            compute slowly, and their weights are small.
+    """
+
+    fused: bool = False
+    float_convolutions: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """How to quantize for one kind of hardware.
@@ -15,8 +30,8 @@ class Target:
             values, and uint8 for others.
         reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
         quantize_bias: int32 biases; otherwise float.
-        fused: the compiler fuses a layer with the operators after it, so values are quantized at the start of each
-            fused group instead of after each operator; None for the faster of the two in a trial.
+        forms: the first one is the default; where the target can be timed, the fastest is taken.
+        rewrites: the graph is rewritten for the int8 kernels of ONNX Runtime (see rewrite.py).
         runtime: the key in RUNTIMES of the runtime that it is for.
         why: the reason, one line for the user.
     """
@@ -24,30 +39,34 @@ class Target:
     activations: Literal["uint8", "int8", "symmetric", "by sign"]
     reduce_range: bool
     quantize_bias: bool
-    fused: bool | None
+    forms: tuple[Form, ...]
+    rewrites: bool
     runtime: str = "onnxruntime"
     why: str
 
 
+_EACH_OPERATOR = tuple(Form(float_convolutions=count) for count in range(4))
+
 TARGETS: dict[str, Target] = {
     "x86": Target(
-        activations="uint8", reduce_range=False, quantize_bias=True, fused=False,
+        activations="uint8", reduce_range=False, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
         why="uint8 activations, which x86 with VNNI multiplies by int8 at full speed",
     ),
     "x86-avx2": Target(
-        activations="uint8", reduce_range=True, quantize_bias=True, fused=False,
+        activations="uint8", reduce_range=True, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
         why="uint8 activations and 7-bit weights: without VNNI, 8-bit weights saturate",
     ),
     "arm": Target(
-        activations="int8", reduce_range=False, quantize_bias=True, fused=False,
+        activations="int8", reduce_range=False, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
         why="int8 activations, which ARM's dot product multiplies by int8",
     ),
     "tensorrt": Target(
-        activations="symmetric", reduce_range=False, quantize_bias=False, fused=True,
+        activations="symmetric", reduce_range=False, quantize_bias=False, forms=(Form(fused=True),), rewrites=False,
         why="symmetric int8 activations and float biases, as its parser requires, rounded once per fused group",
     ),
     "openvino": Target(
-        activations="by sign", reduce_range=False, quantize_bias=True, fused=None, runtime="openvino",
+        activations="by sign", reduce_range=False, quantize_bias=True, forms=(Form(fused=True), Form()), rewrites=False,
+        runtime="openvino",
         why="uint8 after ReLU and symmetric int8 elsewhere, which OpenVINO runs without corrections for zero points",
     ),
 }  # fmt: skip

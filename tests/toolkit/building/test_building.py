@@ -21,7 +21,7 @@ from edgekit.toolkit.building.trtexec import command_lines
 from edgekit.toolkit.quantize.emit import emit_int8
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
-from edgekit.toolkit.quantize.targets import TARGETS
+from edgekit.toolkit.quantize.targets import TARGETS, Form
 from onnx import TensorProto, helper, numpy_helper
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -186,8 +186,8 @@ def test_residual_sums_read_one_layer_unrounded(untrained: Callable[..., Bundle]
     names = {name for node in model.graph.node for name in (*node.input, *node.output)}
     ranges = dict.fromkeys(names, (-1.0, 1.0))
     assert _rules(emit_int8(model, ranges, TARGETS["tensorrt"])) == set()
-    everywhere = dataclasses.replace(TARGETS["tensorrt"], fused=False)
-    findings = [finding for finding in lint(emit_int8(model, ranges, everywhere), None) if finding.rule == "residual"]
+    everywhere = emit_int8(model, ranges, TARGETS["tensorrt"], Form(fused=False))
+    findings = [finding for finding in lint(everywhere, None) if finding.rule == "residual"]
     assert len(findings) == 8, "one per block"
 
 

@@ -38,10 +38,10 @@ DYING = """
 from edgekit.toolkit.optimizing import forecast_child as child
 opened = child._opened
 
-def dying(path, entry, tensor):
+def dying(entry, tensor):
     if {condition}:
         {crash}
-    return opened(path, entry, tensor)
+    return opened(entry, tensor)
 
 child._opened = dying
 child.main()
@@ -134,15 +134,13 @@ def test_the_reference_alone(fp32: Bundle) -> None:
     "variant", [*(Variant("onnx", "int8", target) for target in TARGETS), Variant("onnx", "fp16")], ids=str
 )
 def test_files_without_images_run(fp32: Bundle, tmp_path: Path, variant: Variant) -> None:
-    """In each form that quantize may choose, with answers that are numbers."""
-    files = list(module._Quantizer(fp32, tmp_path).forms(variant))
-    assert len(files) == (2 if variant.target == "openvino" else 1)
-    for file in files:
-        assert file.manifest.precision == variant.precision
-        assert file.size_bytes < 0.8 * fp32.size_bytes
-        logits = open_session(file, "onnxruntime", threads=1).run(fp32.golden().tensors)
-        assert logits.shape == fp32.golden().logits.shape
-        assert np.isfinite(logits).all()
+    """With answers that are numbers."""
+    file = module._Quantizer(fp32, tmp_path).file(variant)
+    assert file.manifest.precision == variant.precision
+    assert file.size_bytes < 0.8 * fp32.size_bytes
+    logits = open_session(file, "onnxruntime", threads=1).run(fp32.golden().tensors)
+    assert logits.shape == fp32.golden().logits.shape
+    assert np.isfinite(logits).all()
 
 
 def test_an_export_beside_the_bundle_is_forecast(trained: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,9 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_graph_fits_its_target(fp32: Bundle, tmp_path: Path, target: str) -> None:
-    """Activation type and zero points, weights per channel, biases int32 or float."""
-    model = onnx.load(str(quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").bundle.model_path))
+    """Activation type and zero points, weights per channel, biases int32 or float; but for the float start."""
+    made = quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").bundle
+    model, float_layers = onnx.load(str(made.model_path)), 0
     spec, constants = TARGETS[target], _constants(model)
     makers = {name: node for node in model.graph.node for name in node.output}
     activations = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
@@ -46,6 +47,9 @@ def test_graph_fits_its_target(fp32: Bundle, tmp_path: Path, target: str) -> Non
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm"):
             continue
+        if node.input[1] in constants:
+            float_layers += 1
+            continue
         dequantize = makers[node.input[1]]
         weight, scale = constants[dequantize.input[0]], constants[dequantize.input[1]]
         assert weight.dtype == np.int8
@@ -55,6 +59,7 @@ def test_graph_fits_its_target(fp32: Bundle, tmp_path: Path, target: str) -> Non
             assert constants[makers[node.input[2]].input[0]].dtype == np.int32
         else:
             assert constants[node.input[2]].dtype == np.float32
+    assert float_layers == made.manifest.details["float_convolutions"]
 
 
 def test_openvino_gets_unsigned_values_after_relu(fp32: Bundle, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +18,11 @@ from edgekit.deploy.errors import DataError
 from edgekit.deploy.parity import decibels, powers
 from edgekit.deploy.session import load
 from edgekit.toolkit.datasets import part_of
-from edgekit.toolkit.quantize import emit, gate, observe, precise, trial
+from edgekit.toolkit.quantize import emit, gate, observe, precise, trial, tune
 from edgekit.toolkit.quantize import quantize as package
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.targets import TARGETS, Form
 from onnx import TensorProto, helper, numpy_helper
 
 Make = Callable[[onnx.ModelProto], Bundle]
@@ -186,9 +188,10 @@ def test_noise_is_refused_with_the_layers_that_cost_most(
 ) -> None:
     """Whatever the contract allows; the bundle is kept as .rejected, with its ratios in the manifest."""
     real = emit.emit_int8
+    monkeypatch.setitem(TARGETS, "x86", replace(TARGETS["x86"], forms=(Form(),), rewrites=False))
 
-    def damage(model, ranges, target, only=()):
-        made = real(model, ranges, target, only)
+    def damage(model, ranges, target, form=None, only=()):
+        made = real(model, ranges, target, form, only)
         first = next(node.name for node in model.graph.node if node.op_type == "Conv")
         return _broken(made) if not only or first in only else made
 
@@ -285,7 +288,8 @@ def test_a_slower_model_is_reported_first(
     fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str | None
 ) -> None:
     """Only if the model was made for this machine."""
-    monkeypatch.setattr(package, "this_machine", lambda: "x86-avx2")
+    for module in (package, tune):
+        monkeypatch.setattr(module, "this_machine", lambda: "x86-avx2")
     monkeypatch.setattr(trial, "speedup", lambda *arguments: (0.64, 0.7))
     sentences = quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").sentences
     slower = [sentence for sentence in sentences if "int8 is slower than fp32 here: 0.64x" in sentence]
