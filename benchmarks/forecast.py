@@ -1,6 +1,7 @@
 """Compare the forecast of `edgekit inspect --forecast` with a race on this machine, one table per network.
 
     python benchmarks/forecast.py --images FOLDER [--networks mobilenet_v2 ...] [--seconds 15] [--race 60]
+                                     [--threads 1]
 
 Networks have random weights, with BatchNorm statistics of real images (see parity.py). Each is exported to ONNX and
 forecast. Then it is really quantized, and all candidates are raced, of which the slow ones run in one process only. A
@@ -10,6 +11,7 @@ the intervals that contain the raced speed-up.
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.deploy.bundle import Bundle
@@ -49,10 +51,12 @@ def _file(variant: Variant, source: Bundle, images: Path, folder: Path) -> Bundl
     return quantize(source, options, images=str(images), out=folder / f"{variant.name}").bundle
 
 
-def _compared(source: Bundle, images: Path, folder: Path, seconds: float, race_s: float) -> DeviceSearch:
+def _compared(
+    source: Bundle, images: Path, folder: Path, seconds: float, race_s: float, threads: Sequence[int]
+) -> DeviceSearch:
     """The race with the forecast of each candidate."""
     device = open_device("local")
-    place = examine(device, ())
+    place = examine(device, (), threads)
     variants = [variant for variant in variants_for(place, small=False) if variant.format == SOURCE.format]
     contenders = contenders_for(place, variants, streams=False)
     expected = forecast(source, contenders, seconds=seconds)
@@ -75,6 +79,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--race", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, nargs="*", default=())
     arguments = parser.parse_args()
     machine = describe()
     print(f"{machine['cpu']}, {machine['cores_allowed']} cores allowed, {machine['isa']}, {machine['versions']}\n")
@@ -82,7 +87,9 @@ def main() -> None:
         print(f"## {network}\n")
         with tempfile.TemporaryDirectory() as folder:
             source = _source(network, arguments.images, Path(folder))
-            found = _compared(source, arguments.images, Path(folder), arguments.seconds, arguments.race)
+            found = _compared(
+                source, arguments.images, Path(folder), arguments.seconds, arguments.race, arguments.threads
+            )
         print("| candidate | forecast | raced | processes |\n|---|---|---|---|")
         inside = total = 0
         for entry in found["candidates"]:

@@ -171,7 +171,8 @@ class _Quantizer:
 
     def file(self, variant: Variant) -> Bundle:
         """The file of a variant."""
-        from ..quantize.emit import emit_fp16, emit_int8
+        from ..quantize.emit import emit_int8
+        from ..quantize.fp16 import emit_fp16
         from ..quantize.tune import golden_ranges, tune
 
         if variant.target is None:

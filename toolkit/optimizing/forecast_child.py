@@ -85,7 +85,7 @@ def answers(job: Job) -> Iterator[Answer]:
     for index in job["todo"]:
         yield Answer(index=index, pairs=None, error=None)
         try:
-            pairs = _timed(first, job["entries"][index], tensor)
+            pairs = _timed(first, reference, job["entries"][index], tensor)
         except Exception as error:  # whatever a runtime raises about its model must not end the forecast
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             yield Answer(index=index, pairs=None, error=reason)
@@ -93,25 +93,26 @@ def answers(job: Job) -> Iterator[Answer]:
         yield Answer(index=index, pairs=pairs, error=None)
 
 
-def _timed(first: Session, entry: Entry, tensor: np.ndarray) -> list[tuple[float, float]]:
-    """The blocks of the reference and of a candidate."""
+def _timed(first: Session, reference: Entry, entry: Entry, tensor: np.ndarray) -> list[tuple[float, float]]:
+    """The blocks of the reference, whose session is open, and of a candidate."""
     session = _opened(entry, tensor)
     try:
         return interleaved(
-            first, session, tensor, entry["seconds"], least=_LEAST, block_s=_BLOCK_S, clock=_clock(entry)
+            first, session, tensor, entry["seconds"], least=_LEAST, block_s=_BLOCK_S, clock=_clock(reference, entry)
         )
     finally:  # some runtimes share their threads between the sessions of a process
         session.close()
 
 
-def _clock(entry: Entry) -> Callable[[], float]:
-    """For one thread the time that the processor gave to this process, which other processes change less.
+def _clock(reference: Entry, entry: Entry) -> Callable[[], float]:
+    """If both have one thread, the time that the processor gave to this process, which other processes change less.
 
     At a load of 11 on two cores, the ratio of a candidate had a standard deviation between processes of 7 %, and of
-    13 % by the elapsed time. For several threads, which wait for one another, the processor's time says nothing.
+    13 % by the elapsed time. Several threads, which wait for one another, spend processor's time on waiting.
     """
     fine = time.get_clock_info("process_time").resolution < _FINE
-    return time.process_time if fine and entry["options"].get("threads") == 1 else time.perf_counter
+    alone = all(each["options"].get("threads") == 1 for each in (reference, entry))
+    return time.process_time if fine and alone else time.perf_counter
 
 
 def _opened(entry: Entry, tensor: np.ndarray) -> Session:

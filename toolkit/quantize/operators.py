@@ -12,5 +12,13 @@ OPS = (
 # guide). The operators in between are fused into the layer before them, or move quantized values.
 FUSED_OPS = (*COMPUTE, "Add", "AveragePool", "GlobalAveragePool")
 
+# Operators that combine several activations or constants; others have one, and parameters.
+COMBINE = ("Add", "Mul", "Concat")
+
+# Operators whose results are among their input's values, or between them.
+SAME_GRID = (
+    "MaxPool", "AveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Pad",
+)  # fmt: skip
+
 # activation -> (smallest, largest) value
 Ranges = dict[str, tuple[float, float]]

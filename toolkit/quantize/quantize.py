@@ -244,7 +244,7 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
 
 
 def _fp16(model: "onnx.ModelProto", request: _Request) -> _Lowered:
-    from .emit import emit_fp16, fp16_layers
+    from .fp16 import emit_fp16, fp16_layers
     from .verify import verify_fp16
 
     if request.options.target is not None:

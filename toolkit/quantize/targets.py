@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+# Of activations: "symmetric" is int8 with zero point 0, and "by sign" is that for a tensor with negative values, and
+# uint8 for others.
+ActivationType = Literal["uint8", "int8", "symmetric", "by sign"]
+
 
 @dataclass(frozen=True)
 class Form:
@@ -26,8 +30,7 @@ class Target:
     """How to quantize for one kind of hardware.
 
     Attributes:
-        activations: their type; "symmetric" is int8 with zero point 0, and "by sign" is that for a tensor with negative
-            values, and uint8 for others.
+        activations: their type.
         reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
         quantize_bias: int32 biases; otherwise float.
         forms: the first one is the default; where the target can be timed, the fastest is taken.
@@ -36,7 +39,7 @@ class Target:
         why: the reason, one line for the user.
     """
 
-    activations: Literal["uint8", "int8", "symmetric", "by sign"]
+    activations: ActivationType
     reduce_range: bool
     quantize_bias: bool
     forms: tuple[Form, ...]
