@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 
 from ...deploy.bundle import Bundle
+from ...deploy.devices.device import is_here
 from ...deploy.images import UNLABELLED
 from ...deploy.measuring.agent import Measured
 from ...deploy.measuring.elimination import (
@@ -130,7 +131,7 @@ def conclude(raced: Raced) -> DeviceSearch:
         "chosen": chosen.candidate.key if chosen else None,
         "baseline": fastest_float.candidate.key,
         "sentence": _sentence(chosen, fastest_float, within, raced),
-        "use": _command(chosen) if chosen else None,
+        "use": _command(chosen, raced.device) if chosen else None,
         "report": None, "headline": None,
         "verdict": "pass" if chosen else "fail",
         "reason": "nothing was optimised" if chosen else "no candidate keeps to the limits",
@@ -142,7 +143,7 @@ def conclude(raced: Raced) -> DeviceSearch:
 def shared_file(searches: Sequence[DeviceSearch]) -> SharedFile | None:
     """The file whose best candidate on each device is the closest to that device's fastest, in the geometric mean.
 
-    None for one device, or if no file keeps to the limits on all.
+    None for one device, or if no file that was raced on all keeps to the limits there.
     """
     if len(searches) < 2:
         return None
@@ -166,9 +167,11 @@ def shared_file(searches: Sequence[DeviceSearch]) -> SharedFile | None:
         for file in everywhere
     }
     file = min(slower, key=lambda file: (mean(math.log(value) for value in slower[file].values()), file))
-    entry = best[0][file][1]
-    target = f" ({entry['target']})" if entry["target"] else ""
-    return {"bundle": file, "name": f"{entry['format']} {entry['precision']}{target}", "slower": slower[file]}
+    return {
+        "bundle": file,
+        "slower": slower[file],
+        "candidates": {search["name"]: files[file][1]["name"] for search, files in zip(searches, best, strict=True)},
+    }
 
 
 def _rules(raced: Raced) -> Race:
@@ -256,9 +259,11 @@ def _placed(runner: _Runner, chosen: _Runner, alive: Sequence[_Runner]) -> tuple
     return ("close", f"{ratio}: not certainly slower") if runner in alive else ("slower", ratio)
 
 
-def _command(chosen: _Runner) -> str:
+def _command(chosen: _Runner, device: str) -> str:
     choice = chosen.candidate.choice
-    return shlex.join(["edgekit", "validate", str(chosen.bundle.path), *(["--runtime", str(choice)] if choice else [])])
+    where = [] if is_here(device) else ["--device", device]
+    runtime = ["--runtime", str(choice)] if choice else []
+    return shlex.join(["edgekit", "validate", str(chosen.bundle.path), *runtime, *where])
 
 
 def _speedup(runner: _Runner, baseline: _Runner) -> SpeedEntry:

@@ -114,13 +114,13 @@ class SharedFile(TypedDict):
 
     Attributes:
         bundle: its path.
-        name: its precision and target.
-        slower: per device, its best time divided by that of the device's own choice.
+        slower: per device, its best time divided by the best of all files.
+        candidates: per device, the name of its fastest candidate.
     """
 
     bundle: str
-    name: str
     slower: dict[str, float]
+    candidates: dict[str, str]
 
 
 class LimitsEntry(TypedDict):
@@ -149,7 +149,8 @@ class Search(TypedDict):
         not_made: files that could not be made.
         devices: one search each.
         failed: devices that could not be searched.
-        shared: the single file for all devices; null for one device, or if no file is within the limits on all.
+        shared: the single file for all devices; null for one device, or if no file that was raced on all is
+            within the limits there.
         seconds: of the whole search.
         verdict: the worst of the devices.
         exit_code: the worst of the devices; 1 if one failed.

@@ -7,7 +7,7 @@ from ...deploy.visible import visible
 from ...export.formats import FORMATS
 from ...models.network import MODELS
 from ..dataset_names import DATASETS
-from ..quantize.methods import METHODS
+from ..quantize.methods import AUTO, METHODS
 from ..quantize.targets import TARGETS
 from ..runs import folders, read_run
 
@@ -45,7 +45,7 @@ def complete_targets(incomplete: str) -> list[str]:
 
 def complete_methods(incomplete: str) -> list[str]:
     """Calibration methods."""
-    return _starting(METHODS, incomplete)
+    return _starting((AUTO, *METHODS), incomplete)
 
 
 def complete_formats(incomplete: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ...deploy.errors import EdgeKitError
-from ..quantize.methods import METHODS
+from ..quantize.methods import AUTO, METHODS
 from ..quantize.targets import TARGETS
 from .completion import complete_bundles, complete_methods, complete_targets
 from .options import IMAGES, MODEL, Images, MaxDrop, Out, SkipCorrupt
@@ -31,11 +31,11 @@ def command(
     calibration: Annotated[
         str,
         typer.Option(
-            help=f"How the ranges of activations are set: {', '.join(METHODS)}.",
+            help=f"How the ranges of activations are set: {AUTO} (the best of the others), {', '.join(METHODS)}.",
             rich_help_panel=IMAGES,
             autocompletion=complete_methods,
         ),
-    ] = "minmax",
+    ] = AUTO,
     calibration_images: Annotated[
         int,
         typer.Option(

@@ -139,7 +139,8 @@ def _require_litert_converter() -> None:
 
     if not packages_place().is_dir():
         raise EdgeKitError(
-            f"{CONVERTER}, which takes 0.9 GB, is not installed", fix="add --runtime litert, which installs it"
+            f"{CONVERTER}, which takes 0.9 GB, is not installed",
+            fix="run: edgekit export --format litert, which installs it",
         )
 
 

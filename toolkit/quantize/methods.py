@@ -1,6 +1,11 @@
-"""The calibration methods, which set the ranges of activations; --help lists them without importing onnx."""
+"""The calibration methods, which set the range of an activation; --help lists them without importing onnx."""
 
-# name -> "module:function", which takes (model, manifest, images, progress) and returns Ranges
+# Tries all methods, and keeps the best.
+AUTO = "auto"
+
+# name -> "module:function", which takes (histogram.Histogram, targets.ActivationType) and returns (low, high)
 METHODS: dict[str, str] = {
-    "minmax": ".observe:observe",
+    "minmax": ".histogram:minmax",
+    "percentile": ".histogram:percentile",
+    "mse": ".histogram:least_error",
 }

@@ -23,17 +23,7 @@ def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progre
     Raises:
         EdgeKitError: an activation is not finite for some image.
     """
-    size = manifest.input.batch or _BATCH
-
-    def batches() -> Iterator[Batch]:
-        for start in range(0, len(images), size):
-            # the last batch is padded with its last image, which does not change the ranges
-            indices = [min(start + offset, len(images) - 1) for offset in range(size)]
-            tensor = manifest.preprocess.batch([images[index].image for index in indices])
-            yield Batch(tensor, [images.ids[index] for index in indices])
-            progress("calibration", min(1.0, (start + size) / len(images)))
-
-    return ranges_of(model, batches())
+    return ranges_of(model, batches(manifest, images, "calibration", progress))
 
 
 class Batch(NamedTuple):
@@ -41,6 +31,16 @@ class Batch(NamedTuple):
 
     tensor: np.ndarray
     ids: list[str]
+
+
+def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress) -> Iterator[Batch]:
+    """The images as input of a model; the last batch is padded with its last image, which changes no range."""
+    size = manifest.input.batch or _BATCH
+    for start in range(0, len(images), size):
+        indices = [min(start + offset, len(images) - 1) for offset in range(size)]
+        tensor = manifest.preprocess.batch([images[index].image for index in indices])
+        yield Batch(tensor, [images.ids[index] for index in indices])
+        progress(stage, min(1.0, (start + size) / len(images)))
 
 
 def ranges_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Ranges:

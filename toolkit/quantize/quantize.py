@@ -9,25 +9,23 @@ import numpy as np
 
 from ...deploy.bundle import Bundle, create
 from ...deploy.errors import BundleError, DataError, EdgeKitError
-from ...deploy.files import exists, scratch_folder
-from ...deploy.images import ImageSet, stratified
+from ...deploy.files import exists
+from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
-from ...deploy.parity import Parity, compare, decibels, powers
 from ...deploy.progress import Progress, silent
-from ...deploy.registry import choose, resolve
+from ...deploy.registry import choose
 from ...deploy.runtimes.runtime import runtime_named
-from ...deploy.session import open_session
-from ..analysis.contract import Drop, Judgement, compare_accuracy, judge_drop
+from ..analysis.contract import Drop, Judgement, judge_drop
 from ..datasets import BundleImages, place
 from ..validation.overlap import used_elsewhere
 from ..workspace import REJECTED, RUNS, new_path
-from .methods import METHODS
-from .operators import Ranges
+from .methods import AUTO, METHODS
 from .targets import TARGETS, this_machine
 
 if TYPE_CHECKING:
     import onnx
 
+    from .compare import Changed
     from .gate import SignalToNoise
 
 # The parts of the data for calibration and for judging; the test part is left to validate.
@@ -36,8 +34,6 @@ CALIBRATION_SEED = 0
 
 # Fewer calibration images than the first number are refused; fewer than the second cause a warning.
 _FEWEST, _FEW = 8, 100
-# Number of selection images for the unoptimised run, which is several times slower.
-_UNOPTIMISED_IMAGES = 48
 
 
 @dataclass(frozen=True)
@@ -47,12 +43,14 @@ class Quantized:
     Attributes:
         bundle: the new bundle; its folder ends in `.rejected` if its logits are too noisy or it violates the contract.
         drop: the accuracy drop on the selection part; None without labelled images.
+        changed: the share of selection images with another answer than the source's; None without images.
         judgement: the rejection by the gate on the logits, else the contract's judgement.
         remarks: warnings before other remarks, the most important first.
     """
 
     bundle: Bundle
     drop: Drop | None
+    changed: "Changed | None"
     judgement: Judgement
     remarks: tuple[str, ...] = ()
 
@@ -70,7 +68,7 @@ class QuantizeOptions:
     Attributes:
         precision: int8 or fp16.
         target: a key of TARGETS; None for this machine.
-        calibration: a key of METHODS: the method that sets the ranges of activations.
+        calibration: the method that sets the ranges of activations: a key of METHODS, or AUTO.
         calibration_images: number of calibration images, drawn by class from the training part.
         allow_few: allow fewer than 8 calibration images.
         selection_images: judge on at most this many selection images, drawn by class; None for all.
@@ -78,7 +76,7 @@ class QuantizeOptions:
 
     precision: str = "int8"
     target: str | None = None
-    calibration: str = "minmax"
+    calibration: str = AUTO
     calibration_images: int = 512
     allow_few: bool = False
     selection_images: int | None = None
@@ -112,6 +110,7 @@ def quantize(
     import onnx
 
     from ...export.onnx_file import to_bytes
+    from .compare import compare_models
     from .gate import warning
     from .prepare import prepare
 
@@ -126,16 +125,15 @@ def quantize(
     lowered = lower(model, request)
     manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
     content = to_bytes(lowered.model)
-    selection = source.part(_SELECTION)
-    if selection is not None and options.selection_images is not None:
-        selection = selection.stratified(options.selection_images, CALIBRATION_SEED)
-    compared = _compare(bundle, manifest, content, selection, lowered, progress)
+    selection = _selection(source, options.selection_images)
+    compared = compare_models(bundle, manifest, content, selection, lowered.runtime, lowered.timed, progress)
     judgement = _refusal(bundle, compared.noise, precision, lowered, progress) or judge_drop(compared.drop, max_drop)
     details = {
         **lowered.details,
         "parity": asdict(compared.parity),
         "signal_to_noise_db": asdict(compared.noise),
         "selection": compared.drop and asdict(compared.drop),
+        "changed": compared.changed and asdict(compared.changed),
         "judgement": asdict(judgement),
     }
     if judgement.outcome == "fail":
@@ -143,7 +141,15 @@ def quantize(
     fingerprints = bundle.fingerprints() | used_elsewhere(source, details)
     quantized = _write(bundle, path, replace(manifest, details=details), content, fingerprints)
     warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
-    return Quantized(quantized, compared.drop, judgement, (*(text for text in warnings if text), *lowered.remarks))
+    found = (*warnings, *lowered.remarks, compared.changed and compared.changed.sentence)
+    remarks = tuple(text for text in found if text)
+    return Quantized(quantized, compared.drop, compared.changed, judgement, remarks)
+
+
+def _selection(source: BundleImages, most: int | None) -> ImageSet | None:
+    """At most so many selection images, drawn by class; None if there are none."""
+    images = source.part(_SELECTION)
+    return images if images is None or most is None else images.stratified(most, CALIBRATION_SEED)
 
 
 def _check_request(bundle: Bundle, out: Path | None) -> None:
@@ -203,14 +209,15 @@ class _Lowered(NamedTuple):
 
 
 def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
+    from .calibrate import calibrate
     from .emit import emit_int8, int8_layers
     from .tune import tune
     from .verify import verify_int8
 
     name = request.options.target or this_machine()
     target = choose(TARGETS, name, "target", EdgeKitError)
-    observe = resolve(
-        choose(METHODS, request.options.calibration, "calibration method", EdgeKitError), __package__ or ""
+    method = choose(
+        {name: name for name in (AUTO, *METHODS)}, request.options.calibration, "calibration method", EdgeKitError
     )
     images, warnings = _calibration(request)
     tuned = tune(model, request.bundle, name, request.progress)
@@ -220,14 +227,19 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         warnings.append(
             f"warning: judged on ONNX Runtime, because {own.name} is not installed: {own.packages[0].install}"
         )
-    ranges: Ranges = observe(model, request.bundle.manifest, images, request.progress)
+    calibrated = calibrate(
+        model, request.bundle.manifest, images, method, target.activations,
+        lambda ranges: emit_int8(model, ranges, target, form), request.progress,
+    )  # fmt: skip
+    ranges = calibrated.ranges
     quantized = emit_int8(model, ranges, target, form)
     calibration: dict[str, Any] = {
         "images": place(request.images) if request.images else None,
         "ids": images.ids,
         "sha256": images.sha256(),
         "seed": CALIBRATION_SEED,
-        "method": request.options.calibration,
+        "method": calibrated.method,
+        "expected_changes": calibrated.expected_changes,
     }
     return _Lowered(
         quantized,
@@ -286,69 +298,6 @@ def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
     if covered < classes:
         warnings.append(f"warning: the calibration images cover at most {covered} of {classes} classes")
     return images, warnings
-
-
-class _Compared(NamedTuple):
-    """A new model compared with its source; `slower` is a warning if it is slower on this machine."""
-
-    parity: Parity
-    drop: Drop | None
-    noise: "SignalToNoise"
-    slower: str | None
-
-
-def _compare(
-    source: Bundle,
-    manifest: Manifest,
-    content: bytes,
-    selection: ImageSet | None,
-    lowered: _Lowered,
-    progress: Progress,
-) -> _Compared:
-    """Run the new model, the same file unoptimised, and the source on the golden and selection images."""
-    from .gate import SignalToNoise, unoptimised
-
-    golden = source.golden()
-    run_unoptimised = unoptimised(content, manifest.input.batch)
-    with scratch_folder() as folder:
-        (folder / manifest.model).write_bytes(content)
-        quantized = Bundle(folder, manifest, id="")
-        sessions = [open_session(source), open_session(quantized, lowered.runtime)]
-        tensor = golden.tensors[: manifest.input.batch or 1]
-        slower = _slower(source, quantized, lowered.runtime, tensor) if lowered.timed else None
-        logits = sessions[1].run(golden.tensors)
-        against_itself = powers(run_unoptimised(golden.tensors), logits)
-        selected, predictions = np.zeros(2), np.zeros((2, len(selection or ())), np.int64)
-        unoptimised_indices = (
-            stratified(selection.targets, _UNOPTIMISED_IMAGES, CALIBRATION_SEED) if selection is not None else ()
-        )
-        for index, sample in enumerate(selection or ()):
-            tensor = manifest.preprocess(sample.image)[None]
-            answers = [session.run(tensor) for session in sessions]
-            selected += powers(answers[0], answers[1])
-            if index in unoptimised_indices:
-                against_itself += powers(run_unoptimised(tensor), answers[1])
-            predictions[:, index] = [int(answer[0].argmax()) for answer in answers]
-            progress("selection images", (index + 1) / len(predictions[0]))
-    drop = compare_accuracy(selection.targets, predictions[0], predictions[1]) if selection is not None else None
-    on_selection = decibels(selected) if predictions.size else None
-    noise = SignalToNoise(decibels(powers(golden.logits, logits)), on_selection, decibels(against_itself))
-    return _Compared(compare(golden, logits), drop, noise, slower)
-
-
-def _slower(source: Bundle, lowered: Bundle, runtime: str, tensor: np.ndarray) -> str | None:
-    """A warning if the new model is slower than its source in a short trial, else None."""
-    from .trial import speedup
-
-    # one thread: on a busy machine, several threads would mostly wait for one another
-    first, second = (open_session(bundle, runtime, threads=1) for bundle in (source, lowered))
-    median, upper = speedup(first, second, tensor)
-    if upper >= 1:
-        return None
-    return (
-        f"warning: {lowered.manifest.precision} is slower than fp32 here: {median:.2f}x in a one-second trial with one "
-        "thread; edgekit validate measures it"
-    )
 
 
 def _refusal(

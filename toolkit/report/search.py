@@ -6,7 +6,6 @@ from xml.etree.ElementTree import Element, SubElement
 
 from rich.console import RenderableType
 
-from ...deploy.devices.device import is_here
 from ...deploy.files import write_file
 from ...deploy.visible import visible_json
 from ..analysis.forecast import forecast_line
@@ -48,7 +47,7 @@ def search_table(search: Search) -> Iterator[RenderableType]:
         if len(measured) > _MOST_ROWS:
             yield f"{len(measured) - _MOST_ROWS} more candidates are on the page"
         if failures := list(_failures(found)):
-            yield f"{len(failures)} candidates were not measured; the page and --json say why"
+            yield f"not measured: {len(failures)}; the page and --json have the reasons"
         yield from _lines(found, found["report"])
     for entry in search["not_made"]:
         yield f"not made: {entry['name']}: {entry['reason']}"
@@ -57,15 +56,18 @@ def search_table(search: Search) -> Iterator[RenderableType]:
     if (line := shared_line(search)) is not None:
         yield line
     for found in search["devices"]:
-        yield styled(_outcome(found), VERDICT_COLOURS[found["verdict"]])
+        yield styled(_outcome(found, alone=len(search["devices"]) == 1), VERDICT_COLOURS[found["verdict"]])
 
 
 def shared_line(search: Search) -> str | None:
     """The single file for all devices, in words."""
     if (shared := search["shared"]) is None:
         return None
-    slower = ", ".join(f"{ratio:.2f}x the best time on {name}" for name, ratio in shared["slower"].items())
-    return f"one file for all devices: {shared['name']}, {shared['bundle']}: {slower}"
+    slower = "; ".join(
+        f"{shared['candidates'][name]} takes {ratio:.2f}x the best time on {name}"
+        for name, ratio in shared["slower"].items()
+    )
+    return f"of the files raced on all devices, {shared['bundle']} is the best: {slower}"
 
 
 def _figures(entry: CandidateEntry) -> list[str]:
@@ -108,9 +110,9 @@ def _lines(found: DeviceSearch, report: str | None) -> Iterator[str]:
         yield f"report: {report}/report.html"
 
 
-def _outcome(found: DeviceSearch) -> str:
+def _outcome(found: DeviceSearch, *, alone: bool) -> str:
     """The verdict of one device."""
-    return f"{found['verdict']}: {found['reason']}" + ("" if is_here(found["name"]) else f" ({found['name']})")
+    return f"{found['verdict']}: {found['reason']}" + ("" if alone else f" ({found['name']})")
 
 
 def render_search(search: Search) -> str:

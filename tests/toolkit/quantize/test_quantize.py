@@ -14,7 +14,7 @@ from edgekit.deploy.images import ImageSet
 from edgekit.deploy.session import load
 from edgekit.toolkit.analysis.contract import Judgement
 from edgekit.toolkit.datasets import load_dataset, part_of
-from edgekit.toolkit.quantize import quantize as package
+from edgekit.toolkit.quantize import compare
 from edgekit.toolkit.quantize.observe import observe
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
@@ -188,12 +188,12 @@ def test_fp16(fp32: Bundle, tmp_path: Path) -> None:
 
 def test_a_clear_miss_is_kept_only_as_rejected(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model broken by quantization does not get the requested name."""
-    real = package.compare_accuracy
+    real = compare.compare_accuracy
 
     def broken(targets: np.ndarray, baseline: np.ndarray, candidate: np.ndarray):
         return real(targets, baseline, (candidate + (np.arange(len(candidate)) % 5 == 0)) % 10)
 
-    monkeypatch.setattr(package, "compare_accuracy", broken)
+    monkeypatch.setattr(compare, "compare_accuracy", broken)
     result = quantize(fp32, out=tmp_path / "made")
     assert result.judgement.outcome == "fail"
     assert result.judgement.exit_code == 3

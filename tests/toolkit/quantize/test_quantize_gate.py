@@ -18,7 +18,7 @@ from edgekit.deploy.errors import DataError
 from edgekit.deploy.parity import decibels, powers
 from edgekit.deploy.session import load
 from edgekit.toolkit.datasets import part_of
-from edgekit.toolkit.quantize import emit, gate, observe, precise, trial, tune
+from edgekit.toolkit.quantize import calibrate, compare, emit, gate, observe, precise, trial, tune
 from edgekit.toolkit.quantize import quantize as package
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
@@ -214,16 +214,15 @@ def test_a_fusion_that_changes_answers_is_found(
     """A quantized Softmax over two values, with a finer scale than ONNX Runtime's kernel supports."""
     for name in ("leave_float", "read_float"):
         monkeypatch.setattr(emit, name, lambda model: [])
-    real = observe.observe
+    real = calibrate.observe
 
     def narrow(model, manifest, images, progress):
         ranges = real(model, manifest, images, progress)
         return {**ranges, "c": (0.0, 0.75)}
 
-    monkeypatch.setattr(observe, "observe", narrow)
-    result = quantize(
-        bundle_of(_selector()), QuantizeOptions(target="x86", calibration_images=16), out=tmp_path / "made"
-    )
+    monkeypatch.setattr(calibrate, "observe", narrow)
+    options = QuantizeOptions(target="x86", calibration="minmax", calibration_images=16)
+    result = quantize(bundle_of(_selector()), options, out=tmp_path / "made")
     details = result.bundle.manifest.details
     assert details["verified"]["operators_as_run"]["QLinearSoftmax"] == 1
     assert result.judgement.outcome == "fail"
@@ -290,7 +289,7 @@ def test_a_slower_model_is_reported_first(
     """Only if the model was made for this machine."""
     for module in (package, tune):
         monkeypatch.setattr(module, "this_machine", lambda: "x86-avx2")
-    monkeypatch.setattr(trial, "speedup", lambda *arguments: (0.64, 0.7))
+    monkeypatch.setattr(compare, "speedup", lambda *arguments: (0.64, 0.7))
     sentences = quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").sentences
     slower = [sentence for sentence in sentences if "int8 is slower than fp32 here: 0.64x" in sentence]
     assert len(slower) == (target is None)

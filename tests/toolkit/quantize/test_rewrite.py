@@ -219,11 +219,11 @@ def test_a_rewrite_that_is_not_faster_is_not_kept() -> None:
     assert seen == [(1, 0), (1, 1), (1, 1)]
 
 
-@pytest.mark.parametrize(("times", "expected"), [((1.01, 1.0), 0), ((1.3, 1.1), 1), ((1.1, 1.4), 2)])
+@pytest.mark.parametrize(("times", "expected"), [((0.9, 0.9), 0), ((1.3, 1.1), 1), ((1.1, 1.4), 2), ((1.01, 1.0), 2)])
 def test_the_fastest_form_is_taken(
     fp32: Bundle, monkeypatch: pytest.MonkeyPatch, times: tuple[float, ...], expected: int
 ) -> None:
-    """Where the target can be timed; the user is told what stayed float, and how much faster that is."""
+    """Where the target can be timed; of those as fast, the one with the most in float, which the user is told."""
     monkeypatch.setattr(tuning, "this_machine", lambda: "x86")
     monkeypatch.setattr(tuning, "_FLOAT_SHARE", 1.0)
     speeds = iter(times)

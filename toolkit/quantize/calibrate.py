@@ -1,0 +1,104 @@
+"""Set the range of every activation from calibration images, by the method that changes the answers least."""
+
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from ...deploy.images import ImageSet
+from ...deploy.manifest import Manifest
+from ...deploy.progress import Progress
+from ...deploy.registry import resolve
+from .gate import run_float, run_optimised
+from .histogram import histograms
+from .methods import AUTO, METHODS
+from .observe import batches, observe
+from .operators import Ranges
+from .targets import ActivationType
+
+# Numbers of calibration images for the histograms, and for comparing the methods: each needs far fewer than the ranges.
+_HISTOGRAM_IMAGES, _COMPARED_IMAGES = 64, 128
+_TINY = 1e-30
+
+
+class Calibrated(NamedTuple):
+    """The ranges of activations.
+
+    Attributes:
+        method: a key of METHODS.
+        expected_changes: method -> the share of answers that it changes (see `expected_changes`); empty if only one
+            method was tried.
+    """
+
+    ranges: Ranges
+    method: str
+    expected_changes: dict[str, float]
+
+
+def calibrate(
+    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, method: str, kind: ActivationType,
+    emit: Callable[[Ranges], onnx.ModelProto], progress: Progress,
+) -> Calibrated:  # fmt: skip
+    """Observe the activations of a float model, and choose their ranges.
+
+    AUTO quantizes the model with each method's ranges, and keeps those that change the fewest answers, as expected from
+    calibration images that made no histogram, if there are enough.
+
+    Args:
+        method: a key of METHODS, or AUTO.
+        kind: the type of the activations.
+        emit: writes the int8 graph with these ranges.
+
+    Raises:
+        EdgeKitError: an activation is not finite for some image.
+    """
+    observed = observe(model, manifest, images, progress)
+    if method == "minmax" or (method == AUTO and len(manifest.labels) < 2):
+        return Calibrated(observed, "minmax", {})
+    indices = np.arange(len(images))
+    used = _spread(indices, _HISTOGRAM_IMAGES)
+    found = histograms(model, observed, batches(manifest, images.take(used), "histograms", progress))
+    tried = {
+        name: observed | {tensor: resolve(function, __package__ or "")(each, kind) for tensor, each in found.items()}
+        for name, function in METHODS.items()
+        if method in (AUTO, name)
+    }
+    if method != AUTO:
+        return Calibrated(tried[method], method, {})
+    left = np.setdiff1d(indices, used)
+    compared = _spread(left if len(left) >= _HISTOGRAM_IMAGES else indices, _COMPARED_IMAGES)
+    tensors = np.concatenate([batch.tensor for batch in batches(manifest, images.take(compared), "methods", progress)])
+    expected = run_float(model, tensors)
+    changes = {name: expected_changes(expected, run_optimised(emit(ranges), tensors)) for name, ranges in tried.items()}
+    best = min(changes, key=lambda name: changes[name])
+    return Calibrated(tried[best], best, changes)
+
+
+def _spread(indices: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the indices, evenly spread: images are sorted by class."""
+    return indices[np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int)]
+
+
+def expected_changes(expected: np.ndarray, logits: np.ndarray) -> float:
+    """The share of answers that can be expected to differ from the float model's, from the change of the margins.
+
+    The margin is that of the float model's first class over its second. Rounding scales it (which changes no answer)
+    and adds noise; the noise of the smaller half of the margins, taken as normal, tells how likely each changes its
+    sign. This needs far fewer images than counting does. On networks trained on CIFAR-10, it put the methods in the
+    order of the answers that changed on 3,000 test images: ResNet-18, 0.024 with min-max and 0.010 with the least error
+    (53 and 33 changed), where the divergence of the probabilities prefers min-max.
+
+    Args:
+        expected, logits: [n, k] with two classes or more.
+    """
+    order = np.argsort(-expected, axis=1)
+    rows = np.arange(len(expected))
+    before, after = (
+        (values[rows, order[:, 0]] - values[rows, order[:, 1]]).astype(np.float64) for values in (expected, logits)
+    )
+    small = before <= np.median(before)
+    scale = float(before[small] @ after[small]) / max(float(before[small] @ before[small]), _TINY)
+    noise = float(np.sqrt(((after[small] - scale * before[small]) ** 2).mean()))
+    return float(np.mean([NormalDist().cdf(-scale * margin / max(noise, _TINY)) for margin in before]))

@@ -1,0 +1,106 @@
+"""Histograms of a float model's activations, in one pass over some images, and the ranges that fit them."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from .grid import activation_grid
+from .observe import Batch
+from .operators import Ranges
+from .targets import ActivationType
+
+_BINS = 2048
+# The least error is searched for among these shares of a limit.
+_SHARES = np.linspace(0.1, 1, 19)
+# Of all values, so many are within the range of the percentile method: the usual choice, as in ONNX Runtime's.
+_PERCENTILE = 0.99999
+
+
+class Histogram(NamedTuple):
+    """How often values occur between `low` and `high`.
+
+    Attributes:
+        counts: int64 [bins], of equal width.
+    """
+
+    low: float
+    high: float
+    counts: np.ndarray
+
+    @property
+    def centres(self) -> np.ndarray:
+        """float64 [bins]"""
+        width = (self.high - self.low) / len(self.counts)
+        return self.low + (np.arange(len(self.counts)) + 0.5) * width
+
+
+def histograms(model: onnx.ModelProto, ranges: Ranges, batches: Iterable[Batch]) -> dict[str, Histogram]:
+    """A histogram of each activation that has different values, over its range.
+
+    The activations of one batch are in memory at the same time.
+    """
+    found = {
+        name: Histogram(low, high, np.zeros(_BINS, np.int64))
+        for name, (low, high) in ((name, (min(low, 0.0), max(high, 0.0))) for name, (low, high) in ranges.items())
+        if np.float32(high - low) / _BINS > 0
+    }
+    entry = model.graph.input[0].name
+    outputs = [name for name in found if name != entry]
+    augmented = onnx.ModelProto()
+    augmented.CopyFrom(model)
+    del augmented.graph.output[:]
+    augmented.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(augmented.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for batch in batches:
+        values = dict(zip(outputs, session.run(outputs, {entry: batch.tensor}), strict=True)) | {entry: batch.tensor}
+        for name, histogram in found.items():
+            _add(histogram, np.asarray(values[name]))
+    return found
+
+
+def _add(histogram: Histogram, values: np.ndarray) -> None:
+    """Count values in place."""
+    bins = len(histogram.counts)
+    places = (values.ravel() - np.float32(histogram.low)) * np.float32(bins / (histogram.high - histogram.low))
+    np.clip(places, 0, bins - 1, out=places)
+    histogram.counts[:] += np.bincount(places.astype(np.int32), minlength=bins)
+
+
+def minmax(histogram: Histogram, kind: ActivationType) -> tuple[float, float]:
+    """The range of all values."""
+    del kind
+    return histogram.low, histogram.high
+
+
+def percentile(histogram: Histogram, kind: ActivationType) -> tuple[float, float]:
+    """The range without the rarest values, as many of the small as of the large ones."""
+    del kind
+    shares = np.cumsum(histogram.counts) / histogram.counts.sum()
+    centres = histogram.centres
+    low = centres[np.searchsorted(shares, (1 - _PERCENTILE) / 2)]
+    high = centres[np.searchsorted(shares, 1 - (1 - _PERCENTILE) / 2)]
+    return min(float(low), 0.0), max(float(high), 0.0)
+
+
+def least_error(histogram: Histogram, kind: ActivationType) -> tuple[float, float]:
+    """The range whose grid changes the values least, by the mean of the squared changes."""
+    limits = [histogram.low, histogram.high]
+    for _ in range(2):
+        for side in (0, 1):
+            tried = [[*limits[:side], limits[side] * share, *limits[side + 1 :]] for share in _SHARES]
+            limits = min(tried, key=lambda pair: _error(histogram, pair, kind))
+    return limits[0], limits[1]
+
+
+def _error(histogram: Histogram, limits: list[float], kind: ActivationType) -> float:
+    grid = activation_grid(limits[0], limits[1], kind)
+    changes = grid.dequantize(grid.quantize(histogram.centres)) - histogram.centres
+    return float((histogram.counts * changes**2).sum())
