@@ -14,7 +14,7 @@ from ...deploy.registry import resolve
 from .gate import run_float, run_optimised
 from .histogram import histograms
 from .methods import AUTO, METHODS
-from .observe import batches, observe
+from .observe import Watch, batches, observe
 from .operators import Ranges
 from .targets import ActivationType
 
@@ -39,7 +39,7 @@ class Calibrated(NamedTuple):
 
 def calibrate(
     model: onnx.ModelProto, manifest: Manifest, images: ImageSet, method: str, kind: ActivationType,
-    emit: Callable[[Ranges], onnx.ModelProto], progress: Progress,
+    emit: Callable[[Ranges], onnx.ModelProto], progress: Progress, watch: Watch,
 ) -> Calibrated:  # fmt: skip
     """Observe the activations of a float model, and choose their ranges.
 
@@ -50,11 +50,12 @@ def calibrate(
         method: a key of METHODS, or AUTO.
         kind: the type of the activations.
         emit: writes the int8 graph with these ranges.
+        watch: see observe.
 
     Raises:
         EdgeKitError: an activation is not finite for some image.
     """
-    observed = observe(model, manifest, images, progress)
+    observed = observe(model, manifest, images, progress, watch)
     if method == "minmax" or (method == AUTO and len(manifest.labels) < 2):
         return Calibrated(observed, "minmax", {})
     indices = np.arange(len(images))

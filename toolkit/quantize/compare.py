@@ -1,6 +1,6 @@
 """Compare a model of lower precision with its source: answers, noise, accuracy and speed."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +42,15 @@ class Compared(NamedTuple):
     changed: Changed | None
     noise: SignalToNoise
     slower: str | None
+
+    def to_json(self) -> dict[str, object]:
+        """For the details of a manifest."""
+        return {
+            "parity": asdict(self.parity),
+            "signal_to_noise_db": asdict(self.noise),
+            "selection": self.drop and asdict(self.drop),
+            "changed": self.changed and asdict(self.changed),
+        }
 
 
 def compare_models(

@@ -97,7 +97,7 @@ def least_error(histogram: Histogram, kind: ActivationType) -> tuple[float, floa
         for side in (0, 1):
             tried = [[*limits[:side], limits[side] * share, *limits[side + 1 :]] for share in _SHARES]
             limits = min(tried, key=lambda pair: _error(histogram, pair, kind))
-    return limits[0], limits[1]
+    return float(limits[0]), float(limits[1])
 
 
 def _error(histogram: Histogram, limits: list[float], kind: ActivationType) -> float:

@@ -1,6 +1,6 @@
 """Record the activation ranges of a float model on calibration images; memory does not grow with their number."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,20 +17,30 @@ from .operators import OPS, Ranges
 _BATCH = 4
 
 
-def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress) -> Ranges:
-    """(smallest, largest) value of every activation that a quantizable operator reads or writes.
-
-    Raises:
-        EdgeKitError: an activation is not finite for some image.
-    """
-    return ranges_of(model, batches(manifest, images, "calibration", progress))
-
-
 class Batch(NamedTuple):
     """Input for a model: a tensor [n, c, h, w] in Preprocess.dtype, and the id of each of its images."""
 
     tensor: np.ndarray
     ids: list[str]
+
+
+# Takes each batch, and the (smallest, largest) value of each activation on it: float64 [n, 2], in the order of Ranges.
+Watch = Callable[[Batch, np.ndarray], None]
+
+
+def observe(
+    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress, watch: Watch | None = None
+) -> Ranges:
+    """(smallest, largest) value of every activation that a quantizable operator reads or writes.
+
+    The images are taken in a random order that is always the same: a folder's images are sorted by class, and `watch`
+    would see the ranges grow with every class.
+
+    Raises:
+        EdgeKitError: an activation is not finite for some image.
+    """
+    shuffled = images.take(np.random.default_rng(0).permutation(len(images)))
+    return ranges_of(model, batches(manifest, shuffled, "calibration", progress), watch)
 
 
 def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress) -> Iterator[Batch]:
@@ -43,7 +53,7 @@ def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress
         progress(stage, min(1.0, (start + size) / len(images)))
 
 
-def ranges_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Ranges:
+def ranges_of(model: onnx.ModelProto, batches: Iterable[Batch], watch: Watch | None = None) -> Ranges:
     """What `observe` returns, from tensors.
 
     The graph itself reduces each activation to two numbers, so a run returns only those.
@@ -62,6 +72,8 @@ def ranges_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Ranges:
         values = np.asarray(answers, np.float64).reshape(-1, 2)
         _require_finite(values, tensors, batch.ids)
         low, high = np.minimum(low, values[:, 0]), np.maximum(high, values[:, 1])
+        if watch is not None:
+            watch(batch, values)
     return {name: (float(low[index]), float(high[index])) for index, name in enumerate(tensors)}
 
 

@@ -128,14 +128,7 @@ def quantize(
     selection = _selection(source, options.selection_images)
     compared = compare_models(bundle, manifest, content, selection, lowered.runtime, lowered.timed, progress)
     judgement = _refusal(bundle, compared.noise, precision, lowered, progress) or judge_drop(compared.drop, max_drop)
-    details = {
-        **lowered.details,
-        "parity": asdict(compared.parity),
-        "signal_to_noise_db": asdict(compared.noise),
-        "selection": compared.drop and asdict(compared.drop),
-        "changed": compared.changed and asdict(compared.changed),
-        "judgement": asdict(judgement),
-    }
+    details = {**lowered.details, **compared.to_json(), "judgement": asdict(judgement)}
     if judgement.outcome == "fail":
         path = path.with_name(path.name + REJECTED)
     fingerprints = bundle.fingerprints() | used_elsewhere(source, details)
@@ -209,6 +202,7 @@ class _Lowered(NamedTuple):
 
 
 def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
+    from .advice import Watch, advise
     from .calibrate import calibrate
     from .emit import emit_int8, int8_layers
     from .tune import tune
@@ -227,11 +221,13 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         warnings.append(
             f"warning: judged on ONNX Runtime, because {own.name} is not installed: {own.packages[0].install}"
         )
+    watch = Watch(request.bundle.manifest.preprocess, len(images))
     calibrated = calibrate(
         model, request.bundle.manifest, images, method, target.activations,
-        lambda ranges: emit_int8(model, ranges, target, form), request.progress,
+        lambda ranges: emit_int8(model, ranges, target, form), request.progress, watch,
     )  # fmt: skip
     ranges = calibrated.ranges
+    advice = advise(watch, ranges, images, request.bundle, request.source)
     quantized = emit_int8(model, ranges, target, form)
     calibration: dict[str, Any] = {
         "images": place(request.images) if request.images else None,
@@ -240,6 +236,7 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         "seed": CALIBRATION_SEED,
         "method": calibrated.method,
         "expected_changes": calibrated.expected_changes,
+        "advice": advice.to_json(),
     }
     return _Lowered(
         quantized,
@@ -251,7 +248,7 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         alone=lambda layer: emit_int8(model, ranges, target, form, [layer]),
         runtime=tuned.runtime,
         timed=tuned.timed,
-        remarks=(*warnings, f"target {name}: {target.why}", *tuned.remarks),
+        remarks=(*warnings, *advice.sentences, f"target {name}: {target.why}", *tuned.remarks),
     )  # fmt: skip
 
 

@@ -133,11 +133,22 @@ def _alike(test: ImageSet, appearances: np.ndarray, seen: np.ndarray, blocks: Se
     first = first[seen[first, 1] != 0]
     low, high = np.ascontiguousarray(seen[first, 1]), np.ascontiguousarray(seen[first, 2])
     pairs = []
-    for name, bits, low_distances in zip(test.ids, appearances, distances(appearances[:, 0], low), strict=True):
-        near = np.flatnonzero(low_distances <= _LOW_BITS)
-        if not bits[0] or not len(near):
-            continue
-        high_distances = next(distances(bits[1:], high[near]))
-        if high_distances.min() <= _HIGH_BITS:
-            pairs.append(NearDuplicate(name, _named(blocks, int(first[near[high_distances.argmin()]]))))
+    for name, looks in zip(test.ids, appearances, strict=True):
+        index = closest(looks, low, high)
+        if index is not None:
+            pairs.append(NearDuplicate(name, _named(blocks, int(first[index]))))
     return pairs
+
+
+def closest(looks: np.ndarray, low: np.ndarray, high: np.ndarray) -> int | None:
+    """The index of the image that looks most like another one; None if none looks like it.
+
+    Args:
+        looks: uint64 [2], the other image's looks (see deploy.fingerprints); a plain image looks like none.
+        low, high: uint64 [m], the looks of m images. Those of plain images are 0 in both.
+    """
+    near = np.flatnonzero(next(distances(looks[:1], low)) <= _LOW_BITS)
+    if not looks[0] or not len(near):
+        return None
+    high_distances = next(distances(looks[1:], high[near]))
+    return int(near[high_distances.argmin()]) if high_distances.min() <= _HIGH_BITS else None

@@ -216,8 +216,8 @@ def test_a_fusion_that_changes_answers_is_found(
         monkeypatch.setattr(emit, name, lambda model: [])
     real = calibrate.observe
 
-    def narrow(model, manifest, images, progress):
-        ranges = real(model, manifest, images, progress)
+    def narrow(model, manifest, images, progress, watch):
+        ranges = real(model, manifest, images, progress, watch)
         return {**ranges, "c": (0.0, 0.75)}
 
     monkeypatch.setattr(calibrate, "observe", narrow)

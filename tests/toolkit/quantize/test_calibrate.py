@@ -1,0 +1,97 @@
+"""Histograms, the ranges that methods make of them, and the choice of a method."""
+
+import numpy as np
+import onnx
+import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.errors import EdgeKitError
+from edgekit.toolkit.quantize.calibrate import expected_changes
+from edgekit.toolkit.quantize.grid import activation_grid
+from edgekit.toolkit.quantize.histogram import Histogram, histograms, least_error, percentile
+from edgekit.toolkit.quantize.methods import AUTO, METHODS
+from edgekit.toolkit.quantize.observe import Batch, ranges_of
+from edgekit.toolkit.quantize.prepare import prepare
+from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def _histogram(values: np.ndarray) -> Histogram:
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    counts, _ = np.histogram(values, 2048, (low, high))
+    return Histogram(low, high, counts)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.floats(0.1, 3), st.floats(0.02, 0.3))
+def test_expected_changes_are_those_that_happen(seed: int, scale: float, noise: float) -> None:
+    """Whatever the logits are multiplied by."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(4000, 10))
+    changed = scale * (logits + noise * generator.normal(size=logits.shape))
+    happened = float((logits.argmax(axis=1) != changed.argmax(axis=1)).mean())
+    assert expected_changes(logits, changed) == pytest.approx(happened, rel=0.3, abs=0.01)
+    assert expected_changes(logits, scale * logits) < 1e-9
+
+
+def test_a_rare_value_does_not_widen_the_percentile() -> None:
+    """If it is rarer than one in 200,000."""
+    values = np.append(np.maximum(np.random.default_rng(0).normal(size=500_000), 0), 60.0)
+    low, high = percentile(_histogram(values), "uint8")
+    assert low == 0
+    assert 4 < high < 6
+
+
+@pytest.mark.parametrize("kind", ["uint8", "symmetric"])
+@pytest.mark.parametrize("shape", ["normal", "uniform", "long tail"])
+def test_the_least_error_is_found(shape: str, kind) -> None:
+    """No other range changes the values much less: compared with every pair of 100 limits."""
+    generator = np.random.default_rng(0)
+    values = {
+        "normal": generator.normal(size=20_000),
+        "uniform": generator.uniform(-1, 2, 20_000),
+        "long tail": np.maximum(generator.standard_t(3, 20_000), -0.4),
+    }[shape]
+    histogram = _histogram(values)
+
+    def error(low: float, high: float) -> float:
+        grid = activation_grid(low, high, kind)
+        return float(((grid.dequantize(grid.quantize(values)) - values) ** 2).mean())
+
+    shares = np.linspace(0.01, 1, 100)
+    best = min(error(histogram.low * low, histogram.high * high) for low in shares[::5] for high in shares)
+    assert error(*least_error(histogram, kind)) < 1.1 * best
+
+
+def test_histograms_count_every_value(fp32: Bundle) -> None:
+    """Of the network's input too."""
+    model, tensors = prepare(onnx.load(str(fp32.model_path))), fp32.golden().tensors
+    batches = [Batch(tensors[place : place + 1], ["image"]) for place in range(4)]
+    ranges = ranges_of(model, batches)
+    found = histograms(model, ranges, batches)
+    assert set(found) == {name for name, (low, high) in ranges.items() if high > low}
+    entry = found[model.graph.input[0].name]
+    expected, _ = np.histogram(tensors[:4], 2048, (entry.low, entry.high))
+    assert entry.counts.sum() == tensors[:4].size
+    assert np.abs(np.cumsum(entry.counts) - np.cumsum(expected)).max() < 0.01 * tensors[:4].size
+
+
+def test_the_best_method_is_recorded(fp32: Bundle, tmp_path) -> None:
+    """With the share of answers that each was expected to change; a named one is used as it is."""
+    recorded = {}
+    for method in (AUTO, *METHODS):
+        options = QuantizeOptions(target="x86", calibration=method, calibration_images=64, selection_images=20)
+        made = quantize(fp32, options, out=tmp_path / method).bundle
+        recorded[method] = made.manifest.details["calibration"]
+    best, expected = recorded[AUTO]["method"], recorded[AUTO]["expected_changes"]
+    assert set(expected) == set(METHODS)
+    assert min(expected, key=expected.get) == best
+    assert all(recorded[method]["method"] == method for method in METHODS)
+    assert (tmp_path / AUTO / "model.onnx").read_bytes() == (tmp_path / best / "model.onnx").read_bytes()
+
+
+def test_an_unknown_method_names_the_others(fp32: Bundle, tmp_path) -> None:
+    """Before anything is made."""
+    with pytest.raises(EdgeKitError, match="kl") as error:
+        quantize(fp32, QuantizeOptions(calibration="kl"), out=tmp_path / "made")
+    assert all(name in f"{error.value} {error.value.fix}" for name in (AUTO, *METHODS))
