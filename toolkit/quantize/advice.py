@@ -80,16 +80,13 @@ class Convergence:
     half_width: float
 
     @property
-    def sentence(self) -> str:
-        """For the user."""
-        if self.half_width < _GROWING_WIDTH:
-            return (
-                f"warning: the ranges still grow: half of the {self.images} calibration images give "
-                f"{self.half_width:.0%} of the final width. Try --calibration-images {2 * self.images}"
-            )
+    def warning(self) -> str | None:
+        """For the user, if more images would widen the ranges."""
+        if self.half_width >= _GROWING_WIDTH:
+            return None
         return (
-            f"after {self.stable_after} of {self.images} images, {_STABLE_SHARE:.0%} of the ranges had "
-            f"{_STABLE_WIDTH:.0%} of their final width"
+            f"warning: the ranges still grow: half of the {self.images} calibration images give "
+            f"{self.half_width:.0%} of the final width. Try --calibration-images {2 * self.images}"
         )
 
 
@@ -258,12 +255,11 @@ class Advice:
     mistake: str | None
 
     @property
-    def sentences(self) -> list[str]:
-        """For the user, warnings first."""
-        found = [f"warning: {self.mistake}"] if self.mistake else []
-        found += self.duplicates.warnings
-        found += [self.spread.warning] if self.spread and self.spread.warning else []
-        return sorted([*found, self.convergence.sentence], key=lambda text: not text.startswith("warning"))
+    def warnings(self) -> list[str]:
+        """For the user."""
+        mistake = self.mistake and f"warning: {self.mistake}"
+        found = [mistake, *self.duplicates.warnings, self.spread and self.spread.warning, self.convergence.warning]
+        return [text for text in found if text]
 
     def to_json(self) -> dict[str, Any]:
         """For the details of a manifest."""

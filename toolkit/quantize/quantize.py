@@ -248,7 +248,7 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         alone=lambda layer: emit_int8(model, ranges, target, form, [layer]),
         runtime=tuned.runtime,
         timed=tuned.timed,
-        remarks=(*warnings, *advice.sentences, f"target {name}: {target.why}", *tuned.remarks),
+        remarks=(*warnings, *advice.warnings, f"target {name}: {target.why}", *tuned.remarks),
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def _watch(values: np.ndarray, images_per_batch: int = 4) -> Watch:
 
 
 def test_good_images_cause_no_warning(fp32: Bundle, tmp_path: Path) -> None:
-    """The advice is in the manifest, and one line has the number of images after which the ranges were stable."""
+    """The advice is in the manifest."""
     result = quantize(fp32, QuantizeOptions(target="arm"), out=tmp_path / "made")
     assert not any(remark.startswith("warning") for remark in result.remarks if "slower" not in remark)
     advice = result.bundle.manifest.details["calibration"]["advice"]
@@ -75,9 +75,7 @@ def test_good_images_cause_no_warning(fp32: Bundle, tmp_path: Path) -> None:
     assert advice["answers"]["correct"] > 110
     assert advice["inputs"]["mean"] == pytest.approx(GREY.mean, abs=0.02)
     assert advice["inputs"]["std"] == pytest.approx(GREY.std, abs=0.02)
-    stable = advice["convergence"]["stable_after"]
-    assert 0 < stable <= 512
-    assert any(f"after {stable} of 512 images" in remark for remark in result.remarks)
+    assert 0 < advice["convergence"]["stable_after"] <= 512
 
 
 def test_an_unnormalised_loader_is_named(fp32: Bundle, tmp_path: Path) -> None:
@@ -276,8 +274,7 @@ def test_ranges_that_converge_early() -> None:
     assert found.images == 256
     assert 4 < found.stable_after <= 12
     assert found.half_width == 1.0
-    assert not found.sentence.startswith("warning")
-    assert f"after {found.stable_after} of 256 images" in found.sentence
+    assert found.warning is None
 
 
 def test_ranges_that_never_converge() -> None:
@@ -286,8 +283,9 @@ def test_ranges_that_never_converge() -> None:
     found = convergence(_watch(values).widths)
     assert found.half_width == pytest.approx(0.5, abs=0.02)
     assert found.stable_after == 256
-    assert found.sentence.startswith("warning: the ranges still grow")
-    assert "--calibration-images 512" in found.sentence
+    assert found.warning is not None
+    assert found.warning.startswith("warning: the ranges still grow")
+    assert "--calibration-images 512" in found.warning
 
 
 def test_constant_activations_are_stable() -> None:
