@@ -1,16 +1,16 @@
 """Compare EdgeKit's latency with the methods of other tools, for one model on one machine.
 
-    python benchmarks/agreement.py BUNDLE... [--runtime openvino] [--threads 1 2] [--repeats 6] [--seconds 4]
+    python benchmarks/agreement.py BUNDLE... [--runtime openvino|litert] [--threads 1 2] [--repeats 6] [--seconds 4]
 
-Each BUNDLE is an ONNX bundle. In every repeat the methods take turns, each in fresh processes, on the same runtime with
-the same options. On ONNX Runtime:
+Each BUNDLE is of a format that the runtime opens. In every repeat the methods take turns, each in fresh processes, on
+the same runtime with the same options. On ONNX Runtime:
 
 - perf_test: like onnxruntime_perf_test: one random input, one untimed call, the median of the rest;
 - benchmark_app: like OpenVINO's benchmark_app with `-api sync`: one request, random data, one untimed call, the median
   of the calls in a fixed time (only its method);
 - EdgeKit: the p50 of `validate`.
 
-On OpenVINO, benchmark_app is the tool itself, from the same package.
+On OpenVINO, benchmark_app is the tool itself, from the same package; on LiteRT, litert-benchmark is.
 
 Prints one row per model and thread count: the medians, and the ratio of EdgeKit's to each peer's with Student's 95 %
 interval.
@@ -79,6 +79,19 @@ def _benchmark_app(bundle: Bundle, threads: int, seconds: float) -> float:
     return float(median)
 
 
+def _litert_benchmark(bundle: Bundle, threads: int, seconds: float) -> float:
+    """The median of LiteRT's own tool, which rounds it to 0.01 ms."""
+    program = Path(sys.executable).parent / "litert-benchmark"
+
+    def run(calls: int) -> float:
+        arguments = [str(program), "--model", str(bundle.model_path), "--num_threads", str(threads)]
+        done = subprocess.run([*arguments, "--num_runs", str(calls)], check=True, capture_output=True, text=True)
+        (median,) = re.findall(r"Inference \(median\):\s+([\d.]+) ms", done.stdout)
+        return float(median)
+
+    return run(max(50, round(1e3 * seconds / max(run(20), 0.01))))
+
+
 def _edgekit(bundle: Bundle, runtime: str, threads: int, seconds: float, seed: int) -> float:
     candidates = (Candidate(bundle.id, Choice(runtime)),)
     plan = Plan(seconds=seconds, processes=3, threads=threads, seed=seed, candidates=candidates)
@@ -90,14 +103,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+")
-    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], default="onnxruntime")
+    parser.add_argument("--runtime", choices=["onnxruntime", "openvino", "litert"], default="onnxruntime")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=4.0)
     arguments = parser.parse_args()
     machine = describe()
     print(f"{machine['cpu']}, {machine['cores_allowed']} cores allowed, {machine['system']}, {machine['versions']}\n")
-    peers = ["perf_test", "benchmark_app"] if arguments.runtime == "onnxruntime" else ["benchmark_app"]
+    peers = {
+        "onnxruntime": ["perf_test", "benchmark_app"],
+        "openvino": ["benchmark_app"],
+        "litert": ["litert-benchmark"],
+    }[arguments.runtime]
     print(f"| model | threads | {' | '.join(peers)} | EdgeKit | {' | '.join(f'over {peer}' for peer in peers)} |")
     print(f"|{'---|' * (3 + 2 * len(peers))}")
     for path in arguments.bundles:
@@ -110,6 +127,8 @@ def main() -> None:
                         times[method].append(_edgekit(bundle, arguments.runtime, threads, arguments.seconds, repeat))
                     elif arguments.runtime == "openvino":
                         times[method].append(_benchmark_app(bundle, threads, arguments.seconds))
+                    elif arguments.runtime == "litert":
+                        times[method].append(_litert_benchmark(bundle, threads, arguments.seconds))
                     else:
                         times[method].append(_peer(method, bundle, threads, arguments.seconds))
             cells = [f"{np.median(values):.4g} ms" for values in times.values()]
