@@ -108,8 +108,8 @@ class Made(NamedTuple):
 def _made(tool: str, python: str, bundle: Bundle, calibration: Path, images: str, count: int) -> Made | str:
     """The file of a tool, or the last line of its error."""
     file = calibration.parent / f"{tool.replace(' ', '_').replace(',', '')}.onnx"
-    # the process reports its own peak, because that of all children is the largest of them
-    report = "\nimport resource\nprint('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    # getrusage would also count the memory of the process that started it
+    report = "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     arguments = [str(bundle.model_path), str(calibration), str(file), str(bundle.path), images, str(count)]
     begun = time.monotonic()
     done = subprocess.run(
@@ -118,7 +118,7 @@ def _made(tool: str, python: str, bundle: Bundle, calibration: Path, images: str
     seconds = time.monotonic() - begun
     if done.returncode or not file.exists():
         return (done.stderr.strip().splitlines() or ["no file"])[-1]
-    peak = next(line for line in done.stdout.splitlines() if line.startswith("PEAK"))
+    peak = next(line for line in done.stdout.splitlines() if line.startswith("VmHWM"))
     return Made(file, seconds, int(peak.split()[1]) * 1024)
 
 
