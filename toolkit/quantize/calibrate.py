@@ -70,7 +70,8 @@ def calibrate(
         return Calibrated(tried[method], method, {})
     left = np.setdiff1d(indices, used)
     compared = _spread(left if len(left) >= _HISTOGRAM_IMAGES else indices, _COMPARED_IMAGES)
-    tensors = np.concatenate([batch.tensor for batch in batches(manifest, images.take(compared), "methods", progress)])
+    parts = [batch.tensor for batch in batches(manifest, images.take(compared), "methods", progress)]
+    tensors = np.concatenate(parts)[: len(compared)]
     expected = run_float(model, tensors)
     changes = {name: expected_changes(expected, run_optimised(emit(ranges), tensors)) for name, ranges in tried.items()}
     best = min(changes, key=lambda name: changes[name])

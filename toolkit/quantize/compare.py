@@ -23,7 +23,12 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Changed:
-    """Images whose class differs from the source's, right or wrong: ten times finer than the drop."""
+    """Images whose class differs from the source's, right or wrong.
+
+    Attributes:
+        images: number of those.
+        count: number of all images.
+    """
 
     images: int
     count: int

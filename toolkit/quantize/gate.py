@@ -76,9 +76,9 @@ def run_optimised(model: onnx.ModelProto, tensors: np.ndarray) -> np.ndarray:
     return in_batches_of(_batch_of(model), tensors, run)
 
 
-def _batch_of(model: onnx.ModelProto) -> int | None:
-    """The fixed batch size; None for any."""
-    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+def _batch_of(model: onnx.ModelProto) -> int:
+    """The fixed batch size; 1 if the model takes any, so that memory does not grow with the number of images."""
+    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
 
 
 def refusal(

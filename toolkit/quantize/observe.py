@@ -44,10 +44,11 @@ def observe(
 
 
 def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress) -> Iterator[Batch]:
-    """The images as input of a model; the last batch is padded with its last image, which changes no range."""
+    """The images as input of a model; if its batch is fixed, the last one is padded with its last image."""
     size = manifest.input.batch or _BATCH
     for start in range(0, len(images), size):
-        indices = [min(start + offset, len(images) - 1) for offset in range(size)]
+        last = start + size if manifest.input.batch else min(start + size, len(images))
+        indices = [min(index, len(images) - 1) for index in range(start, last)]
         tensor = manifest.preprocess.batch([images[index].image for index in indices])
         yield Batch(tensor, [images.ids[index] for index in indices])
         progress(stage, min(1.0, (start + size) / len(images)))

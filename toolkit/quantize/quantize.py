@@ -43,7 +43,7 @@ class Quantized:
     Attributes:
         bundle: the new bundle; its folder ends in `.rejected` if its logits are too noisy or it violates the contract.
         drop: the accuracy drop on the selection part; None without labelled images.
-        changed: the share of selection images with another answer than the source's; None without images.
+        changed: the selection images with another answer than the source's; None without images.
         judgement: the rejection by the gate on the logits, else the contract's judgement.
         remarks: warnings before other remarks, the most important first.
     """

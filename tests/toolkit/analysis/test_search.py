@@ -191,6 +191,12 @@ def test_one_file_for_all_devices(fp32: Bundle, int8: Bundle) -> None:
     assert shared is not None
     assert shared["bundle"] == str(int8.path)
     assert shared["slower"] == {"ssh://a": pytest.approx(1.0), "ssh://b": pytest.approx(1.25, rel=0.01)}
+    assert shared["candidates"] == {
+        search["name"]: "int8 (x86-avx2) on onnxruntime threads=1" for search in (first, second)
+    }
+    for search in (first, second):
+        assert search["use"] is not None
+        assert search["use"].endswith(f" --device {search['name']}"), "else it would validate on this machine"
     assert shared_file([first]) is None
     broken = _search(fp32, int8, [FP32, ("onnxruntime:threads=1", True, 1.0, 4, 40)], device="ssh://c")
     kept = shared_file([first, broken])

@@ -3,6 +3,7 @@
 import functools
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from edgekit.toolkit.analysis.forecast import (
     with_forecast,
 )
 from edgekit.toolkit.optimizing import forecast as module
+from edgekit.toolkit.optimizing import forecast_child
 from edgekit.toolkit.optimizing.forecast import forecast, forecast_source
 from edgekit.toolkit.optimizing.space import SOURCE, Contender, Variant
 from edgekit.toolkit.quantize.targets import TARGETS
@@ -263,3 +265,19 @@ def test_a_search_without_a_forecast_of_its_baseline_has_none(search: dict[str, 
     """There is nothing that the others could be relative to."""
     expected = conclude_forecast([_entry("int8 a", 4.0), _entry("fp32 d", 10.0)], "runs/a", 1.0)
     assert forecast_line(with_forecast(search["devices"][0], expected)) is None
+
+
+def test_only_single_threads_are_timed_by_the_processor() -> None:
+    """The threads of a reference with two would add their times, and the candidate would look faster."""
+    one, two = (
+        forecast_child.Entry(file="", runtime="onnxruntime", options={"threads": threads}, seconds=1.0)
+        for threads in (1, 2)
+    )
+    assert (
+        forecast_child._clock(two, one)
+        is forecast_child._clock(one, two)
+        is forecast_child._clock(two, two)
+        is time.perf_counter
+    )
+    if time.get_clock_info("process_time").resolution < 1e-4:
+        assert forecast_child._clock(one, one) is time.process_time

@@ -1,15 +1,20 @@
 """Histograms, the ranges that methods make of them, and the choice of a method."""
 
+import dataclasses
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import EdgeKitError
+from edgekit.toolkit.datasets import part_of
+from edgekit.toolkit.quantize import gate
 from edgekit.toolkit.quantize.calibrate import expected_changes
 from edgekit.toolkit.quantize.grid import activation_grid
 from edgekit.toolkit.quantize.histogram import Histogram, histograms, least_error, percentile
 from edgekit.toolkit.quantize.methods import AUTO, METHODS
-from edgekit.toolkit.quantize.observe import Batch, ranges_of
+from edgekit.toolkit.quantize.observe import Batch, batches, ranges_of
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
 from hypothesis import given, settings
@@ -95,3 +100,37 @@ def test_an_unknown_method_names_the_others(fp32: Bundle, tmp_path) -> None:
     with pytest.raises(EdgeKitError, match="kl") as error:
         quantize(fp32, QuantizeOptions(calibration="kl"), out=tmp_path / "made")
     assert all(name in f"{error.value} {error.value.fix}" for name in (AUTO, *METHODS))
+
+
+@pytest.mark.parametrize("batch", [None, 5])
+def test_every_image_comes_once(fp32: Bundle, batch: int | None) -> None:
+    """A fixed batch is padded with the last image; a free one is shorter instead."""
+    images = part_of(fp32, "train").take(range(11))
+    manifest = dataclasses.replace(fp32.manifest, input=dataclasses.replace(fp32.manifest.input, batch=batch))
+    made = list(batches(manifest, images, "calibration", lambda stage, share: None))
+    ids = [name for each in made for name in each.ids]
+    assert ids == [*images.ids, *[images.ids[-1]] * (4 if batch else 0)]
+    assert all(len(each.ids) == len(each.tensor) for each in made)
+
+
+def test_images_are_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch, fp32: Bundle) -> None:
+    """A model that takes any batch does not get all of them at once, whose activations would need the memory."""
+    model = prepare(onnx.load(str(fp32.model_path)))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    sizes: list[int] = []
+    real = gate._runner
+
+    def counted(content: bytes, level: onnxruntime.GraphOptimizationLevel):
+        run = real(content, level)
+
+        def each(tensors: np.ndarray) -> np.ndarray:
+            sizes.append(len(tensors))
+            return run(tensors)
+
+        return each
+
+    monkeypatch.setattr(gate, "_runner", counted)
+    tensors = fp32.golden().tensors
+    for run in (gate.run_float, gate.run_optimised):
+        assert run(model, tensors).shape == (len(tensors), 10)
+    assert set(sizes) == {1}
