@@ -18,13 +18,20 @@ from .targets import Form, Target
 
 
 def emit_int8(
-    model: onnx.ModelProto, ranges: Ranges, target: Target, form: Form | None = None, only: Sequence[str] = ()
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    target: Target,
+    form: Form | None = None,
+    only: Sequence[str] = (),
+    seven_bits: Collection[str] = (),
 ) -> onnx.ModelProto:
     """The model with QuantizeLinear/DequantizeLinear pairs and int8 weights per channel, as the target requires.
 
     Args:
         form: None for the target's default.
         only: names of the nodes to quantize; empty for all that the target runs in int8.
+        seven_bits: names of the layers whose weights are limited to ±64, so that no sum of two products overflows 16
+            bits (see saturation.py).
 
     Raises:
         BundleError: the model has nothing to quantize.
@@ -44,7 +51,7 @@ def emit_int8(
         node.name for node in model.graph.node
         if node.op_type in ops and node.name not in {*float_names, *scaling} and node.name in (only or (node.name,))
     ]  # fmt: skip
-    _Writer(quantized.graph, ranges, target, form, set(names)).write()
+    _Writer(quantized.graph, ranges, target, form, set(names), seven_bits).write()
     if form.fused:
         _fuse_residuals(quantized)
     read_float(quantized)
@@ -56,9 +63,15 @@ class _Writer:
     """Quantizes nodes of a graph in place."""
 
     def __init__(
-        self, graph: onnx.GraphProto, ranges: Ranges, target: Target, form: Form, names: Collection[str]
+        self,
+        graph: onnx.GraphProto,
+        ranges: Ranges,
+        target: Target,
+        form: Form,
+        names: Collection[str],
+        seven_bits: Collection[str],
     ) -> None:
-        self._graph, self._target, self._form = graph, target, form
+        self._graph, self._target, self._form, self._seven_bits = graph, target, form, seven_bits
         self._nodes = [node for node in graph.node if node.name in names]
         self._arrays, self._makers, self._readers = arrays(graph), producers(graph), readers(graph)
         # the logits stay float: no integer operator follows, and rounding could change the order of the top classes
@@ -145,7 +158,7 @@ class _Writer:
         bias = self._arrays.get(node.input[2]) if len(node.input) > 2 else None
         if node.op_type == "Gemm":
             weight, bias = _unscaled(node, weight, bias)
-        grid = weight_grid(weight, _channel_axis(node, weight), 64 if self._target.reduce_range else 127)
+        grid = weight_grid(weight, _channel_axis(node, weight), 64 if node.name in self._seven_bits else 127)
         activation = self._grids.get(node.input[0])
         read = []
         if bias is not None and activation is not None and self._target.quantize_bias:

@@ -23,17 +23,17 @@ def observe(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progre
     Raises:
         EdgeKitError: an activation is not finite for some image.
     """
+    return ranges_of(model, batches(manifest, images, "calibration", progress))
+
+
+def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress) -> Iterator["Batch"]:
+    """The images as input for a model, in batches of its size; the last one is filled up with the last image."""
     size = manifest.input.batch or _BATCH
-
-    def batches() -> Iterator[Batch]:
-        for start in range(0, len(images), size):
-            # the last batch is padded with its last image, which does not change the ranges
-            indices = [min(start + offset, len(images) - 1) for offset in range(size)]
-            tensor = manifest.preprocess.batch([images[index].image for index in indices])
-            yield Batch(tensor, [images.ids[index] for index in indices])
-            progress("calibration", min(1.0, (start + size) / len(images)))
-
-    return ranges_of(model, batches())
+    for start in range(0, len(images), size):
+        indices = [min(start + offset, len(images) - 1) for offset in range(size)]
+        tensor = manifest.preprocess.batch([images[index].image for index in indices])
+        yield Batch(tensor, [images.ids[index] for index in indices])
+        progress(stage, min(1.0, (start + size) / len(images)))
 
 
 class Batch(NamedTuple):

@@ -38,6 +38,9 @@ CALIBRATION_SEED = 0
 _FEWEST, _FEW = 8, 100
 # Number of selection images for the unoptimised run, which is several times slower.
 _UNOPTIMISED_IMAGES = 48
+# Numbers of images whose sums are computed without ONNX Runtime's kernels, up to a second for each: calibration images
+# for 7-bit weights, and golden samples for the portability.
+_SUMMED_IMAGES, _PORTABLE_IMAGES = 32, 16
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,9 @@ class _Lowered(NamedTuple):
 
 def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     from .emit import emit_int8, int8_layers
+    from .observe import batches
+    from .portability import certify, remarks
+    from .saturation import Overflowing, overflowing_layers
     from .tune import tune
     from .verify import verify_int8
 
@@ -221,7 +227,16 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
             f"warning: judged on ONNX Runtime, because {own.name} is not installed: {own.packages[0].install}"
         )
     ranges: Ranges = observe(model, request.bundle.manifest, images, request.progress)
-    quantized = emit_int8(model, ranges, target, form)
+    quantized, overflowing = emit_int8(model, ranges, target, form), Overflowing({}, 0)
+    if target.reduce_range:
+        some = images.stratified(_SUMMED_IMAGES, CALIBRATION_SEED)
+        parts = batches(request.bundle.manifest, some, "sums of products", request.progress)
+        overflowing = overflowing_layers(quantized, (part.tensor for part in parts))
+        quantized = emit_int8(model, ranges, target, form, seven_bits=overflowing.counts)
+    portability = None
+    if target.rewrites:  # for ONNX Runtime, whose kernels are known
+        tensors = request.bundle.golden().tensors[:_PORTABLE_IMAGES]
+        portability = certify(quantized, tensors, request.bundle.manifest.input.batch)
     calibration: dict[str, Any] = {
         "images": place(request.images) if request.images else None,
         "ids": images.ids,
@@ -233,13 +248,17 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         quantized,
         details={
             "target": name, **tuned.to_json(), "calibration": calibration, "verified": verify_int8(quantized),
+            "seven_bits": overflowing.counts, "portability": portability,
         },
         requires={"isa": "vnni"} if name == "x86" else {},
         layers=int8_layers(model, form),
-        alone=lambda layer: emit_int8(model, ranges, target, form, [layer]),
+        alone=lambda layer: emit_int8(model, ranges, target, form, [layer], overflowing.counts),
         runtime=tuned.runtime,
         timed=tuned.timed,
-        remarks=(*warnings, f"target {name}: {target.why}", *tuned.remarks),
+        remarks=(
+            *warnings, f"target {name}: {target.why}", *tuned.remarks, *overflowing.remarks,
+            *(remarks(portability) if portability else ()),
+        ),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ class Target:
 
     Attributes:
         activations: their type.
-        reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
+        reduce_range: 7-bit weights in layers whose sums overflow on CPUs that add uint8 x int8 products in 16 bits.
         quantize_bias: int32 biases; otherwise float.
         forms: the first one is the default; where the target can be timed, the fastest is taken.
         rewrites: the graph is rewritten for the int8 kernels of ONNX Runtime (see rewrite.py).
@@ -57,7 +57,7 @@ TARGETS: dict[str, Target] = {
     ),
     "x86-avx2": Target(
         activations="uint8", reduce_range=True, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
-        why="uint8 activations and 7-bit weights: without VNNI, 8-bit weights saturate",
+        why="uint8 activations, and 7-bit weights where sums of 8-bit ones saturate without VNNI",
     ),
     "arm": Target(
         activations="int8", reduce_range=False, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
