@@ -190,8 +190,8 @@ def test_noise_is_refused_with_the_layers_that_cost_most(
     real = emit.emit_int8
     monkeypatch.setitem(TARGETS, "x86", replace(TARGETS["x86"], forms=(Form(),), rewrites=False))
 
-    def damage(model, ranges, target, form=None, only=()):
-        made = real(model, ranges, target, form, only)
+    def damage(model, ranges, target, form=None, only=(), seven_bits=()):
+        made = real(model, ranges, target, form, only, seven_bits)
         first = next(node.name for node in model.graph.node if node.op_type == "Conv")
         return _broken(made) if not only or first in only else made
 
