@@ -18,7 +18,11 @@ from .targets import Form, Target
 
 
 def emit_int8(
-    model: onnx.ModelProto, ranges: Ranges, target: Target, form: Form | None = None, only: Sequence[str] = ()
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    target: Target,
+    form: Form | None = None,
+    only: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """The model with QuantizeLinear/DequantizeLinear pairs and int8 weights per channel, as the target requires.
 
@@ -145,7 +149,7 @@ class _Writer:
         bias = self._arrays.get(node.input[2]) if len(node.input) > 2 else None
         if node.op_type == "Gemm":
             weight, bias = _unscaled(node, weight, bias)
-        grid = weight_grid(weight, _channel_axis(node, weight), 64 if self._target.reduce_range else 127)
+        grid = weight_grid(weight, _channel_axis(node, weight), 64 if node.name in self._form.seven_bits else 127)
         activation = self._grids.get(node.input[0])
         read = []
         if bias is not None and activation is not None and self._target.quantize_bias:
@@ -204,17 +208,13 @@ class _Writer:
         return name
 
     def _insert(self, before: Mapping[str, list[onnx.NodeProto]], after: Mapping[str, list[onnx.NodeProto]]) -> None:
-        """Put nodes before a node and after the node that makes a tensor; remove the constants that nothing reads."""
+        """Put nodes before a node and after the node that makes a tensor."""
         nodes = [node for entry in self._graph.input for node in after.get(entry.name, ())]
         nodes += [node for name in self._arrays for node in after.get(name, ())]
         for node in self._graph.node:
             nodes += [*before.get(node.name, ()), node, *(pair for name in node.output for pair in after.get(name, ()))]
         del self._graph.node[:]
         self._graph.node.extend(nodes)
-        read = {name for node in nodes for name in node.input} | {entry.name for entry in self._graph.output}
-        kept = [entry for entry in self._graph.initializer if entry.name in read]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
 
 
 def _within(grid: Grid, low: float, high: float) -> bool:
@@ -248,7 +248,8 @@ def _unscaled(
 
 def _float_nodes(model: onnx.ModelProto, form: Form) -> list[str]:
     """Names of the nodes that stay float."""
-    return [*leave_float(model), *(node.name for node in float_start(model.graph, form.float_convolutions))]
+    start = (node.name for node in float_start(model.graph, form.float_convolutions))
+    return [*leave_float(model), *start, *form.float_layers]
 
 
 def float_start(graph: onnx.GraphProto, convolutions: int) -> list[onnx.NodeProto]:
@@ -294,21 +295,7 @@ def _fuse_residuals(model: onnx.ModelProto) -> None:
                 and layer.op_type in COMPUTE
                 and readers[layer.output[0]] == 1
             ):
-                candidates.append((positions[layer.output[0]], slot, layer, quantize, dequantize))
+                candidates.append((positions[layer.output[0]], slot, layer))
         if candidates:
-            _, slot, layer, quantize, dequantize = max(candidates, key=lambda entry: entry[0])
+            _, slot, layer = max(candidates, key=lambda entry: entry[0])
             node.input[slot] = layer.output[0]
-            _remove(graph, quantize, dequantize)
-
-
-def _remove(graph: onnx.GraphProto, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> None:
-    """Remove a QuantizeLinear/DequantizeLinear pair, and the constants that only it used."""
-    graph.node.remove(quantize)
-    graph.node.remove(dequantize)
-    used = {name for node in graph.node for name in node.input}
-    for constant in [
-        initializer
-        for initializer in graph.initializer
-        if initializer.name in quantize.input and initializer.name not in used
-    ]:
-        graph.initializer.remove(constant)

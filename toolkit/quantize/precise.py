@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import onnx
 
-from ...export.onnx_file import constants, producers
+from ...export.onnx_file import constants, producers, reads
 
 # Operators that are computed in float, and lose most of their precision if their neighbours are quantized. Measured on
 # ViT-Tiny (random weights): the logits have 10 dB if residual sums are quantized before LayerNormalization, else 29.
@@ -96,14 +96,14 @@ def read_float(model: onnx.ModelProto) -> None:
 
 
 def remove_unread(graph: onnx.GraphProto) -> None:
-    """Remove unread QuantizeLinear and DequantizeLinear nodes and the constants that only they used, in place."""
+    """Remove unread QuantizeLinear and DequantizeLinear nodes and unread constants, in place."""
     while True:
-        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        read = {name for node in graph.node for name in reads(node)} | {output.name for output in graph.output}
         unread = [node for node in graph.node if node.op_type in _QDQ and not read & set(node.output)]
         if not unread:
             break
         for node in unread:
             graph.node.remove(node)
-            for constant in [initializer for initializer in graph.initializer if initializer.name in node.input]:
-                if sum(constant.name in reader.input for reader in graph.node) == 0:
-                    graph.initializer.remove(constant)
+    kept = [constant for constant in graph.initializer if constant.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

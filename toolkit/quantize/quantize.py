@@ -34,6 +34,9 @@ CALIBRATION_SEED = 0
 
 # Fewer calibration images than the first number are refused; fewer than the second cause a warning.
 _FEWEST, _FEW = 8, 100
+# Numbers of images whose sums are computed without ONNX Runtime's kernels, up to a second for each: calibration images
+# for 7-bit weights, and golden samples for the portability.
+_SUMMED_IMAGES, _PORTABLE_IMAGES = 32, 8
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,9 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     from .advice import Watch, advise
     from .calibrate import calibrate
     from .emit import emit_int8, int8_layers
+    from .observe import batches
+    from .portability import certify, remarks
+    from .saturation import Overflowing, overflowing_layers
     from .tune import tune
     from .verify import verify_int8
 
@@ -228,7 +234,17 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
     )  # fmt: skip
     ranges = calibrated.ranges
     advice = advise(watch, ranges, images, request.bundle, request.source)
-    quantized = emit_int8(model, ranges, target, form)
+    quantized, overflowing = emit_int8(model, ranges, target, form), Overflowing({}, 0)
+    if target.reduce_range:
+        some = images.stratified(_SUMMED_IMAGES, CALIBRATION_SEED)
+        parts = batches(request.bundle.manifest, some, "sums of products", request.progress)
+        overflowing = overflowing_layers(quantized, (part.tensor for part in parts))
+        form = replace(form, seven_bits=frozenset(overflowing.counts))
+        quantized = emit_int8(model, ranges, target, form)
+    portability = None
+    if target.rewrites:  # for ONNX Runtime, whose kernels are known
+        tensors = request.bundle.golden().tensors[:_PORTABLE_IMAGES]
+        portability = certify(quantized, tensors, request.bundle.manifest.input.batch)
     calibration: dict[str, Any] = {
         "images": place(request.images) if request.images else None,
         "ids": images.ids,
@@ -242,13 +258,17 @@ def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
         quantized,
         details={
             "target": name, **tuned.to_json(), "calibration": calibration, "verified": verify_int8(quantized),
+            "seven_bits": overflowing.counts, "portability": portability,
         },
         requires={"isa": "vnni"} if name == "x86" else {},
         layers=int8_layers(model, form),
         alone=lambda layer: emit_int8(model, ranges, target, form, [layer]),
         runtime=tuned.runtime,
         timed=tuned.timed,
-        remarks=(*warnings, *advice.warnings, f"target {name}: {target.why}", *tuned.remarks),
+        remarks=(
+            *warnings, *advice.warnings, f"target {name}: {target.why}", *tuned.remarks, *overflowing.remarks,
+            *(remarks(portability) if portability else ()),
+        ),
     )  # fmt: skip
 
 

@@ -12,17 +12,22 @@ ActivationType = Literal["uint8", "int8", "symmetric", "by sign"]
 
 @dataclass(frozen=True)
 class Form:
-    """Where values are quantized.
+    """Where values are quantized, and in how many bits.
 
     Attributes:
         fused: once per group that the compiler fuses (a layer with the operators after it), at its start; otherwise
             after each operator.
         float_convolutions: so many of the first convolutions stay float. They read few channels, which int8 kernels
             compute slowly, their weights are small, and rounding their results costs the most accuracy.
+        float_layers: names of more nodes that stay float.
+        seven_bits: names of the layers whose weights are limited to ±64, so that no sum of two products overflows 16
+            bits (see saturation.py).
     """
 
     fused: bool = False
     float_convolutions: int = 0
+    float_layers: frozenset[str] = frozenset()
+    seven_bits: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class Target:
 
     Attributes:
         activations: their type.
-        reduce_range: 7-bit weights, for CPUs that add uint8 x int8 products in 16 bits and saturate.
+        reduce_range: 7-bit weights in layers whose sums overflow on CPUs that add uint8 x int8 products in 16 bits.
         quantize_bias: int32 biases; otherwise float.
         forms: the first one is the default; where the target can be timed, the fastest is taken.
         rewrites: the graph is rewritten for the int8 kernels of ONNX Runtime (see rewrite.py).
@@ -57,7 +62,7 @@ TARGETS: dict[str, Target] = {
     ),
     "x86-avx2": Target(
         activations="uint8", reduce_range=True, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
-        why="uint8 activations and 7-bit weights: without VNNI, 8-bit weights saturate",
+        why="uint8 activations, and 7-bit weights where sums of 8-bit ones saturate without VNNI",
     ),
     "arm": Target(
         activations="int8", reduce_range=False, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
