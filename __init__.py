@@ -38,7 +38,7 @@ _PUBLIC = {
     "Plan": ".deploy.measuring.plan:Plan",
     "Preprocess": ".deploy.preprocess:Preprocess",
     "Progress": ".deploy.progress:Progress",
-    "QuantizeOptions": ".toolkit.quantize.quantize:QuantizeOptions",
+    "QuantizeOptions": ".toolkit.quantize.options:QuantizeOptions",
     "Recipe": ".toolkit.training.recipe:Recipe",
     "ValidateOptions": ".toolkit.validation.validate:ValidateOptions",
     "Validation": ".toolkit.validation.validation:Validation",

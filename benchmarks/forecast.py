@@ -26,7 +26,8 @@ from edgekit.toolkit.analysis.search_schema import DeviceSearch
 from edgekit.toolkit.importing.import_model import ImportOptions, import_model
 from edgekit.toolkit.optimizing.forecast import forecast
 from edgekit.toolkit.optimizing.space import SOURCE, Variant, contenders_for, examine, variants_for
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 from edgekit.toolkit.report.search import ratio_text
 from parity import preprocess_of, save_calibrated
 

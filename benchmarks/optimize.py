@@ -32,7 +32,8 @@ from edgekit.toolkit.analysis.statistics import ratio_of_times, typical_time
 from edgekit.toolkit.importing.import_model import ImportOptions, import_model
 from edgekit.toolkit.optimizing.on_device import race_plan
 from edgekit.toolkit.optimizing.space import SOURCE, Place, Variant, contenders_for, examine, variants_for
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 from parity import preprocess_of, save_calibrated
 
 NETWORKS = ("efficientnet_b0", "mobilenet_v2", "mobilenet_v3_large", "resnet18", "resnet50", "convnet", "vgg_small")

@@ -33,7 +33,8 @@ from edgekit.toolkit.quantize.trial import interleaved
 TOOLS = {
     "EdgeKit": """
 from edgekit.deploy.bundle import Bundle
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 from pathlib import Path
 import shutil
 options = QuantizeOptions(calibration_images=int(sys.argv[6]), selection_images=16)

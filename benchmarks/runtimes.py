@@ -26,7 +26,8 @@ from edgekit.export.export_bundle import export_bundle
 from edgekit.toolkit.analysis.document import measured_times
 from edgekit.toolkit.analysis.statistics import Interval, ratio_of_times
 from edgekit.toolkit.importing.import_model import import_model
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 
 NETWORKS = ("efficientnet_b0", "mobilenet_v2", "mobilenet_v3_large", "resnet18", "resnet50", "timm:efficientnet_lite0")
 # column -> (bundle, runtime and options)

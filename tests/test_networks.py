@@ -15,7 +15,8 @@ from edgekit.export.export_bundle import Options as ExportOptions
 from edgekit.export.export_bundle import export_bundle
 from edgekit.models.network import MODELS
 from edgekit.toolkit.building.build import build, plan_build
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 
 # one in the quick tests, one in CI, the rest in make test-all
 MARKS: dict[str, Any] = {"cnn23": (), "mobilenet_v3_small": pytest.mark.slow}

@@ -20,7 +20,8 @@ from edgekit.toolkit.analysis.contract import speed_outcome
 from edgekit.toolkit.analysis.document import measured_times
 from edgekit.toolkit.analysis.statistics import Interval, ratio_of_times
 from edgekit.toolkit.doctor.planted_models import null_bundle, slowed
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 
 pytestmark = pytest.mark.long
 

@@ -52,7 +52,8 @@ def board(shared_board: VirtualBoard, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture(scope="session")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
     """The committed network, and its int8 version for ARM."""
-    from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+    from edgekit.toolkit.quantize.options import QuantizeOptions
+    from edgekit.toolkit.quantize.quantize import quantize
 
     fp32 = Bundle.open(DATA / "lenet-fp32")
     return fp32, quantize(fp32, QuantizeOptions(target="arm"), out=tmp_path_factory.mktemp("arm") / "int8").bundle

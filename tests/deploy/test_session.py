@@ -17,7 +17,8 @@ from edgekit.deploy.session import in_batches_of, load, open_session
 from edgekit.export.export_bundle import export_bundle
 from edgekit.export.formats import FORMATS
 from edgekit.toolkit.building.build import build
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 from hypothesis import given
 from hypothesis import strategies as st
 

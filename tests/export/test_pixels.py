@@ -18,7 +18,8 @@ from edgekit.export import pixels
 from edgekit.export.export_bundle import Options, export_bundle
 from edgekit.export.pixels import pixels_of, take_pixels
 from edgekit.toolkit.building.build import build
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper

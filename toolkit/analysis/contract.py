@@ -7,7 +7,7 @@ import numpy as np
 
 from ...deploy.errors import RecipeError
 from ...deploy.images import UNLABELLED
-from .statistics import CONFIDENCE, Interval, images_needed, mcnemar, paired_difference
+from .statistics import CONFIDENCE, Interval, images_needed, images_without_loss, mcnemar, paired_difference
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 SpeedOutcome = Literal["faster", "slower", "no difference", "inconclusive"]
@@ -65,10 +65,12 @@ class Contract:
         if self.min_speedup is not None and not self.min_speedup > 0:
             raise RecipeError(f"--min-speedup {self.min_speedup:g} is not a ratio", fix="pass e.g. --min-speedup 1.2")
 
-    def judge(self, drop: "Drop | None", speedup: Interval, against: str) -> "list[Judgement]":
-        """Judge the drop, and with `min_speedup` also the speed-up over the model `against`."""
+    def judge(self, drop: "Drop | None", speedup: Interval | None, against: str) -> "list[Judgement]":
+        """Judge the drop, and with `min_speedup` also the speed-up over the model `against` if it was measured."""
         judged = [judge_drop(drop, self.max_drop, self.confidence)]
-        return judged if self.min_speedup is None else [*judged, judge_speedup(speedup, self.min_speedup, against)]
+        if self.min_speedup is None or speedup is None:
+            return judged
+        return [*judged, judge_speedup(speedup, self.min_speedup, against)]
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,18 @@ def judge_drop(drop: Drop | None, max_drop: float | None, confidence: float = CO
         return Judgement("max_drop", "fail", f"{figures}: more than the {limit:g} allowed", strict)
     if points.high <= limit:
         return Judgement("max_drop", "pass", f"{figures}: within the {limit:g} allowed", strict)
-    more = images_needed(drop.lost, drop.gained, drop.count, limit / 100, confidence)
-    sentence = f"{figures}: not proved to be within the limit of {limit:g}; about {more} more images are needed"
+    sentence = f"{figures}: not proved to be within the limit of {limit:g}; {_missing(drop, limit / 100, confidence)}"
     return Judgement("max_drop", "inconclusive", sentence, strict)
+
+
+def _missing(drop: Drop, limit: float, confidence: float) -> str:
+    """What is missing for a drop to be proved within a limit (a share)."""
+    if limit <= 0:
+        return "only a model that gains answers proves that none are lost: pass e.g. --max-drop 0.5"
+    least = images_without_loss(limit, confidence)
+    if drop.count < least:
+        return f"even without a changed answer this takes {least} images"
+    return f"about {images_needed(drop.lost, drop.gained, drop.count, limit, confidence)} more images are needed"
 
 
 def judge_speedup(speedup: Interval, min_speedup: float, against: str = "the baseline") -> Judgement:

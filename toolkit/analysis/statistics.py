@@ -79,6 +79,14 @@ def images_needed(only_first: int, only_second: int, count: int, limit: float, c
     return max(1, math.ceil(needed) - count)
 
 
+def images_without_loss(limit: float, confidence: float = CONFIDENCE) -> int:
+    """The smallest number of images on which two models that answer alike are proved to be within `limit` (> 0).
+
+    The upper bound of paired_difference(0, 0, count) is z * sqrt(2) / (count + 2).
+    """
+    return max(1, math.ceil(critical(confidence) * math.sqrt(2) / limit - 2 - 1e-9))
+
+
 def unpaired_difference(
     first_right: int, first_count: int, second_right: int, second_count: int, confidence: float = CONFIDENCE
 ) -> Interval:

@@ -15,7 +15,8 @@ from ...deploy.errors import BundleError, EdgeKitError, EngineError
 from ...deploy.files import exists
 from ...deploy.progress import Progress, silent, titled
 from ...deploy.registry import choose
-from ..quantize.quantize import QuantizeOptions, quantize
+from ..quantize.options import QuantizeOptions
+from ..quantize.quantize import quantize
 from ..signing import check_key, sign_bundle
 from ..workspace import REJECTED, RUNS, derived, new_path
 from .lint import Finding, lint

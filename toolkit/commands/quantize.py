@@ -9,7 +9,7 @@ from ...deploy.errors import EdgeKitError
 from ..quantize.methods import AUTO, METHODS
 from ..quantize.targets import TARGETS
 from .completion import complete_bundles, complete_methods, complete_targets
-from .options import IMAGES, MODEL, Images, MaxDrop, Out, SkipCorrupt
+from .options import IMAGES, MODEL, Images, MaxDrop, MinSpeedup, Out, SkipCorrupt
 from .output import report_new_bundle
 
 
@@ -43,6 +43,7 @@ def command(
         ),
     ] = 512,
     max_drop: MaxDrop = None,
+    min_speedup: MinSpeedup = None,
     allow_few: Annotated[
         bool, typer.Option("--allow-few", help="Allow fewer than 8 calibration images.", rich_help_panel=IMAGES)
     ] = False,
@@ -52,7 +53,8 @@ def command(
 ) -> None:
     """Quantize an ONNX model after training, and check it against the accuracy contract."""
     from ..console import progress_bar, say
-    from ..quantize.quantize import QuantizeOptions, quantize
+    from ..quantize.options import QuantizeOptions
+    from ..quantize.quantize import quantize
     from ..workspace import given_or_newest
 
     if dynamic:
@@ -72,8 +74,9 @@ def command(
             allow_few=allow_few,
         )  # fmt: skip
         result = quantize(
-            source, options, images=images, max_drop=max_drop, skip_corrupt=skip_corrupt, out=out, progress=show
-        )
+            source, options, images=images, max_drop=max_drop, min_speedup=min_speedup, skip_corrupt=skip_corrupt,
+            out=out, progress=show,
+        )  # fmt: skip
     for sentence in result.sentences:
         say(sentence)
     report_new_bundle(result.bundle)

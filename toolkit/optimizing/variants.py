@@ -10,7 +10,8 @@ from ...deploy.errors import BundleError, EdgeKitError
 from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
 from ..datasets import BundleImages, calibration_of
-from ..quantize.quantize import CALIBRATION_SEED, QuantizeOptions, quantize
+from ..quantize.options import SEED, QuantizeOptions
+from ..quantize.quantize import quantize
 from ..workspace import RUNS, derived, find, new_path
 from .space import SOURCE, Variant
 
@@ -120,7 +121,7 @@ def make(variant: Variant, source: Bundle, options: MakingOptions, progress: Pro
         source,
         QuantizeOptions(
             precision=variant.precision, target=variant.target, calibration_images=options.calibration_images,
-            allow_few=True, selection_images=options.selection_images,
+            allow_few=True, selection_images=options.selection_images, float_layers=False,
         ),
         images=options.images, max_drop=options.max_drop, skip_corrupt=options.skip_corrupt, progress=show,
     )  # fmt: skip
@@ -157,7 +158,7 @@ def _quantized(variant: Variant, source: Bundle, images: BundleImages, options: 
             return earlier
         if calibration is None:
             train = images.part("train")
-            drawn = train and train.stratified(options.calibration_images, CALIBRATION_SEED)
+            drawn = train and train.stratified(options.calibration_images, SEED)
             calibration = drawn.sha256() if drawn else ""
         if calibration_of(manifest).get("sha256") == calibration:
             return earlier

@@ -1,6 +1,7 @@
 """Compare a model of lower precision with its source: answers, noise, accuracy and speed."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,12 @@ from ...deploy.manifest import Manifest
 from ...deploy.parity import Parity, compare, decibels, powers
 from ...deploy.progress import Progress
 from ...deploy.session import open_session
+from ...export.onnx_file import to_bytes
 from ..analysis.contract import Drop, compare_accuracy
+from ..analysis.statistics import Interval
 from .gate import SignalToNoise, unoptimised
-from .trial import speedup
+from .lowered import Lowered
+from .trial import speedup_interval
 
 # Number of selection images for the unoptimised run, which is several times slower.
 _UNOPTIMISED_IMAGES = 48
@@ -40,13 +44,32 @@ class Changed:
 
 
 class Compared(NamedTuple):
-    """A new model compared with its source; `slower` is a warning if it is slower on this machine."""
+    """A new model compared with its source.
+
+    Attributes:
+        speedup: over the source, in a short trial with one thread; None if this machine is not the target.
+    """
 
     parity: Parity
     drop: Drop | None
     changed: Changed | None
     noise: SignalToNoise
-    slower: str | None
+    speedup: Interval | None
+
+    @property
+    def slower(self) -> bool:
+        """Whether the new model is certainly slower than its source."""
+        return self.speedup is not None and self.speedup.high < 1
+
+    def speed(self, precision: str) -> str | None:
+        """How fast the new model is, for the user; None if it was not timed."""
+        if self.speedup is None:
+            return None
+        found = self.speedup
+        figures = f"{found.value:.2f}x [{found.low:.2f}, {found.high:.2f}] as fast as fp32 in a short trial"
+        if self.slower:
+            return f"keep fp32: {precision} is slower here, {figures}; edgekit validate measures it"
+        return f"{precision} is {figures}; edgekit validate measures it"
 
     def to_json(self) -> dict[str, object]:
         """For the details of a manifest."""
@@ -55,19 +78,19 @@ class Compared(NamedTuple):
             "signal_to_noise_db": asdict(self.noise),
             "selection": self.drop and asdict(self.drop),
             "changed": self.changed and asdict(self.changed),
+            "speedup": self.speedup and asdict(self.speedup),
         }
 
 
 def compare_models(
-    source: Bundle,
-    manifest: Manifest,
-    content: bytes,
-    selection: ImageSet | None,
-    runtime: str,
-    timed: bool,
-    progress: Progress,
+    source: Bundle, manifest: Manifest, lowered: Lowered, selection: ImageSet | None, progress: Progress
 ) -> Compared:
-    """Run the new model, the same file unoptimised, and the source on the golden and selection images."""
+    """Run the new model, the same file unoptimised, and the source on the golden and selection images.
+
+    Args:
+        manifest: of the new model.
+    """
+    content, runtime = to_bytes(lowered.model), lowered.runtime
     golden = source.golden()
     run_unoptimised = unoptimised(content, manifest.input.batch)
     with scratch_folder() as folder:
@@ -75,7 +98,7 @@ def compare_models(
         quantized = Bundle(folder, manifest, id="")
         sessions = [open_session(source), open_session(quantized, runtime)]
         tensor = golden.tensors[: manifest.input.batch or 1]
-        slower = _slower(source, quantized, runtime, tensor) if timed else None
+        speedup = _speedup(source, quantized, runtime, tensor) if lowered.timed else None
         logits = sessions[1].run(golden.tensors)
         against_itself = powers(run_unoptimised(golden.tensors), logits)
         selected, predictions = np.zeros(2), np.zeros((2, len(selection or ())), np.int64)
@@ -92,17 +115,13 @@ def compare_models(
     on_selection = decibels(selected) if predictions.size else None
     noise = SignalToNoise(decibels(powers(golden.logits, logits)), on_selection, decibels(against_itself))
     changed = Changed(int((predictions[0] != predictions[1]).sum()), predictions.shape[1]) if predictions.size else None
-    return Compared(compare(golden, logits), drop, changed, noise, slower)
+    return Compared(compare(golden, logits), drop, changed, noise, speedup)
 
 
-def _slower(source: Bundle, lowered: Bundle, runtime: str, tensor: np.ndarray) -> str | None:
-    """A warning if the new model is slower than its source in a short trial, else None."""
-    # one thread: on a busy machine, several threads would mostly wait for one another
-    first, second = (open_session(bundle, runtime, threads=1) for bundle in (source, lowered))
-    median, upper = speedup(first, second, tensor)
-    if upper >= 1:
-        return None
-    return (
-        f"warning: {lowered.manifest.precision} is slower than fp32 here: {median:.2f}x in a one-second trial with one "
-        "thread; edgekit validate measures it"
-    )
+def _speedup(source: Bundle, lowered: Bundle, runtime: str, tensor: np.ndarray) -> Interval:
+    """The speed-up of the new model over its source in a short trial.
+
+    With one thread: on a busy machine, several threads would mostly wait for one another.
+    """
+    first, second = (partial(open_session, bundle, runtime, threads=1) for bundle in (source, lowered))
+    return speedup_interval(first, second, tensor)

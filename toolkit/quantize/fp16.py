@@ -4,7 +4,28 @@ from collections.abc import Sequence
 
 import onnx
 
+from ...deploy.errors import EdgeKitError
+from .lowered import Lowered, Request
 from .precise import MOVES
+from .verify import verify_fp16
+
+
+def lower_fp16(model: onnx.ModelProto, request: Request) -> Lowered:
+    """The fp16 model.
+
+    Raises:
+        EdgeKitError: a target was given; or most weights stayed float32.
+    """
+    if request.options.target is not None:
+        raise EdgeKitError("fp16 is the same for every target", fix="leave out --target, or --precision int8")
+    halved = emit_fp16(model)
+    return Lowered(
+        halved,
+        details={"verified": verify_fp16(halved)},
+        requires={},
+        layers=fp16_layers(model),
+        alone=lambda layer: emit_fp16(model, [layer]),
+    )
 
 
 def emit_fp16(model: onnx.ModelProto, only: Sequence[str] = ()) -> onnx.ModelProto:

@@ -1,42 +1,34 @@
 """Post-training quantization, one stage per file: prepare, tune, observe, emit, verify, judge."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ...deploy.bundle import Bundle, create
-from ...deploy.errors import BundleError, DataError, EdgeKitError
+from ...deploy.errors import BundleError, EdgeKitError
 from ...deploy.files import exists
 from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress, silent
 from ...deploy.registry import choose
-from ...deploy.runtimes.runtime import runtime_named
-from ..analysis.contract import Drop, Judgement, judge_drop
-from ..datasets import BundleImages, place
+from ..analysis.contract import PASS, Contract, Drop, Judgement, overall
+from ..datasets import BundleImages
 from ..validation.overlap import used_elsewhere
 from ..workspace import REJECTED, RUNS, new_path
-from .methods import AUTO, METHODS
-from .targets import TARGETS, this_machine
+from .options import SEED, QuantizeOptions
 
 if TYPE_CHECKING:
-    import onnx
+    from .compare import Changed, Compared
+    from .lowered import Lowered, Request
+    from .mixed import Mixed
 
-    from .compare import Changed
-    from .gate import SignalToNoise
-
-# The parts of the data for calibration and for judging; the test part is left to validate.
-_CALIBRATION, _SELECTION = "train", "validation"
-CALIBRATION_SEED = 0
-
-# Fewer calibration images than the first number are refused; fewer than the second cause a warning.
-_FEWEST, _FEW = 8, 100
-# Numbers of images whose sums are computed without ONNX Runtime's kernels, up to a second for each: calibration images
-# for 7-bit weights, and golden samples for the portability.
-_SUMMED_IMAGES, _PORTABLE_IMAGES = 32, 8
+# The part of the data for judging; the test part is left to validate.
+_SELECTION = "validation"
+# Number of golden samples that are computed for other CPUs, up to a second for each.
+_PORTABLE_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -64,33 +56,13 @@ class Quantized:
         return (*verdict, *self.remarks) if self.judgement.outcome == "fail" else (*self.remarks, *verdict)
 
 
-@dataclass(frozen=True)
-class QuantizeOptions:
-    """How to quantize.
-
-    Attributes:
-        precision: int8 or fp16.
-        target: a key of TARGETS; None for this machine.
-        calibration: the method that sets the ranges of activations: a key of METHODS, or AUTO.
-        calibration_images: number of calibration images, drawn by class from the training part.
-        allow_few: allow fewer than 8 calibration images.
-        selection_images: judge on at most this many selection images, drawn by class; None for all.
-    """
-
-    precision: str = "int8"
-    target: str | None = None
-    calibration: str = AUTO
-    calibration_images: int = 512
-    allow_few: bool = False
-    selection_images: int | None = None
-
-
 def quantize(
     bundle: Bundle,
     options: QuantizeOptions | None = None,
     *,
     images: str | None = None,
     max_drop: float | None = None,
+    min_speedup: float | None = None,
     skip_corrupt: bool = False,
     out: Path | None = None,
     runs: Path = RUNS,
@@ -103,49 +75,110 @@ def quantize(
 
     Args:
         images: source of calibration and selection images, instead of the bundle's own data set.
-        max_drop: see contract.judge_drop.
+        max_drop: see contract.judge_drop. If it is not fulfilled, layers stay float (see mixed.keep_float).
+        min_speedup: the smallest speed-up over fp32 in a short trial on this machine, a ratio; None for no limit.
 
     Raises:
         BundleError: not an fp32 ONNX bundle.
         DataError: no calibration images, or too few.
-        EdgeKitError: the result is not as requested: weights stayed float.
+        EdgeKitError: the result is not as requested: weights stayed float; or min_speedup for another machine.
+        RecipeError: min_speedup is not positive.
     """
-    import onnx
-
     from ...export.onnx_file import to_bytes
-    from .compare import compare_models
     from .gate import warning
-    from .prepare import prepare
+    from .lowered import Request
+    from .portability import certify, remarks
 
     _check_request(bundle, out)
     options = options or QuantizeOptions()
-    precision = options.precision
-    lower = choose({"int8": _int8, "fp16": _fp16}, precision, "precision", EdgeKitError)
+    precision = choose({name: name for name in ("int8", "fp16")}, options.precision, "precision", EdgeKitError)
+    contract = Contract(max_drop, min_speedup)
+    _check_contract(contract, options)
     path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
     source = BundleImages(bundle, images, skip_corrupt=skip_corrupt)
-    request = _Request(bundle, options, images, source, progress)
-    model = prepare(onnx.load(str(bundle.model_path)))
-    lowered = lower(model, request)
-    manifest = replace(bundle.manifest, precision=precision, requires=lowered.requires, lineage=bundle.ancestry())
-    content = to_bytes(lowered.model)
+    request = Request(bundle, options, images, source, progress)
     selection = _selection(source, options.selection_images)
-    compared = compare_models(bundle, manifest, content, selection, lowered.runtime, lowered.timed, progress)
-    judgement = _refusal(bundle, compared.noise, precision, lowered, progress) or judge_drop(compared.drop, max_drop)
-    details = {**lowered.details, **compared.to_json(), "judgement": asdict(judgement)}
+    lowered, compared, judgement, mixed = _lowered(request, selection, contract)
+    tensors, batch = bundle.golden().tensors[:_PORTABLE_IMAGES], bundle.manifest.input.batch
+    portability = certify(lowered.model, tensors, batch) if lowered.portable else None
+    details = {
+        **lowered.details, **compared.to_json(), "portability": portability, "judgement": asdict(judgement),
+        "mixed_precision": mixed and mixed.to_json(),
+    }  # fmt: skip
     if judgement.outcome == "fail":
         path = path.with_name(path.name + REJECTED)
     fingerprints = bundle.fingerprints() | used_elsewhere(source, details)
-    quantized = _write(bundle, path, replace(manifest, details=details), content, fingerprints)
-    warnings = (warning(compared.noise, precision) if judgement.outcome != "fail" else None, compared.slower)
-    found = (*warnings, *lowered.remarks, compared.changed and compared.changed.sentence)
-    remarks = tuple(text for text in found if text)
-    return Quantized(quantized, compared.drop, compared.changed, judgement, remarks)
+    manifest = replace(_manifest(request, lowered), details=details)
+    quantized = _write(bundle, path, manifest, to_bytes(lowered.model), fingerprints)
+    speed = compared.speed(precision)
+    found = (
+        speed if compared.slower else None, warning(compared.noise, precision) if judgement.outcome != "fail" else None,
+        *lowered.remarks, *(mixed.sentences if mixed else ()), *(remarks(portability) if portability else ()),
+        None if compared.slower else speed, compared.changed and compared.changed.sentence,
+    )  # fmt: skip
+    return Quantized(quantized, compared.drop, compared.changed, judgement, tuple(text for text in found if text))
+
+
+class _Judged(NamedTuple):
+    """A model of lower precision, how it compares with its source, and the search for its float layers if it ran."""
+
+    lowered: "Lowered"
+    compared: "Compared"
+    judgement: Judgement
+    mixed: "Mixed | None" = None
+
+
+def _lowered(request: "Request", selection: ImageSet | None, contract: Contract) -> _Judged:
+    """Lower the precision; if the contract is not fulfilled, keep the fewest layers float with which it is."""
+    import onnx
+
+    from .fp16 import lower_fp16
+    from .int8 import Int8
+    from .mixed import keep_float
+    from .prepare import prepare
+
+    model = prepare(onnx.load(str(request.bundle.model_path)))
+    if request.options.precision == "fp16":
+        return _judge(lower_fp16(model, request), request, selection, contract)
+    int8 = Int8(model, request)
+    judged = _judge(int8.lowered(), request, selection, contract)
+    if judged.judgement.exit_code == PASS or not request.options.float_layers:
+        return judged
+    mixed = keep_float(int8, request, selection, contract)
+    if mixed is not None and mixed.chosen is not None:
+        judged = _judge(int8.lowered(mixed.chosen.layers), request, selection, contract)
+    return judged._replace(mixed=mixed)
+
+
+def _judge(lowered: "Lowered", request: "Request", selection: ImageSet | None, contract: Contract) -> _Judged:
+    from .compare import compare_models
+    from .gate import costliest, refusal
+
+    bundle, progress = request.bundle, request.progress
+    compared = compare_models(bundle, _manifest(request, lowered), lowered, selection, progress)
+
+    def layers() -> list[tuple[str, float]]:
+        golden, batch = bundle.golden(), bundle.manifest.input.batch
+        return costliest(lowered.layers, lowered.alone, golden.tensors, golden.logits, batch, progress)
+
+    refused = refusal(compared.noise, request.options.precision, lowered.runtime, layers)
+    judgements = contract.judge(compared.drop, compared.speedup, "fp32")
+    combined = replace(overall(judgements), sentence="; ".join(entry.sentence for entry in judgements))
+    return _Judged(lowered, compared, refused or combined)
+
+
+def _manifest(request: "Request", lowered: "Lowered") -> Manifest:
+    """The manifest of a new bundle, without its details."""
+    bundle = request.bundle
+    return replace(
+        bundle.manifest, precision=request.options.precision, requires=lowered.requires, lineage=bundle.ancestry()
+    )
 
 
 def _selection(source: BundleImages, most: int | None) -> ImageSet | None:
     """At most so many selection images, drawn by class; None if there are none."""
     images = source.part(_SELECTION)
-    return images if images is None or most is None else images.stratified(most, CALIBRATION_SEED)
+    return images if images is None or most is None else images.stratified(most, SEED)
 
 
 def _check_request(bundle: Bundle, out: Path | None) -> None:
@@ -156,6 +189,21 @@ def _check_request(bundle: Bundle, out: Path | None) -> None:
         raise BundleError(
             f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
             fix="run: edgekit export --format onnx",
+        )
+
+
+def _check_contract(contract: Contract, options: QuantizeOptions) -> None:
+    from .targets import TARGETS, this_machine
+    from .tune import is_timed
+
+    if contract.min_speedup is None:
+        return
+    target = options.target or this_machine()
+    choose(TARGETS, target, "target", EdgeKitError)
+    if options.precision == "fp16" or not is_timed(target):
+        raise EdgeKitError(
+            "--min-speedup needs a trial, and this machine is not the target",
+            fix="leave it out, and run on the target: edgekit validate --min-speedup",
         )
 
 
@@ -170,161 +218,3 @@ def _write(
         draft.add_fingerprints(fingerprints)
         draft.finish(manifest, ("onnx", "onnxruntime"))
     return Bundle.open(path)
-
-
-class _Request(NamedTuple):
-    """A request to lower a bundle's precision."""
-
-    bundle: Bundle
-    options: QuantizeOptions
-    images: str | None
-    source: BundleImages
-    progress: Progress
-
-
-class _Lowered(NamedTuple):
-    """A model of lower precision.
-
-    Attributes:
-        details: entries for the details of its manifest.
-        requires: requirements on the machine.
-        layers: names of the lowered nodes.
-        alone: takes one of these names, and returns the model with only that node lowered.
-        runtime: the runtime that it is judged on.
-        timed: whether this machine is its target, so that a speed trial means something.
-    """
-
-    model: "onnx.ModelProto"
-    details: dict[str, Any]
-    requires: dict[str, Any]
-    layers: list[str]
-    alone: "Callable[[str], onnx.ModelProto]"
-    runtime: str = "onnxruntime"
-    timed: bool = False
-    remarks: tuple[str, ...] = ()
-
-
-def _int8(model: "onnx.ModelProto", request: _Request) -> _Lowered:
-    from .advice import Watch, advise
-    from .calibrate import calibrate
-    from .emit import emit_int8, int8_layers
-    from .observe import batches
-    from .portability import certify, remarks
-    from .saturation import Overflowing, overflowing_layers
-    from .tune import tune
-    from .verify import verify_int8
-
-    name = request.options.target or this_machine()
-    target = choose(TARGETS, name, "target", EdgeKitError)
-    method = choose(
-        {name: name for name in (AUTO, *METHODS)}, request.options.calibration, "calibration method", EdgeKitError
-    )
-    images, warnings = _calibration(request)
-    tuned = tune(model, request.bundle, name, request.progress)
-    model, form = tuned.model, tuned.form
-    if tuned.runtime != target.runtime:
-        own = runtime_named(target.runtime)
-        warnings.append(
-            f"warning: judged on ONNX Runtime, because {own.name} is not installed: {own.packages[0].install}"
-        )
-    watch = Watch(request.bundle.manifest.preprocess, len(images))
-    calibrated = calibrate(
-        model, request.bundle.manifest, images, method, target.activations,
-        lambda ranges: emit_int8(model, ranges, target, form), request.progress, watch,
-    )  # fmt: skip
-    ranges = calibrated.ranges
-    advice = advise(watch, ranges, images, request.bundle, request.source)
-    quantized, overflowing = emit_int8(model, ranges, target, form), Overflowing({}, 0)
-    if target.reduce_range:
-        some = images.stratified(_SUMMED_IMAGES, CALIBRATION_SEED)
-        parts = batches(request.bundle.manifest, some, "sums of products", request.progress)
-        overflowing = overflowing_layers(quantized, (part.tensor for part in parts))
-        form = replace(form, seven_bits=frozenset(overflowing.counts))
-        quantized = emit_int8(model, ranges, target, form)
-    portability = None
-    if target.rewrites:  # for ONNX Runtime, whose kernels are known
-        tensors = request.bundle.golden().tensors[:_PORTABLE_IMAGES]
-        portability = certify(quantized, tensors, request.bundle.manifest.input.batch)
-    calibration: dict[str, Any] = {
-        "images": place(request.images) if request.images else None,
-        "ids": images.ids,
-        "sha256": images.sha256(),
-        "seed": CALIBRATION_SEED,
-        "method": calibrated.method,
-        "expected_changes": calibrated.expected_changes,
-        "advice": advice.to_json(),
-    }
-    return _Lowered(
-        quantized,
-        details={
-            "target": name, **tuned.to_json(), "calibration": calibration, "verified": verify_int8(quantized),
-            "seven_bits": overflowing.counts, "portability": portability,
-        },
-        requires={"isa": "vnni"} if name == "x86" else {},
-        layers=int8_layers(model, form),
-        alone=lambda layer: emit_int8(model, ranges, target, form, [layer]),
-        runtime=tuned.runtime,
-        timed=tuned.timed,
-        remarks=(
-            *warnings, *advice.warnings, f"target {name}: {target.why}", *tuned.remarks, *overflowing.remarks,
-            *(remarks(portability) if portability else ()),
-        ),
-    )  # fmt: skip
-
-
-def _fp16(model: "onnx.ModelProto", request: _Request) -> _Lowered:
-    from .fp16 import emit_fp16, fp16_layers
-    from .verify import verify_fp16
-
-    if request.options.target is not None:
-        raise EdgeKitError("fp16 is the same for every target", fix="leave out --target, or --precision int8")
-    halved = emit_fp16(model)
-    return _Lowered(
-        halved,
-        details={"verified": verify_fp16(halved)},
-        requires={},
-        layers=fp16_layers(model),
-        alone=lambda layer: emit_fp16(model, [layer]),
-    )
-
-
-def _calibration(request: _Request) -> tuple[ImageSet, list[str]]:
-    """The calibration images, and warnings about them.
-
-    Raises:
-        DataError: there are no images, or too few.
-    """
-    if request.options.calibration_images < 1:
-        raise DataError(
-            f"{request.options.calibration_images} calibration images are not enough", fix="--calibration-images 512"
-        )
-    train = request.source.part(_CALIBRATION)
-    if train is None or len(train) == 0:
-        raise DataError(f"{request.bundle.path} records no images for calibration", fix="pass --images with a folder")
-    images = train.stratified(request.options.calibration_images, CALIBRATION_SEED)
-    if len(images) < _FEWEST and not request.options.allow_few:
-        raise DataError(
-            f"{len(images)} calibration images are too few to set the ranges of the activations",
-            fix=f"--calibration-images 512, --images with at least {_FEWEST} training images, or --allow-few",
-        )
-    warnings = []
-    if len(images) < _FEW:
-        warnings.append(f"warning: only {len(images)} calibration images; use {_FEW} or more")
-    classes = len(request.bundle.manifest.labels)
-    covered = len(np.unique(images.targets)) if images.labelled else min(len(images), classes)
-    if covered < classes:
-        warnings.append(f"warning: the calibration images cover at most {covered} of {classes} classes")
-    return images, warnings
-
-
-def _refusal(
-    bundle: Bundle, noise: "SignalToNoise", precision: str, lowered: _Lowered, progress: Progress
-) -> Judgement | None:
-    """The judgement of a model whose logits are too noisy, with the costliest layers; None if they are good enough."""
-    from .gate import costliest, refusal
-
-    def layers() -> list[tuple[str, float]]:
-        golden, batch = bundle.golden(), bundle.manifest.input.batch
-        return costliest(lowered.layers, lowered.alone, golden.tensors, golden.logits, batch, progress)
-
-    return refusal(noise, precision, lowered.runtime, layers)

@@ -9,10 +9,8 @@ import numpy as np
 import onnx
 
 from ...deploy.bundle import Bundle
-from ...deploy.files import scratch_folder
 from ...deploy.progress import Progress, silent
 from ...deploy.runtimes.runtime import runtime_named
-from ...deploy.session import Session, open_session
 from ...export.onnx_file import to_bytes
 from .emit import emit_int8, float_start
 from .observe import Batch, ranges_of
@@ -20,7 +18,7 @@ from .operators import Ranges
 from .rewrite import Rewritten, rewrite
 from .rewrites.graph import arrays
 from .targets import TARGETS, Form, Target, this_machine
-from .trial import speedup
+from .trial import open_model, speedup
 
 # Forms whose speeds differ by less than this factor in a trial are taken for equally fast.
 _NOISE = 1.02
@@ -78,15 +76,24 @@ def tune(model: onnx.ModelProto, bundle: Bundle, name: str, progress: Progress =
         bundle: which it was made from.
         name: a key of TARGETS.
     """
-    target, own = TARGETS[name], runtime_named(TARGETS[name].runtime)
-    runtime = own.name if own.installed else "onnxruntime"
-    timed = name == this_machine() or runtime != "onnxruntime"
+    target, runtime, timed = TARGETS[name], judging_runtime(name), is_timed(name)
     trial = _Trial(bundle, target, runtime)
     rewritten = Rewritten(model, [], {})
     if target.rewrites:
         rewritten = rewrite(model, trial.tensors, trial.faster if timed else None, progress)
     form, gain = trial.fastest(rewritten.model, progress) if timed else (target.forms[0], None)
     return Tuned(rewritten.model, form, rewritten.applied, rewritten.refused, gain, runtime, timed)
+
+
+def judging_runtime(name: str) -> str:
+    """The runtime on which a target's files are judged: its own, or ONNX Runtime if that is not installed."""
+    own = runtime_named(TARGETS[name].runtime)
+    return own.name if own.installed else "onnxruntime"
+
+
+def is_timed(name: str) -> bool:
+    """Whether the speed of a target's files can be tried on this machine."""
+    return name == this_machine() or judging_runtime(name) != "onnxruntime"
 
 
 def golden_ranges(model: onnx.ModelProto, bundle: Bundle) -> Ranges:
@@ -143,14 +150,8 @@ class _Trial:
         return best, None if best == default else speeds[best]
 
     def _speedup(self, first: onnx.ModelProto, second: onnx.ModelProto) -> float:
-        manifest, sessions = self._bundle.manifest, list[Session]()
-        with scratch_folder() as folder:
-            for name, model in (("first", first), ("second", second)):
-                (folder / name).mkdir()
-                (folder / name / manifest.model).write_bytes(to_bytes(model))
-                sessions.append(open_session(Bundle(folder / name, manifest, id=""), self._runtime, threads=1))
-            median, _ = speedup(sessions[0], sessions[1], self.tensors[: manifest.input.batch or 1])
-        return median
+        before, after = (open_model(self._bundle, to_bytes(each), self._runtime, threads=1) for each in (first, second))
+        return speedup(before, after, self.tensors[: self._bundle.manifest.input.batch or 1])
 
 
 def _float_share(graph: onnx.GraphProto, form: Form) -> float:

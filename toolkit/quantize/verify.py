@@ -1,6 +1,7 @@
 """Verify that a file is quantized: its weights by type, and its operators after ONNX Runtime's optimisations."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,16 @@ from .operators import COMPUTE
 _MIN_SHARE = 0.9
 
 
-def verify_int8(model: onnx.ModelProto) -> dict[str, Any]:
+def verify_int8(model: onnx.ModelProto, float_layers: Collection[str] = ()) -> dict[str, Any]:
     """Weight bytes by type, the share of int8 weights, and the operators that ONNX Runtime runs.
+
+    Args:
+        float_layers: names of the nodes that were left float on purpose, which do not count.
 
     Raises:
         EdgeKitError: less than 90 % of the weights of Conv, Gemm and MatMul are int8.
     """
-    share = _share(model, onnx.TensorProto.INT8)
+    share = _share(model, onnx.TensorProto.INT8, float_layers)
     if share < _MIN_SHARE:
         raise EdgeKitError(
             f"only {share:.0%} of the weights became int8", fix="the network has operators that EdgeKit cannot quantize"
@@ -57,13 +61,13 @@ def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
     return dict(sizes)
 
 
-def _share(model: onnx.ModelProto, data_type: int) -> float:
-    """The share of the weights of Conv, Gemm and MatMul that have this data type."""
+def _share(model: onnx.ModelProto, data_type: int, left_out: Collection[str] = ()) -> float:
+    """The share of the weights of Conv, Gemm and MatMul, except these nodes, that have this data type."""
     constants = {entry.name: entry for entry in model.graph.initializer}
     makers = producers(model.graph)
     matching = total = 0
     for node in model.graph.node:
-        if node.op_type not in COMPUTE:
+        if node.op_type not in COMPUTE or node.name in left_out:
             continue
         name = node.input[1]
         while name not in constants and name in makers:  # through DequantizeLinear, Transpose or Cast

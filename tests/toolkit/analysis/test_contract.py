@@ -32,7 +32,17 @@ def test_drop(lost: int, gained: int, count: int, limit: float | None, outcome: 
     """A clear miss is 3 with or without the user's limit; an undecided one is 4 only with the user's limit."""
     judgement = judge_drop(_drop(lost, gained, count), limit)
     assert (judgement.outcome, judgement.exit_code) == (outcome, code)
-    assert ("more images" in judgement.sentence) == (outcome == "inconclusive")
+    assert ("images are needed" in judgement.sentence) == (outcome == "inconclusive" and count > 20)
+
+
+def test_what_is_missing_for_a_proof() -> None:
+    """Too few images even for an equal model, or a limit that no equal model can be proved to be within."""
+    assert "even without a changed answer this takes 276 images" in judge_drop(_drop(0, 0, 20), 1.0).sentence
+    assert judge_drop(_drop(0, 0, 276), 1.0).outcome == "pass"
+    assert judge_drop(_drop(0, 0, 275), 1.0).outcome == "inconclusive"
+    impossible = judge_drop(_drop(0, 0, 10_000), 0.0)
+    assert (impossible.outcome, impossible.exit_code) == ("inconclusive", 4)
+    assert "--max-drop 0.5" in impossible.sentence
 
 
 def test_drop_counts_flips_separately_from_losses() -> None:

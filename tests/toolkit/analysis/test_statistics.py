@@ -16,6 +16,7 @@ from edgekit.toolkit.analysis.statistics import (
     hodges_lehmann,
     holm,
     images_needed,
+    images_without_loss,
     mann_kendall,
     mcnemar,
     outliers,
@@ -318,7 +319,9 @@ def test_theil_sen(points: list[tuple[int, float]]) -> None:
     if len(set(times)) == 1:
         assert theil_sen(times, values) == 0.0
     else:
-        assert theil_sen(times, values) == pytest.approx(stats.theilslopes(values, times).slope, abs=1e-9)
+        with np.errstate(invalid="ignore"):  # scipy's interval, which may not exist for few points
+            expected = stats.theilslopes(values, times).slope
+        assert theil_sen(times, values) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("constant", [60, 150, 400])
@@ -357,3 +360,11 @@ def test_holm(p_values: dict[str, float]) -> None:
     bounds = [(subset, min(1.0, len(subset) * min(p_values[name] for name in subset))) for subset in subsets]
     expected = {name: max(bound for subset, bound in bounds if name in subset) for name in p_values}
     assert holm(p_values) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.floats(0.001, 0.2), st.floats(0.8, 0.99))
+def test_images_without_loss(limit: float, confidence: float) -> None:
+    """The smallest number of images on which two models with the same answers are proved to be within a limit."""
+    count = images_without_loss(limit, confidence)
+    assert paired_difference(0, 0, count, confidence).high <= limit
+    assert count == 1 or paired_difference(0, 0, count - 1, confidence).high > limit

@@ -19,8 +19,9 @@ from edgekit.toolkit.building.build import build, plan_build
 from edgekit.toolkit.building.lint import documented_opset, lint
 from edgekit.toolkit.building.trtexec import command_lines
 from edgekit.toolkit.quantize.emit import emit_int8
+from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.quantize import quantize
 from edgekit.toolkit.quantize.targets import TARGETS, Form
 from onnx import TensorProto, helper, numpy_helper
 

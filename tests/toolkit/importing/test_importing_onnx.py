@@ -24,7 +24,8 @@ from edgekit.toolkit.importing.graph import copy_onnx
 from edgekit.toolkit.importing.import_model import ImportOptions, check_scale, import_model, input_dtype
 from edgekit.toolkit.inspect import inspect_bundle
 from edgekit.toolkit.predict import predict
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 from edgekit.toolkit.validation.validate import validate
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static

@@ -16,7 +16,8 @@ from edgekit.toolkit.quantize.advice import Fingerprinted, Watch, convergence, d
 from edgekit.toolkit.quantize.inputs import explain_pictures, moments_of
 from edgekit.toolkit.quantize.mistakes import explain_answers, explain_golden
 from edgekit.toolkit.quantize.observe import Batch
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.options import QuantizeOptions
+from edgekit.toolkit.quantize.quantize import quantize
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st

@@ -15,8 +15,9 @@ from edgekit.toolkit.quantize.grid import activation_grid
 from edgekit.toolkit.quantize.histogram import Histogram, histograms, least_error, percentile
 from edgekit.toolkit.quantize.methods import AUTO, METHODS
 from edgekit.toolkit.quantize.observe import Batch, batches, ranges_of
+from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.quantize import quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,9 +12,10 @@ from edgekit.deploy.environment import cpu_isa, has_vnni
 from edgekit.toolkit.quantize.emit import emit_int8
 from edgekit.toolkit.quantize.integer_run import IntegerRun
 from edgekit.toolkit.quantize.observe import Batch, ranges_of
+from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.portability import ARM, AVX2, VNNI, certify, remarks, sentence
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.quantize import quantize
 from edgekit.toolkit.quantize.saturation import overflowing_layers, saturated_sums
 from edgekit.toolkit.quantize.targets import TARGETS, Form
 from hypothesis import given, settings

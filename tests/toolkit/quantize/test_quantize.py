@@ -16,8 +16,9 @@ from edgekit.toolkit.analysis.contract import Judgement
 from edgekit.toolkit.datasets import load_dataset, part_of
 from edgekit.toolkit.quantize import compare
 from edgekit.toolkit.quantize.observe import observe
+from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.quantize import quantize
 from edgekit.toolkit.quantize.targets import TARGETS
 from edgekit.toolkit.quantize.verify import verify_int8
 from onnx import TensorProto, numpy_helper

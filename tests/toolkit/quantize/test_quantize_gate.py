@@ -17,11 +17,12 @@ from edgekit.deploy.bundle import Bundle, create
 from edgekit.deploy.errors import DataError
 from edgekit.deploy.parity import decibels, powers
 from edgekit.deploy.session import load
+from edgekit.toolkit.analysis.statistics import Interval
 from edgekit.toolkit.datasets import part_of
-from edgekit.toolkit.quantize import calibrate, compare, emit, gate, observe, precise, trial, tune
-from edgekit.toolkit.quantize import quantize as package
+from edgekit.toolkit.quantize import calibrate, compare, emit, gate, int8, observe, precise, trial, tune
+from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.quantize import quantize
 from edgekit.toolkit.quantize.targets import TARGETS, Form
 from onnx import TensorProto, helper, numpy_helper
 
@@ -187,7 +188,7 @@ def test_noise_is_refused_with_the_layers_that_cost_most(
     fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the contract allows; the bundle is kept as .rejected, with its ratios in the manifest."""
-    real = emit.emit_int8
+    real = int8.emit_int8
     monkeypatch.setitem(TARGETS, "x86", replace(TARGETS["x86"], forms=(Form(),), rewrites=False))
 
     def damage(model, ranges, target, form=None, only=()):
@@ -195,8 +196,8 @@ def test_noise_is_refused_with_the_layers_that_cost_most(
         first = next(node.name for node in model.graph.node if node.op_type == "Conv")
         return _broken(made) if not only or first in only else made
 
-    monkeypatch.setattr(emit, "emit_int8", damage)
-    result = quantize(fp32, QuantizeOptions(target="x86"), max_drop=100.0, out=tmp_path / "made")
+    monkeypatch.setattr(int8, "emit_int8", damage)
+    result = quantize(fp32, QuantizeOptions(target="x86", float_layers=False), max_drop=100.0, out=tmp_path / "made")
     first = next(node.name for node in prepare(onnx.load(str(fp32.model_path))).graph.node if node.op_type == "Conv")
     assert (result.judgement.rule, result.judgement.exit_code) == ("signal_to_noise", 3)
     assert result.bundle.path.name == "made.rejected"
@@ -221,7 +222,7 @@ def test_a_fusion_that_changes_answers_is_found(
         return {**ranges, "c": (0.0, 0.75)}
 
     monkeypatch.setattr(calibrate, "observe", narrow)
-    options = QuantizeOptions(target="x86", calibration="minmax", calibration_images=16)
+    options = QuantizeOptions(target="x86", calibration="minmax", calibration_images=16, float_layers=False)
     result = quantize(bundle_of(_selector()), options, out=tmp_path / "made")
     details = result.bundle.manifest.details
     assert details["verified"]["operators_as_run"]["QLinearSoftmax"] == 1
@@ -243,6 +244,7 @@ def test_the_gate_applies_to_fp16(bundle_of: Make, tmp_path: Path) -> None:
 def test_a_low_ratio_is_the_first_line(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between 10 and 20 dB the model is kept with a warning; above 20 dB there is none."""
     monkeypatch.setattr(gate, "WARNED_DB", 149.0)
+    monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: Interval(1.5, 1.4, 1.6))
     result = quantize(fp32, out=tmp_path / "made")
     assert result.sentences[0].startswith("warning: the int8 logits have only")
     assert result.bundle.path.name == "made"
@@ -271,15 +273,18 @@ class _Clock:
 
 
 def test_the_trial_distinguishes_slower_from_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its median and its upper quartile, in about the time that it may take."""
+    """By its median, and by its interval, in about the time that it may take."""
     tensor = np.zeros((1, 1), np.float32)
     for first, second in ((1.0, 1.5), (3.0, 1.0)):
         clock = _Clock()
         monkeypatch.setattr(trial, "time", clock)
-        median, upper = trial.speedup(clock.session(first), clock.session(second), tensor)
+        median = trial.speedup(clock.session(first), clock.session(second), tensor)
         assert median == pytest.approx(first / second, rel=0.01)
-        assert (upper < 1) == (first < second)
         assert clock.now < 1.5
+        found = trial.speedup_interval(lambda: clock.session(first), lambda: clock.session(second), tensor)  # noqa: B023
+        assert found.low <= first / second <= found.high
+        assert (found.high < 1) == (first < second)
+        assert clock.now < 6
 
 
 @pytest.mark.parametrize("target", ["arm", None])
@@ -287,11 +292,11 @@ def test_a_slower_model_is_reported_first(
     fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str | None
 ) -> None:
     """Only if the model was made for this machine."""
-    for module in (package, tune):
+    for module in (int8, tune):
         monkeypatch.setattr(module, "this_machine", lambda: "x86-avx2")
-    monkeypatch.setattr(compare, "speedup", lambda *arguments: (0.64, 0.7))
+    monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: Interval(0.64, 0.6, 0.7))
     sentences = quantize(fp32, QuantizeOptions(target=target), out=tmp_path / "made").sentences
-    slower = [sentence for sentence in sentences if "int8 is slower than fp32 here: 0.64x" in sentence]
+    slower = [sentence for sentence in sentences if "keep fp32: int8 is slower here, 0.64x [0.60, 0.70]" in sentence]
     assert len(slower) == (target is None)
     if slower:
         assert sentences[0] == slower[0]
@@ -321,7 +326,9 @@ def test_the_command_prints_warnings_first(
     assert "--allow-few" in refused.stderr
     done = edgekit("quantize", fp32.path, "--calibration-images", 4, "--allow-few", "--out", "made")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("quantize: ")]
-    assert lines[0].startswith("warning: ")
+    warned = [line.startswith("warning: ") for line in lines if not line.startswith("keep fp32")]
+    assert warned[0]
+    assert warned == sorted(warned, reverse=True)
 
 
 def test_decibels() -> None:

@@ -227,7 +227,7 @@ def test_the_fastest_form_is_taken(
     monkeypatch.setattr(tuning, "this_machine", lambda: "x86")
     monkeypatch.setattr(tuning, "_FLOAT_SHARE", 1.0)
     speeds = iter(times)
-    monkeypatch.setattr(tuning, "speedup", lambda *arguments: (next(speeds), 0.0))
+    monkeypatch.setattr(tuning, "speedup", lambda *arguments: next(speeds))
     model = prepare(onnx.load(str(fp32.model_path)))
     tuned = tune(model, fp32, "x86")
     assert tuned.form == Form(float_convolutions=expected)
@@ -243,7 +243,7 @@ def test_a_start_with_many_weights_is_not_left_float(fp32: Bundle, monkeypatch: 
     model = prepare(onnx.load(str(fp32.model_path)))
     for share, expected in ((0.05, 2), (0.01, 1), (0.001, 0)):  # LeNet's two convolutions have 0.25 and 3.9 %
         speeds = iter((5.0, 9.0))
-        monkeypatch.setattr(tuning, "speedup", lambda *arguments, speeds=speeds: (next(speeds), 9.0))
+        monkeypatch.setattr(tuning, "speedup", lambda *arguments, speeds=speeds: next(speeds))
         monkeypatch.setattr(tuning, "_FLOAT_SHARE", share)
         assert tune(model, fp32, "x86").form.float_convolutions == expected
 

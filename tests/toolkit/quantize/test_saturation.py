@@ -9,8 +9,9 @@ from edgekit.deploy.bundle import Bundle
 from edgekit.toolkit.quantize.emit import emit_int8
 from edgekit.toolkit.quantize.integer_run import IntegerRun
 from edgekit.toolkit.quantize.observe import Batch, ranges_of
+from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
-from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+from edgekit.toolkit.quantize.quantize import quantize
 from edgekit.toolkit.quantize.saturation import can_saturate, overflowing_layers, saturated_sums
 from edgekit.toolkit.quantize.targets import TARGETS, Form
 from hypothesis import given, settings

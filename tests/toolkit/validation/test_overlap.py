@@ -64,7 +64,8 @@ def test_calibration_images_are_left_out_under_another_path(
     fp32: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of 100 images copied under other names, 30 calibrated and 13 judged the model: 57 remain."""
-    from edgekit.toolkit.quantize.quantize import QuantizeOptions, quantize
+    from edgekit.toolkit.quantize.options import QuantizeOptions
+    from edgekit.toolkit.quantize.quantize import quantize
 
     source = _folder(tmp_path / "own", load_dataset("digits").train.take(range(100)))
     made = quantize(fp32, QuantizeOptions(calibration_images=30), images=str(source), out=tmp_path / "made").bundle

@@ -1,0 +1,153 @@
+"""The int8 models of a network for a target: calibrated once, written for any choice of float layers."""
+
+from collections.abc import Set
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...deploy.errors import DataError, EdgeKitError
+from ...deploy.images import ImageSet
+from ...deploy.registry import choose
+from ...deploy.runtimes.runtime import runtime_named
+from ..datasets import place
+from .advice import Watch, advise
+from .calibrate import calibrate
+from .emit import emit_int8, int8_layers
+from .lowered import Lowered, Request
+from .methods import AUTO, METHODS
+from .observe import batches
+from .options import SEED
+from .saturation import Overflowing, overflowing_layers
+from .targets import TARGETS, this_machine
+from .tune import tune
+from .verify import verify_int8
+
+# The part of the data for calibration.
+_CALIBRATION = "train"
+# Fewer calibration images than the first number are refused; fewer than the second cause a warning.
+_FEWEST, _FEW = 8, 100
+# Number of calibration images whose sums are computed for 7-bit weights: without ONNX Runtime's kernels, up to a second
+# for each.
+_SUMMED_IMAGES = 32
+
+
+class Int8:
+    """A network that is ready to be written in int8 for a target.
+
+    Attributes:
+        source: the float graph after its rewrites.
+        form: where it is quantized, without float layers of a contract.
+        target: a key of TARGETS.
+        timed: whether this machine is the target.
+        runtime: the target's, or ONNX Runtime if that is not installed.
+    """
+
+    def __init__(self, model: onnx.ModelProto, request: Request) -> None:
+        """Rewrite, calibrate and choose the form.
+
+        Raises:
+            DataError: there are no calibration images, or too few.
+            EdgeKitError: the target or the method is unknown; or an activation is not finite.
+        """
+        options, bundle, progress = request.options, request.bundle, request.progress
+        self.target = options.target or this_machine()
+        target = choose(TARGETS, self.target, "target", EdgeKitError)
+        methods = {name: name for name in (AUTO, *METHODS)}
+        method = choose(methods, options.calibration, "calibration method", EdgeKitError)
+        images, warnings = _calibration_images(request)
+        self._tuned = tune(model, bundle, self.target, progress)
+        self.source, self.form = self._tuned.model, self._tuned.form
+        self.timed, self.runtime = self._tuned.timed, self._tuned.runtime
+        if self.runtime != target.runtime:
+            own = runtime_named(target.runtime)
+            warnings.append(
+                f"warning: judged on ONNX Runtime, because {own.name} is not installed: {own.packages[0].install}"
+            )
+        watch = Watch(bundle.manifest.preprocess, len(images))
+        calibrated = calibrate(
+            self.source, bundle.manifest, images, method, target.activations,
+            lambda ranges: emit_int8(self.source, ranges, target, self.form), progress, watch,
+        )  # fmt: skip
+        self._ranges = calibrated.ranges
+        advice = advise(watch, self._ranges, images, bundle, request.source)
+        overflowing = self._overflowing(images, request) if target.reduce_range else Overflowing({}, 0)
+        self.form = replace(self.form, seven_bits=frozenset(overflowing.counts))
+        self._remarks = (
+            *warnings, *advice.warnings, f"target {self.target}: {target.why}", *self._tuned.remarks,
+            *overflowing.remarks,
+        )  # fmt: skip
+        self._details: dict[str, Any] = {
+            "target": self.target, **self._tuned.to_json(), "seven_bits": overflowing.counts,
+            "calibration": {
+                "images": place(request.images) if request.images else None,
+                "ids": images.ids,
+                "sha256": images.sha256(),
+                "seed": SEED,
+                "method": calibrated.method,
+                "expected_changes": calibrated.expected_changes,
+                "advice": advice.to_json(),
+            },
+        }  # fmt: skip
+
+    def _overflowing(self, images: ImageSet, request: Request) -> Overflowing:
+        some = images.stratified(_SUMMED_IMAGES, SEED)
+        parts = batches(request.bundle.manifest, some, "sums of products", request.progress)
+        return overflowing_layers(self.graph(), (part.tensor for part in parts))
+
+    def graph(self, float_layers: Set[str] = frozenset()) -> onnx.ModelProto:
+        """The int8 graph in which these layers stay float."""
+        form = replace(self.form, float_layers=frozenset(float_layers))
+        return emit_int8(self.source, self._ranges, TARGETS[self.target], form)
+
+    def lowered(self, float_layers: Set[str] = frozenset()) -> Lowered:
+        """The int8 model in which these layers stay float.
+
+        Raises:
+            EdgeKitError: most of the other layers are not int8.
+        """
+        target, model = TARGETS[self.target], self.graph(float_layers)
+        return Lowered(
+            model,
+            details={
+                **self._details, "verified": verify_int8(model, float_layers), "float_layers": sorted(float_layers),
+            },
+            requires={"isa": "vnni"} if self.target == "x86" else {},
+            layers=int8_layers(self.source, self.form),
+            alone=lambda layer: emit_int8(self.source, self._ranges, target, self.form, [layer]),
+            runtime=self.runtime,
+            timed=self.timed,
+            portable=target.rewrites,  # written for ONNX Runtime, whose kernels are known
+            remarks=self._remarks,
+        )  # fmt: skip
+
+
+def _calibration_images(request: Request) -> tuple[ImageSet, list[str]]:
+    """The calibration images, and warnings about them.
+
+    Raises:
+        DataError: there are no images, or too few.
+    """
+    options = request.options
+    if options.calibration_images < 1:
+        raise DataError(
+            f"{options.calibration_images} calibration images are not enough", fix="--calibration-images 512"
+        )
+    train = request.source.part(_CALIBRATION)
+    if train is None or len(train) == 0:
+        raise DataError(f"{request.bundle.path} records no images for calibration", fix="pass --images with a folder")
+    images = train.stratified(options.calibration_images, SEED)
+    if len(images) < _FEWEST and not options.allow_few:
+        raise DataError(
+            f"{len(images)} calibration images are too few to set the ranges of the activations",
+            fix=f"--calibration-images 512, --images with at least {_FEWEST} training images, or --allow-few",
+        )
+    warnings = []
+    if len(images) < _FEW:
+        warnings.append(f"warning: only {len(images)} calibration images; use {_FEW} or more")
+    classes = len(request.bundle.manifest.labels)
+    covered = len(np.unique(images.targets)) if images.labelled else min(len(images), classes)
+    if covered < classes:
+        warnings.append(f"warning: the calibration images cover at most {covered} of {classes} classes")
+    return images, warnings

@@ -1,0 +1,228 @@
+"""Keep the fewest and cheapest layers float with which an int8 model fulfils its contract."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from ...deploy.images import ImageSet
+from ...deploy.parity import decibels, powers
+from ...deploy.session import Session, open_session
+from ...export.onnx_file import to_bytes
+from ..analysis.contract import PASS, Contract, Drop, compare_accuracy, judge_drop
+from .gate import REFUSED_DB
+from .int8 import Int8
+from .lowered import Request
+from .operators import COMPUTE
+from .rewrites.graph import arrays, shapes
+from .sensitivity import NoiseSource, noise_sources
+from .trial import open_model, speedup
+
+# Number of golden samples for the sensitivity.
+_SAMPLES = 8
+# Choices that avoid at least this share of the noise that the best one avoids are compared by what they cost.
+_SIMILAR = 0.5
+# Costs in multiplications of a float convolution, from trials of 32 choices in MobileNetV3-Small (48 pixels): to
+# convert a number between int8 and float, to read a float weight, and of each operator that no longer runs in int8.
+_CONVERSION, _WEIGHT, _CALL = 16, 8, 400_000
+# Number of noise sources that are listed for the user.
+_LISTED = 5
+
+
+class Point(NamedTuple):
+    """An int8 model with some layers float.
+
+    Attributes:
+        layers: names of those.
+        changed: number of selection images with another answer than the source's.
+        drop: see compare_accuracy.
+        decibels: signal-to-noise ratio of the logits on the selection images.
+        speedup: over the float source in a one-second trial with one thread; None if this machine is not the target.
+    """
+
+    layers: frozenset[str]
+    changed: int
+    drop: Drop | None
+    decibels: float
+    speedup: float | None
+
+    @property
+    def sentence(self) -> str:
+        """For the user."""
+        count = len(self.layers)
+        parts = [f"{count} {'layer' if count == 1 else 'layers'} float: {self.changed} answers changed"]
+        if self.drop is not None:
+            points = self.drop.points
+            parts.append(f"top-1 drop {points.value:+.2f} points [{points.low:+.2f}, {points.high:+.2f}]")
+        if self.speedup is not None:
+            parts.append(f"{self.speedup:.2f}x as fast as fp32")
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, object]:
+        """For the details of a manifest."""
+        return {**self._asdict(), "layers": sorted(self.layers), "drop": self.drop and asdict(self.drop)}
+
+
+class Mixed(NamedTuple):
+    """The search for float layers.
+
+    Attributes:
+        points: the models that were compared, by number of float layers.
+        chosen: the first of them that fulfils the contract; None if none does.
+        sources: see noise_sources.
+    """
+
+    points: list[Point]
+    chosen: Point | None
+    sources: list[NoiseSource]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Lines for the user: the noisiest places, each model that was compared, and the choice."""
+        total = sum(entry.noise for entry in self.sources) or 1.0
+        worst = ", ".join(f"{entry.name} {entry.kind} {entry.noise / total:.0%}" for entry in self.sources[:_LISTED])
+        points = [f"  {point.sentence}" for point in self.points]
+        if self.chosen is None:
+            choice = "no choice of float layers fulfils the contract"
+        else:
+            choice = f"float to fulfil the contract: {', '.join(sorted(self.chosen.layers)) or 'no layer'}"
+        return (f"most noise comes from: {worst}", *points, choice)
+
+    def to_json(self) -> dict[str, object]:
+        """For the details of a manifest."""
+        sources = [{"name": entry.name, "kind": entry.kind, "noise": entry.noise} for entry in self.sources]
+        return {"points": [point.to_json() for point in self.points], "sensitivity": sources}
+
+
+def keep_float(int8: Int8, request: Request, selection: ImageSet | None, contract: Contract) -> Mixed | None:
+    """Find the fewest layers that must stay float for the contract; None if more images are needed to prove any.
+
+    The layers are ordered by `float_order`. Their number is doubled until the contract holds, and then halved.
+
+    """
+    compare = _Comparison(int8, request, selection)
+
+    def holds(point: Point) -> bool:
+        fast = contract.min_speedup is None or point.speedup is None or point.speedup >= contract.min_speedup
+        return fast and point.decibels >= REFUSED_DB and judge_drop(point.drop, contract.max_drop).exit_code == PASS
+
+    if not holds(compare.source):
+        return None
+    golden, size = request.bundle.golden().tensors, request.bundle.manifest.input.batch or 1
+    tensors = golden[: max(size, _SAMPLES // size * size)]
+    sources = noise_sources(int8.source, int8.graph(), int8.form, tensors, request.progress)
+    steps = float_order(sources, costs(int8.source))
+    compute = {node.name for node in int8.source.graph.node if node.op_type in COMPUTE}
+    steps = [frozenset[str](), *(layers for layers in steps if not compute <= layers)]
+    points: dict[int, Point] = {}
+
+    def holds_with(count: int) -> bool:
+        if count not in points:
+            points[count] = compare(steps[count], len(points))
+        return holds(points[count])
+
+    count = _smallest(len(steps), holds_with)
+    listed = [points[index] for index in sorted(points)]
+    return Mixed(listed, None if count is None else points[count], sources)
+
+
+def float_order(sources: Sequence[NoiseSource], costs: Mapping[str, float]) -> list[frozenset[str]]:
+    """Growing sets of float layers: each adds the layers that avoid much noise at a low cost.
+
+    Of the choices that avoid about the most noise, the one that avoids most per cost is added. To leave an activation
+    unrounded, all layers that write or read it must be float, so a choice is one or several layers.
+
+    Args:
+        costs: layer -> what it costs to leave it float.
+    """
+    chosen: frozenset[str] = frozenset()
+    steps = []
+    left = [entry for entry in sources if entry.noise > 0]
+    while left:
+        gains = {
+            layers: sum(entry.noise for entry in left if entry.layers <= chosen | layers)
+            for layers in dict.fromkeys(entry.layers - chosen for entry in left)
+        }
+        most = max(gains.values())
+        similar = [layers for layers, gain in gains.items() if gain >= _SIMILAR * most]
+        best = max(similar, key=lambda layers: gains[layers] / sum(costs.get(layer, 1.0) for layer in layers))
+        chosen |= best
+        steps.append(chosen)
+        left = [entry for entry in left if not entry.layers <= chosen]
+    return steps
+
+
+def costs(source: onnx.ModelProto) -> dict[str, float]:
+    """Node -> what it costs to compute it in float instead of int8, in multiplications for one image.
+
+    Its multiplications, the weights that are four times as large, and the conversions of what it reads and writes.
+    """
+    graph, values = source.graph, arrays(source.graph)
+    sizes = {name: float(np.prod([size or 1 for size in shape])) for name, shape in shapes(graph).items()}
+    found = {}
+    for node in graph.node:
+        activations = [name for name in (*node.input, *node.output) if name not in values]
+        cost = _CALL + _CONVERSION * sum(sizes.get(name, 0.0) for name in activations)
+        if node.op_type in COMPUTE and node.input[1] in values:
+            weight = values[node.input[1]]
+            outputs = weight.shape[0] if node.op_type == "Conv" else weight.shape[-1]
+            cost += weight.size * (_WEIGHT + sizes.get(node.output[0], 0.0) / outputs)
+        found[node.name] = cost
+    return found
+
+
+class _Comparison:
+    """Compares int8 models with their source on the selection images, or on golden samples if there are none.
+
+    Attributes:
+        source: what the comparison of the source with itself gives.
+    """
+
+    def __init__(self, int8: Int8, request: Request, selection: ImageSet | None) -> None:
+        self._int8, self._request, self._selection = int8, request, selection
+        self._expected = self._answers(open_session(request.bundle), "the float model")
+        self.source = self._point(frozenset(), self._expected, None)
+
+    def __call__(self, layers: frozenset[str], tried: int) -> Point:
+        """The point with these float layers; `tried` is the number of earlier ones."""
+        int8, bundle = self._int8, self._request.bundle
+        content = to_bytes(int8.graph(layers))
+        logits = self._answers(open_model(bundle, content, int8.runtime), f"mixed precision, trial {tried + 1}")
+        speed = None
+        if int8.timed:
+            first = open_session(bundle, int8.runtime, threads=1)
+            second = open_model(bundle, content, int8.runtime, threads=1)
+            speed = speedup(first, second, bundle.golden().tensors[: bundle.manifest.input.batch or 1])
+        return self._point(layers, logits, speed)
+
+    def _point(self, layers: frozenset[str], logits: np.ndarray, speed: float | None) -> Point:
+        before, after = (values.argmax(axis=1) for values in (self._expected, logits))
+        drop = None if self._selection is None else compare_accuracy(self._selection.targets, before, after)
+        noise = decibels(powers(self._expected, logits))
+        return Point(layers, int((before != after).sum()), drop, noise, speed)
+
+    def _answers(self, session: Session, stage: str) -> np.ndarray:
+        """Logits, float32 [n, k]."""
+        bundle, progress = self._request.bundle, self._request.progress
+        if self._selection is None:
+            return session.run(bundle.golden().tensors)
+        logits = []
+        for index, sample in enumerate(self._selection):
+            logits.append(session.run(bundle.manifest.preprocess(sample.image)[None]))
+            progress(stage, (index + 1) / len(self._selection))
+        return np.concatenate(logits)
+
+
+def _smallest(count: int, holds: Callable[[int], bool]) -> int | None:
+    """The smallest number under `count` that holds, if all larger ones do; None if none of those tried does."""
+    low, high = -1, 0
+    while not holds(high):
+        if high == count - 1:
+            return None
+        low, high = high, min(count - 1, max(1, 2 * high))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
