@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -47,6 +47,8 @@ def inspect_bundle(bundle: Bundle) -> dict[str, object]:
     }
     if manifest.format == "onnx":
         facts |= _graph(bundle)
+    if manifest.details.get("mixed_precision"):
+        facts["mixed_precision"] = _mixed_facts(manifest.details["mixed_precision"])
     if "engine" in manifest.details:
         facts["engine"] = engine_facts(manifest.details["engine"])
     return facts
@@ -58,11 +60,18 @@ def engine_facts(engine: SummaryEntry) -> dict[str, object]:
     return {**engine, "layers": layers}
 
 
+def _mixed_facts(found: Mapping[str, Any]) -> dict[str, object]:
+    """The models of a search for float layers, and where the noise of the int8 model comes from, with one line each."""
+    total = sum(entry["noise"] for entry in found["sensitivity"]) or 1.0
+    lines = [f"{entry['noise'] / total:6.1%} {entry['name']} {entry['kind']}" for entry in found["sensitivity"]]
+    return {"points": [point["sentence"] for point in found["points"]], "sensitivity": lines}
+
+
 def _without_ids(details: Mapping[str, object]) -> dict[str, object]:
     """The manifest's details, with lists of ids replaced by their length."""
     shown = {}
     for key, value in details.items():
-        if key == "engine":  # shown separately
+        if key in ("engine", "mixed_precision"):  # shown separately
             continue
         if isinstance(value, Mapping):
             value = _without_ids(value)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ...deploy.errors import EdgeKitError
+from ...deploy.registry import choose
 from ..quantize.methods import AUTO, METHODS
 from ..quantize.targets import TARGETS
 from .completion import complete_bundles, complete_methods, complete_targets
@@ -20,9 +21,9 @@ def command(
     ] = None,
     precision: Annotated[str, typer.Option(help="int8 or fp16.", rich_help_panel=MODEL)] = "int8",
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help=f"{', '.join(TARGETS)}. Default: the one for this machine.",
+            help=f"{', '.join(TARGETS)}; repeatable, for a bundle each. Default: the one for this machine.",
             rich_help_panel=MODEL,
             autocompletion=complete_targets,
         ),
@@ -52,6 +53,7 @@ def command(
     out: Out = None,
 ) -> None:
     """Quantize an ONNX model after training, and check it against the accuracy contract."""
+    from ..analysis.contract import overall
     from ..console import progress_bar, say
     from ..quantize.options import QuantizeOptions
     from ..quantize.quantize import quantize
@@ -68,16 +70,23 @@ def command(
         "fp32 ONNX bundle",
         "edgekit export --format onnx",
     )
-    with progress_bar("quantize") as show:
-        options = QuantizeOptions(
-            precision=precision, target=target, calibration=calibration, calibration_images=calibration_images,
-            allow_few=allow_few,
-        )  # fmt: skip
-        result = quantize(
-            source, options, images=images, max_drop=max_drop, min_speedup=min_speedup, skip_corrupt=skip_corrupt,
-            out=out, progress=show,
-        )  # fmt: skip
-    for sentence in result.sentences:
-        say(sentence)
-    report_new_bundle(result.bundle)
-    raise typer.Exit(result.judgement.exit_code)
+    if out is not None and len(target or ()) > 1:
+        raise EdgeKitError("--out names one bundle, and several targets make several", fix="leave out --out")
+    for name in target or ():
+        choose(TARGETS, name, "target", EdgeKitError)
+    judgements = []
+    for name in target or [None]:
+        with progress_bar("quantize") as show:
+            options = QuantizeOptions(
+                precision=precision, target=name, calibration=calibration, calibration_images=calibration_images,
+                allow_few=allow_few,
+            )  # fmt: skip
+            result = quantize(
+                source, options, images=images, max_drop=max_drop, min_speedup=min_speedup, skip_corrupt=skip_corrupt,
+                out=out, progress=show,
+            )  # fmt: skip
+        for sentence in result.sentences:
+            say(sentence)
+        report_new_bundle(result.bundle)
+        judgements.append(result.judgement)
+    raise typer.Exit(overall(judgements).exit_code)

@@ -62,7 +62,8 @@ class Point(NamedTuple):
 
     def to_json(self) -> dict[str, object]:
         """For the details of a manifest."""
-        return {**self._asdict(), "layers": sorted(self.layers), "drop": self.drop and asdict(self.drop)}
+        drop = self.drop and asdict(self.drop)
+        return {**self._asdict(), "layers": sorted(self.layers), "drop": drop, "sentence": self.sentence}
 
 
 class Mixed(NamedTuple):

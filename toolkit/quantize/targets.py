@@ -64,6 +64,11 @@ TARGETS: dict[str, Target] = {
         activations="uint8", reduce_range=True, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
         why="uint8 activations, and 7-bit weights where sums of 8-bit ones saturate without VNNI",
     ),
+    "any": Target(
+        activations="uint8", reduce_range=True, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
+        why="one file for x86 with and without VNNI and for ARM64: uint8 activations, and 7-bit weights where sums of "
+        "8-bit ones saturate without VNNI",
+    ),
     "arm": Target(
         activations="int8", reduce_range=False, quantize_bias=True, forms=_EACH_OPERATOR, rewrites=True,
         why="int8 activations, which ARM's dot product multiplies by int8",

@@ -14,6 +14,7 @@ from edgekit.deploy.errors import EdgeKitError, RecipeError
 from edgekit.deploy.parity import powers
 from edgekit.toolkit.analysis.statistics import Interval
 from edgekit.toolkit.datasets import BundleImages
+from edgekit.toolkit.inspect import inspect_bundle
 from edgekit.toolkit.quantize import compare, mixed, tune
 from edgekit.toolkit.quantize.gate import run_float, run_optimised
 from edgekit.toolkit.quantize.int8 import Int8
@@ -116,6 +117,9 @@ def test_exactly_the_fragile_layer_stays_float(fragile: tuple[Bundle, str], tmp_
     assert [len(point["layers"]) for point in details["mixed_precision"]["points"]] == [0, 1]
     assert details["mixed_precision"]["sensitivity"][0]["name"] == name
     assert any(f"float to fulfil the contract: {name}" in sentence for sentence in made.sentences)
+    facts = inspect_bundle(made.bundle)["mixed_precision"]
+    assert [line.partition(":")[0] for line in facts["points"]] == ["0 layers float", "1 layer float"]
+    assert facts["sensitivity"][0].endswith(f"% {name} weights")
     nodes = {node.name: node for node in onnx.load(str(made.bundle.model_path)).graph.node}
     makers = {output: node for node in nodes.values() for output in node.output}
     read = {layer.name: makers.get(nodes[layer.name].input[1]) for layer in _layers(bundle)}

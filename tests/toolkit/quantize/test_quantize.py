@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +258,15 @@ def test_judgement_is_in_the_manifest(int8: Bundle) -> None:
     """The receiver of a bundle can see how it was judged."""
     recorded = json.loads((int8.path / "manifest.json").read_text())["details"]["judgement"]
     assert Judgement(**recorded).sentence.startswith("top-1 drop")
+
+
+def test_several_targets_give_a_bundle_each(
+    edgekit: Callable[..., subprocess.CompletedProcess[str]], fp32: Bundle
+) -> None:
+    """In the order given; an unknown one is refused before any is made, and --out names only one."""
+    options = ("quantize", fp32.path, "--calibration-images", 100, "--target", "arm", "--target")
+    made = edgekit(*options, "any")
+    targets = [Bundle.open(Path(line)).manifest.details["target"] for line in made.stdout.split()]
+    assert targets == ["arm", "any"]
+    assert "unknown target 'arm64'" in edgekit(*options, "arm64", code=1).stderr
+    assert "--out" in edgekit(*options, "any", "--out", "made", code=1).stderr
