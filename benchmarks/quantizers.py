@@ -72,6 +72,20 @@ made = nncf.quantize(model, nncf.Dataset(list(batches()), lambda batch: {name: b
                      fast_bias_correction=False)
 onnx.save(made, sys.argv[3])
 """,
+    "nncf, accuracy-aware": """
+import nncf, onnx
+model = onnx.load(sys.argv[1])
+def answer(session, index):
+    return int(session.run(None, {name: images[index : index + 1]})[0].argmax())
+reference = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+expected = [answer(reference, index) for index in range(len(images))]
+def agreement(candidate, indices):
+    session = onnxruntime.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"])
+    return float(np.mean([answer(session, index) == expected[index] for index in indices])), None
+data = nncf.Dataset(list(range(len(images))), lambda index: {name: images[index : index + 1]})
+made = nncf.quantize_with_accuracy_control(model, data, data, agreement, max_drop=0.01, subset_size=len(images))
+onnx.save(made, sys.argv[3])
+""",
     "aimet": """
 import onnx
 from aimet_onnx.quantsim import QuantizationSimModel

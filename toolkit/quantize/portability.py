@@ -90,9 +90,11 @@ def certify(model: onnx.ModelProto, tensors: np.ndarray, batch: int | None = Non
     return {"images": len(tensors), "host": _difference(reference, host), "cpus": cpus}
 
 
-def remarks(portability: Portability) -> tuple[str, ...]:
-    """A line for the user if the accuracy drop does not hold on each kind of CPU."""
-    return () if all(found["holds"] for found in portability["cpus"].values()) else (sentence(portability),)
+def remarks(portability: Portability, target: str) -> tuple[str, ...]:
+    """A line for the user if the accuracy drop of a file for a target does not hold on each kind of CPU."""
+    if all(found["holds"] for found in portability["cpus"].values()):
+        return ()
+    return (sentence(portability) + ("" if target == "any" else "; --target any makes one file for all"),)
 
 
 def sentence(portability: Portability) -> str:

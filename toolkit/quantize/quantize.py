@@ -111,9 +111,10 @@ def quantize(
     manifest = replace(_manifest(request, lowered), details=details)
     quantized = _write(bundle, path, manifest, to_bytes(lowered.model), fingerprints)
     speed = compared.speed(precision)
+    noisy = warning(compared.noise, precision) if judgement.outcome != "fail" else None
+    elsewhere = remarks(portability, lowered.details["target"]) if portability else ()
     found = (
-        speed if compared.slower else None, warning(compared.noise, precision) if judgement.outcome != "fail" else None,
-        *lowered.remarks, *(mixed.sentences if mixed else ()), *(remarks(portability) if portability else ()),
+        speed if compared.slower else None, noisy, *lowered.remarks, *(mixed.sentences if mixed else ()), *elsewhere,
         None if compared.slower else speed, compared.changed and compared.changed.sentence,
     )  # fmt: skip
     return Quantized(quantized, compared.drop, compared.changed, judgement, tuple(text for text in found if text))

@@ -111,7 +111,7 @@ def test_a_graph_without_overflow_answers_the_same_everywhere() -> None:
             "from_host": found["from_host"], "holds": True,
         }  # fmt: skip
     assert list(certificate["cpus"]) == [VNNI, AVX2, ARM]
-    assert remarks(certificate) == ()
+    assert remarks(certificate, "x86") == ()
     assert sentence(certificate) == (
         f"the accuracy drop holds on {VNNI}, {AVX2} and {ARM}: the logits of 4 images are the same"
     )
@@ -134,8 +134,10 @@ def test_the_drop_does_not_hold_where_sums_overflow() -> None:
     certificate = certify(emitted(planted("second")), IMAGES)
     assert [found["holds"] for found in certificate["cpus"].values()] == [True, False, True]
     assert certificate["host"]["images"] == 0
-    (remark,) = remarks(certificate)
+    (remark,) = remarks(certificate, "x86")
     assert remark.startswith(f"the accuracy drop holds on {VNNI} and {ARM}: on {AVX2} 4 of 4 images have other logits")
+    assert remark.endswith("--target any makes one file for all")
+    assert not remarks(certificate, "any")[0].endswith("for all")
 
 
 def test_no_cpu_but_this_one() -> None:
