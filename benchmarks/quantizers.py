@@ -94,7 +94,23 @@ sim = QuantizationSimModel(onnx.load(sys.argv[1]), param_type="int8", activation
 sim.compute_encodings([{name: batch} for batch in batches()])
 onnx.save(sim.to_onnx_qdq(), sys.argv[3])
 """,
+    "neural-compressor": """
+from onnx_neural_compressor.data_reader import CalibrationDataReader
+from onnx_neural_compressor.quantization import config, quantize
+class Calibration(Reader, CalibrationDataReader):
+    def rewind(self):
+        self.left = batches()
+quantize(sys.argv[1], sys.argv[3], config.StaticQuantConfig(calibration_data_reader=Calibration()))
+""",
+    "quark": """
+from quark.onnx import ModelQuantizer
+from quark.onnx.quantization.config import Config, get_default_config
+quantizer = ModelQuantizer(Config(global_quant_config=get_default_config("A8W8")))
+quantizer.quantize_model(sys.argv[1], sys.argv[3], Reader())
+""",
 }  # fmt: skip
+# Tools that are not installed beside EdgeKit.
+_PEERS = ("nncf", "aimet", "neural-compressor", "quark")
 _COMMON = """
 import sys
 import numpy as np, onnxruntime
@@ -196,9 +212,8 @@ def _rows(bundle: Bundle, arguments: argparse.Namespace, pythons: dict[str, str]
         calibration = Path(folder) / "calibration.npy"
         np.save(calibration, preprocess([sample.image for sample in train]))
         for tool in TOOLS:
-            python = pythons.get(
-                tool.split(",")[0], sys.executable if tool.split(",")[0] not in ("nncf", "aimet") else ""
-            )
+            package = tool.split(",")[0]
+            python = pythons.get(package, "" if package in _PEERS else sys.executable)
             if not python:
                 continue
             made = _made(tool, python, bundle, calibration, str(arguments.images), len(train))
