@@ -27,8 +27,8 @@ _SIMILAR = 0.5
 # Costs in multiplications of a float convolution, from trials of 32 choices in MobileNetV3-Small (48 pixels): to
 # convert a number between int8 and float, to read a float weight, and of each operator that no longer runs in int8.
 _CONVERSION, _WEIGHT, _CALL = 16, 8, 400_000
-# Number of noise sources that are listed for the user.
-_LISTED = 5
+# Numbers of noise sources and of float layers that are named for the user.
+_LISTED, _NAMED = 5, 8
 
 
 class Point(NamedTuple):
@@ -85,11 +85,22 @@ class Mixed(NamedTuple):
         total = sum(entry.noise for entry in self.sources) or 1.0
         worst = ", ".join(f"{entry.name} {entry.kind} {entry.noise / total:.0%}" for entry in self.sources[:_LISTED])
         points = [f"  {point.sentence}" for point in self.points]
-        if self.chosen is None:
-            choice = "no choice of float layers fulfils the contract"
-        else:
-            choice = f"float to fulfil the contract: {', '.join(sorted(self.chosen.layers)) or 'no layer'}"
-        return (f"most noise comes from: {worst}", *points, choice)
+        lines = (f"most noise comes from: {worst}", *points)
+        return lines if self.chosen is None else (*lines, f"float to fulfil the contract: {self._listed(self.chosen)}")
+
+    @property
+    def failure(self) -> str | None:
+        """What to keep if no choice fulfils the contract, for the user's first line; else None."""
+        if self.chosen is not None:
+            return None
+        if self.points[0].speedup is None:
+            return "keep fp32: no choice of float layers fulfils the contract"
+        return "keep fp32: no choice of float layers fulfils the contract and is faster than fp32 here"
+
+    def _listed(self, point: Point) -> str:
+        """The names of the float layers, or their number if they are many."""
+        names = sorted(point.layers)
+        return ", ".join(names) if len(names) <= _NAMED else f"{len(names)} layers, which edgekit inspect lists"
 
     def to_json(self) -> dict[str, object]:
         """For the details of a manifest."""
@@ -100,14 +111,16 @@ class Mixed(NamedTuple):
 def keep_float(int8: Int8, request: Request, selection: ImageSet | None, contract: Contract) -> Mixed | None:
     """Find the fewest layers that must stay float for the contract; None if more images are needed to prove any.
 
-    The layers are ordered by `float_order`. Their number is doubled until the contract holds, and then halved.
-
+    The layers are ordered by `float_order`. Their number is doubled until the contract holds, and then halved. More
+    float layers are slower, so the search ends where a trial is no faster than fp32 or than the contract requires.
     """
     compare = _Comparison(int8, request, selection)
 
     def holds(point: Point) -> bool:
-        fast = contract.min_speedup is None or point.speedup is None or point.speedup >= contract.min_speedup
-        return fast and point.decibels >= REFUSED_DB and judge_drop(point.drop, contract.max_drop).exit_code == PASS
+        return point.decibels >= REFUSED_DB and judge_drop(point.drop, contract.max_drop).exit_code == PASS
+
+    def fast(point: Point) -> bool:
+        return point.speedup is None or point.speedup >= (contract.min_speedup or 1.0)
 
     if not holds(compare.source):
         return None
@@ -119,14 +132,14 @@ def keep_float(int8: Int8, request: Request, selection: ImageSet | None, contrac
     steps = [frozenset[str](), *(layers for layers in steps if not compute <= layers)]
     points: dict[int, Point] = {}
 
-    def holds_with(count: int) -> bool:
+    def point(count: int) -> Point:
         if count not in points:
             points[count] = compare(steps[count], len(points))
-        return holds(points[count])
+        return points[count]
 
-    count = _smallest(len(steps), holds_with)
-    listed = [points[index] for index in sorted(points)]
-    return Mixed(listed, None if count is None else points[count], sources)
+    count = _smallest(len(steps), lambda count: holds(point(count)), lambda count: fast(point(count)))
+    chosen = None if count is None or not fast(points[count]) else points[count]
+    return Mixed([points[index] for index in sorted(points)], chosen, sources)
 
 
 def float_order(sources: Sequence[NoiseSource], costs: Mapping[str, float]) -> list[frozenset[str]]:
@@ -216,11 +229,15 @@ class _Comparison:
         return np.concatenate(logits)
 
 
-def _smallest(count: int, holds: Callable[[int], bool]) -> int | None:
-    """The smallest number under `count` that holds, if all larger ones do; None if none of those tried does."""
+def _smallest(count: int, holds: Callable[[int], bool], hopeful: Callable[[int], bool]) -> int | None:
+    """The smallest number under `count` that holds, if all larger ones do; None if none of those tried does.
+
+    Args:
+        hopeful: whether a larger number than one that does not hold is worth a try.
+    """
     low, high = -1, 0
     while not holds(high):
-        if high == count - 1:
+        if high == count - 1 or not hopeful(high):
             return None
         low, high = high, min(count - 1, max(1, 2 * high))
     while high - low > 1:

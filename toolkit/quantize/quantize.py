@@ -114,8 +114,9 @@ def quantize(
     noisy = warning(compared.noise, precision) if judgement.outcome != "fail" else None
     elsewhere = remarks(portability, lowered.details["target"]) if portability else ()
     found = (
-        speed if compared.slower else None, noisy, *lowered.remarks, *(mixed.sentences if mixed else ()), *elsewhere,
-        None if compared.slower else speed, compared.changed and compared.changed.sentence,
+        mixed.failure if mixed else None, speed if compared.slower else None, noisy, *lowered.remarks,
+        *(mixed.sentences if mixed else ()), *elsewhere, None if compared.slower else speed,
+        compared.changed and compared.changed.sentence,
     )  # fmt: skip
     return Quantized(quantized, compared.drop, compared.changed, judgement, tuple(text for text in found if text))
 

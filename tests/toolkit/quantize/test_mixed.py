@@ -102,9 +102,12 @@ def test_the_fragile_layer_is_the_worst_source(fragile: tuple[Bundle, str]) -> N
 
 
 @pytest.mark.parametrize("target", ["x86", "x86-avx2", "arm", "tensorrt"])
-def test_exactly_the_fragile_layer_stays_float(fragile: tuple[Bundle, str], tmp_path: Path, target: str) -> None:
+def test_exactly_the_fragile_layer_stays_float(
+    fragile: tuple[Bundle, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
     """The contract holds with it, and not without; all other layers are int8."""
     bundle, name = fragile
+    monkeypatch.setattr(mixed, "speedup", lambda *arguments: 1.5)
     options = QuantizeOptions(target=target, calibration_images=64)
     refused = quantize(
         bundle, QuantizeOptions(target=target, calibration_images=64, float_layers=False), out=tmp_path / "refused"
@@ -149,7 +152,7 @@ def test_a_contract_that_no_model_can_prove_needs_no_search(
 
 
 def test_no_choice_fulfils_the_contract(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Float layers make it too slow, and none make it too noisy: the points are listed, and the model is rejected."""
+    """It is right and too slow, and float layers make it slower: keep fp32, and the model is rejected."""
     monkeypatch.setattr(tune, "this_machine", lambda: "x86")
     monkeypatch.setattr(mixed, "speedup", lambda *arguments: 0.9)
     monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: Interval(0.9, 0.85, 0.95))
@@ -157,10 +160,9 @@ def test_no_choice_fulfils_the_contract(fp32: Bundle, tmp_path: Path, monkeypatc
     assert (made.judgement.rule, made.judgement.exit_code) == ("min_speedup", 3)
     assert made.bundle.path.name == "made.rejected"
     assert "0.90x [0.85, 0.95]" in made.sentences[0]
-    assert "no choice of float layers fulfils the contract" in made.sentences
+    assert "keep fp32: no choice of float layers fulfils the contract and is faster than fp32 here" in made.sentences
     points = made.bundle.manifest.details["mixed_precision"]["points"]
-    assert len(points) > 1
-    assert {point["speedup"] for point in points} == {0.9}
+    assert [(point["layers"], point["speedup"]) for point in points] == [([], 0.9)]
 
 
 def test_a_speedup_needs_a_trial_on_the_target(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +204,22 @@ def test_of_similar_choices_the_cheaper_comes_first() -> None:
     assert order == [frozenset("b"), frozenset("ab"), frozenset("abc")]
 
 
+def test_float_layers_that_make_it_slower_than_fp32_are_no_choice(
+    fragile: tuple[Bundle, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fragile layer would fulfil the contract; the first lines say what is wrong and what to keep."""
+    monkeypatch.setattr(tune, "this_machine", lambda: "x86")
+    monkeypatch.setattr(tune, "speedup", lambda *arguments: 1.0)
+    speeds = iter((1.2, 0.8))
+    monkeypatch.setattr(mixed, "speedup", lambda *arguments: next(speeds))
+    monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: Interval(1.2, 1.1, 1.3))
+    made = quantize(fragile[0], QuantizeOptions(target="x86", calibration_images=64), out=tmp_path / "made")
+    assert made.judgement.exit_code == 3
+    assert made.bundle.manifest.details["float_layers"] == []
+    assert len(made.bundle.manifest.details["mixed_precision"]["points"]) == 2
+    assert made.sentences[1].startswith("keep fp32: ")
+
+
 @given(st.integers(1, 70), st.integers(0, 80))
 def test_the_smallest_number_is_found_with_few_trials(count: int, first: int) -> None:
     """For any number from which all hold."""
@@ -211,6 +229,6 @@ def test_the_smallest_number_is_found_with_few_trials(count: int, first: int) ->
         tried.append(number)
         return number >= first
 
-    assert mixed._smallest(count, holds) == (first if first < count else None)
+    assert mixed._smallest(count, holds, lambda number: True) == (first if first < count else None)
     assert len(tried) == len(set(tried))
     assert len(tried) <= 2 + 2 * max(1, count).bit_length()
