@@ -1,6 +1,6 @@
 """Post-training quantization, one stage per file: prepare, tune, observe, emit, verify, judge."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -85,7 +85,6 @@ def quantize(
         RecipeError: min_speedup is not positive.
     """
     from ...export.onnx_file import to_bytes
-    from .gate import warning
     from .lowered import Request
     from .portability import certify, remarks
 
@@ -98,7 +97,8 @@ def quantize(
     source = BundleImages(bundle, images, skip_corrupt=skip_corrupt)
     request = Request(bundle, options, images, source, progress)
     selection = _selection(source, options.selection_images)
-    lowered, compared, judgement, mixed = _lowered(request, selection, contract)
+    judged = _lowered(request, selection, contract)
+    lowered, compared, judgement, mixed = judged
     tensors, batch = bundle.golden().tensors[:_PORTABLE_IMAGES], bundle.manifest.input.batch
     portability = certify(lowered.model, tensors, batch) if lowered.portable else None
     details = {
@@ -110,15 +110,8 @@ def quantize(
     fingerprints = bundle.fingerprints() | used_elsewhere(source, details)
     manifest = replace(_manifest(request, lowered), details=details)
     quantized = _write(bundle, path, manifest, to_bytes(lowered.model), fingerprints)
-    speed = compared.speed(precision)
-    noisy = warning(compared.noise, precision) if judgement.outcome != "fail" else None
     elsewhere = remarks(portability, lowered.details["target"]) if portability else ()
-    found = (
-        mixed.failure if mixed else None, speed if compared.slower else None, noisy, *lowered.remarks,
-        *(mixed.sentences if mixed else ()), *elsewhere, None if compared.slower else speed,
-        compared.changed and compared.changed.sentence,
-    )  # fmt: skip
-    return Quantized(quantized, compared.drop, compared.changed, judgement, tuple(text for text in found if text))
+    return Quantized(quantized, compared.drop, compared.changed, judgement, _remarks(judged, precision, elsewhere))
 
 
 class _Judged(NamedTuple):
@@ -128,6 +121,21 @@ class _Judged(NamedTuple):
     compared: "Compared"
     judgement: Judgement
     mixed: "Mixed | None" = None
+
+
+def _remarks(judged: _Judged, precision: str, elsewhere: Sequence[str]) -> tuple[str, ...]:
+    """Lines for the user: what to keep, warnings, and the rest; `elsewhere` are those about other CPUs."""
+    from .gate import warning
+
+    lowered, compared, judgement, mixed = judged
+    speed = compared.speed(precision)
+    found = (
+        mixed.failure if mixed else None, speed if compared.slower else None,
+        warning(compared.noise, precision) if judgement.outcome != "fail" else None, *lowered.remarks,
+        *(mixed.sentences if mixed else ()), *elsewhere, None if compared.slower else speed,
+        compared.changed and compared.changed.sentence,
+    )  # fmt: skip
+    return tuple(text for text in found if text)
 
 
 def _lowered(request: "Request", selection: ImageSet | None, contract: Contract) -> _Judged:
