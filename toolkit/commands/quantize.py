@@ -79,11 +79,11 @@ def command(
         with progress_bar("quantize") as show:
             options = QuantizeOptions(
                 precision=precision, target=name, calibration=calibration, calibration_images=calibration_images,
-                allow_few=allow_few,
+                allow_few=allow_few, skip_corrupt=skip_corrupt,
             )  # fmt: skip
             result = quantize(
-                source, options, images=images, max_drop=max_drop, min_speedup=min_speedup, skip_corrupt=skip_corrupt,
-                out=out, progress=show,
+                source, options, images=images, max_drop=max_drop, min_speedup=min_speedup, out=out,
+                progress=show,
             )  # fmt: skip
         for sentence in result.sentences:
             say(sentence)

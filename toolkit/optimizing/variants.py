@@ -121,9 +121,10 @@ def make(variant: Variant, source: Bundle, options: MakingOptions, progress: Pro
         source,
         QuantizeOptions(
             precision=variant.precision, target=variant.target, calibration_images=options.calibration_images,
-            allow_few=True, selection_images=options.selection_images, float_layers=False,
+            allow_few=True, selection_images=options.selection_images,
+            skip_corrupt=options.skip_corrupt, float_layers=False,
         ),
-        images=options.images, max_drop=options.max_drop, skip_corrupt=options.skip_corrupt, progress=show,
+        images=options.images, max_drop=options.max_drop, progress=show,
     )  # fmt: skip
     if result.judgement.outcome == "fail":
         raise EdgeKitError(result.judgement.sentence, fix="see edgekit quantize")

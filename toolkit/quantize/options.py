@@ -19,6 +19,7 @@ class QuantizeOptions:
         calibration_images: number of calibration images, drawn by class from the training part.
         allow_few: allow fewer than 8 calibration images.
         selection_images: judge on at most this many selection images, drawn by class; None for all.
+        skip_corrupt: leave out images that cannot be decoded.
         float_layers: if the contract is not fulfilled, search for layers to keep float.
     """
 
@@ -28,4 +29,5 @@ class QuantizeOptions:
     calibration_images: int = 512
     allow_few: bool = False
     selection_images: int | None = None
+    skip_corrupt: bool = False
     float_layers: bool = True

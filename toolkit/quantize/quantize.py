@@ -63,7 +63,6 @@ def quantize(
     images: str | None = None,
     max_drop: float | None = None,
     min_speedup: float | None = None,
-    skip_corrupt: bool = False,
     out: Path | None = None,
     runs: Path = RUNS,
     progress: Progress = silent,
@@ -94,7 +93,7 @@ def quantize(
     contract = Contract(max_drop, min_speedup)
     _check_contract(contract, options)
     path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
-    source = BundleImages(bundle, images, skip_corrupt=skip_corrupt)
+    source = BundleImages(bundle, images, skip_corrupt=options.skip_corrupt)
     request = Request(bundle, options, images, source, progress)
     selection = _selection(source, options.selection_images)
     judged = _lowered(request, selection, contract)
