@@ -86,7 +86,9 @@ class Mixed(NamedTuple):
         worst = ", ".join(f"{entry.name} {entry.kind} {entry.noise / total:.0%}" for entry in self.sources[:_LISTED])
         points = [f"  {point.sentence}" for point in self.points]
         lines = (f"most noise comes from: {worst}", *points)
-        return lines if self.chosen is None else (*lines, f"float to fulfil the contract: {self._listed(self.chosen)}")
+        if self.chosen is None or not self.chosen.layers:
+            return lines
+        return (*lines, f"float to fulfil the contract: {self._listed(self.chosen)}")
 
     @property
     def failure(self) -> str | None:

@@ -154,7 +154,7 @@ def _lowered(request: "Request", selection: ImageSet | None, contract: Contract)
     if judged.judgement.exit_code == PASS or not request.options.float_layers:
         return judged
     mixed = keep_float(int8, request, selection, contract)
-    if mixed is not None and mixed.chosen is not None:
+    if mixed is not None and mixed.chosen is not None and mixed.chosen.layers:  # the same model is not judged twice
         judged = _judge(int8.lowered(mixed.chosen.layers), request, selection, contract)
     return judged._replace(mixed=mixed)
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ...deploy.parity import powers
+from ...deploy.parity import decibels, powers
 from ...deploy.progress import Progress
 from ...export.onnx_file import producers
 from .emit import int8_layers
@@ -57,8 +57,8 @@ def noise_sources(
         model = onnx.ModelProto()
         model.CopyFrom(source)
         change(model.graph)
-        signal, noise = powers(expected, run_float(model, tensors))
-        found.append(entry._replace(noise=float(noise / signal) if signal else np.inf))
+        found_powers = powers(expected, run_float(model, tensors))
+        found.append(entry._replace(noise=10 ** (-decibels(found_powers) / 10) if found_powers[1] else 0.0))
         progress("sensitivity", (index + 1) / len(rounded))
     return sorted(found, key=lambda entry: -entry.noise)
 

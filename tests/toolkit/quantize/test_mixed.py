@@ -165,6 +165,17 @@ def test_no_choice_fulfils_the_contract(fp32: Bundle, tmp_path: Path, monkeypatc
     assert [(point["layers"], point["speedup"]) for point in points] == [([], 0.9)]
 
 
+def test_the_same_model_is_not_judged_twice(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its speed-up is not proved, and no layer needs to be float: measuring again would be a second try."""
+    monkeypatch.setattr(tune, "this_machine", lambda: "x86")
+    monkeypatch.setattr(mixed, "speedup", lambda *arguments: 1.3)
+    measured = iter((Interval(1.3, 1.1, 1.5),))
+    monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: next(measured))
+    made = quantize(fp32, QuantizeOptions(target="x86"), max_drop=50.0, min_speedup=1.2, out=tmp_path / "made")
+    assert (made.judgement.rule, made.judgement.exit_code) == ("min_speedup", 4)
+    assert not any("float to fulfil" in sentence or "keep fp32" in sentence for sentence in made.sentences)
+
+
 def test_a_speedup_needs_a_trial_on_the_target(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another machine's target is refused before anything is made; validate measures there."""
     monkeypatch.setattr(tune, "this_machine", lambda: "x86")
