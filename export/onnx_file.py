@@ -1,7 +1,8 @@
 """Writing ONNX files for other tools: sorted topologically, and accepted by ONNX's own checker. Needs no torch."""
 
 import heapq
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -51,6 +52,18 @@ def constants(graph: onnx.GraphProto) -> set[str]:
     """Names of the tensors that do not depend on the input: initializers, and the outputs of Constant nodes."""
     computed = {name for node in graph.node if node.op_type == "Constant" for name in node.output}
     return {entry.name for entry in graph.initializer} | computed
+
+
+def multiplications(node: onnx.NodeProto, output: Sequence[int], weight: Sequence[int]) -> int:
+    """Multiply-accumulates of a convolution, Gemm or MatMul (quantized or not) for one image.
+
+    Args:
+        output, weight: shapes of the first output, [n, ...], and of the weight.
+    """
+    values = math.prod(output[1:])
+    if "Conv" in node.op_type:  # each output value sums over one filter: input channels per group times the kernel
+        return values * math.prod(weight[1:])
+    return values * math.prod(weight) // output[-1]  # each output value sums over one column of the weights
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:

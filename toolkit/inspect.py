@@ -2,12 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
-
-import numpy as np
+from typing import TYPE_CHECKING, TypedDict
 
 from ..deploy.bundle import Bundle
-from ..deploy.documents import plain
+from ..deploy.documents import DocumentError, plain, read
 from ..deploy.engine.layers import SummaryEntry
 from ..deploy.errors import BundleError
 
@@ -25,8 +23,33 @@ class GraphFacts(TypedDict):
     quantized_share: float
 
 
+class PointEntry(TypedDict):
+    """A model of a search for float layers, as far as it is shown (see quantize.mixed_precision)."""
+
+    sentence: str
+
+
+class NoiseEntry(TypedDict):
+    """A source of noise in an int8 model (see quantize.sensitivity)."""
+
+    name: str
+    kind: str
+    noise: float
+
+
+class MixedPrecisionEntry(TypedDict):
+    """A search for float layers in a manifest's details."""
+
+    points: list[PointEntry]
+    sensitivity: list[NoiseEntry]
+
+
 def inspect_bundle(bundle: Bundle) -> dict[str, object]:
-    """Facts about a bundle, as plain values; those of the graph only for ONNX."""
+    """Facts about a bundle, as plain values; those of the graph only for ONNX.
+
+    Raises:
+        BundleError: the graph, or the search for float layers in the manifest, is not valid.
+    """
     manifest = bundle.manifest
     facts: dict[str, object] = {
         "id": bundle.id,
@@ -48,7 +71,7 @@ def inspect_bundle(bundle: Bundle) -> dict[str, object]:
     if manifest.format == "onnx":
         facts |= _graph(bundle)
     if manifest.details.get("mixed_precision"):
-        facts["mixed_precision"] = _mixed_facts(manifest.details["mixed_precision"])
+        facts["mixed_precision"] = _mixed_precision(bundle)
     if "engine" in manifest.details:
         facts["engine"] = engine_facts(manifest.details["engine"])
     return facts
@@ -60,8 +83,12 @@ def engine_facts(engine: SummaryEntry) -> dict[str, object]:
     return {**engine, "layers": layers}
 
 
-def _mixed_facts(found: Mapping[str, Any]) -> dict[str, object]:
+def _mixed_precision(bundle: Bundle) -> dict[str, object]:
     """The models of a search for float layers, and where the noise of the int8 model comes from, with one line each."""
+    try:
+        found = read(MixedPrecisionEntry, bundle.manifest.details["mixed_precision"], "details.mixed_precision")
+    except DocumentError as error:
+        raise BundleError(f"{bundle.path}: manifest.json: {error}", fix="quantize the model again") from error
     total = sum(entry["noise"] for entry in found["sensitivity"]) or 1.0
     lines = [f"{entry['noise'] / total:6.1%} {entry['name']} {entry['kind']}" for entry in found["sensitivity"]]
     return {"points": [point["sentence"] for point in found["points"]], "sensitivity": lines}
@@ -113,6 +140,7 @@ def _graph_facts(model: "onnx.ModelProto", inferred: "onnx.ModelProto") -> Graph
 
 def _macs(model: "onnx.ModelProto") -> int | None:
     """Multiply-accumulates of Conv, Gemm and MatMul, quantized or not, for one image; None if a shape is unknown."""
+    from ..export.onnx_file import multiplications
     from .importing.precision import WEIGHTS
 
     graph = model.graph
@@ -130,8 +158,5 @@ def _macs(model: "onnx.ModelProto") -> int | None:
         output, weight = shapes.get(node.output[0]), shapes.get(node.input[WEIGHTS[node.op_type]])
         if not output or not weight:
             return None
-        if "Conv" in node.op_type:  # each output value sums over one filter: input channels per group times the kernel
-            total += int(np.prod(output[1:])) * int(np.prod(weight[1:]))
-        else:  # each output value sums over one column of the weights
-            total += int(np.prod(output[1:])) * int(np.prod(weight)) // output[-1]
+        total += multiplications(node, output, weight)
     return total

@@ -66,11 +66,9 @@ class Contract:
             raise RecipeError(f"--min-speedup {self.min_speedup:g} is not a ratio", fix="pass e.g. --min-speedup 1.2")
 
     def judge(self, drop: "Drop | None", speedup: Interval | None, against: str) -> "list[Judgement]":
-        """Judge the drop, and with `min_speedup` also the speed-up over the model `against` if it was measured."""
+        """Judge the drop, and with `min_speedup` also the speed-up over the model `against`; None if not measured."""
         judged = [judge_drop(drop, self.max_drop, self.confidence)]
-        if self.min_speedup is None or speedup is None:
-            return judged
-        return [*judged, judge_speedup(speedup, self.min_speedup, against)]
+        return judged if self.min_speedup is None else [*judged, judge_speedup(speedup, self.min_speedup, against)]
 
 
 @dataclass(frozen=True)
@@ -135,8 +133,10 @@ def _missing(drop: Drop, limit: float, confidence: float) -> str:
     return f"about {images_needed(drop.lost, drop.gained, drop.count, limit, confidence)} more images are needed"
 
 
-def judge_speedup(speedup: Interval, min_speedup: float, against: str = "the baseline") -> Judgement:
-    """Judge a speed-up (a ratio, over the model `against`) by the bounds of its interval."""
+def judge_speedup(speedup: Interval | None, min_speedup: float, against: str = "the baseline") -> Judgement:
+    """Judge a speed-up (a ratio, over the model `against`; None if not measured) by the bounds of its interval."""
+    if speedup is None:
+        return Judgement("min_speedup", "inconclusive", "the speed-up was not measured", strict=True)
     figures = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] as fast as {against}"
     if speedup.low >= min_speedup:
         return Judgement("min_speedup", "pass", f"{figures}: at least the {min_speedup:g} required", strict=True)

@@ -84,7 +84,7 @@ def images_without_loss(limit: float, confidence: float = CONFIDENCE) -> int:
 
     The upper bound of paired_difference(0, 0, count) is z * sqrt(2) / (count + 2).
     """
-    return max(1, math.ceil(critical(confidence) * math.sqrt(2) / limit - 2 - 1e-9))
+    return max(1, math.ceil(critical(confidence) * math.sqrt(2) / limit - 2))
 
 
 def unpaired_difference(

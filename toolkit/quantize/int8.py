@@ -57,9 +57,8 @@ class Int8:
         methods = {name: name for name in (AUTO, *METHODS)}
         method = choose(methods, options.calibration, "calibration method", EdgeKitError)
         images, warnings = _calibration_images(request)
-        self._tuned = tune(model, bundle, self.target, progress)
-        self.source, self.form = self._tuned.model, self._tuned.form
-        self.timed, self.runtime = self._tuned.timed, self._tuned.runtime
+        tuned = tune(model, bundle, self.target, progress)
+        self.source, self.form, self.timed, self.runtime = tuned.model, tuned.form, tuned.timed, tuned.runtime
         if self.runtime != target.runtime:
             own = runtime_named(target.runtime)
             warnings.append(
@@ -75,11 +74,11 @@ class Int8:
         overflowing = self._overflowing(images, request) if target.reduce_range else Overflowing({}, 0)
         self.form = replace(self.form, seven_bits=frozenset(overflowing.counts))
         self._remarks = (
-            *warnings, *advice.warnings, f"target {self.target}: {target.why}", *self._tuned.remarks,
+            *warnings, *advice.warnings, f"target {self.target}: {target.why}", *tuned.remarks,
             *overflowing.remarks,
         )  # fmt: skip
         self._details: dict[str, Any] = {
-            "target": self.target, **self._tuned.to_json(), "seven_bits": overflowing.counts,
+            "target": self.target, **tuned.to_json(), "seven_bits": overflowing.counts,
             "calibration": {
                 "images": place(request.images) if request.images else None,
                 "ids": images.ids,

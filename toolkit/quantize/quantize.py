@@ -23,7 +23,7 @@ from .options import SEED, QuantizeOptions
 if TYPE_CHECKING:
     from .compare import Changed, Compared
     from .lowered import Lowered, Request
-    from .mixed import Mixed
+    from .mixed_precision import MixedPrecision
 
 # The part of the data for judging; the test part is left to validate.
 _SELECTION = "validation"
@@ -74,7 +74,7 @@ def quantize(
 
     Args:
         images: source of calibration and selection images, instead of the bundle's own data set.
-        max_drop: see contract.judge_drop. If it is not fulfilled, layers stay float (see mixed.keep_float).
+        max_drop: see contract.judge_drop. If it is not fulfilled, layers stay float (see mixed_precision.keep_float).
         min_speedup: the smallest speed-up over fp32 in a short trial on this machine, a ratio; None for no limit.
 
     Raises:
@@ -119,7 +119,7 @@ class _Judged(NamedTuple):
     lowered: "Lowered"
     compared: "Compared"
     judgement: Judgement
-    mixed: "Mixed | None" = None
+    mixed: "MixedPrecision | None" = None
 
 
 def _remarks(judged: _Judged, precision: str, elsewhere: Sequence[str]) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def _lowered(request: "Request", selection: ImageSet | None, contract: Contract)
 
     from .fp16 import lower_fp16
     from .int8 import Int8
-    from .mixed import keep_float
+    from .mixed_precision import keep_float
     from .prepare import prepare
 
     model = prepare(onnx.load(str(request.bundle.model_path)))
@@ -153,8 +153,8 @@ def _lowered(request: "Request", selection: ImageSet | None, contract: Contract)
     judged = _judge(int8.lowered(), request, selection, contract)
     if judged.judgement.exit_code == PASS or not request.options.float_layers:
         return judged
-    mixed = keep_float(int8, request, selection, contract)
-    if mixed is not None and mixed.chosen is not None and mixed.chosen.layers:  # the same model is not judged twice
+    mixed = keep_float(int8, request, selection, contract, judged.compared)
+    if mixed is not None and mixed.chosen is not None and mixed.chosen.layers:
         judged = _judge(int8.lowered(mixed.chosen.layers), request, selection, contract)
     return judged._replace(mixed=mixed)
 
@@ -210,8 +210,9 @@ def _check_contract(contract: Contract, options: QuantizeOptions) -> None:
     target = options.target or this_machine()
     choose(TARGETS, target, "target", EdgeKitError)
     if options.precision == "fp16" or not is_timed(target):
+        reason = "fp16 has none" if options.precision == "fp16" else "this machine is not the target"
         raise EdgeKitError(
-            "--min-speedup needs a trial, and this machine is not the target",
+            f"--min-speedup needs a trial, and {reason}",
             fix="leave it out, and run on the target: edgekit validate --min-speedup",
         )
 

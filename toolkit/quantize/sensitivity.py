@@ -14,6 +14,7 @@ from ...export.onnx_file import producers
 from .emit import int8_layers
 from .factors import factors
 from .gate import run_float
+from .grid import Grid
 from .operators import COMPUTE, FUSED_OPS, SAME_GRID
 from .rewrites.graph import add_constant, arrays, readers
 from .targets import Form
@@ -75,24 +76,16 @@ def _rounded_weights(source: onnx.ModelProto, quantized: onnx.ModelProto) -> Ite
         read = makers.get(node.input[1]) if node.op_type in COMPUTE else None
         if read is None or read.op_type != "DequantizeLinear" or read.input[0] not in values:
             continue
-        weight = _dequantized(read, values) / alphas.get(node.name, np.float32(1))  # emit_int8 moves alpha into it
+        stored, scale, zero_point = (values[name] for name in read.input)
+        axis = next((entry.i for entry in read.attribute if entry.name == "axis"), None)
+        # emit_int8 moves a Gemm's alpha into its weight
+        weight = Grid(scale, zero_point, axis).dequantize(stored) / alphas.get(node.name, np.float32(1))
 
         def change(graph: onnx.GraphProto, name: str = node.name, weight: np.ndarray = weight) -> None:
             layer = next(node for node in graph.node if node.name == name)
             layer.input[1] = add_constant(graph, f"{name}/rounded", weight)
 
         yield NoiseSource(node.name, "weights", frozenset([node.name]), 0.0), change
-
-
-def _dequantized(read: onnx.NodeProto, values: dict[str, np.ndarray]) -> np.ndarray:
-    """The float32 constant that a DequantizeLinear reads."""
-    stored, scale = values[read.input[0]], values[read.input[1]]
-    zero_point = values[read.input[2]] if len(read.input) > 2 else np.zeros((), stored.dtype)
-    if scale.ndim:
-        shape = [1] * stored.ndim
-        shape[next((entry.i for entry in read.attribute if entry.name == "axis"), 1)] = -1
-        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
-    return (stored.astype(np.float32) - zero_point.astype(np.float32)) * scale
 
 
 def _rounded_activations(

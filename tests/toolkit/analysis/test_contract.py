@@ -81,3 +81,10 @@ def test_a_speed_up_is_a_positive_ratio(ratio: float) -> None:
     """Any model meets another limit, or none does."""
     with pytest.raises(RecipeError, match="is not a ratio"):
         Contract(min_speedup=ratio)
+
+
+def test_a_speedup_that_was_not_measured_is_not_proved() -> None:
+    """A limit is never left out."""
+    judged = Contract(max_drop=1.0, min_speedup=1.2).judge(_drop(0, 0, 1000), None, "fp32")
+    assert [(entry.rule, entry.outcome) for entry in judged] == [("max_drop", "pass"), ("min_speedup", "inconclusive")]
+    assert overall(judged).exit_code == 4

@@ -326,6 +326,7 @@ def test_the_command_prints_warnings_first(
     assert "--allow-few" in refused.stderr
     done = edgekit("quantize", fp32.path, "--calibration-images", 4, "--allow-few", "--out", "made")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("quantize: ")]
+    assert not any(line.startswith("keep fp32") for line in lines[1:])
     warned = [line.startswith("warning: ") for line in lines if not line.startswith("keep fp32")]
     assert warned[0]
     assert warned == sorted(warned, reverse=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,23 +11,24 @@ import numpy as np
 import onnx
 import pytest
 from edgekit.deploy.bundle import Bundle, create
-from edgekit.deploy.errors import EdgeKitError, RecipeError
+from edgekit.deploy.errors import BundleError, EdgeKitError, RecipeError
 from edgekit.deploy.parity import powers
+from edgekit.deploy.session import load
 from edgekit.toolkit.analysis.statistics import Interval
 from edgekit.toolkit.datasets import BundleImages
 from edgekit.toolkit.inspect import inspect_bundle
-from edgekit.toolkit.quantize import compare, mixed, tune
+from edgekit.toolkit.quantize import compare, mixed_precision, tune
 from edgekit.toolkit.quantize.gate import run_float, run_optimised
 from edgekit.toolkit.quantize.int8 import Int8
 from edgekit.toolkit.quantize.lowered import Request
-from edgekit.toolkit.quantize.mixed import costs, float_order
+from edgekit.toolkit.quantize.mixed_precision import costs, float_order
 from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import quantize
 from edgekit.toolkit.quantize.sensitivity import NoiseSource, noise_sources
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 
 def _changed(source: Bundle, path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Bundle:
@@ -106,8 +108,11 @@ def test_exactly_the_fragile_layer_stays_float(
     fragile: tuple[Bundle, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     """The contract holds with it, and not without; all other layers are int8."""
+    import openvino
+
     bundle, name = fragile
-    monkeypatch.setattr(mixed, "speedup", lambda *arguments: 1.5)
+    monkeypatch.setattr(mixed_precision, "speedup", lambda *arguments: 1.5)
+    monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: Interval(1.6, 1.5, 1.7))
     options = QuantizeOptions(target=target, calibration_images=64)
     refused = quantize(
         bundle, QuantizeOptions(target=target, calibration_images=64, float_layers=False), out=tmp_path / "refused"
@@ -123,11 +128,55 @@ def test_exactly_the_fragile_layer_stays_float(
     facts = inspect_bundle(made.bundle)["mixed_precision"]
     assert [line.partition(":")[0] for line in facts["points"]] == ["0 layers float", "1 layer float"]
     assert facts["sensitivity"][0].endswith(f"% {name} weights")
+    onnx.checker.check_model(str(made.bundle.model_path), full_check=True)
+    tensors = made.bundle.golden().tensors[:1]
+    expected = load(made.bundle.path, "onnxruntime").run(tensors)
+    compiled = openvino.Core().compile_model(made.bundle.model_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert np.abs(compiled(tensors)[0] - expected).max() <= 0.05 * np.abs(expected).max()
     nodes = {node.name: node for node in onnx.load(str(made.bundle.model_path)).graph.node}
     makers = {output: node for node in nodes.values() for output in node.output}
     read = {layer.name: makers.get(nodes[layer.name].input[1]) for layer in _layers(bundle)}
     start = [layer.name for layer in _layers(bundle)][: details["float_convolutions"]]
     assert {layer for layer, maker in read.items() if maker is None} == {name, *start}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["x", [], {"points": "x"}, {"points": [], "sensitivity": [{"name": "a", "kind": "b", "noise": "c"}]}],
+)
+def test_a_search_that_is_not_valid_is_refused(fp32: Bundle, entry: object) -> None:
+    """A bundle's manifest comes from outside: one line, not a traceback."""
+    manifest = replace(fp32.manifest, details={"mixed_precision": entry})
+    bundle = Bundle(fp32.path, manifest, id="")
+    if not entry:
+        assert "mixed_precision" not in inspect_bundle(bundle)
+        return
+    with pytest.raises(BundleError, match="details.mixed_precision"):
+        inspect_bundle(bundle)
+
+
+def test_costs_count_multiplications_and_weights() -> None:
+    """Of convolutions with groups, and of a Gemm in either orientation; what is converted counts too."""
+    generator = np.random.default_rng(0)
+    shapes = {"c": (8, 1, 3, 3), "g": (8, 5), "t": (4, 5)}
+    weights = [
+        numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name) for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "c"], ["y"], "conv", group=8, pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["y"], ["m"], "mean"),
+        helper.make_node("Flatten", ["m"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "g"], ["h"], "gemm"),
+        helper.make_node("Gemm", ["h", "t"], ["o"], "transposed", transB=1),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "costs", [value("x", 1, [1, 8, 6, 6])], [value("o", 1, [1, 4])], weights
+    )  # fmt: skip
+    found = costs(onnx.shape_inference.infer_shapes(helper.make_model(graph)))
+    assert found["conv"] - found["mean"] == 8 * 72 + 288 * 9 + 16 * (288 - 8)
+    assert found["gemm"] - found["flatten"] == 8 * 40 + 40 + 16 * (13 - 16)
+    assert found["transposed"] - found["flatten"] == 8 * 20 + 20 + 16 * (9 - 16)
 
 
 def test_a_fulfilled_contract_needs_no_search(fp32: Bundle, tmp_path: Path) -> None:
@@ -154,7 +203,7 @@ def test_a_contract_that_no_model_can_prove_needs_no_search(
 def test_no_choice_fulfils_the_contract(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is right and too slow, and float layers make it slower: keep fp32, and the model is rejected."""
     monkeypatch.setattr(tune, "this_machine", lambda: "x86")
-    monkeypatch.setattr(mixed, "speedup", lambda *arguments: 0.9)
+    monkeypatch.setattr(mixed_precision, "speedup", lambda *arguments: 0.9)
     monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: Interval(0.9, 0.85, 0.95))
     made = quantize(fp32, QuantizeOptions(target="x86"), max_drop=50.0, min_speedup=1.2, out=tmp_path / "made")
     assert (made.judgement.rule, made.judgement.exit_code) == ("min_speedup", 3)
@@ -168,7 +217,7 @@ def test_no_choice_fulfils_the_contract(fp32: Bundle, tmp_path: Path, monkeypatc
 def test_the_same_model_is_not_judged_twice(fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its speed-up is not proved, and no layer needs to be float: measuring again would be a second try."""
     monkeypatch.setattr(tune, "this_machine", lambda: "x86")
-    monkeypatch.setattr(mixed, "speedup", lambda *arguments: 1.3)
+    monkeypatch.setattr(mixed_precision, "speedup", lambda *arguments: 1.3)
     measured = iter((Interval(1.3, 1.1, 1.5),))
     monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: next(measured))
     made = quantize(fp32, QuantizeOptions(target="x86"), max_drop=50.0, min_speedup=1.2, out=tmp_path / "made")
@@ -221,8 +270,8 @@ def test_float_layers_that_make_it_slower_than_fp32_are_no_choice(
     """The fragile layer would fulfil the contract; the first lines say what is wrong and what to keep."""
     monkeypatch.setattr(tune, "this_machine", lambda: "x86")
     monkeypatch.setattr(tune, "speedup", lambda *arguments: 1.0)
-    speeds = iter((1.2, 0.8))
-    monkeypatch.setattr(mixed, "speedup", lambda *arguments: next(speeds))
+    speeds = iter((0.8,))
+    monkeypatch.setattr(mixed_precision, "speedup", lambda *arguments: next(speeds))
     monkeypatch.setattr(compare, "speedup_interval", lambda *arguments: Interval(1.2, 1.1, 1.3))
     made = quantize(fragile[0], QuantizeOptions(target="x86", calibration_images=64), out=tmp_path / "made")
     assert made.judgement.exit_code == 3
@@ -240,6 +289,6 @@ def test_the_smallest_number_is_found_with_few_trials(count: int, first: int) ->
         tried.append(number)
         return number >= first
 
-    assert mixed._smallest(count, holds, lambda number: True) == (first if first < count else None)
+    assert mixed_precision._smallest(count, holds, lambda number: True) == (first if first < count else None)
     assert len(tried) == len(set(tried))
     assert len(tried) <= 2 + 2 * max(1, count).bit_length()

@@ -1,5 +1,6 @@
 """Keep the fewest and cheapest layers float with which an int8 model fulfils its contract."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
@@ -10,8 +11,9 @@ import onnx
 from ...deploy.images import ImageSet
 from ...deploy.parity import decibels, powers
 from ...deploy.session import Session, open_session
-from ...export.onnx_file import to_bytes
+from ...export.onnx_file import multiplications, to_bytes
 from ..analysis.contract import PASS, Contract, Drop, compare_accuracy, judge_drop
+from .compare import Compared
 from .gate import REFUSED_DB
 from .int8 import Int8
 from .lowered import Request
@@ -36,10 +38,10 @@ class Point(NamedTuple):
 
     Attributes:
         layers: names of those.
-        changed: number of selection images with another answer than the source's.
+        changed: number of selection images, or without them of golden samples, with another answer than the source's.
         drop: see compare_accuracy.
-        decibels: signal-to-noise ratio of the logits on the selection images.
-        speedup: over the float source in a one-second trial with one thread; None if this machine is not the target.
+        decibels: signal-to-noise ratio of the logits on these images.
+        speedup: over the float source in a short trial with one thread; None if this machine is not the target.
     """
 
     layers: frozenset[str]
@@ -66,7 +68,7 @@ class Point(NamedTuple):
         return {**self._asdict(), "layers": sorted(self.layers), "drop": drop, "sentence": self.sentence}
 
 
-class Mixed(NamedTuple):
+class MixedPrecision(NamedTuple):
     """The search for float layers.
 
     Attributes:
@@ -88,7 +90,8 @@ class Mixed(NamedTuple):
         lines = (f"most noise comes from: {worst}", *points)
         if self.chosen is None or not self.chosen.layers:
             return lines
-        return (*lines, f"float to fulfil the contract: {self._listed(self.chosen)}")
+        choice = f"float to fulfil the contract: {self._listed(self.chosen)}"
+        return (*lines, f"{choice}; it was chosen on these images, and edgekit validate confirms it on the test images")
 
     @property
     def failure(self) -> str | None:
@@ -110,13 +113,18 @@ class Mixed(NamedTuple):
         return {"points": [point.to_json() for point in self.points], "sensitivity": sources}
 
 
-def keep_float(int8: Int8, request: Request, selection: ImageSet | None, contract: Contract) -> Mixed | None:
+def keep_float(
+    int8: Int8, request: Request, selection: ImageSet | None, contract: Contract, compared: Compared
+) -> MixedPrecision | None:
     """Find the fewest layers that must stay float for the contract; None if more images are needed to prove any.
 
     The layers are ordered by `float_order`. Their number is doubled until the contract holds, and then halved. More
     float layers are slower, so the search ends where a trial is no faster than fp32 or than the contract requires.
+
+    Args:
+        compared: how the model without float layers compares with its source. It is not measured again, which would be
+            a second try.
     """
-    compare = _Comparison(int8, request, selection)
 
     def holds(point: Point) -> bool:
         return point.decibels >= REFUSED_DB and judge_drop(point.drop, contract.max_drop).exit_code == PASS
@@ -124,7 +132,9 @@ def keep_float(int8: Int8, request: Request, selection: ImageSet | None, contrac
     def fast(point: Point) -> bool:
         return point.speedup is None or point.speedup >= (contract.min_speedup or 1.0)
 
-    if not holds(compare.source):
+    selection = selection or None  # an empty part
+    equal = None if selection is None else compare_accuracy(selection.targets, selection.targets, selection.targets)
+    if judge_drop(equal, contract.max_drop).exit_code != PASS:
         return None
     golden, size = request.bundle.golden().tensors, request.bundle.manifest.input.batch or 1
     tensors = golden[: max(size, _SAMPLES // size * size)]
@@ -132,7 +142,8 @@ def keep_float(int8: Int8, request: Request, selection: ImageSet | None, contrac
     steps = float_order(sources, costs(int8.source))
     compute = {node.name for node in int8.source.graph.node if node.op_type in COMPUTE}
     steps = [frozenset[str](), *(layers for layers in steps if not compute <= layers)]
-    points: dict[int, Point] = {}
+    compare = _Comparison(int8, request, selection)
+    points = {0: _without_float_layers(compared)}
 
     def point(count: int) -> Point:
         if count not in points:
@@ -141,7 +152,13 @@ def keep_float(int8: Int8, request: Request, selection: ImageSet | None, contrac
 
     count = _smallest(len(steps), lambda count: holds(point(count)), lambda count: fast(point(count)))
     chosen = None if count is None or not fast(points[count]) else points[count]
-    return Mixed([points[index] for index in sorted(points)], chosen, sources)
+    return MixedPrecision([points[index] for index in sorted(points)], chosen, sources)
+
+
+def _without_float_layers(compared: Compared) -> Point:
+    speed = compared.speedup and compared.speedup.value
+    changed = compared.changed.images if compared.changed else 0
+    return Point(frozenset(), changed, compared.drop, compared.noise.worst[0], speed)
 
 
 def float_order(sources: Sequence[NoiseSource], costs: Mapping[str, float]) -> list[frozenset[str]]:
@@ -170,50 +187,41 @@ def float_order(sources: Sequence[NoiseSource], costs: Mapping[str, float]) -> l
     return steps
 
 
-def costs(source: onnx.ModelProto) -> dict[str, float]:
+def costs(source: onnx.ModelProto) -> dict[str, int]:
     """Node -> what it costs to compute it in float instead of int8, in multiplications for one image.
 
     Its multiplications, the weights that are four times as large, and the conversions of what it reads and writes.
     """
     graph, values = source.graph, arrays(source.graph)
-    sizes = {name: float(np.prod([size or 1 for size in shape])) for name, shape in shapes(graph).items()}
+    known = {name: [size or 1 for size in shape] for name, shape in shapes(graph).items()}
     found = {}
     for node in graph.node:
-        activations = [name for name in (*node.input, *node.output) if name not in values]
-        cost = _CALL + _CONVERSION * sum(sizes.get(name, 0.0) for name in activations)
-        if node.op_type in COMPUTE and node.input[1] in values:
-            weight = values[node.input[1]]
-            outputs = weight.shape[0] if node.op_type == "Conv" else weight.shape[-1]
-            cost += weight.size * (_WEIGHT + sizes.get(node.output[0], 0.0) / outputs)
+        activations = [known[name] for name in (*node.input, *node.output) if name in known and name not in values]
+        cost = _CALL + _CONVERSION * sum(map(math.prod, activations))
+        weight = values.get(node.input[1]) if node.op_type in COMPUTE else None
+        if weight is not None and node.output[0] in known:
+            cost += _WEIGHT * weight.size + multiplications(node, known[node.output[0]], weight.shape)
         found[node.name] = cost
     return found
 
 
 class _Comparison:
-    """Compares int8 models with their source on the selection images, or on golden samples if there are none.
-
-    Attributes:
-        source: what the comparison of the source with itself gives.
-    """
+    """Compares int8 models with their source on the selection images, or on golden samples if there are none."""
 
     def __init__(self, int8: Int8, request: Request, selection: ImageSet | None) -> None:
         self._int8, self._request, self._selection = int8, request, selection
         self._expected = self._answers(open_session(request.bundle), "the float model")
-        self.source = self._point(frozenset(), self._expected, None)
 
-    def __call__(self, layers: frozenset[str], tried: int) -> Point:
-        """The point with these float layers; `tried` is the number of earlier ones."""
+    def __call__(self, layers: frozenset[str], trial: int) -> Point:
+        """The model with these float layers, the trial of this number."""
         int8, bundle = self._int8, self._request.bundle
         content = to_bytes(int8.graph(layers))
-        logits = self._answers(open_model(bundle, content, int8.runtime), f"mixed precision, trial {tried + 1}")
+        logits = self._answers(open_model(bundle, content, int8.runtime), f"mixed precision, trial {trial}")
         speed = None
         if int8.timed:
             first = open_session(bundle, int8.runtime, threads=1)
             second = open_model(bundle, content, int8.runtime, threads=1)
             speed = speedup(first, second, bundle.golden().tensors[: bundle.manifest.input.batch or 1])
-        return self._point(layers, logits, speed)
-
-    def _point(self, layers: frozenset[str], logits: np.ndarray, speed: float | None) -> Point:
         before, after = (values.argmax(axis=1) for values in (self._expected, logits))
         drop = None if self._selection is None else compare_accuracy(self._selection.targets, before, after)
         noise = decibels(powers(self._expected, logits))
