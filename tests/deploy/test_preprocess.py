@@ -10,7 +10,8 @@ from edgekit.deploy.documents import plain, read
 from edgekit.deploy.errors import DataError, RecipeError
 from edgekit.deploy.images import ImageSet
 from edgekit.deploy.preprocess import INTERPOLATIONS, Preprocess, decode
-from edgekit.toolkit.training.augment import Examples
+from edgekit.toolkit.training.augment import normalized
+from edgekit.toolkit.training.pixels import Decoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -58,14 +59,15 @@ def test_equals_torchvision(
 @settings(max_examples=60, deadline=None)
 @given(sizes, sizes, st.sampled_from(MODES), st.integers(0, 99))
 def test_training_sees_the_same_tensor(width: int, height: int, source: str, seed: int) -> None:
-    """Without augmentation, a DataLoader feeds the network the same tensor as a device does."""
+    """Without augmentation, the network gets the same tensor as on a device."""
     stream = io.BytesIO()
     image = _image(width, height, source if source in ("RGB", "L", "RGBA", "P", "1", "LA") else "RGB", seed)
     image.save(stream, "PNG")
     preprocess = Preprocess("RGB", 24, (20, 22), "bicubic", MEANS["RGB"], STDS["RGB"])
     pixels = np.asarray(decode(stream.getvalue()).convert("RGB"))[None]
     images = ImageSet(("a",), ("0",), np.zeros(1, np.int64), pixels)
-    np.testing.assert_array_equal(Examples(images, preprocess)[0].tensor.numpy(), preprocess(decode(stream.getvalue())))
+    trained = normalized(Decoded(images, preprocess)[0, 0][0][None], preprocess)
+    np.testing.assert_array_equal(trained[0].numpy(), preprocess(decode(stream.getvalue())))
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:

@@ -27,13 +27,18 @@ _SHIPPED = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images to use, and how to divide them (see datasets.load_dataset)."""
+    """Which images to use, and how to divide them (see datasets.load_dataset).
+
+    Attributes:
+        cache: keep decoded images in memory, if they fit and do not differ between epochs.
+    """
 
     data: str = "digits"
     root: str | None = None
     seed: int = 0
     validation: float = 1 / 6
     skip_corrupt: bool = False
+    cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,17 @@ class AugmentSettings:
         pad_crop: pixels of padding before a random crop, 0 for no crop.
         horizontal_flip: probability of a flip.
         colour: strength of brightness, contrast and saturation changes.
+        erase: probability of erasing a rectangle (Random Erasing, Zhong et al., 2017).
+        mixup, cutmix: the parameter of the beta distribution, 0 for none; with both, each step uses one of them.
     """
 
     resized_crop: float = 0.0
     pad_crop: int = 0
     horizontal_flip: float = 0.0
     colour: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,15 +95,24 @@ class TrainSettings:
     """How the network is trained.
 
     Attributes:
+        batch_size: largest number of images per step, over all processes.
+        accumulate: compute the gradient of a step in this number of parts, which takes less memory.
         lr: learning rate; for one-cycle, its peak.
         step_size, gamma: for the step schedule: the rate is multiplied by `gamma` every `step_size` epochs.
+        warmup: the rate rises for this number of epochs; one-cycle has its own rise.
         clip: largest norm of the gradient, 0 for no limit.
+        class_weights: "balanced" weights the loss of an image by the inverse of its class's number of images.
+        ema: decay per step of the exponential moving average of the weights, which is then the result; 0 for none.
+        patience: stop after this number of epochs without a better validation accuracy, 0 for never.
+        deterministic: use only algorithms that give the same bits in each run, which may be slower on a GPU.
+        compile: compile the network with torch.compile.
         workers: loader processes per part; -1 is auto: none for arrays or for few or small files (see screening.py).
         device: auto, cpu or cuda.
     """
 
     epochs: int = 10
     batch_size: int = 128
+    accumulate: int = 1
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: float = 2e-3
     momentum: float = 0.9
@@ -101,12 +120,18 @@ class TrainSettings:
     schedule: Literal["step", "cosine", "one-cycle", "constant"] = "one-cycle"
     step_size: int = 10
     gamma: float = 0.9
+    warmup: float = 0.0
     label_smoothing: float = 0.0
     clip: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    ema: float = 0.0
+    patience: int = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = -1
     seed: int = 0
+    deterministic: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -247,17 +272,24 @@ def _check(recipe: Recipe) -> None:
     rules = {
         "train.epochs must be 1 or more": train.epochs >= 1,
         "train.batch_size must be 1 or more": train.batch_size >= 1,
+        "train.accumulate must be from 1 to train.batch_size": 1 <= train.accumulate <= train.batch_size,
         "train.lr must be positive": 0 < train.lr < float("inf"),
         "train.step_size must be 1 or more": train.step_size >= 1,
         "train.weight_decay must not be negative": train.weight_decay >= 0,
         "train.momentum must be from 0 to 1": 0 <= train.momentum < 1,
         "train.label_smoothing must be from 0 to 1": 0 <= train.label_smoothing < 1,
         "train.clip must not be negative": train.clip >= 0,
+        "train.warmup must be from 0 to train.epochs": 0 <= train.warmup < train.epochs,
+        "train.warmup is a part of the schedule one-cycle": not (train.warmup and train.schedule == "one-cycle"),
+        "train.ema must be from 0 to 1": 0 <= train.ema < 1,
+        "train.patience must not be negative": train.patience >= 0,
         "data.validation must be between 0 and 1": 0 < recipe.data.validation < 1,
         "augment.resized_crop must be from 0 to 1": 0 <= augment.resized_crop <= 1,
         "augment.pad_crop must not be negative": augment.pad_crop >= 0,
         "augment.horizontal_flip must be from 0 to 1": 0 <= augment.horizontal_flip <= 1,
         "augment.colour must not be negative": augment.colour >= 0,
+        "augment.erase must be from 0 to 1": 0 <= augment.erase <= 1,
+        "augment.mixup and cutmix must not be negative": min(augment.mixup, augment.cutmix) >= 0,
         "preprocess.size and resize must not be negative": min(recipe.preprocess.size, recipe.preprocess.resize) >= 0,
     }
     for rule, met in rules.items():

@@ -1,4 +1,4 @@
-"""Set up a training run: device, network, optimizer, loaders, and the state of an interrupted run."""
+"""Set up a training run: device, network, optimizer, images, and the state of an interrupted run."""
 
 import logging
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning_fabric
+import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...deploy.errors import RecipeError
 from ...deploy.preprocess import Header, Preprocess
@@ -17,49 +18,81 @@ from ...deploy.progress import Progress
 from ...models.network import create_network
 from ..datasets import PARTS, Dataset
 from . import checkpoint
-from .augment import Examples, collate
+from .augment import Augmentation
+from .pixels import Decoded, Pixels, Streamed, open_pixels
 from .recipe import Recipe, TrainSettings
-from .schedules import NEEDS_TOTAL_STEPS, OPTIMIZERS, make_schedule, remake_schedule
+from .schedules import NEEDS_TOTAL_STEPS, make_optimizer, make_schedule, remake_schedule
 from .screening import processes
+from .sharding import Share, step_count
 
 _log = logging.getLogger(__name__)
 
 _PART_NAMES = {"train": "training", "validation": "validation", "test": "test"}
+# The GPU's own settings of a deterministic run: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+_CUBLAS, _CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 @dataclass
 class Run:
-    """A training run in progress. `network` is `plain` wrapped by Fabric, with the same weights."""
+    """A training run in progress.
+
+    Attributes:
+        plain: the network; `network` is the same one wrapped by Fabric.
+        average: the moving average of its weights, if the recipe asks for one.
+        weights: of the classes in the loss, float32 [k]; None if all are equal.
+    """
 
     fabric: lightning_fabric.Fabric
-    settings: TrainSettings
+    recipe: Recipe
     work: Path
+    dataset: Dataset
+    preprocess: Preprocess
+    pixels: dict[str, Pixels]
+    augmentation: Augmentation
     plain: nn.Module
     network: Any
+    average: AveragedModel | None
+    weights: torch.Tensor | None
     optimizer: Any
     scheduler: Any
-    loaders: dict[str, Any]
     state: checkpoint.RunState
     progress: Progress
 
+    @property
+    def settings(self) -> TrainSettings:
+        """Those of the recipe."""
+        return self.recipe.train
+
+    @property
+    def share(self) -> Share:
+        """Of this process."""
+        return Share(self.fabric.global_rank, self.fabric.world_size)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network whose weights are evaluated and kept."""
+        return self.plain if self.average is None else self.average.module
+
 
 def start(
-    fabric: lightning_fabric.Fabric,
-    recipe: Recipe,
-    parts: dict[str, DataLoader],
-    plain: nn.Module,
-    work: Path,
-    progress: Progress,
-) -> Run:
+    fabric: lightning_fabric.Fabric, recipe: Recipe, dataset: Dataset, preprocess: Preprocess,
+    pixels: dict[str, Pixels], plain: nn.Module, work: Path, progress: Progress,
+) -> Run:  # fmt: skip
     """Everything that the loop requires, for a new run or from the state of an interrupted one."""
     settings = recipe.train
-    counts = ", ".join(f"{len(loader.dataset)} {_PART_NAMES[part]}" for part, loader in parts.items())  # type: ignore[arg-type]
+    counts = ", ".join(f"{len(getattr(dataset, part))} {name}" for part, name in _PART_NAMES.items())
     _log.info(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
-    optimizer = OPTIMIZERS[settings.optimizer](plain.parameters(), settings)
-    network, wrapped_optimizer = fabric.setup(plain, optimizer)
-    loaders = {part: fabric.setup_dataloaders(loader) for part, loader in parts.items()}
-    scheduler = make_schedule(optimizer, settings, steps=len(loaders["train"]))
-    state = checkpoint.restore(work, plain, optimizer, scheduler, settings.epochs)
+    # convolutions run faster on the channels of a pixel side by side, on CPUs and GPUs
+    plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(plain.parameters(), settings, fused=_precision(settings) != "16-mixed")
+    compiled: Any = torch.compile(plain) if settings.compile else plain
+    network, wrapped_optimizer = fabric.setup(compiled, optimizer)
+    average = None
+    if settings.ema:
+        average = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+    steps = step_count(len(dataset.train), settings.batch_size)
+    scheduler = make_schedule(optimizer, settings, steps)
+    state = checkpoint.restore(work, plain, average, optimizer, scheduler, settings.epochs)
     if state.epoch:
         _log.info(f"resuming {work} after epoch {state.epoch}")
     if state.epoch and state.planned != settings.epochs and settings.schedule in NEEDS_TOTAL_STEPS:
@@ -68,26 +101,44 @@ def start(
             f"schedule for {state.planned}, the others use that for {settings.epochs}; a new run of {settings.epochs} "
             "epochs would differ"
         )
-        scheduler = remake_schedule(optimizer, settings, len(loaders["train"]), state.epoch)
+        scheduler = remake_schedule(optimizer, settings, steps, state.epoch)
     state.planned = settings.epochs
-    return Run(fabric, settings, work, plain, network, wrapped_optimizer, scheduler, loaders, state, progress)
+    weights = _class_weights(dataset).to(fabric.device) if settings.class_weights == "balanced" else None
+    return Run(
+        fabric, recipe, work, dataset, preprocess, pixels, Augmentation(recipe.augment, preprocess), plain, network,
+        average, weights, wrapped_optimizer, scheduler, state, progress,
+    )  # fmt: skip
 
 
 def open_fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
     """Start Fabric on the requested device; under torchrun, on all its processes."""
-    cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not cuda:
+    if settings.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("torch finds no CUDA GPU here", fix="--set train.device=cpu, or run edgekit doctor")
-    device = ("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device
-    precision: Any = settings.precision
-    if precision == "auto":
-        mixed = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "16-mixed"
-        precision = mixed if device == "cuda" else "32-true"
+    precision: Any = _precision(settings)
+    if settings.deterministic:
+        os.environ.setdefault(_CUBLAS, _CUBLAS_DETERMINISTIC)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    torch.set_float32_matmul_precision("high")  # TF32 for what is left in float32 on a GPU
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local_processes
-    fabric = lightning_fabric.Fabric(accelerator=device, devices=local_processes, num_nodes=nodes, precision=precision)
+    fabric = lightning_fabric.Fabric(
+        accelerator=_device(settings), devices=local_processes, num_nodes=nodes, precision=precision
+    )
     fabric.launch()
     return fabric
+
+
+def _device(settings: TrainSettings) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
+
+
+def _precision(settings: TrainSettings) -> str:
+    if settings.precision != "auto":
+        return settings.precision
+    if _device(settings) == "cpu":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
 
 def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -115,19 +166,29 @@ def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[
         ) from error
 
 
-def make_loaders(
-    dataset: Dataset, headers: dict[str, list[Header]], preprocess: Preprocess, recipe: Recipe
-) -> dict[str, DataLoader]:
-    """A loader for each part, with worker processes if its images are slow to load."""
-    settings = recipe.train
-    # BatchNorm cannot train on a last batch of one image
-    drop_last = len(dataset.train) > settings.batch_size and len(dataset.train) % settings.batch_size == 1
-    loaders = {}
+def open_parts(
+    dataset: Dataset, headers: dict[str, list[Header]], preprocess: Preprocess, recipe: Recipe, device: torch.device,
+    progress: Progress,
+) -> dict[str, Pixels]:  # fmt: skip
+    """The pixels of each part; the test images are read only once, so they are not kept in memory.
+
+    Raises:
+        EdgeKitError: an image cannot be read.
+    """
+    opened: dict[str, Pixels] = {}
     for part in PARTS:
-        workers, training = processes(settings.workers, headers[part]), part == "train"
-        loaders[part] = DataLoader(
-            Examples(getattr(dataset, part), preprocess, recipe.augment if training else None),
-            shuffle=training, drop_last=training and drop_last, batch_size=settings.batch_size, collate_fn=collate,
-            num_workers=workers, persistent_workers=workers > 0, multiprocessing_context="spawn" if workers else None,
-        )  # fmt: skip
-    return loaders
+        crop = recipe.augment.resized_crop if part == "train" else 0.0
+        images = Decoded(getattr(dataset, part), preprocess, crop, recipe.train.seed)
+        workers = processes(recipe.train.workers, headers[part])
+        if part == "test" or not recipe.data.cache:
+            opened[part] = Streamed(images, workers, device)
+        else:
+            opened[part] = open_pixels(images, workers, device, f"reading {_PART_NAMES[part]} images", progress)
+    return opened
+
+
+def _class_weights(dataset: Dataset) -> torch.Tensor:
+    """Weights, float32 [k], whose mean over the training images is 1; a class without images has 0."""
+    counts = np.bincount(dataset.train.targets, minlength=len(dataset.train.labels))
+    weights = np.where(counts > 0, len(dataset.train) / np.maximum(counts, 1), 0.0) / max(1, (counts > 0).sum())
+    return torch.from_numpy(weights.astype(np.float32))

@@ -1,11 +1,9 @@
-"""The training loop, on Lightning Fabric."""
+"""Train a network by a recipe: new, resumed or extended runs, and the bundle that they write."""
 
 import contextlib
 import json
 import logging
-import math
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,22 @@ import lightning_fabric
 import torch
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
-from torch import nn
-from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
 
 from ...deploy.bundle import Bundle, create, make_golden
 from ...deploy.errors import TrainingError
 from ...deploy.files import exists, new_folder, write_file
 from ...deploy.manifest import Manifest, TensorSpec
-from ...deploy.preprocess import Preprocess
 from ...deploy.progress import Progress, silent
-from ..datasets import Dataset, load_dataset
+from ..datasets import load_dataset
 from ..runs import RUNS, TRAINING
 from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
-from .augment import batches
 from .choose_preprocess import choose_preprocess
 from .curves import over_fitting
+from .fit import evaluate, fit
 from .recipe import Recipe
 from .screening import screen
-from .setup import Run, make_loaders, make_network, open_fabric, start
+from .setup import Run, make_network, open_fabric, open_parts, start
 
 _log = logging.getLogger(__name__)
 
@@ -178,18 +173,19 @@ def _train(
     with _occupied(fabric, work, resumed):
         if fabric.is_global_zero:
             write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
-        run = start(fabric, recipe, make_loaders(dataset, headers, preprocess, recipe), plain, work, progress)
+        pixels = open_parts(dataset, headers, preprocess, recipe, fabric.device, progress)
+        run = start(fabric, recipe, dataset, preprocess, pixels, plain, work, progress)
         try:
-            _fit(run)
+            fit(run)
         except KeyboardInterrupt:
             _log.info(f"stopped; {run.state.epoch} complete epochs are kept in {work}: edgekit train --resume")
             raise
         if warning := over_fitting(run.state.history):
             _log.info(warning)
-        plain.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
-        results = {"best_validation": run.state.best, "test": _evaluate(run, run.loaders["test"])}
+        run.result.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
+        results = {"best_validation": run.state.best, "test": evaluate(run, "test")}
         if fabric.is_global_zero:
-            _write(bundle_path, recipe, dataset, preprocess, plain.cpu().eval(), architecture, results, work)
+            _write(bundle_path, run, architecture, results)
         fabric.barrier()
     _log.info(
         f"test accuracy {results['test']['accuracy']:.4f} on {len(dataset.test)} images "
@@ -198,96 +194,18 @@ def _train(
     return Bundle.open(bundle_path)
 
 
-def _fit(run: Run) -> None:
-    """Train, evaluate and record the remaining epochs."""
-    for epoch in range(run.state.epoch, run.settings.epochs):
-        # one seed per epoch: a resumed run draws the same numbers as an uninterrupted one
-        torch.manual_seed(run.settings.seed * 100_003 + epoch + 1)
-        row = _train_epoch(run, epoch)
-        evaluated = _evaluate(run, run.loaders["validation"])
-        row |= {f"validation_{key}": value for key, value in evaluated.items()}
-        better = run.state.add(row)
-        if run.fabric.is_global_zero:
-            checkpoint.save(run.work, run.state, better, run.plain, run.optimizer, run.scheduler)
-        _log.info(
-            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
-            f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
-            f"{row['images_per_s']:.0f} images/s"
-        )
-
-
-def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
-    """Make one pass over the training images; return the epoch's row of metrics."""
-    run.network.train()
-    if hasattr(run.loaders["train"].sampler, "set_epoch"):
-        run.loaders["train"].sampler.set_epoch(epoch)
-    start, total, correct, seen = time.monotonic(), 0.0, 0, 0
-    steps = len(run.loaders["train"])
-    for step, (inputs, targets) in enumerate(batches(run.loaders["train"])):
-        logits = run.network(inputs)
-        loss = F.cross_entropy(logits, targets, label_smoothing=run.settings.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise _not_a_number(run, value, epoch, step)
-        run.fabric.backward(loss)
-        if run.settings.clip:
-            run.fabric.clip_gradients(run.network, run.optimizer, max_norm=run.settings.clip)
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.scheduler.step()
-        total += value * len(targets)
-        correct += int((logits.argmax(1) == targets).sum())
-        seen += len(targets)
-        speed = seen / (time.monotonic() - start)
-        run.progress(
-            f"epoch {epoch + 1}/{run.settings.epochs}, {speed:.0f} images/s",
-            (epoch * steps + step + 1) / (run.settings.epochs * steps),
-        )
-    return {
-        "epoch": epoch + 1,
-        "lr": run.scheduler.get_last_lr()[0],
-        "train_loss": total / seen,
-        "train_accuracy": correct / seen,
-        "images_per_s": seen / (time.monotonic() - start),
-    }
-
-
-def _evaluate(run: Run, loader: Any) -> dict[str, float]:
-    """Mean loss and accuracy on a part, over all processes."""
-    run.network.eval()
-    sums = torch.zeros(3, device=run.fabric.device, dtype=torch.float64)
-    with torch.inference_mode():
-        for inputs, targets in batches(loader):
-            logits = run.network(inputs).float()
-            loss = F.cross_entropy(logits, targets, reduction="sum").item()
-            sums += sums.new_tensor([loss, (logits.argmax(1) == targets).sum().item(), len(targets)])
-    loss, correct, seen = torch.as_tensor(run.fabric.all_reduce(sums, reduce_op="sum")).tolist()
-    return {"loss": loss / seen, "accuracy": correct / seen}
-
-
-def _not_a_number(run: Run, value: float, epoch: int, step: int) -> TrainingError:
-    best = run.work / checkpoint.BEST
-    checkpoint_note = f"the best checkpoint so far is {best}" if best.exists() else "no epoch was finished yet"
-    return TrainingError(
-        f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at learning rate "
-        f"{run.scheduler.get_last_lr()[0]:.3g}: the rate is too high or the gradients explode; {checkpoint_note}",
-        fix="try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
-    )
-
-
-def _write(
-    path: Path, recipe: Recipe, dataset: Dataset, preprocess: Preprocess, network: nn.Module,
-    architecture: dict[str, object], results: dict[str, object], work: Path,
-) -> None:  # fmt: skip
+def _write(path: Path, run: Run, architecture: dict[str, object], results: dict[str, object]) -> None:
     """Write the bundle of a trained network, with its metrics and curves."""
+    network, dataset, preprocess = run.result.cpu().eval(), run.dataset, run.preprocess
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
 
-    def run(tensors: object) -> Any:
+    def answer(tensors: object) -> Any:
         with torch.inference_mode():
             return network(torch.from_numpy(tensors)).float().numpy()
 
     height, width = preprocess.crop or (0, 0)
     manifest = Manifest(
-        name=recipe.name,
+        name=run.recipe.name,
         format="torch",
         precision="fp32",
         model="model.safetensors",
@@ -297,13 +215,13 @@ def _write(
         parameters=sum(weight.numel() for weight in network.parameters()),
         architecture=architecture,
         data=dataset.reference(),
-        details={"recipe": recipe.to_dict(), **results},
+        details={"recipe": run.recipe.to_dict(), **results},
     )
     with create(path) as draft:
-        (draft.folder / manifest.model).write_bytes(save_weights(network.state_dict()))
+        (draft.folder / manifest.model).write_bytes(save_weights(weights))
         for name in (checkpoint.METRICS, checkpoint.CURVES):
-            (draft.folder / name).write_bytes((work / name).read_bytes())
-        draft.add_golden(make_golden(dataset.test, preprocess, run))
+            (draft.folder / name).write_bytes((run.work / name).read_bytes())
+        draft.add_golden(make_golden(dataset.test, preprocess, answer))
         draft.add_splits(dataset.splits())
         draft.add_fingerprints(dataset.fingerprints())
         draft.finish(manifest, ("torch", "torchvision", "lightning-fabric"))

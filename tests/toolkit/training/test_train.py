@@ -12,10 +12,12 @@ import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import EdgeKitError, RecipeError, TrainingError
+from edgekit.models.network import create_network
 from edgekit.toolkit.training import checkpoint
 from edgekit.toolkit.training import train as training
 from edgekit.toolkit.training.curves import draw_curves, over_fitting
 from edgekit.toolkit.training.recipe import Recipe
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.conftest import heed_signals
@@ -37,9 +39,18 @@ def test_the_bundle_is_complete(trained: Bundle) -> None:
     assert trained.manifest.preprocess.mode == "L"
 
 
-@pytest.mark.parametrize("stop_after", [1, 3])
-def test_resume_is_exact(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
+@pytest.mark.parametrize(
+    ("stop_after", "settings"),
+    [
+        (1, []),
+        (3, []),
+        (2, ["train.ema=0.9", "augment.mixup=0.2", "augment.cutmix=1.0", "augment.erase=0.3", "train.warmup=0.5",
+             "train.schedule=cosine", "train.class_weights=balanced", "train.accumulate=2"]),
+    ],
+)  # fmt: skip
+def test_resume_is_exact(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop_after: int, settings: list[str]) -> None:
     """A run stopped after any epoch and resumed ends with the same weights as an uninterrupted one."""
+    recipe = recipe.changed(settings)
     uninterrupted = training.train(recipe, out=Path("whole"))
     real = checkpoint.save
 
@@ -196,6 +207,78 @@ def test_optimizers_and_schedules(optimizer: str, schedule: str) -> None:
         assert rates == pytest.approx(expected[schedule], abs=1e-6)
 
 
+def _image(pixels: Any) -> Image.Image:
+    return Image.fromarray(pixels)
+
+
+def _weights(recipe: Recipe, name: str, settings: list[str]) -> dict[str, torch.Tensor]:
+    return load_file(training.train(recipe.changed(settings), out=Path(name)).model_path)
+
+
+def test_a_step_in_parts_computes_the_same(recipe: Recipe) -> None:
+    """Without BatchNorm and dropout, the weights equal those of whole steps up to rounding."""
+    recipe = recipe.changed(["model.name=lenet", "preprocess.size=16", "train.epochs=1", "train.batch_size=100"])
+    whole, parts = (_weights(recipe, f"in-{parts}", [f"train.accumulate={parts}"]) for parts in (1, 3))
+    for name, expected in whole.items():
+        torch.testing.assert_close(parts[name], expected, rtol=1e-3, atol=2e-4)
+
+
+def test_the_average_of_the_weights_is_kept(recipe: Recipe) -> None:
+    """With a decay near 1, the result stays near the first weights; the metrics are those of the average."""
+    recipe = recipe.changed(["train.epochs=2", "train.schedule=constant"])
+    slow, plain = _weights(recipe, "slow", ["train.ema=0.9999"]), _weights(recipe, "plain", [])
+    torch.manual_seed(recipe.train.seed)
+    moved = {name: float((plain[name].float() - slow[name].float()).norm()) for name in plain}
+    assert max(moved.values()) > 0.1
+    tested = Bundle.open(Path("slow")).manifest.details["test"]["accuracy"]
+    assert tested < Bundle.open(Path("plain")).manifest.details["test"]["accuracy"]
+
+
+def test_training_stops_early(recipe: Recipe, caplog: pytest.LogCaptureFixture) -> None:
+    """Without progress for the given epochs, the run ends, and its bundle is that of the best epoch."""
+    caplog.set_level("INFO")
+    stuck = recipe.changed(["train.lr=1e-12", "train.schedule=constant", "train.epochs=50", "train.patience=2"])
+    bundle = training.train(stuck, out=Path("stuck"))
+    rows = (bundle.path / "metrics.csv").read_text().splitlines()
+    assert len(rows) - 1 < 50
+    assert "stopped early" in caplog.text
+
+
+def test_rare_classes_weigh_more(tmp_path: Path) -> None:
+    """With balanced weights, a class of a few images among many is recognised more often."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [380, 20])
+    # two classes of overlapping brightness
+    images = np.clip(generator.normal(np.where(labels, 140, 110)[:, None, None], 30, (400, 1, 1)), 0, 255)
+    pixels = np.broadcast_to(images, (400, 16, 16)).astype(np.uint8)
+    np.savez(tmp_path / "rare.npz", images=pixels, labels=labels, names=np.array(["many", "few"]))
+    recipe = Recipe.from_dict({"name": "rare", "data": {"data": str(tmp_path / "rare.npz")}}).changed(
+        ["model.name=lenet", "train.epochs=12", "train.batch_size=32", "train.schedule=constant", "train.lr=0.005"]
+    )
+    found = {}
+    for weights in ("none", "balanced"):
+        bundle = training.train(recipe.changed([f"train.class_weights={weights}"]), out=tmp_path / weights)
+
+        network = create_network(**bundle.manifest.architecture)  # type: ignore[arg-type]
+        network.load_state_dict(load_file(bundle.model_path))
+        tensors = bundle.manifest.preprocess.batch([_image(picture) for picture in pixels])
+        with torch.inference_mode():
+            answers = network.eval()(torch.from_numpy(tensors)).argmax(1).numpy()
+        found[weights] = int((answers[labels == 1] == 1).sum())
+    assert found["balanced"] > found["none"]
+
+
+@pytest.mark.long
+def test_a_compiled_network_learns_the_same(recipe: Recipe) -> None:
+    """torch.compile changes the weights only by rounding, and their names not at all."""
+    recipe = recipe.changed(["model.name=lenet", "preprocess.size=16", "train.epochs=1"])
+    plain, compiled = (_weights(recipe, f"compile-{on}", [f"train.compile={on}"]) for on in ("false", "true"))
+    for name, expected in plain.items():
+        torch.testing.assert_close(compiled[name], expected, rtol=1e-2, atol=1e-3)
+
+
 def test_over_fitting_is_recognised() -> None:
     """The validation loss rises while the training loss falls; noise is not over-fitting."""
     train, rising = [2.0, 1.0, 0.5, 0.2, 0.1], [2.0, 1.2, 1.0, 1.3, 1.6]
@@ -254,17 +337,25 @@ def test_unusable_data_and_settings_are_refused(image_folder: Callable[..., Path
 
 
 @pytest.mark.slow
-def test_torchrun(tmp_path: Path) -> None:
-    """Two processes train one network; only one of them logs and writes the bundle."""
+def test_torchrun_equals_one_process(tmp_path: Path) -> None:
+    """Two processes with the same recipe train the same weights; only one of them logs and writes the bundle."""
     import os
     import sys
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "edgekit.toolkit.cli",
-               "train", "--model", "lenet", "--data", "digits", "--set", "train.epochs=2"]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.stdout.split() == ["runs/001-lenet-digits"]
-    assert done.stderr.count("epoch   1") == 1
-    assert Bundle.open(tmp_path / "runs/001-lenet-digits").manifest.format == "torch"
+    train = ["-m", "edgekit.toolkit.cli", "train", "--model", "lenet", "--data", "digits", "--out"]
+    settings = ["--set", "train.epochs=2", "--set", "augment.pad_crop=2", "--set", "train.optimizer=sgd"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    for name, start in (("one", []), ("two", launcher)):
+        done = subprocess.run(
+            [sys.executable, *start, *train, name, *settings], cwd=tmp_path, capture_output=True, text=True, check=True,
+            timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.stdout.split() == [name]
+        assert done.stderr.count("epoch   1") == 1
+    one, two = (Bundle.open(tmp_path / name) for name in ("one", "two"))
+    for name, expected in load_file(one.model_path).items():
+        torch.testing.assert_close(load_file(two.model_path)[name], expected, rtol=1e-4, atol=1e-5)
+    metrics = [list(csv.DictReader((bundle.path / "metrics.csv").read_text().splitlines())) for bundle in (one, two)]
+    for first, second in zip(*metrics, strict=True):
+        for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+            assert float(first[key]) == pytest.approx(float(second[key]), abs=1e-3)

@@ -1,0 +1,202 @@
+"""The training loop: epochs of steps on Lightning Fabric, and their evaluation."""
+
+import logging
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
+from torchvision.transforms import v2
+
+from ...deploy.errors import TrainingError
+from . import checkpoint
+from .augment import normalized
+from .setup import Run
+from .sharding import divided
+
+_log = logging.getLogger(__name__)
+
+# Seconds between two looks at the loss. Each waits until the GPU has computed it.
+_LOOK_S = 0.5
+
+
+def fit(run: Run) -> None:
+    """Train, evaluate and record the remaining epochs.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        EdgeKitError: an image cannot be read.
+    """
+    for epoch in range(run.state.epoch, run.settings.epochs):
+        row = _train_epoch(run, epoch)
+        row |= {f"validation_{key}": value for key, value in evaluate(run, "validation").items()}
+        better = run.state.add(row)
+        if run.fabric.is_global_zero:
+            checkpoint.save(run.work, run.state, better, run.plain, run.average, run.optimizer, run.scheduler)
+        _log.info(
+            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
+            f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
+            f"{row['images_per_s']:.0f} images/s"
+        )
+        if run.settings.patience and run.state.stale >= run.settings.patience:
+            _log.info(f"stopped early: no better validation accuracy in {run.state.stale} epochs (train.patience)")
+            break
+
+
+def evaluate(run: Run, part: str) -> dict[str, float]:
+    """Mean loss and accuracy on a part, over all processes; with class weights also the mean accuracy of the classes.
+
+    Raises:
+        EdgeKitError: an image cannot be read.
+    """
+    network = run.result.eval()
+    indices = run.share.of(np.arange(len(getattr(run.dataset, part))))
+    plan = divided(indices, run.settings.batch_size) if len(indices) else []
+    sums = torch.zeros(5, device=run.fabric.device, dtype=torch.float64)
+    with torch.inference_mode(), run.fabric.autocast():
+        for batch in run.pixels[part].batches(plan, epoch=0):
+            logits = network(_input(normalized(batch.pixels, run.preprocess))).float()
+            sums[0] += F.cross_entropy(logits, batch.targets, reduction="sum")
+            right = logits.argmax(1) == batch.targets
+            sums[1] += right.sum()
+            sums[2] += len(batch.targets)
+            if run.weights is not None:
+                weights = run.weights[batch.targets]
+                sums[3] += weights[right].sum()
+                sums[4] += weights.sum()
+    loss, correct, seen, weighted, weight = torch.as_tensor(run.fabric.all_reduce(sums, reduce_op="sum")).tolist()
+    balanced = {"balanced_accuracy": weighted / weight} if weight else {}
+    return {"loss": loss / seen, "accuracy": correct / seen, **balanced}
+
+
+class _Meter:
+    """Sums over the steps of an epoch, on the training device: reading them at every step would stop a GPU."""
+
+    def __init__(self, run: Run, epoch: int, steps: int) -> None:
+        self._run, self._epoch, self._steps = run, epoch, steps
+        self._start = self._looked = time.monotonic()
+        self._losses: list[torch.Tensor] = []
+        self._sums = torch.zeros(2, device=run.fabric.device, dtype=torch.float64)
+        self.waited, self._step, self._seen = 0.0, 0, 0
+
+    def add(self, loss: torch.Tensor, correct: torch.Tensor, images: int) -> None:
+        """Count a step: its summed loss over this process's images, and the number of correct answers among them."""
+        self._losses.append(loss.detach() / images)
+        self._sums += torch.stack([loss.detach().double(), correct.double()])
+        self._step, self._seen = self._step + 1, self._seen + images
+        if self._step == self._steps or time.monotonic() - self._looked > _LOOK_S:
+            self._look()
+
+    def _look(self) -> None:
+        run, losses = self._run, torch.stack(self._losses).tolist()
+        first = self._step - len(losses)
+        broken = next((index for index, value in enumerate(losses) if not math.isfinite(value)), None)
+        if broken is not None:
+            raise _not_a_number(run, losses[broken], self._epoch, first + broken)
+        self._losses.clear()
+        self._looked = time.monotonic()
+        parts = [f"epoch {self._epoch + 1}/{run.settings.epochs}", f"{self.speed:.0f} images/s"]
+        if (waiting := self.waited / (self._looked - self._start)) > 0.01:
+            parts.append(f"{waiting:.0%} waiting for images")
+        if run.fabric.device.type == "cuda":
+            parts.append(f"{torch.cuda.max_memory_allocated(run.fabric.device) / 2**30:.1f} GiB of GPU memory")
+        share = (self._epoch * self._steps + self._step) / (run.settings.epochs * self._steps)
+        run.progress(", ".join(parts), share)
+
+    @property
+    def speed(self) -> float:
+        """Images per second, of all processes."""
+        return self._seen * self._run.share.processes / (time.monotonic() - self._start)
+
+    def row(self) -> dict[str, float]:
+        """The epoch's metrics, over all processes."""
+        speed = self.speed
+        sums = torch.cat([self._sums, self._sums.new_tensor([self._seen])])
+        loss, correct, seen = torch.as_tensor(self._run.fabric.all_reduce(sums, reduce_op="sum")).tolist()
+        return {
+            "epoch": self._epoch + 1,
+            "lr": self._run.scheduler.get_last_lr()[0],
+            "train_loss": loss / seen,
+            "train_accuracy": correct / seen,
+            "images_per_s": speed,
+        }
+
+
+def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
+    """Make one pass over the training images; return the epoch's row of metrics."""
+    run.network.train()
+    # one seed per epoch: a resumed run draws the same numbers as an uninterrupted one
+    seed = run.settings.seed * 100_003 + epoch + 1
+    torch.manual_seed(seed + 1_000_003 * run.share.rank)
+    images = len(run.dataset.train)
+    plan = divided(np.random.default_rng(seed).permutation(images), run.settings.batch_size)
+    sizes, shares = [len(batch) for batch in plan], [run.share.of(batch) for batch in plan]
+    draw = run.augmentation.draw(images, seed)
+    mix = _mixing(run)
+    meter = _Meter(run, epoch, len(plan))
+    begun = time.monotonic()
+    for batch, size in zip(run.pixels["train"].batches(shares, epoch), sizes, strict=True):
+        inputs = _input(run.augmentation(batch.pixels, draw.of(batch.indices)))
+        meter.waited += time.monotonic() - begun
+        loss, correct = _backward(run, inputs, batch.targets, size, mix)
+        if run.settings.clip:
+            run.fabric.clip_gradients(run.network, run.optimizer, max_norm=run.settings.clip)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scheduler.step()
+        if run.average is not None:
+            run.average.update_parameters(run.plain)
+        meter.add(loss, correct, len(batch.targets))
+        begun = time.monotonic()
+    return meter.row()
+
+
+def _backward(
+    run: Run, inputs: torch.Tensor, targets: torch.Tensor, size: int, mix: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the gradient of the mean loss over the `size` images of all processes.
+
+    Returns:
+        The summed loss and the number of correct answers, of this process's images.
+    """
+    total, correct = torch.zeros((), device=inputs.device), torch.zeros((), device=inputs.device)
+    parts = list(zip(inputs.chunk(run.settings.accumulate), targets.chunk(run.settings.accumulate), strict=True))
+    for index, (part, expected) in enumerate(parts):
+        mixed, soft = mix(part, expected) if mix else (part, expected)
+        with run.fabric.no_backward_sync(run.network, enabled=index < len(parts) - 1):
+            logits = run.network(mixed)
+            loss = F.cross_entropy(
+                logits, soft, weight=run.weights, reduction="sum", label_smoothing=run.settings.label_smoothing
+            )
+            # gradients are averaged over the processes
+            run.fabric.backward(loss * (run.share.processes / size))
+        total += loss.detach()
+        correct += (logits.argmax(1) == expected).sum()
+    return total, correct
+
+
+def _mixing(run: Run) -> Any:
+    """Mixes the images of a batch, and their targets, by MixUp or CutMix; None if the recipe has neither."""
+    augment, classes = run.recipe.augment, len(run.dataset.train.labels)
+    chosen = [
+        kind(alpha=alpha, num_classes=classes)
+        for kind, alpha in ((v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix))
+        if alpha
+    ]
+    return v2.RandomChoice(chosen) if chosen else None
+
+
+def _input(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _not_a_number(run: Run, value: float, epoch: int, step: int) -> TrainingError:
+    best = run.work / checkpoint.BEST
+    checkpoint_note = f"the best checkpoint so far is {best}" if best.exists() else "no epoch was finished yet"
+    return TrainingError(
+        f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at learning rate "
+        f"{run.scheduler.get_last_lr()[0]:.3g}: the rate is too high or the gradients explode; {checkpoint_note}",
+        fix="try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
+    )
