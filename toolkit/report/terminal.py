@@ -1,5 +1,6 @@
 """Results as tables for the terminal."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.text import Text
 from ...deploy.visible import visible
 from ..analysis.diagnosis import DeviceDiagnosis, Diagnosis, PackageStatus, RuntimeEntry
 from ..analysis.report_schema import Comparison, Document, JoinedReport, Report, SelfTest, Verdict
+from ..analysis.statistics import wilson
 from ..analysis.wording import (
     DEVICE_COLUMNS,
     against_lines,
@@ -45,7 +47,12 @@ from ..predict import Prediction
 from ..runs import RunEntry
 
 # Columns with text; the others have figures.
-_TEXT_COLUMNS = ("model", "run", "made from", "device", "against", "against itself", "found", "expected", "result")
+_TEXT_COLUMNS = (
+    "model", "run", "made from", "device", "against", "against itself", "found", "expected", "result", "true",
+    "predicted",
+)  # fmt: skip
+# Number of pairs of confused classes that predict lists.
+_CONFUSIONS = 10
 # A width in characters that no table reaches.
 _UNLIMITED = 10_000
 VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -97,7 +104,7 @@ def devices_table(document: JoinedReport) -> Iterator[RenderableType]:
 
 
 def prediction_table(predictions: Sequence[Prediction]) -> Iterator[RenderableType]:
-    """One row per image."""
+    """One row per image; for labelled images also the accuracy and the most frequent confusions."""
     table = Table()
     for column in ("image", "true", "predicted"):
         table.add_column(column)
@@ -106,6 +113,30 @@ def prediction_table(predictions: Sequence[Prediction]) -> Iterator[RenderableTy
         best = ", ".join(f"{label} {share:.1%}" for label, share in pairs)
         table.add_row(prediction.id, prediction.truth or "-", best)
     yield table
+    yield from _confusions([(entry.truth, entry.labels[0]) for entry in predictions if entry.truth is not None])
+
+
+def _confusions(answers: Sequence[tuple[str, str]]) -> Iterator[RenderableType]:
+    """The accuracy of (true label, predicted label) pairs with its interval, and the pairs that are confused most."""
+    if not answers:
+        return
+    right = sum(truth == predicted for truth, predicted in answers)
+    accuracy = wilson(right, len(answers))
+    yield (
+        f"top-1 accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]: {right} of {len(answers)} "
+        f"labelled image{'s' * (len(answers) != 1)}"
+    )
+    confused = Counter((truth, predicted) for truth, predicted in answers if truth != predicted)
+    if not confused:
+        return
+    sizes = Counter(truth for truth, _ in answers)
+    table = text_table("true", "predicted", "images", "share")
+    for (truth, predicted), count in confused.most_common(_CONFUSIONS):
+        table.add_row(truth, predicted, str(count), f"{count / sizes[truth]:.0%}")
+    yield "most frequent errors, with their share of the images of the true class:"
+    yield table
+    if len(confused) > _CONFUSIONS:
+        yield f"and {len(confused) - _CONFUSIONS} more pairs of classes"
 
 
 def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:

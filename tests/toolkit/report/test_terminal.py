@@ -11,9 +11,16 @@ from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.console import PlainConsole, broken, print_parts
 from edgekit.toolkit.packing.on_device import _print as show_packed
+from edgekit.toolkit.predict import Prediction
 from edgekit.toolkit.report.html import render
 from edgekit.toolkit.report.markdown import markdown
-from edgekit.toolkit.report.terminal import comparison_table, devices_table, self_test_table, validation_table
+from edgekit.toolkit.report.terminal import (
+    comparison_table,
+    devices_table,
+    prediction_table,
+    self_test_table,
+    validation_table,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
@@ -111,3 +118,21 @@ def test_broken_lines_lose_nothing(text: str, width: int) -> None:
     pieces = [piece.plain for piece in broken(Text(text), width)]
     assert max(map(len, pieces)) <= width
     assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def _printed(predictions: list[Prediction]) -> str:
+    stream = io.StringIO()
+    print_parts(prediction_table(predictions), PlainConsole(file=stream, width=100))
+    return stream.getvalue()
+
+
+def test_predictions_with_labels_have_an_accuracy() -> None:
+    """Right and wrong answers are counted, the most frequent error first; images without a label do not count."""
+    answers = [("cat", "cat")] * 6 + [("cat", "dog")] * 2 + [("[b]fox", "dog")] + [(None, "dog")]
+    predictions = [Prediction(f"{n}.png", (found,), (1.0,), truth) for n, (truth, found) in enumerate(answers)]
+    text = _printed(predictions)
+    assert re.search(r"top-1 accuracy 66\.7% \[\d+\.\d%, \d+\.\d%\]: 6 of 9 labelled images", text)
+    rows = [line.split() for line in text.splitlines()]
+    assert rows.index(["cat", "dog", "2", "25%"]) < rows.index(["[b]fox", "dog", "1", "100%"])
+    assert "accuracy" not in _printed([Prediction("a.png", ("cat",), (1.0,), None)])
+    assert "frequent" not in _printed([Prediction("a.png", ("cat",), (1.0,), "cat")])
