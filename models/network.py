@@ -4,12 +4,12 @@ Importing this module does not import torch; the files beside it do, one archite
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MODELS", "create_network"]
+__all__ = ["MODELS", "create_network", "published"]
 
 # name -> "module:function" in this package, or "library:name" of another library's network
 MODELS: dict[str, str] = {
@@ -28,6 +28,23 @@ MODELS: dict[str, str] = {
 }
 
 LIBRARIES = ("torchvision", "timm")
+
+
+class Published(NamedTuple):
+    """The preprocessing that a library's published weights were trained with.
+
+    Attributes:
+        resize: length of the shorter side, in pixels.
+        crop: (height, width) in pixels.
+        interpolation: bilinear, bicubic, …
+        mean, std: of red, green and blue, on the scale [0, 1].
+    """
+
+    resize: int
+    crop: tuple[int, int]
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def create_network(
@@ -62,3 +79,15 @@ def create_network(
         raise ValueError(f"{name} has no published weights; leave out pretrained")
     build = getattr(importlib.import_module(library, __package__), entry)
     return build(num_classes, in_channels, image_size, activation)
+
+
+def published(name: str) -> Published:
+    """The preprocessing of a network's published weights.
+
+    Raises:
+        ValueError: it has none.
+    """
+    library, _, entry = MODELS.get(name, name).partition(":")
+    if library not in LIBRARIES:
+        raise ValueError(f"{name} has no published weights; leave out pretrained")
+    return importlib.import_module(f".{library}", __package__).published(entry)

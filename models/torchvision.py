@@ -5,6 +5,8 @@ import logging
 import torchvision
 from torch import nn
 
+from .network import Published
+
 _log = logging.getLogger(__name__)
 
 # Below this many pixels, a stem that shrinks the image four-fold leaves too little for the following layers.
@@ -36,6 +38,21 @@ def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int,
     if pretrained:
         _load_published(network, name)
     return network
+
+
+def published(name: str) -> Published:
+    """The preprocessing of the default weights.
+
+    Raises:
+        ValueError: the classifier is unknown.
+    """
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(f"torchvision has no classifier called {name!r}")
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+    height, width = (preset.crop_size * 2)[:2]
+    return Published(
+        preset.resize_size[0], (height, width), preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
+    )
 
 
 def _first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d]:

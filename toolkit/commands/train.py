@@ -9,7 +9,7 @@ import typer
 
 from ...deploy.errors import EdgeKitError
 from ..dataset_names import DATASETS
-from .completion import complete_datasets, complete_networks
+from .completion import complete_bundles, complete_datasets, complete_networks
 from .options import IMAGES, MODEL, TRAINING, Out, SkipCorrupt
 from .output import report_new_bundle
 
@@ -43,6 +43,20 @@ def command(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from the library's published weights.", rich_help_panel=MODEL)
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the weights of this trained bundle; a classifier of other classes is new.",
+            rich_help_panel=MODEL,
+            autocompletion=complete_bundles,
+        ),
+    ] = None,
+    freeze_backbone: Annotated[
+        int | None,
+        typer.Option(
+            help="Train only the classifier for this number of epochs, then all layers.", rich_help_panel=TRAINING
+        ),
+    ] = None,
     root: Annotated[
         str | None, typer.Option(help="Folder that contains the named data set.", rich_help_panel=IMAGES)
     ] = None,
@@ -70,13 +84,16 @@ def command(
     out: Out = None,
 ) -> None:
     """Train a network and write a bundle."""
+    from ...deploy.bundle import Bundle
     from ..console import progress_bar, stderr, stdout
     from ..training.train import extend_training, newest_training, resume_training, train
 
     # torchrun starts one process per GPU; only the first one prints
     stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
     if resume:
-        if any((data, model, recipe, pretrained, root, download, skip_corrupt, settings, out)):
+        if any(
+            (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out)
+        ):
             raise EdgeKitError(
                 "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
             )
@@ -92,8 +109,14 @@ def command(
         "data.root": root,
         "train.epochs": epochs,
         "model.pretrained": pretrained or None,
+        "model.weights": weights and str(weights.resolve()),
+        "model.freeze": freeze_backbone,
     }
     settings_by_name["data.skip_corrupt"] = skip_corrupt or None
+    if weights:
+        architecture = Bundle.open(weights).manifest.architecture
+        model = model or architecture.get("name")
+        settings_by_name["model.activation"] = architecture.get("activation")
     chosen = _recipe(
         recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in settings_by_name.items() if v is not None]
     )

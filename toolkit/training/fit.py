@@ -15,6 +15,7 @@ from . import checkpoint
 from .augment import normalized
 from .setup import Run
 from .sharding import divided
+from .transfer import set_frozen
 
 _log = logging.getLogger(__name__)
 
@@ -52,12 +53,12 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
         EdgeKitError: an image cannot be read.
     """
     network = run.result.eval()
-    indices = run.share.of(np.arange(len(getattr(run.dataset, part))))
+    indices = run.share.of(np.arange(len(getattr(run.data.dataset, part))))
     plan = divided(indices, run.settings.batch_size) if len(indices) else []
     sums = torch.zeros(5, device=run.fabric.device, dtype=torch.float64)
     with torch.inference_mode(), run.fabric.autocast():
-        for batch in run.pixels[part].batches(plan, epoch=0):
-            logits = network(_input(normalized(batch.pixels, run.preprocess))).float()
+        for batch in run.data.pixels[part].batches(plan, epoch=0):
+            logits = network(_input(normalized(batch.pixels, run.data.preprocess))).float()
             sums[0] += F.cross_entropy(logits, batch.targets, reduction="sum")
             right = logits.argmax(1) == batch.targets
             sums[1] += right.sum()
@@ -126,18 +127,18 @@ class _Meter:
 
 def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
     """Make one pass over the training images; return the epoch's row of metrics."""
-    run.network.train()
+    set_frozen(run.plain, epoch < run.recipe.model.freeze)
     # one seed per epoch: a resumed run draws the same numbers as an uninterrupted one
     seed = run.settings.seed * 100_003 + epoch + 1
     torch.manual_seed(seed + 1_000_003 * run.share.rank)
-    images = len(run.dataset.train)
+    images = len(run.data.dataset.train)
     plan = divided(np.random.default_rng(seed).permutation(images), run.settings.batch_size)
     sizes, shares = [len(batch) for batch in plan], [run.share.of(batch) for batch in plan]
     draw = run.augmentation.draw(images, seed)
     mix = _mixing(run)
     meter = _Meter(run, epoch, len(plan))
     begun = time.monotonic()
-    for batch, size in zip(run.pixels["train"].batches(shares, epoch), sizes, strict=True):
+    for batch, size in zip(run.data.pixels["train"].batches(shares, epoch), sizes, strict=True):
         inputs = _input(run.augmentation(batch.pixels, draw.of(batch.indices)))
         meter.waited += time.monotonic() - begun
         loss, correct = _backward(run, inputs, batch.targets, size, mix)
@@ -170,6 +171,9 @@ def _backward(
             loss = F.cross_entropy(
                 logits, soft, weight=run.weights, reduction="sum", label_smoothing=run.settings.label_smoothing
             )
+            if run.teacher is not None:
+                share = run.settings.teacher_weight
+                loss = (1 - share) * loss + share * run.teacher.loss(mixed, logits)
             # gradients are averaged over the processes
             run.fabric.backward(loss * (run.share.processes / size))
         total += loss.detach()
@@ -179,7 +183,7 @@ def _backward(
 
 def _mixing(run: Run) -> Any:
     """Mixes the images of a batch, and their targets, by MixUp or CutMix; None if the recipe has neither."""
-    augment, classes = run.recipe.augment, len(run.dataset.train.labels)
+    augment, classes = run.recipe.augment, len(run.data.dataset.train.labels)
     chosen = [
         kind(alpha=alpha, num_classes=classes)
         for kind, alpha in ((v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix))

@@ -43,16 +43,25 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which network to train (see models.network.create_network)."""
+    """Which network to train (see models.network.create_network).
+
+    Attributes:
+        pretrained: start from the library's published weights, with their preprocessing.
+        weights: start from the weights of this bundle, with its preprocessing; a classifier of other classes is new.
+        freeze: train only the classifier for this number of epochs.
+    """
 
     name: str = "convnet"
     activation: str = "relu"
     pretrained: bool = False
+    weights: str | None = None
+    freeze: int = 0
 
 
 @dataclass(frozen=True)
 class PreprocessSettings:
-    """How an image becomes the network's input; "auto" chooses by the training images (see choose_preprocess.py).
+    """How an image becomes the network's input; "auto" takes what the weights that training starts from were trained
+    with, else chooses by the training images (see choose_preprocess.py).
 
     Attributes:
         size: height and width in pixels, 0 for auto.
@@ -63,7 +72,7 @@ class PreprocessSettings:
     mode: Literal["auto", "RGB", "L"] = "auto"
     size: int = 0
     resize: int = 0
-    interpolation: str = "bilinear"
+    interpolation: str = "auto"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -102,6 +111,9 @@ class TrainSettings:
         warmup: the rate rises for this number of epochs; one-cycle has its own rise.
         clip: largest norm of the gradient, 0 for no limit.
         class_weights: "balanced" weights the loss of an image by the inverse of its class's number of images.
+        teacher: a trained bundle of the same classes, whose probabilities the network learns.
+        teacher_weight: the share of the teacher in the loss; the labels have the rest.
+        temperature: softens the probabilities of both, so that the teacher's small ones count.
         ema: decay per step of the exponential moving average of the weights, which is then the result; 0 for none.
         patience: stop after this number of epochs without a better validation accuracy, 0 for never.
         deterministic: use only algorithms that give the same bits in each run, which may be slower on a GPU.
@@ -124,6 +136,9 @@ class TrainSettings:
     label_smoothing: float = 0.0
     clip: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    temperature: float = 4.0
     ema: float = 0.0
     patience: int = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
@@ -282,6 +297,13 @@ def _check(recipe: Recipe) -> None:
         "train.warmup must be from 0 to train.epochs": 0 <= train.warmup < train.epochs,
         "train.warmup is a part of the schedule one-cycle": not (train.warmup and train.schedule == "one-cycle"),
         "train.ema must be from 0 to 1": 0 <= train.ema < 1,
+        "train.teacher_weight must be from 0 to 1": 0 <= train.teacher_weight <= 1,
+        "train.temperature must be positive": 0 < train.temperature < float("inf"),
+        "model.freeze must be from 0 to train.epochs": 0 <= recipe.model.freeze <= train.epochs,
+        "model.pretrained and model.weights exclude each other": not (recipe.model.pretrained and recipe.model.weights),
+        "model.freeze is for pretrained weights": not recipe.model.freeze
+        or recipe.model.pretrained
+        or bool(recipe.model.weights),
         "train.patience must not be negative": train.patience >= 0,
         "data.validation must be between 0 and 1": 0 < recipe.data.validation < 1,
         "augment.resized_crop must be from 0 to 1": 0 <= augment.resized_crop <= 1,

@@ -4,7 +4,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning_fabric
 import numpy as np
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ...deploy.errors import RecipeError
 from ...deploy.preprocess import Header, Preprocess
 from ...deploy.progress import Progress
-from ...models.network import create_network
+from ...models.network import create_network, published
 from ..datasets import PARTS, Dataset
 from . import checkpoint
 from .augment import Augmentation
@@ -24,12 +24,21 @@ from .recipe import Recipe, TrainSettings
 from .schedules import NEEDS_TOTAL_STEPS, make_optimizer, make_schedule, remake_schedule
 from .screening import processes
 from .sharding import Share, step_count
+from .transfer import Teacher, load_fitting, open_weights
 
 _log = logging.getLogger(__name__)
 
 _PART_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 # The GPU's own settings of a deterministic run: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
 _CUBLAS, _CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+
+
+class TrainingData(NamedTuple):
+    """A data set, its preprocessing, and the pixels of its parts."""
+
+    dataset: Dataset
+    preprocess: Preprocess
+    pixels: dict[str, Pixels]
 
 
 @dataclass
@@ -45,14 +54,13 @@ class Run:
     fabric: lightning_fabric.Fabric
     recipe: Recipe
     work: Path
-    dataset: Dataset
-    preprocess: Preprocess
-    pixels: dict[str, Pixels]
+    data: TrainingData
     augmentation: Augmentation
     plain: nn.Module
     network: Any
     average: AveragedModel | None
     weights: torch.Tensor | None
+    teacher: Teacher | None
     optimizer: Any
     scheduler: Any
     state: checkpoint.RunState
@@ -75,12 +83,12 @@ class Run:
 
 
 def start(
-    fabric: lightning_fabric.Fabric, recipe: Recipe, dataset: Dataset, preprocess: Preprocess,
-    pixels: dict[str, Pixels], plain: nn.Module, work: Path, progress: Progress,
+    fabric: lightning_fabric.Fabric, recipe: Recipe, data: TrainingData, plain: nn.Module, teacher: Teacher | None,
+    work: Path, progress: Progress,
 ) -> Run:  # fmt: skip
     """Everything that the loop requires, for a new run or from the state of an interrupted one."""
     settings = recipe.train
-    counts = ", ".join(f"{len(getattr(dataset, part))} {name}" for part, name in _PART_NAMES.items())
+    counts = ", ".join(f"{len(getattr(data.dataset, part))} {name}" for part, name in _PART_NAMES.items())
     _log.info(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
     # convolutions run faster on the channels of a pixel side by side, on CPUs and GPUs
     plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -90,7 +98,7 @@ def start(
     average = None
     if settings.ema:
         average = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
-    steps = step_count(len(dataset.train), settings.batch_size)
+    steps = step_count(len(data.dataset.train), settings.batch_size)
     scheduler = make_schedule(optimizer, settings, steps)
     state = checkpoint.restore(work, plain, average, optimizer, scheduler, settings.epochs)
     if state.epoch:
@@ -103,15 +111,16 @@ def start(
         )
         scheduler = remake_schedule(optimizer, settings, steps, state.epoch)
     state.planned = settings.epochs
-    weights = _class_weights(dataset).to(fabric.device) if settings.class_weights == "balanced" else None
+    weights = _class_weights(data.dataset).to(fabric.device) if settings.class_weights == "balanced" else None
     return Run(
-        fabric, recipe, work, dataset, preprocess, pixels, Augmentation(recipe.augment, preprocess), plain, network,
-        average, weights, wrapped_optimizer, scheduler, state, progress,
+        fabric, recipe, work, data, Augmentation(recipe.augment, data.preprocess), plain, network, average, weights,
+        teacher, wrapped_optimizer, scheduler, state, progress,
     )  # fmt: skip
 
 
-def open_fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
+def open_fabric(recipe: Recipe) -> lightning_fabric.Fabric:
     """Start Fabric on the requested device; under torchrun, on all its processes."""
+    settings = recipe.train
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("torch finds no CUDA GPU here", fix="--set train.device=cpu, or run edgekit doctor")
     precision: Any = _precision(settings)
@@ -122,8 +131,10 @@ def open_fabric(settings: TrainSettings) -> lightning_fabric.Fabric:
     torch.set_float32_matmul_precision("high")  # TF32 for what is left in float32 on a GPU
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local_processes
+    # frozen layers have no gradient to average
+    strategy = "ddp_find_unused_parameters_true" if recipe.model.freeze and local_processes * nodes > 1 else "auto"
     fabric = lightning_fabric.Fabric(
-        accelerator=_device(settings), devices=local_processes, num_nodes=nodes, precision=precision
+        accelerator=_device(settings), devices=local_processes, num_nodes=nodes, precision=precision, strategy=strategy
     )
     fabric.launch()
     return fabric
@@ -141,6 +152,24 @@ def _precision(settings: TrainSettings) -> str:
     return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
 
+def known_preprocess(recipe: Recipe) -> Preprocess | None:
+    """What the weights that training starts from were trained with; None if it starts from random ones.
+
+    Raises:
+        RecipeError: the network has no published weights, or the bundle has another network.
+        BundleError: the bundle cannot be read.
+    """
+    if recipe.model.weights:
+        return open_weights(recipe.model.weights, recipe.model.name).manifest.preprocess
+    if not recipe.model.pretrained:
+        return None
+    try:
+        found = published(recipe.model.name)
+    except ValueError as error:
+        raise RecipeError(str(error), fix="--set model.pretrained=false") from error
+    return Preprocess("RGB", found.resize, found.crop, found.interpolation, found.mean, found.std)
+
+
 def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """The network, and the arguments that recreate it."""
     architecture = {
@@ -152,6 +181,9 @@ def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[
     }
     try:
         network = create_network(**architecture, pretrained=recipe.model.pretrained)
+        if recipe.model.weights:
+            kept = load_fitting(network, open_weights(recipe.model.weights, recipe.model.name))
+            _log.info(f"weights of {recipe.model.weights}" + (f", but new ones for {', '.join(kept)}" if kept else ""))
         with torch.inference_mode():  # some networks reject small images only when they run
             network.eval()(torch.zeros(1, architecture["in_channels"], *preprocess.crop or ()))
         return network, architecture
@@ -164,6 +196,21 @@ def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[
         raise RecipeError(
             f"cannot download the published weights: {error}", fix="--set model.pretrained=false"
         ) from error
+
+
+def open_teacher(
+    recipe: Recipe, labels: tuple[str, ...], preprocess: Preprocess, device: torch.device
+) -> Teacher | None:
+    """The recipe's teacher, if it names one.
+
+    Raises:
+        RecipeError: its labels or its image size are others.
+        BundleError: it is not a bundle that torch runs.
+    """
+    settings = recipe.train
+    if not settings.teacher:
+        return None
+    return Teacher(settings.teacher, labels, preprocess, settings.temperature, device)
 
 
 def open_parts(

@@ -27,7 +27,16 @@ from .curves import over_fitting
 from .fit import evaluate, fit
 from .recipe import Recipe
 from .screening import screen
-from .setup import Run, make_network, open_fabric, open_parts, start
+from .setup import (
+    Run,
+    TrainingData,
+    known_preprocess,
+    make_network,
+    open_fabric,
+    open_parts,
+    open_teacher,
+    start,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +59,7 @@ def train(
         RecipeError: the network cannot be created with these settings, or the device is not available.
         DataError: the data set cannot be used.
     """
-    fabric = open_fabric(recipe.train)
+    fabric = open_fabric(recipe)
     # only one of several processes reserves the number
     reserved = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
     bundle_path = fabric.broadcast(reserved)
@@ -74,7 +83,7 @@ def resume_training(work: Path, progress: Progress = silent) -> Bundle:
     if not (work / _RECIPE).is_file() or bundle_path.exists():
         raise TrainingError(f"{work} is not the folder of an unfinished training", fix="pass a folder runs/*.train")
     recipe = _read_recipe(work)
-    return _train(open_fabric(recipe.train), recipe, work, bundle_path, progress, resumed=True)
+    return _train(open_fabric(recipe), recipe, work, bundle_path, progress, resumed=True)
 
 
 def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bundle:
@@ -94,7 +103,7 @@ def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bun
         )
     recipe = _read_recipe(work)
     recipe = recipe.changed([f"train.epochs={epochs}"])
-    fabric = open_fabric(recipe.train)
+    fabric = open_fabric(recipe)
     bundle_path = _bundle_of(work)
     if bundle_path.exists():
         copied = Path()
@@ -168,13 +177,14 @@ def _train(
         download=download,
     )  # fmt: skip
     headers = screen(dataset)
-    preprocess = choose_preprocess(recipe.preprocess, dataset.train)
+    preprocess = choose_preprocess(recipe.preprocess, dataset.train, known_preprocess(recipe))
     plain, architecture = make_network(recipe, preprocess, len(dataset.train.labels))
+    teacher = open_teacher(recipe, dataset.train.labels, preprocess, fabric.device)
     with _occupied(fabric, work, resumed):
         if fabric.is_global_zero:
             write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
         pixels = open_parts(dataset, headers, preprocess, recipe, fabric.device, progress)
-        run = start(fabric, recipe, dataset, preprocess, pixels, plain, work, progress)
+        run = start(fabric, recipe, TrainingData(dataset, preprocess, pixels), plain, teacher, work, progress)
         try:
             fit(run)
         except KeyboardInterrupt:
@@ -196,7 +206,7 @@ def _train(
 
 def _write(path: Path, run: Run, architecture: dict[str, object], results: dict[str, object]) -> None:
     """Write the bundle of a trained network, with its metrics and curves."""
-    network, dataset, preprocess = run.result.cpu().eval(), run.dataset, run.preprocess
+    network, dataset, preprocess = run.result.cpu().eval(), run.data.dataset, run.data.preprocess
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
 
     def answer(tensors: object) -> Any:

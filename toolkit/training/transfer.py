@@ -1,0 +1,108 @@
+"""Start from trained weights, train the classifier first, and learn from a teacher."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
+
+from ...deploy.bundle import Bundle
+from ...deploy.errors import RecipeError
+from ...deploy.preprocess import Preprocess
+from ...export.eager import load_module
+
+
+def open_weights(path: str, name: str) -> Bundle:
+    """The bundle whose weights a network starts from.
+
+    Raises:
+        RecipeError: its network is another one.
+        BundleError: it cannot be read.
+    """
+    bundle = Bundle.open(Path(path))
+    found = bundle.manifest.architecture.get("name")
+    if bundle.manifest.format != "torch" or found != name:
+        network = f"the network {found}" if found else f"no network, but {bundle.manifest.format}"
+        raise RecipeError(
+            f"{path} has {network}, and the recipe trains {name}",
+            fix=f"--model {found}" if found else "pass a bundle that edgekit train wrote",
+        )
+    return bundle
+
+
+def load_fitting(network: nn.Module, bundle: Bundle) -> list[str]:
+    """Load the bundle's weights of equal shape into a network; return the names of those that it keeps its own of.
+
+    Raises:
+        RecipeError: no weights fit.
+    """
+    known, own = load_module(bundle).state_dict(), network.state_dict()
+    fitting = {name for name in own if name in known and known[name].shape == own[name].shape}
+    if not fitting:
+        raise RecipeError(f"no weights of {bundle.path} fit the network", fix="leave out model.weights")
+    network.load_state_dict({name: known[name] if name in fitting else own[name] for name in own})
+    return [name for name in own if name not in fitting]
+
+
+def classifier(network: nn.Module) -> nn.Module:
+    """The last layer with weights, which maps features to classes."""
+    layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return layers[-1]
+
+
+def set_frozen(network: nn.Module, frozen: bool) -> None:
+    """Train the classifier only, with the others as in evaluation; or train all layers."""
+    for weight in network.parameters():
+        weight.requires_grad_(not frozen)
+    network.train(not frozen)
+    last = classifier(network)
+    last.train()
+    for weight in last.parameters():
+        weight.requires_grad_()
+
+
+class Teacher:
+    """A trained network whose probabilities another one learns (Hinton et al., 2015, "Distilling the Knowledge").
+
+    Args:
+        preprocess: of the network that learns; the images are converted to the teacher's mean and std.
+
+    Raises:
+        RecipeError: its labels or its image size are others.
+        BundleError: it is not a bundle that torch runs.
+    """
+
+    def __init__(
+        self, path: str, labels: tuple[str, ...], preprocess: Preprocess, temperature: float, device: torch.device
+    ) -> None:
+        bundle = Bundle.open(Path(path))
+        manifest, own = bundle.manifest, bundle.manifest.preprocess
+        if manifest.labels != labels:
+            raise RecipeError(f"the teacher {path} has other labels", fix="train it on the same classes")
+        if (own.mode, own.crop, own.dtype) != (preprocess.mode, preprocess.crop, preprocess.dtype):
+            raise RecipeError(
+                f"the teacher {path} takes {own.mode} images of {own.crop}, the network {preprocess.mode} of "
+                f"{preprocess.crop}",
+                fix="--set preprocess.size and preprocess.mode to the teacher's",
+            )
+        self._network = load_module(bundle).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._temperature = temperature
+        # (pixels - own mean) / own std, from the pixels that the network's mean and std normalized
+        factor = torch.tensor(preprocess.std) / torch.tensor(own.std)
+        shift = (torch.tensor(preprocess.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
+        self._factor, self._shift = (values[:, None, None].to(device) for values in (factor, shift))
+
+    def loss(self, inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The divergence of the probabilities from the teacher's, summed over the images.
+
+        Multiplied by the square of the temperature, its gradient is about as large as that of the labels' loss (section
+        2 of the paper).
+
+        Args:
+            inputs: float32 [n, c, h, w].
+            logits: [n, k], those of the network that learns.
+        """
+        with torch.no_grad():
+            expected = F.log_softmax(self._network(inputs * self._factor + self._shift) / self._temperature, dim=1)
+        found = F.log_softmax(logits.float() / self._temperature, dim=1)
+        return F.kl_div(found, expected.float(), reduction="sum", log_target=True) * self._temperature**2
