@@ -11,10 +11,9 @@ from ...deploy.errors import EdgeKitError
 from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
+from .memory import BATCH
 from .operators import OPS, Ranges
 
-# A larger batch takes more memory and is no faster.
-_BATCH = 4
 # Operators whose result never falls if the input rises: its limits are their values at the limits of the input.
 _RISING = ("Clip", "Relu", "Sigmoid")
 # Operators that keep all values, and only move them.
@@ -33,23 +32,33 @@ Watch = Callable[[Batch, np.ndarray], None]
 
 
 def observe(
-    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress, watch: Watch | None = None
-) -> Ranges:
+    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress, watch: Watch | None = None,
+    most: int = BATCH,
+) -> Ranges:  # fmt: skip
     """(smallest, largest) value of every activation that a quantizable operator reads or writes.
 
     The images are taken in a random order that is always the same: a folder's images are sorted by class, and `watch`
     would see the ranges grow with every class.
 
+    Args:
+        most: see batches.
+
     Raises:
         EdgeKitError: an activation is not finite for some image.
     """
     shuffled = images.take(np.random.default_rng(0).permutation(len(images)))
-    return ranges_of(model, batches(manifest, shuffled, "calibration", progress), watch)
+    return ranges_of(model, batches(manifest, shuffled, "calibration", progress, most), watch)
 
 
-def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress) -> Iterator[Batch]:
-    """The images as input of a model; if its batch is fixed, the last one is padded with its last image."""
-    size = manifest.input.batch or _BATCH
+def batches(
+    manifest: Manifest, images: ImageSet, stage: str, progress: Progress, most: int = BATCH
+) -> Iterator[Batch]:  # fmt: skip
+    """The images as input of a model; if its batch is fixed, the last one is padded with its last image.
+
+    Args:
+        most: number of images at once for a model that takes any.
+    """
+    size = manifest.input.batch or most
     for start in range(0, len(images), size):
         last = start + size if manifest.input.batch else min(start + size, len(images))
         indices = [min(index, len(images) - 1) for index in range(start, last)]

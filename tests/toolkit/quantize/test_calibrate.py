@@ -15,7 +15,7 @@ from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.quantize import gate
 from edgekit.toolkit.quantize.calibrate import expected_changes
 from edgekit.toolkit.quantize.grid import activation_grid
-from edgekit.toolkit.quantize.histogram import Histogram, histograms, least_error, percentile
+from edgekit.toolkit.quantize.histogram import Histogram, _add, histograms, least_error, percentile, with_width
 from edgekit.toolkit.quantize.methods import AUTO, METHODS
 from edgekit.toolkit.quantize.observe import Batch, batches, ranges_of
 from edgekit.toolkit.quantize.options import QuantizeOptions
@@ -77,7 +77,7 @@ def test_histograms_count_every_value(fp32: Bundle) -> None:
     model, tensors = prepare(onnx.load(str(fp32.model_path))), fp32.golden().tensors
     batches = [Batch(tensors[place : place + 1], ["image"]) for place in range(4)]
     ranges = ranges_of(model, batches)
-    found = histograms(model, ranges, batches)
+    found = histograms(model, with_width(ranges), batches)
     assert set(found) == {name for name, (low, high) in ranges.items() if high > low}
     entry = found[model.graph.input[0].name]
     expected, _ = np.histogram(tensors[:4], 2048, (entry.low, entry.high))
@@ -142,6 +142,15 @@ def test_the_best_method_is_recorded(fp32: Bundle, tmp_path) -> None:
     assert min(expected, key=expected.get) == best
     assert all(recorded[method]["method"] == method for method in METHODS)
     assert (tmp_path / AUTO / "model.onnx").read_bytes() == (tmp_path / best / "model.onnx").read_bytes()
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=50), st.integers(1, 70_000))
+def test_counting_in_parts_counts_each_value(values: list[float], repeated: int) -> None:
+    """In the bin that it lies in, however many there are; values outside the range are in the last bins."""
+    counted = Histogram(-500.0, 500.0, np.zeros(2048, np.int64))
+    _add(counted, np.repeat(np.asarray(values, np.float32), repeated)[None])
+    places = np.clip((np.asarray(values, np.float32) + np.float32(500)) * np.float32(2.048), 0, 2047).astype(int)
+    assert counted.counts.tolist() == (repeated * np.bincount(places, minlength=2048)).tolist()
 
 
 def test_an_unknown_method_names_the_others(fp32: Bundle, tmp_path) -> None:
