@@ -12,6 +12,7 @@ from ..quantize.targets import TARGETS
 from .completion import complete_bundles, complete_methods, complete_targets
 from .options import IMAGES, MODEL, Images, MaxDrop, MinSpeedup, Out, SkipCorrupt
 from .output import report_new_bundle
+from .parsing import bytes_of
 
 
 def command(
@@ -43,6 +44,12 @@ def command(
             help="Number of calibration images, drawn by class from the training part.", rich_help_panel=IMAGES
         ),
     ] = 512,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="The largest resident memory of calibration, e.g. 600MB.", metavar="SIZE", rich_help_panel=IMAGES
+        ),
+    ] = None,
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
     allow_few: Annotated[
@@ -59,6 +66,7 @@ def command(
     from ..quantize.quantize import quantize
     from ..workspace import given_or_newest
 
+    limit = bytes_of(memory_limit, "--memory-limit") if memory_limit else None
     if dynamic:
         raise EdgeKitError(
             "dynamic quantization makes a CNN slower: it recomputes the ranges of convolutions for every image, and "
@@ -79,7 +87,7 @@ def command(
         with progress_bar("quantize") as show:
             options = QuantizeOptions(
                 precision=precision, target=name, calibration=calibration, calibration_images=calibration_images,
-                allow_few=allow_few, skip_corrupt=skip_corrupt,
+                allow_few=allow_few, skip_corrupt=skip_corrupt, memory_limit=limit,
             )  # fmt: skip
             result = quantize(
                 source, options, images=images, max_drop=max_drop, min_speedup=min_speedup, out=out,

@@ -3,7 +3,7 @@
 It comes from the pass over the images that sets the ranges, their fingerprints, and the float model's answers to a few.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,9 @@ _STABLE_SHARE, _STABLE_WIDTH = 0.9, 0.95
 # if the median activation's ranges on two halves differ by more than the second number. LeNet, MobileNetV3 and
 # ResNet-18 on 64 and on 256 or 512 images: at least 0.92, and at most 0.19.
 _GROWING_WIDTH, _UNEVEN = 0.85, 0.3
+# Share of the answers that differ between models with the ranges of two halves, above which it is reported. Rounding
+# alone changes a few per cent.
+_UNEVEN_ANSWERS = 0.1
 # Shares of the calibration images above which they are reported: identical ones waste time only; 1 % of Fashion-MNIST's
 # images look like one of 20,000 others (see validation.overlap), and so many are no leak.
 _MANY_IDENTICAL, _MANY_ALIKE = 0.01, 0.05
@@ -63,6 +66,15 @@ class Watch:
         while self._checkpoints and self._checkpoints[0] <= self._images:
             self._checkpoints.pop(0)
             self.widths[self._images] = self.halves[..., 1].max(axis=0) - self.halves[..., 0].min(axis=0)
+
+    def half_ranges(self, names: Iterable[str]) -> list[Ranges]:
+        """The ranges of the named activations on each half; empty if a half has no batch."""
+        if not np.isfinite(self.halves).all():
+            return []
+        return [
+            {name: (float(low), float(high)) for name, (low, high) in zip(names, half, strict=True)}
+            for half in self.halves
+        ]
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,29 @@ def spread(halves: np.ndarray, names: Sequence[str]) -> Spread | None:
     differences = np.abs(halves[0] - halves[1]).sum(axis=1) / np.where(widths > 0, widths, 1)
     largest = int(differences.argmax())
     return Spread(float(np.median(differences)), float(differences[largest]), names[largest])
+
+
+@dataclass(frozen=True)
+class Halves:
+    """How far the answers depend on which images set the ranges.
+
+    Attributes:
+        images: number of images that both int8 models answered, each with the ranges of one half of the images.
+        changed: how many got different answers.
+    """
+
+    images: int
+    changed: int
+
+    @property
+    def warning(self) -> str | None:
+        """For the user, if the answers depend on which images are drawn."""
+        if self.changed <= _UNEVEN_ANSWERS * self.images:
+            return None
+        return (
+            f"warning: with the ranges of two halves of the calibration images, {self.changed} of {self.images} "
+            "answers differ. Try more calibration images"
+        )
 
 
 class Fingerprinted(NamedTuple):
@@ -249,6 +284,7 @@ class Advice:
 
     convergence: Convergence
     spread: Spread | None
+    halves: Halves | None
     duplicates: Duplicates
     inputs: Moments
     answers: Answers | None
@@ -258,7 +294,10 @@ class Advice:
     def warnings(self) -> list[str]:
         """For the user."""
         mistake = self.mistake and f"warning: {self.mistake}"
-        found = [mistake, *self.duplicates.warnings, self.spread and self.spread.warning, self.convergence.warning]
+        found = [
+            mistake, *self.duplicates.warnings, self.spread and self.spread.warning,
+            self.halves and self.halves.warning, self.convergence.warning,
+        ]  # fmt: skip
         return [text for text in found if text]
 
     def to_json(self) -> dict[str, Any]:
@@ -266,6 +305,7 @@ class Advice:
         return {
             "convergence": asdict(self.convergence),
             "spread": self.spread and asdict(self.spread),
+            "halves": self.halves and asdict(self.halves),
             "duplicates": asdict(self.duplicates),
             "inputs": self.inputs.to_json(),
             "answers": self.answers and self.answers._asdict(),
@@ -273,7 +313,9 @@ class Advice:
         }
 
 
-def advise(watch: Watch, ranges: Ranges, images: ImageSet, bundle: Bundle, source: BundleImages) -> Advice:
+def advise(
+    watch: Watch, halves: Halves | None, ranges: Ranges, images: ImageSet, bundle: Bundle, source: BundleImages
+) -> Advice:  # fmt: skip
     """Advice about the calibration of a bundle's float model, after `observe` showed all images to `watch`.
 
     Raises:
@@ -289,6 +331,7 @@ def advise(watch: Watch, ranges: Ranges, images: ImageSet, bundle: Bundle, sourc
     return Advice(
         convergence(watch.widths),
         spread(watch.halves, list(ranges)),
+        halves,
         duplicates(*fingerprinted(images, bundle, source)),
         inputs,
         answers,

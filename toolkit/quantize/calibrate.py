@@ -11,15 +11,20 @@ from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
 from ...deploy.registry import resolve
+from .advice import Halves, Watch
 from .gate import run_float, run_optimised
-from .histogram import histograms
+from .histogram import Histogram, histograms, with_width
+from .memory import plan
 from .methods import AUTO, METHODS
-from .observe import Watch, batches, observe
+from .observe import activations, batches, observe
 from .operators import Ranges
+from .options import QuantizeOptions
 from .targets import ActivationType
 
 # Numbers of calibration images for the histograms, and for comparing the methods: each needs far fewer than the ranges.
 _HISTOGRAM_IMAGES, _COMPARED_IMAGES = 64, 128
+# Every other one of the compared images shows how far the answers depend on which images set the ranges.
+_HALVES_STEP = 2
 _TINY = 1e-30
 
 
@@ -30,15 +35,18 @@ class Calibrated(NamedTuple):
         method: a key of METHODS.
         expected_changes: method -> the share of answers that it changes (see `expected_changes`); empty if only one
             method was tried.
+        halves: the answers of the models with the ranges of each half of the images; None if only one method was tried.
     """
 
     ranges: Ranges
     method: str
     expected_changes: dict[str, float]
+    halves: Halves | None = None
 
 
 def calibrate(
-    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, method: str, kind: ActivationType,
+    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, options: QuantizeOptions,
+    kind: ActivationType,
     emit: Callable[[Ranges], onnx.ModelProto], progress: Progress, watch: Watch,
 ) -> Calibrated:  # fmt: skip
     """Observe the activations of a float model, and choose their ranges.
@@ -47,20 +55,26 @@ def calibrate(
     calibration images that made no histogram, if there are enough.
 
     Args:
-        method: a key of METHODS, or AUTO.
+        options: with the method, and the limit of memory.
         kind: the type of the activations.
         emit: writes the int8 graph with these ranges.
         watch: see observe.
 
     Raises:
-        EdgeKitError: an activation is not finite for some image.
+        EdgeKitError: an activation is not finite for some image, or calibration does not fit in the limit of memory.
     """
-    observed = observe(model, manifest, images, progress, watch)
+    method = options.calibration
+    planned = plan(model, activations(model), min(_COMPARED_IMAGES, len(images)), options.memory_limit)
+    observed = observe(model, manifest, images, progress, watch, planned.batch)
     if method == "minmax" or (method == AUTO and len(manifest.labels) < 2):
         return Calibrated(observed, "minmax", {})
     indices = np.arange(len(images))
     used = _spread(indices, _HISTOGRAM_IMAGES)
-    found = histograms(model, observed, batches(manifest, images.take(used), "histograms", progress))
+    wide = with_width(observed)
+    found = dict[str, Histogram]()
+    for group in planned.groups:
+        parts = batches(manifest, images.take(used), "histograms", progress, planned.batch)
+        found |= histograms(model, {name: wide[name] for name in group if name in wide}, parts)
     tried = {
         name: observed | {tensor: resolve(function, __package__ or "")(each, kind) for tensor, each in found.items()}
         for name, function in METHODS.items()
@@ -70,12 +84,33 @@ def calibrate(
         return Calibrated(tried[method], method, {})
     left = np.setdiff1d(indices, used)
     compared = _spread(left if len(left) >= _HISTOGRAM_IMAGES else indices, _COMPARED_IMAGES)
-    parts = [batch.tensor for batch in batches(manifest, images.take(compared), "methods", progress)]
-    tensors = np.concatenate(parts)[: len(compared)]
+    tensors = _tensors(manifest, images.take(compared), progress)
     expected = run_float(model, tensors)
     changes = {name: expected_changes(expected, run_optimised(emit(ranges), tensors)) for name, ranges in tried.items()}
     best = min(changes, key=lambda name: changes[name])
-    return Calibrated(tried[best], best, changes)
+    some = tensors[::_HALVES_STEP]
+    answers = [
+        run_optimised(emit(_within(half, tried[best])), some).argmax(axis=1) for half in watch.half_ranges(observed)
+    ]
+    halves = Halves(len(some), int((answers[0] != answers[1]).sum())) if answers else None
+    return Calibrated(tried[best], best, changes, halves)
+
+
+def _tensors(manifest: Manifest, images: ImageSet, progress: Progress) -> np.ndarray:
+    """The images as input of a model [n, c, h, w], whose last batch is not padded; held only once."""
+    tensors, filled = np.empty(0), 0
+    for batch in batches(manifest, images, "methods", progress):
+        if not filled:
+            tensors = np.empty((len(images), *batch.tensor.shape[1:]), batch.tensor.dtype)
+        part = batch.tensor[: len(images) - filled]
+        tensors[filled : filled + len(part)] = part
+        filled += len(part)
+    return tensors
+
+
+def _within(ranges: Ranges, limits: Ranges) -> Ranges:
+    """The ranges, cut off where a method cuts off the ranges of all images."""
+    return {name: (max(low, limits[name][0]), min(high, limits[name][1])) for name, (low, high) in ranges.items()}
 
 
 def _spread(indices: np.ndarray, most: int) -> np.ndarray:

@@ -55,7 +55,7 @@ class Int8:
         self.target = options.target or this_machine()
         target = choose(TARGETS, self.target, "target", EdgeKitError)
         methods = {name: name for name in (AUTO, *METHODS)}
-        method = choose(methods, options.calibration, "calibration method", EdgeKitError)
+        choose(methods, options.calibration, "calibration method", EdgeKitError)
         images, warnings = _calibration_images(request)
         tuned = tune(model, bundle, self.target, progress)
         self.source, self.form, self.timed, self.runtime = tuned.model, tuned.form, tuned.timed, tuned.runtime
@@ -66,11 +66,11 @@ class Int8:
             )
         watch = Watch(bundle.manifest.preprocess, len(images))
         calibrated = calibrate(
-            self.source, bundle.manifest, images, method, target.activations,
+            self.source, bundle.manifest, images, options, target.activations,
             lambda ranges: emit_int8(self.source, ranges, target, self.form), progress, watch,
         )  # fmt: skip
         self._ranges = calibrated.ranges
-        advice = advise(watch, self._ranges, images, bundle, request.source)
+        advice = advise(watch, calibrated.halves, self._ranges, images, bundle, request.source)
         overflowing = self._overflowing(images, request) if target.reduce_range else Overflowing({}, 0)
         self.form = replace(self.form, seven_bits=frozenset(overflowing.counts))
         self._remarks = (

@@ -11,10 +11,13 @@ from ...deploy.errors import EdgeKitError
 from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
+from .memory import BATCH
 from .operators import OPS, Ranges
 
-# A larger batch takes more memory and is no faster.
-_BATCH = 4
+# Operators whose result never falls if the input rises: its limits are their values at the limits of the input.
+_RISING = ("Clip", "Relu", "Sigmoid")
+# Operators that keep all values, and only move them.
+_MOVING = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 class Batch(NamedTuple):
@@ -29,23 +32,33 @@ Watch = Callable[[Batch, np.ndarray], None]
 
 
 def observe(
-    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress, watch: Watch | None = None
-) -> Ranges:
+    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress, watch: Watch | None = None,
+    most: int = BATCH,
+) -> Ranges:  # fmt: skip
     """(smallest, largest) value of every activation that a quantizable operator reads or writes.
 
     The images are taken in a random order that is always the same: a folder's images are sorted by class, and `watch`
     would see the ranges grow with every class.
 
+    Args:
+        most: see batches.
+
     Raises:
         EdgeKitError: an activation is not finite for some image.
     """
     shuffled = images.take(np.random.default_rng(0).permutation(len(images)))
-    return ranges_of(model, batches(manifest, shuffled, "calibration", progress), watch)
+    return ranges_of(model, batches(manifest, shuffled, "calibration", progress, most), watch)
 
 
-def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress) -> Iterator[Batch]:
-    """The images as input of a model; if its batch is fixed, the last one is padded with its last image."""
-    size = manifest.input.batch or _BATCH
+def batches(
+    manifest: Manifest, images: ImageSet, stage: str, progress: Progress, most: int = BATCH
+) -> Iterator[Batch]:  # fmt: skip
+    """The images as input of a model; if its batch is fixed, the last one is padded with its last image.
+
+    Args:
+        most: number of images at once for a model that takes any.
+    """
+    size = manifest.input.batch or most
     for start in range(0, len(images), size):
         last = start + size if manifest.input.batch else min(start + size, len(images))
         indices = [min(index, len(images) - 1) for index in range(start, last)]
@@ -57,12 +70,13 @@ def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress
 def ranges_of(model: onnx.ModelProto, batches: Iterable[Batch], watch: Watch | None = None) -> Ranges:
     """What `observe` returns, from tensors.
 
-    The graph itself reduces each activation to two numbers, so a run returns only those.
+    The graph itself reduces each activation to two numbers, so a run returns only those. ONNX Runtime optimises the
+    graph with these reductions in it: each of the activations is then still computed.
 
     Raises:
         EdgeKitError: an activation is not finite for some image.
     """
-    tensors = _activations(model)
+    tensors = activations(model)
     session = onnxruntime.InferenceSession(
         _with_reductions(model, tensors).SerializeToString(), _options(), providers=["CPUExecutionProvider"]
     )
@@ -78,7 +92,8 @@ def ranges_of(model: onnx.ModelProto, batches: Iterable[Batch], watch: Watch | N
     return {name: (float(low[index]), float(high[index])) for index, name in enumerate(tensors)}
 
 
-def _activations(model: onnx.ModelProto) -> list[str]:
+def activations(model: onnx.ModelProto) -> list[str]:
+    """Names of the activations that a quantizable operator reads or writes."""
     graph = model.graph
     constants = {entry.name for entry in graph.initializer}
     floats = {
@@ -109,16 +124,30 @@ def _with_reductions(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelPr
     reduce(entry.name for entry in model.graph.input)
     for node in model.graph.node:
         augmented.graph.node.append(node)
-        reduce(node.output)
+        if node.op_type in (*_RISING, *_MOVING) and observed.issuperset((node.input[0], node.output[0])):
+            augmented.graph.node.extend(_of_limits(node, suffix) for suffix in ("/min", "/max"))
+        else:
+            reduce(node.output)
     for name in (f"{name}{suffix}" for name in tensors for suffix in ("/min", "/max")):
         augmented.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
     return augmented
 
 
+def _of_limits(node: onnx.NodeProto, suffix: str) -> onnx.NodeProto:
+    """A node that computes a limit of the result of a rising or moving node from that of its input.
+
+    This is faster than to read all values again, and leaves ONNX Runtime free to fuse the node.
+    """
+    limit = node.output[0] + suffix
+    if node.op_type in _MOVING:
+        return onnx.helper.make_node("Identity", [node.input[0] + suffix], [limit])
+    inputs = [node.input[0] + suffix, *node.input[1:]]
+    return onnx.helper.make_node(node.op_type, inputs, [limit])
+
+
 def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # the default order runs the reductions last, with every activation still in memory
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return options

@@ -21,6 +21,7 @@ class QuantizeOptions:
         selection_images: judge on at most this many selection images, drawn by class; None for all.
         skip_corrupt: leave out images that cannot be decoded.
         float_layers: if the contract is not fulfilled, search for layers to keep float.
+        memory_limit: resident memory in bytes that calibration keeps to (see memory.py); None for no limit.
     """
 
     precision: str = "int8"
@@ -31,3 +32,4 @@ class QuantizeOptions:
     selection_images: int | None = None
     skip_corrupt: bool = False
     float_layers: bool = True
+    memory_limit: int | None = None

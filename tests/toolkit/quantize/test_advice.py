@@ -12,7 +12,7 @@ from edgekit.deploy.images import ImageSet
 from edgekit.deploy.preprocess import Preprocess
 from edgekit.deploy.session import open_session
 from edgekit.toolkit.datasets import load_dataset
-from edgekit.toolkit.quantize.advice import Fingerprinted, Watch, convergence, duplicates, spread
+from edgekit.toolkit.quantize.advice import Fingerprinted, Halves, Watch, convergence, duplicates, spread
 from edgekit.toolkit.quantize.inputs import explain_pictures, moments_of
 from edgekit.toolkit.quantize.mistakes import explain_answers, explain_golden
 from edgekit.toolkit.quantize.observe import Batch
@@ -77,6 +77,8 @@ def test_good_images_cause_no_warning(fp32: Bundle, tmp_path: Path) -> None:
     assert advice["inputs"]["mean"] == pytest.approx(GREY.mean, abs=0.02)
     assert advice["inputs"]["std"] == pytest.approx(GREY.std, abs=0.02)
     assert 0 < advice["convergence"]["stable_after"] <= 512
+    assert advice["halves"]["images"] == 64
+    assert advice["halves"]["changed"] <= 3
 
 
 def test_an_unnormalised_loader_is_named(fp32: Bundle, tmp_path: Path) -> None:
@@ -312,6 +314,21 @@ def test_the_halves_are_compared() -> None:
     assert halves.warning is not None
     assert "first: 75%" in halves.warning
     assert spread(_watch(values[:1]).halves, ["first", "second", "third"]) is None
+
+
+def test_answers_that_depend_on_the_images_are_reported() -> None:
+    """If more than a tenth of them differ between the models of two halves."""
+    assert Halves(64, 6).warning is None
+    warning = Halves(64, 7).warning
+    assert warning is not None
+    assert "7 of 64 answers differ" in warning
+
+
+def test_the_halves_ranges_are_named() -> None:
+    """Of every other batch; there are none if all images came in one batch."""
+    values = np.array([[[-1.0, 2.0]], [[-3.0, 1.0]], [[0.0, 4.0]]])
+    assert _watch(values).half_ranges(["first"]) == [{"first": (-1.0, 4.0)}, {"first": (-3.0, 1.0)}]
+    assert _watch(values[:1]).half_ranges(["first"]) == []
 
 
 def test_padding_is_not_counted() -> None:

@@ -1,6 +1,8 @@
 """Histograms, the ranges that methods make of them, and the choice of a method."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,11 +10,12 @@ import onnxruntime
 import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import EdgeKitError
+from edgekit.export.export_bundle import Options, export_bundle
 from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.quantize import gate
 from edgekit.toolkit.quantize.calibrate import expected_changes
 from edgekit.toolkit.quantize.grid import activation_grid
-from edgekit.toolkit.quantize.histogram import Histogram, histograms, least_error, percentile
+from edgekit.toolkit.quantize.histogram import Histogram, _add, histograms, least_error, percentile, with_width
 from edgekit.toolkit.quantize.methods import AUTO, METHODS
 from edgekit.toolkit.quantize.observe import Batch, batches, ranges_of
 from edgekit.toolkit.quantize.options import QuantizeOptions
@@ -74,12 +77,57 @@ def test_histograms_count_every_value(fp32: Bundle) -> None:
     model, tensors = prepare(onnx.load(str(fp32.model_path))), fp32.golden().tensors
     batches = [Batch(tensors[place : place + 1], ["image"]) for place in range(4)]
     ranges = ranges_of(model, batches)
-    found = histograms(model, ranges, batches)
+    found = histograms(model, with_width(ranges), batches)
     assert set(found) == {name for name, (low, high) in ranges.items() if high > low}
     entry = found[model.graph.input[0].name]
     expected, _ = np.histogram(tensors[:4], 2048, (entry.low, entry.high))
     assert entry.counts.sum() == tensors[:4].size
     assert np.abs(np.cumsum(entry.counts) - np.cumsum(expected)).max() < 0.01 * tensors[:4].size
+
+
+def _all_values(model: onnx.ModelProto, names: Iterable[str], tensors: np.ndarray) -> dict[str, np.ndarray]:
+    """Activations of a graph that ONNX Runtime does not optimise, for single images."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    entry = model.graph.input[0].name
+    computed = [name for name in names if name != entry]
+    del shown.graph.output[:]
+    shown.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in computed)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    answers = [session.run(computed, {entry: tensor[None]}) for tensor in tensors]
+    parts = zip(*answers, strict=True)
+    return {entry: tensors} | {name: np.stack(part) for name, part in zip(computed, parts, strict=True)}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnet",
+        "mobilenet_v3_small",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_b0", "resnet18")),
+    ],
+)
+def test_ranges_are_those_of_the_plain_graph(
+    name: str, dynamic: bool, untrained: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """To rounding, though ONNX Runtime optimises the graph and some limits are computed from others."""
+    exported = export_bundle(
+        untrained(name, tmp_path / "source"), "onnx", tmp_path / "onnx", Options(dynamic_batch=dynamic)
+    )
+    model, tensors = prepare(onnx.load(str(exported.model_path))), exported.golden().tensors[:4]
+    size = 4 if dynamic else 1
+    seen: list[np.ndarray] = []
+    parts = [Batch(tensors[place : place + size], ["image"]) for place in range(0, 4, size)]
+    ranges = ranges_of(model, parts, lambda batch, values: seen.append(values))
+    values = _all_values(model, ranges, tensors)
+    for place, (activation, (low, high)) in enumerate(ranges.items()):
+        expected = values[activation]
+        rounding = 1e-3 * float(np.ptp(expected)) + 1e-6
+        assert (low, high) == pytest.approx((expected.min(), expected.max()), abs=rounding), activation
+        assert seen[0][place] == pytest.approx((expected[:size].min(), expected[:size].max()), abs=rounding)
 
 
 def test_the_best_method_is_recorded(fp32: Bundle, tmp_path) -> None:
@@ -94,6 +142,15 @@ def test_the_best_method_is_recorded(fp32: Bundle, tmp_path) -> None:
     assert min(expected, key=expected.get) == best
     assert all(recorded[method]["method"] == method for method in METHODS)
     assert (tmp_path / AUTO / "model.onnx").read_bytes() == (tmp_path / best / "model.onnx").read_bytes()
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=50), st.integers(1, 70_000))
+def test_counting_in_parts_counts_each_value(values: list[float], repeated: int) -> None:
+    """In the bin that it lies in, however many there are; values outside the range are in the last bins."""
+    counted = Histogram(-500.0, 500.0, np.zeros(2048, np.int64))
+    _add(counted, np.repeat(np.asarray(values, np.float32), repeated)[None])
+    places = np.clip((np.asarray(values, np.float32) + np.float32(500)) * np.float32(2.048), 0, 2047).astype(int)
+    assert counted.counts.tolist() == (repeated * np.bincount(places, minlength=2048)).tolist()
 
 
 def test_an_unknown_method_names_the_others(fp32: Bundle, tmp_path) -> None:
