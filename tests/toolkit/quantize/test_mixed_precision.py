@@ -123,10 +123,13 @@ def test_exactly_the_fragile_layer_stays_float(
     assert details["float_layers"] == [name]
     assert made.judgement.exit_code == 0
     assert [len(point["layers"]) for point in details["mixed_precision"]["points"]] == [0, 1]
-    assert details["mixed_precision"]["sensitivity"][0]["name"] == name
+    assert details["mixed_precision"]["chosen"] == 1
+    assert details["sensitivity"][0]["name"] == name
     assert any(f"float to fulfil the contract: {name}" in sentence for sentence in made.sentences)
-    facts = inspect_bundle(made.bundle)["mixed_precision"]
-    assert [line.partition(":")[0] for line in facts["points"]] == ["0 layers float", "1 layer float"]
+    facts = inspect_bundle(made.bundle)
+    points = facts["mixed_precision"]["points"]
+    assert [line.partition(":")[0] for line in points] == ["0 layers float", "1 layer float"]
+    assert facts["mixed_precision"]["reason"].startswith("1 layer float: the fewest of those tried")
     assert facts["sensitivity"][0].endswith(f"% {name} weights")
     onnx.checker.check_model(str(made.bundle.model_path), full_check=True)
     tensors = made.bundle.golden().tensors[:1]
@@ -141,17 +144,19 @@ def test_exactly_the_fragile_layer_stays_float(
 
 
 @pytest.mark.parametrize(
-    "entry",
-    ["x", [], {"points": "x"}, {"points": [], "sensitivity": [{"name": "a", "kind": "b", "noise": "c"}]}],
-)
-def test_a_search_that_is_not_valid_is_refused(fp32: Bundle, entry: object) -> None:
+    ("name", "entry"),
+    [
+        ("mixed_precision", "x"), ("mixed_precision", []), ("mixed_precision", {"points": "x"}),
+        ("mixed_precision", {"points": [], "chosen": 0, "reason": ""}),
+        ("sensitivity", [{"name": "a", "kind": "b", "noise": 1.0}]),
+        ("sensitivity", [{"name": "a", "kind": "input", "noise": float("nan")}]),
+        ("sensitivity", [{"name": "a", "kind": "input", "noise": -1.0}]),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_not_valid_is_refused(fp32: Bundle, name: str, entry: object) -> None:
     """A bundle's manifest comes from outside: one line, not a traceback."""
-    manifest = replace(fp32.manifest, details={"mixed_precision": entry})
-    bundle = Bundle(fp32.path, manifest, id="")
-    if not entry:
-        assert "mixed_precision" not in inspect_bundle(bundle)
-        return
-    with pytest.raises(BundleError, match="details.mixed_precision"):
+    bundle = Bundle(fp32.path, replace(fp32.manifest, details={name: entry}), id="")
+    with pytest.raises(BundleError, match=f"details.{name}"):
         inspect_bundle(bundle)
 
 
@@ -289,6 +294,7 @@ def test_the_smallest_number_is_found_with_few_trials(count: int, first: int) ->
         tried.append(number)
         return number >= first
 
-    assert mixed_precision._smallest(count, holds, lambda number: True) == (first if first < count else None)
+    found = mixed_precision._smallest(count, holds, lambda number: True, lambda: False)
+    assert found == (first if first < count else None)
     assert len(tried) == len(set(tried))
     assert len(tried) <= 2 + 2 * max(1, count).bit_length()
