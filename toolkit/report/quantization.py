@@ -5,8 +5,10 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement
 
 from ...deploy.bundle import Bundle
-from ...deploy.errors import BundleError
+from ...deploy.errors import BundleError, EdgeKitError
 from ...deploy.files import write_file
+from ...deploy.manifest import MANIFEST
+from ..analysis.contract import DEFAULT_MAX_DROP
 from ..analysis.quantization_record import (
     CalibrationEntry,
     JudgementEntry,
@@ -35,7 +37,10 @@ def write_quantization(bundle: Bundle, path: Path) -> None:
 
     Raises:
         BundleError: the bundle was not quantized, or what its manifest records is not valid.
+        EdgeKitError: the page would be written into a bundle.
     """
+    if (path.parent / MANIFEST).exists():
+        raise EdgeKitError(f"{path.parent} is a bundle, which another file would damage", fix=f"--html {path.name}")
     write_file(path, render_quantization(bundle))
 
 
@@ -112,7 +117,7 @@ def _search(search: MixedPrecisionEntry, record: QuantizationRecord) -> Iterator
     yield charts.choices(models, front, chosen, _axes(search, record))
     rows = []
     for index, (model, point) in enumerate(zip(models, points, strict=True)):
-        result = "chosen" if index == chosen else "fulfils the contract" if point["problem"] is None else "no"
+        result = "chosen" if index == chosen else "fulfils the contract" if point["problem"] is None else "not fulfilled"
         rows.append(
             [
                 cell(model.name, "Pareto front" if index in front else ""),
@@ -153,11 +158,12 @@ def _axes(search: MixedPrecisionEntry, record: QuantizationRecord) -> Axes:
     labelled = all(point["drop"] is not None for point in points)
     up = "top-1 drop, points" if labelled else "answers changed"
     across = "times as fast as fp32" if timed else "float layers"
-    limits = (contract["min_speedup"], contract["max_drop"]) if contract else (None, None)
-    return Axes(
-        f"{up} over {across} of each model", across, up, limits[0] if timed else None,
-        -limits[1] if labelled and limits[1] is not None else None,
-    )  # fmt: skip
+    slowest = most_lost = None
+    if contract is not None:
+        slowest = contract["min_speedup"] if timed else None
+        limit = DEFAULT_MAX_DROP if contract["max_drop"] is None else contract["max_drop"]
+        most_lost = -limit if labelled else None
+    return Axes(f"{up} over {across} of each model", across, up, slowest, most_lost, not timed, not labelled)
 
 
 def _noise(record: QuantizationRecord) -> Iterator[Element]:

@@ -37,6 +37,7 @@ class Axes(NamedTuple):
     Attributes:
         label: for screen readers.
         across_limit, up_limit: of the contract; None for no limit.
+        across_whole, up_whole: whether the values are whole numbers.
     """
 
     label: str
@@ -44,6 +45,8 @@ class Axes(NamedTuple):
     up: str
     across_limit: float | None
     up_limit: float | None
+    across_whole: bool
+    up_whole: bool
 
 
 def noise_bars(layers: Sequence[LayerNoise], float_layers: Container[str]) -> Element:
@@ -137,18 +140,23 @@ def _axis(values: Sequence[float], limit: float | None, start: float, end: float
     """An axis with room around the values and the limit."""
     shown = [*values, *([] if limit is None else [limit])]
     low, high = min(shown), max(shown)
-    room = 0.12 * (high - low) or 0.1 * abs(high) or 0.1
+    room = max(0.12 * (high - low), 0.02 * abs(high), 1e-3)
     return Axis(low - room, high + room, start, end)
+
+
+def _ticks(axis: Axis, count: int, whole: bool) -> list[float]:
+    """Round values with at most nine decimals, so that 0 is 0."""
+    return [round(value, 9) for value in axis.ticks(count) if not whole or round(value, 9).is_integer()]
 
 
 def _scales(chart: Element, across: Axis, up: Axis, axes: Axes, area: Box) -> None:
     """Grid, values, titles and limits of both axes."""
-    for value in across.ticks(int((area.right - area.left) / 65)):
+    for value in _ticks(across, int((area.right - area.left) / 80), axes.across_whole):
         svg.line(chart, (across(value), area.top), (across(value), area.bottom), GRID)
-        svg.text(chart, (across(value), area.bottom + 16), f"{value:.4g}", "middle")
-    for value in up.ticks(6):
+        svg.text(chart, (across(value), area.bottom + 16), f"{abs(value):.4g}", "middle")
+    for value in _ticks(up, 6, axes.up_whole):
         svg.line(chart, (area.left, up(value)), (area.right, up(value)), GRID)
-        svg.text(chart, (area.left - 8, up(value) + 4), f"{0.0 - value:.{up.decimals(6)}f}", "end")
+        svg.text(chart, (area.left - 8, up(value) + 4), f"{0.0 - value:.6g}", "end")
     svg.text(chart, ((area.left + area.right) / 2, area.bottom + 38), axes.across, "middle", "title")
     svg.text(chart, (14, (area.top + area.bottom) / 2), axes.up, "middle", "title", upright=False)
     if axes.across_limit is not None:
