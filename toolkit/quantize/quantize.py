@@ -95,8 +95,6 @@ def quantize(
     precision = choose({name: name for name in ("int8", "fp16")}, options.precision, "precision", EdgeKitError)
     contract = Contract(max_drop, min_speedup)
     _check_contract(contract, options)
-    if precision != "int8" and (options.sensitivity or options.budget_s):
-        raise EdgeKitError("--sensitivity and --budget are about int8 layers", fix="leave them out")
     path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
     source = BundleImages(bundle, images, skip_corrupt=options.skip_corrupt)
     request = Request(bundle, options, images, source, progress)
@@ -221,6 +219,8 @@ def _check_contract(contract: Contract, options: QuantizeOptions) -> None:
     from .targets import TARGETS, this_machine
     from .tune import is_timed
 
+    if options.precision != "int8" and (options.sensitivity or options.budget_s is not None):
+        raise EdgeKitError("--sensitivity and --budget are about int8 layers", fix="leave them out")
     if contract.min_speedup is None:
         return
     target = options.target or this_machine()

@@ -117,12 +117,13 @@ def _search(search: MixedPrecisionEntry, record: QuantizationRecord) -> Iterator
     yield charts.choices(models, front, chosen, _axes(search, record))
     rows = []
     for index, (model, point) in enumerate(zip(models, points, strict=True)):
-        result = "chosen" if index == chosen else "fulfils the contract" if point["problem"] is None else "not fulfilled"
+        result = "fulfilled" if point["problem"] is None else "not fulfilled"
         rows.append(
             [
                 cell(model.name, "Pareto front" if index in front else ""),
                 cell("-" if point["speedup"] is None else f"{point['speedup']:.2f}×"),
-                cell(str(point["changed"])), _loss(point["drop"]), cell(result, _cut(point["problem"] or "")),
+                cell(str(point["changed"])), _loss(point["drop"]),
+                cell("chosen" if index == chosen else result, _cut(point["problem"] or "")),
             ]
         )  # fmt: skip
     yield cards(["model", "speed-up over fp32", "answers changed", "top-1 drop, points", "contract"], rows)
