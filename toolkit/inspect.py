@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypedDict
 
 from ..deploy.bundle import Bundle
-from ..deploy.documents import DocumentError, plain, read
+from ..deploy.documents import plain
 from ..deploy.engine.layers import SummaryEntry
 from ..deploy.errors import BundleError
+from .analysis.quantization_record import quantization_record
 
 if TYPE_CHECKING:
     import onnx
@@ -23,32 +24,11 @@ class GraphFacts(TypedDict):
     quantized_share: float
 
 
-class PointEntry(TypedDict):
-    """A model of a search for float layers, as far as it is shown (see quantize.mixed_precision)."""
-
-    sentence: str
-
-
-class NoiseEntry(TypedDict):
-    """A source of noise in an int8 model (see quantize.sensitivity)."""
-
-    name: str
-    kind: str
-    noise: float
-
-
-class MixedPrecisionEntry(TypedDict):
-    """A search for float layers in a manifest's details."""
-
-    points: list[PointEntry]
-    sensitivity: list[NoiseEntry]
-
-
 def inspect_bundle(bundle: Bundle) -> dict[str, object]:
     """Facts about a bundle, as plain values; those of the graph only for ONNX.
 
     Raises:
-        BundleError: the graph, or the search for float layers in the manifest, is not valid.
+        BundleError: the graph, or what the manifest records of its quantization, is not valid.
     """
     manifest = bundle.manifest
     facts: dict[str, object] = {
@@ -70,8 +50,7 @@ def inspect_bundle(bundle: Bundle) -> dict[str, object]:
     }
     if manifest.format == "onnx":
         facts |= _graph(bundle)
-    if manifest.details.get("mixed_precision"):
-        facts["mixed_precision"] = _mixed_precision(bundle)
+    facts |= _quantization(bundle)
     if "engine" in manifest.details:
         facts["engine"] = engine_facts(manifest.details["engine"])
     return facts
@@ -83,22 +62,24 @@ def engine_facts(engine: SummaryEntry) -> dict[str, object]:
     return {**engine, "layers": layers}
 
 
-def _mixed_precision(bundle: Bundle) -> dict[str, object]:
-    """The models of a search for float layers, and where the noise of the int8 model comes from, with one line each."""
-    try:
-        found = read(MixedPrecisionEntry, bundle.manifest.details["mixed_precision"], "details.mixed_precision")
-    except DocumentError as error:
-        raise BundleError(f"{bundle.path}: manifest.json: {error}", fix="quantize the model again") from error
-    total = sum(entry["noise"] for entry in found["sensitivity"]) or 1.0
-    lines = [f"{entry['noise'] / total:6.1%} {entry['name']} {entry['kind']}" for entry in found["sensitivity"]]
-    return {"points": [point["sentence"] for point in found["points"]], "sensitivity": lines}
+def _quantization(bundle: Bundle) -> dict[str, object]:
+    """The search for float layers, and where the noise of the int8 model comes from, with one line each."""
+    record, facts = quantization_record(bundle), dict[str, object]()
+    if (search := record.get("mixed_precision")) is not None:
+        facts["mixed_precision"] = {
+            "points": [point["sentence"] for point in search["points"]], "reason": search["reason"],
+        }  # fmt: skip
+    if sources := record.get("sensitivity"):
+        total = sum(entry["noise"] for entry in sources) or 1.0
+        facts["sensitivity"] = [f"{entry['noise'] / total:6.1%} {entry['name']} {entry['kind']}" for entry in sources]
+    return facts
 
 
 def _without_ids(details: Mapping[str, object]) -> dict[str, object]:
     """The manifest's details, with lists of ids replaced by their length."""
     shown = {}
     for key, value in details.items():
-        if key in ("engine", "mixed_precision"):  # shown separately
+        if key in ("engine", "mixed_precision", "sensitivity"):  # shown separately
             continue
         if isinstance(value, Mapping):
             value = _without_ids(value)

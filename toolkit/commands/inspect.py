@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from ...deploy.errors import EdgeKitError
 from .completion import complete_bundles
-from .options import MEASURING, AsJson
+from .options import MEASURING, OUTPUT, AsJson
 from .output import show
 
 
@@ -24,6 +25,10 @@ def command(
             rich_help_panel=MEASURING,
         ),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write how the bundle was quantized as an HTML page.", rich_help_panel=OUTPUT),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a bundle contains, or what lower precisions and other runtimes will bring."""
@@ -32,9 +37,16 @@ def command(
     from ..workspace import given_or_newest
 
     if forecast:
+        if html:
+            raise EdgeKitError("--forecast writes no page", fix="leave out --html or --forecast")
         _forecast(bundle, as_json)
         return
-    show(inspect_bundle(given_or_newest(bundle, lambda _: True, "bundle", "edgekit train")), facts_table, as_json)
+    found = given_or_newest(bundle, lambda _: True, "bundle", "edgekit train")
+    if html:
+        from ..report.quantization import write_quantization
+
+        write_quantization(found, html)
+    show(inspect_bundle(found), facts_table, as_json)
 
 
 def _forecast(path: Path | None, as_json: bool) -> None:

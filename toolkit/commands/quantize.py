@@ -10,9 +10,9 @@ from ...deploy.registry import choose
 from ..quantize.methods import AUTO, METHODS
 from ..quantize.targets import TARGETS
 from .completion import complete_bundles, complete_methods, complete_targets
-from .options import IMAGES, MODEL, Images, MaxDrop, MinSpeedup, Out, SkipCorrupt
+from .options import IMAGES, MEASURING, MODEL, Images, MaxDrop, MinSpeedup, Out, SkipCorrupt
 from .output import report_new_bundle
-from .parsing import bytes_of
+from .parsing import bytes_of, seconds_of
 
 
 def command(
@@ -52,6 +52,21 @@ def command(
     ] = None,
     max_drop: MaxDrop = None,
     min_speedup: MinSpeedup = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for the search for layers that must stay float, e.g. 90s, 10m. Default: until it is done.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Also measure where the noise comes from if no layer must stay float; edgekit inspect shows it.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = False,
     allow_few: Annotated[
         bool, typer.Option("--allow-few", help="Allow fewer than 8 calibration images.", rich_help_panel=IMAGES)
     ] = False,
@@ -67,6 +82,7 @@ def command(
     from ..workspace import given_or_newest
 
     limit = bytes_of(memory_limit, "--memory-limit") if memory_limit else None
+    budget_s = seconds_of(budget, "--budget") if budget else None
     if dynamic:
         raise EdgeKitError(
             "dynamic quantization makes a CNN slower: it recomputes the ranges of convolutions for every image, and "
@@ -87,7 +103,8 @@ def command(
         with progress_bar("quantize") as show:
             options = QuantizeOptions(
                 precision=precision, target=name, calibration=calibration, calibration_images=calibration_images,
-                allow_few=allow_few, skip_corrupt=skip_corrupt, memory_limit=limit,
+                allow_few=allow_few, skip_corrupt=skip_corrupt, memory_limit=limit, budget_s=budget_s,
+                sensitivity=sensitivity,
             )  # fmt: skip
             result = quantize(
                 source, options, images=images, max_drop=max_drop, min_speedup=min_speedup, out=out,

@@ -1,6 +1,7 @@
 """Keep the fewest and cheapest layers float with which an int8 model fulfils its contract."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from ...deploy.images import ImageSet
 from ...deploy.parity import decibels, powers
 from ...deploy.session import Session, open_session
 from ...export.onnx_file import multiplications, to_bytes
-from ..analysis.contract import PASS, Contract, Drop, compare_accuracy, judge_drop
+from ..analysis.contract import DEFAULT_MAX_DROP, PASS, Contract, Drop, compare_accuracy, judge_drop
 from .compare import Compared
 from .gate import REFUSED_DB
 from .int8 import Int8
@@ -29,8 +30,8 @@ _SIMILAR = 0.5
 # Costs in multiplications of a float convolution, from trials of 32 choices in MobileNetV3-Small (48 pixels): to
 # convert a number between int8 and float, to read a float weight, and of each operator that no longer runs in int8.
 _CONVERSION, _WEIGHT, _CALL = 16, 8, 400_000
-# Numbers of noise sources and of float layers that are named for the user.
-_LISTED, _NAMED = 5, 8
+# Number of float layers that are named for the user.
+_NAMED = 8
 
 
 class Point(NamedTuple):
@@ -53,8 +54,7 @@ class Point(NamedTuple):
     @property
     def sentence(self) -> str:
         """For the user."""
-        count = len(self.layers)
-        parts = [f"{count} {'layer' if count == 1 else 'layers'} float: {self.changed} answers changed"]
+        parts = [f"{_counted(self)} float: {self.changed} answers changed"]
         if self.drop is not None:
             points = self.drop.points
             parts.append(f"top-1 drop {points.value:+.2f} points [{points.low:+.2f}, {points.high:+.2f}]")
@@ -75,32 +75,60 @@ class MixedPrecision(NamedTuple):
         points: the models that were compared, by number of float layers.
         chosen: the first of them that fulfils the contract; None if none does.
         sources: see noise_sources.
+        contract: which the models were to fulfil.
+        cut_s: the seconds after which the search was cut off; None if it came to its end.
     """
 
     points: list[Point]
     chosen: Point | None
     sources: list[NoiseSource]
+    contract: Contract
+    cut_s: float | None = None
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Lines for the user: the noisiest places, each model that was compared, and the choice."""
-        total = sum(entry.noise for entry in self.sources) or 1.0
-        worst = ", ".join(f"{entry.name} {entry.kind} {entry.noise / total:.0%}" for entry in self.sources[:_LISTED])
-        points = [f"  {point.sentence}" for point in self.points]
-        lines = (f"most noise comes from: {worst}", *points)
+        """Lines for the user: each model that was compared, and the choice."""
+        lines = [f"  {point.sentence}" for point in self.points]
         if self.chosen is None or not self.chosen.layers:
-            return lines
+            return tuple(lines)
         choice = f"float to fulfil the contract: {self._listed(self.chosen)}"
-        return (*lines, f"{choice}; it was chosen on these images, and edgekit validate confirms it on the test images")
+        lines.append(f"{choice}; it was chosen on these images, and edgekit validate confirms it on the test images")
+        if self.cut_s is not None:
+            lines.append(f"{self._cut}: fewer may be enough; {self._longer}")
+        return tuple(lines)
 
     @property
     def failure(self) -> str | None:
         """What to keep if no choice fulfils the contract, for the user's first line; else None."""
         if self.chosen is not None:
             return None
+        if self.cut_s is not None:
+            return f"{self._cut} before a model fulfilled the contract; {self._longer}"
         if self.points[0].speedup is None:
             return "keep fp32: no choice of float layers fulfils the contract"
         return "keep fp32: no choice of float layers fulfils the contract and is faster than fp32 here"
+
+    @property
+    def reason(self) -> str:
+        """Why this model was chosen, or none, for the user."""
+        if self.chosen is None:
+            return self.failure or ""
+        if not self.chosen.layers:
+            return "no layer has to be float: the accuracy holds without"
+        before = [point for point in self.points if len(point.layers) < len(self.chosen.layers)][-1]
+        text = (
+            f"{_counted(self.chosen)} float: the fewest of those tried that fulfil the contract; with "
+            f"{_counted(before)} float, {problem(before, self.contract)}"
+        )
+        return text if self.cut_s is None else f"{text}; {self._cut}: fewer may be enough"
+
+    @property
+    def _cut(self) -> str:
+        return f"the search for float layers was cut off by --budget {self.cut_s:g}s"
+
+    @property
+    def _longer(self) -> str:
+        return f"to search further: --budget {4 * (self.cut_s or 0):g}s, or leave it out"
 
     def _listed(self, point: Point) -> str:
         """The names of the float layers, or their number if they are many."""
@@ -109,40 +137,73 @@ class MixedPrecision(NamedTuple):
 
     def to_json(self) -> dict[str, object]:
         """For the details of a manifest."""
-        sources = [{"name": entry.name, "kind": entry.kind, "noise": entry.noise} for entry in self.sources]
-        return {"points": [point.to_json() for point in self.points], "sensitivity": sources}
+        points = [{**point.to_json(), "problem": problem(point, self.contract)} for point in self.points]
+        chosen = None if self.chosen is None else self.points.index(self.chosen)
+        return {"points": points, "chosen": chosen, "reason": self.reason, "cut_s": self.cut_s}
+
+
+def problem(point: Point, contract: Contract) -> str | None:
+    """Why a model does not fulfil the contract, for the user; None if it does."""
+    return _loss(point, contract) or _slowness(point, contract)
+
+
+def _loss(point: Point, contract: Contract) -> str | None:
+    if point.decibels < REFUSED_DB:
+        return f"its logits have {point.decibels:.1f} dB, under {REFUSED_DB:g}"
+    judgement = judge_drop(point.drop, contract.max_drop)
+    if judgement.exit_code == PASS:
+        return None
+    limit = DEFAULT_MAX_DROP if contract.max_drop is None else contract.max_drop
+    proved = "it loses more than" if judgement.outcome == "fail" else "it is not proved to lose at most"
+    return f"{proved} {limit:g} points"
+
+
+def _slowness(point: Point, contract: Contract) -> str | None:
+    least = contract.min_speedup or 1.0
+    if point.speedup is None or point.speedup >= least:
+        return None
+    return f"it is less than {least:g}x as fast as fp32"
+
+
+def _counted(point: Point) -> str:
+    count = len(point.layers)
+    return f"{count} {'layer' if count == 1 else 'layers'}"
+
+
+def find_sources(int8: Int8, request: Request) -> list[NoiseSource]:
+    """The sources of noise on a few golden samples, worst first."""
+    golden, size = request.bundle.golden().tensors, request.bundle.manifest.input.batch or 1
+    tensors = golden[: max(size, _SAMPLES // size * size)]
+    return noise_sources(int8.source, int8.graph(), int8.form, tensors, request.progress)
+
+
+def provable(selection: ImageSet | None, contract: Contract) -> bool:
+    """Whether the images can prove that a model without a changed answer fulfils the contract."""
+    targets = selection.targets if selection else None
+    equal = None if targets is None else compare_accuracy(targets, targets, targets)
+    return judge_drop(equal, contract.max_drop).exit_code == PASS
 
 
 def keep_float(
     int8: Int8, request: Request, selection: ImageSet | None, contract: Contract, compared: Compared
-) -> MixedPrecision | None:
-    """Find the fewest layers that must stay float for the contract; None if more images are needed to prove any.
+) -> MixedPrecision:
+    """Find the fewest layers that must stay float for the contract.
 
     The layers are ordered by `float_order`. Their number is doubled until the contract holds, and then halved. More
-    float layers are slower, so the search ends where a trial is no faster than fp32 or than the contract requires.
+    float layers are slower, so the search ends where a trial is no faster than fp32 or than the contract requires. It
+    also ends with the budget of the options; a model that fulfils the contract by then is chosen.
 
     Args:
+        selection: with which the contract is `provable`.
         compared: how the model without float layers compares with its source. It is not measured again, which would be
             a second try.
     """
-
-    def holds(point: Point) -> bool:
-        return point.decibels >= REFUSED_DB and judge_drop(point.drop, contract.max_drop).exit_code == PASS
-
-    def fast(point: Point) -> bool:
-        return point.speedup is None or point.speedup >= (contract.min_speedup or 1.0)
-
-    selection = selection or None  # an empty part
-    equal = None if selection is None else compare_accuracy(selection.targets, selection.targets, selection.targets)
-    if judge_drop(equal, contract.max_drop).exit_code != PASS:
-        return None
-    golden, size = request.bundle.golden().tensors, request.bundle.manifest.input.batch or 1
-    tensors = golden[: max(size, _SAMPLES // size * size)]
-    sources = noise_sources(int8.source, int8.graph(), int8.form, tensors, request.progress)
+    budget = _Budget(request.options.budget_s)
+    sources = find_sources(int8, request)
     steps = float_order(sources, costs(int8.source))
     compute = {node.name for node in int8.source.graph.node if node.op_type in COMPUTE}
     steps = [frozenset[str](), *(layers for layers in steps if not compute <= layers)]
-    compare = _Comparison(int8, request, selection)
+    compare = _Comparison(int8, request, selection or None)
     points = {0: _without_float_layers(compared)}
 
     def point(count: int) -> Point:
@@ -150,9 +211,33 @@ def keep_float(
             points[count] = compare(steps[count], len(points))
         return points[count]
 
-    count = _smallest(len(steps), lambda count: holds(point(count)), lambda count: fast(point(count)))
-    chosen = None if count is None or not fast(points[count]) else points[count]
-    return MixedPrecision([points[index] for index in sorted(points)], chosen, sources)
+    def holds(count: int) -> bool:
+        return _loss(point(count), contract) is None
+
+    def hopeful(count: int) -> bool:
+        return _slowness(point(count), contract) is None
+
+    count = _smallest(len(steps), holds, hopeful, budget)
+    chosen = None if count is None or not hopeful(count) else points[count]
+    cut_s = request.options.budget_s if budget.ended else None
+    return MixedPrecision([points[index] for index in sorted(points)], chosen, sources, contract, cut_s)
+
+
+class _Budget:
+    """The time for a search.
+
+    Attributes:
+        ended: whether the last call returned True.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
+        self.ended = False
+
+    def __call__(self) -> bool:
+        """Whether no time is left."""
+        self.ended = time.monotonic() >= self._end
+        return self.ended
 
 
 def _without_float_layers(compared: Compared) -> Point:
@@ -239,18 +324,21 @@ class _Comparison:
         return np.concatenate(logits)
 
 
-def _smallest(count: int, holds: Callable[[int], bool], hopeful: Callable[[int], bool]) -> int | None:
+def _smallest(
+    count: int, holds: Callable[[int], bool], hopeful: Callable[[int], bool], ended: Callable[[], bool]
+) -> int | None:
     """The smallest number under `count` that holds, if all larger ones do; None if none of those tried does.
 
     Args:
         hopeful: whether a larger number than one that does not hold is worth a try.
+        ended: whether there is no time for another one; called only where it would be tried.
     """
     low, high = -1, 0
     while not holds(high):
-        if high == count - 1 or not hopeful(high):
+        if high == count - 1 or not hopeful(high) or ended():
             return None
         low, high = high, min(count - 1, max(1, 2 * high))
-    while high - low > 1:
+    while high - low > 1 and not ended():
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ...deploy.errors import RecipeError
 from .methods import AUTO
 
 # Draws the calibration and selection images.
@@ -20,8 +21,13 @@ class QuantizeOptions:
         allow_few: allow fewer than 8 calibration images.
         selection_images: judge on at most this many selection images, drawn by class; None for all.
         skip_corrupt: leave out images that cannot be decoded.
-        float_layers: if the contract is not fulfilled, search for layers to keep float.
         memory_limit: resident memory in bytes that calibration keeps to (see memory.py); None for no limit.
+        float_layers: if the contract is not fulfilled, search for layers to keep float.
+        budget_s: seconds for this search, whose last trial may end later; None for no limit.
+        sensitivity: record where the noise comes from, even if there is no search.
+
+    Raises:
+        RecipeError: the budget is not positive.
     """
 
     precision: str = "int8"
@@ -31,5 +37,11 @@ class QuantizeOptions:
     allow_few: bool = False
     selection_images: int | None = None
     skip_corrupt: bool = False
-    float_layers: bool = True
     memory_limit: int | None = None
+    float_layers: bool = True
+    budget_s: float | None = None
+    sensitivity: bool = False
+
+    def __post_init__(self) -> None:
+        if self.budget_s is not None and not self.budget_s > 0:
+            raise RecipeError(f"--budget {self.budget_s:g} is not positive", fix="leave it out, or e.g. --budget 10m")

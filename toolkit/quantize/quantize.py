@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .compare import Changed, Compared
     from .lowered import Lowered, Request
     from .mixed_precision import MixedPrecision
+    from .sensitivity import NoiseSource
 
 # The part of the data for judging; the test part is left to validate.
 _SELECTION = "validation"
@@ -80,12 +81,14 @@ def quantize(
     Raises:
         BundleError: not an fp32 ONNX bundle.
         DataError: no calibration images, or too few.
-        EdgeKitError: the result is not as requested: weights stayed float; or min_speedup for another machine.
+        EdgeKitError: the result is not as requested: weights stayed float; or min_speedup for another machine; or
+            options about int8 layers for fp16.
         RecipeError: min_speedup is not positive.
     """
     from ...export.onnx_file import to_bytes
     from .lowered import Request
     from .portability import certify, remarks
+    from .sensitivity import noise_to_json
 
     _check_request(bundle, out)
     options = options or QuantizeOptions()
@@ -97,42 +100,52 @@ def quantize(
     request = Request(bundle, options, images, source, progress)
     selection = _selection(source, options.selection_images)
     judged = _lowered(request, selection, contract)
-    lowered, compared, judgement, mixed = judged
+    lowered, compared, judgement, mixed, noise = judged
     tensors, batch = bundle.golden().tensors[:_PORTABLE_IMAGES], bundle.manifest.input.batch
     portability = certify(lowered.model, tensors, batch) if lowered.portable else None
+    elsewhere = remarks(portability, lowered.details["target"]) if portability else ()
+    lines = _remarks(judged, options, elsewhere)
     details = {
-        **lowered.details, **compared.to_json(), "portability": portability, "judgement": asdict(judgement),
-        "mixed_precision": mixed and mixed.to_json(),
+        **lowered.details, **compared.to_json(), "portability": portability, "contract": asdict(contract),
+        "judgement": asdict(judgement), "remarks": list(lines), "mixed_precision": mixed and mixed.to_json(),
+        "sensitivity": noise and noise_to_json(noise),
     }  # fmt: skip
     if judgement.outcome == "fail":
         path = path.with_name(path.name + REJECTED)
     fingerprints = bundle.fingerprints() | used_elsewhere(source, details)
     manifest = replace(_manifest(request, lowered), details=details)
     quantized = _write(bundle, path, manifest, to_bytes(lowered.model), fingerprints)
-    elsewhere = remarks(portability, lowered.details["target"]) if portability else ()
-    return Quantized(quantized, compared.drop, compared.changed, judgement, _remarks(judged, precision, elsewhere))
+    return Quantized(quantized, compared.drop, compared.changed, judgement, lines)
 
 
 class _Judged(NamedTuple):
-    """A model of lower precision, how it compares with its source, and the search for its float layers if it ran."""
+    """A model of lower precision, and how it compares with its source.
+
+    Attributes:
+        mixed: the search for its float layers, if it ran.
+        noise: where its noise comes from without float layers; None if that was neither needed nor asked for.
+    """
 
     lowered: "Lowered"
     compared: "Compared"
     judgement: Judgement
     mixed: "MixedPrecision | None" = None
+    noise: "list[NoiseSource] | None" = None
 
 
-def _remarks(judged: _Judged, precision: str, elsewhere: Sequence[str]) -> tuple[str, ...]:
+def _remarks(judged: _Judged, options: QuantizeOptions, elsewhere: Sequence[str]) -> tuple[str, ...]:
     """Lines for the user: what to keep, warnings, and the rest; `elsewhere` are those about other CPUs."""
     from .gate import warning
+    from .sensitivity import noise_sentence
 
-    lowered, compared, judgement, mixed = judged
+    lowered, compared, judgement, mixed, noise = judged
+    precision = options.precision
     speed = compared.speed(precision)
     found = (
         mixed.failure if mixed else None, speed if compared.slower else None,
         warning(compared.noise, precision) if judgement.outcome != "fail" else None, *lowered.remarks,
-        *(mixed.sentences if mixed else ()), *elsewhere, None if compared.slower else speed,
-        compared.changed and compared.changed.sentence,
+        noise_sentence(noise) if noise else None, *(mixed.sentences if mixed else ()), *elsewhere,
+        None if compared.slower else speed, compared.changed and compared.changed.sentence,
     )  # fmt: skip
     return tuple(text for text in found if text)
 
@@ -143,7 +156,7 @@ def _lowered(request: "Request", selection: ImageSet | None, contract: Contract)
 
     from .fp16 import lower_fp16
     from .int8 import Int8
-    from .mixed_precision import keep_float
+    from .mixed_precision import find_sources, keep_float, provable
     from .prepare import prepare
 
     model = prepare(onnx.load(str(request.bundle.model_path)))
@@ -151,12 +164,13 @@ def _lowered(request: "Request", selection: ImageSet | None, contract: Contract)
         return _judge(lower_fp16(model, request), request, selection, contract)
     int8 = Int8(model, request)
     judged = _judge(int8.lowered(), request, selection, contract)
-    if judged.judgement.exit_code == PASS or not request.options.float_layers:
-        return judged
+    failed = judged.judgement.exit_code != PASS
+    if not (failed and request.options.float_layers and provable(selection, contract)):
+        return judged._replace(noise=find_sources(int8, request) if request.options.sensitivity else None)
     mixed = keep_float(int8, request, selection, contract, judged.compared)
-    if mixed is not None and mixed.chosen is not None and mixed.chosen.layers:
+    if mixed.chosen is not None and mixed.chosen.layers:
         judged = _judge(int8.lowered(mixed.chosen.layers), request, selection, contract)
-    return judged._replace(mixed=mixed)
+    return judged._replace(mixed=mixed, noise=mixed.sources)
 
 
 def _judge(lowered: "Lowered", request: "Request", selection: ImageSet | None, contract: Contract) -> _Judged:
@@ -205,6 +219,8 @@ def _check_contract(contract: Contract, options: QuantizeOptions) -> None:
     from .targets import TARGETS, this_machine
     from .tune import is_timed
 
+    if options.precision != "int8" and (options.sensitivity or options.budget_s is not None):
+        raise EdgeKitError("--sensitivity and --budget are about int8 layers", fix="leave them out")
     if contract.min_speedup is None:
         return
     target = options.target or this_machine()

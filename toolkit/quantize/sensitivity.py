@@ -1,7 +1,7 @@
 """Where the noise of an int8 graph comes from: each rounded activation and each layer's weights, one at a time."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,9 @@ from .grid import Grid
 from .operators import COMPUTE, FUSED_OPS, SAME_GRID
 from .rewrites.graph import add_constant, arrays, readers
 from .targets import Form
+
+# Number of sources that are named for the user.
+_LISTED = 5
 
 # Changes a copy of the float graph in place.
 _Change = Callable[[onnx.GraphProto], None]
@@ -37,6 +40,18 @@ class NoiseSource(NamedTuple):
     kind: str
     layers: frozenset[str]
     noise: float
+
+
+def noise_sentence(sources: Sequence[NoiseSource]) -> str:
+    """The noisiest places, for the user."""
+    total = sum(entry.noise for entry in sources) or 1.0
+    worst = ", ".join(f"{entry.name} {entry.kind} {entry.noise / total:.0%}" for entry in sources[:_LISTED])
+    return f"most noise comes from: {worst}"
+
+
+def noise_to_json(sources: Sequence[NoiseSource]) -> list[dict[str, object]]:
+    """For the details of a manifest."""
+    return [{"name": entry.name, "kind": entry.kind, "noise": entry.noise} for entry in sources]
 
 
 def noise_sources(

@@ -19,9 +19,9 @@ from .svg import COLOURS, FONT, Axis, Box, Point
 WIDE, NARROW = 880, 350
 
 # Most points in a scatter chart, and most rows in a bar chart; the table lists all models.
-_MOST = 40
-_ROW = 44
-_GRID = {"class": "grid"}
+MOST = 40
+ROW = 44
+GRID = {"class": "grid"}
 
 
 class Row(NamedTuple):
@@ -47,12 +47,12 @@ class Spot(NamedTuple):
 def plane(report: Report) -> Element:
     """Top-1 accuracy over latency, both with intervals; the Pareto front marked; up and to the left is better."""
     names, spots = short_names(report), []
-    for model in report["models"][:_MOST]:
+    for model in report["models"][:MOST]:
         if model["top1"] is not None and model["top1_interval"] is not None:
             low, high = model["top1_interval"]
             spots.append(Spot(names[model["id"]], model["time_ms"], 100 * model["top1"], 100 * low, 100 * high))
     front = set(pareto_front([(spot.time["value"], spot.top1) for spot in spots]))
-    figure = _wide_and_narrow(lambda width: _plane(spots, front, width))
+    figure = wide_and_narrow(lambda width: _plane(spots, front, width))
     caption = SubElement(figure, "figcaption")
     for kind, content in (
         ("front", "Pareto front: no other model is as fast and as accurate"),
@@ -61,9 +61,9 @@ def plane(report: Report) -> Element:
     ):
         if kind != "beaten" or len(front) < len(spots):
             SubElement(caption, "span", {"class": f"key {kind}"}).text = content
-    _numbered(figure, [spot.name for spot in spots])
-    if len(report["models"]) > _MOST:
-        SubElement(caption, "span").text = f"the first {_MOST} of {len(report['models'])} models"
+    number_names(figure, [spot.name for spot in spots])
+    if len(report["models"]) > MOST:
+        SubElement(caption, "span").text = f"the first {MOST} of {len(report['models'])} models"
     return figure
 
 
@@ -75,11 +75,11 @@ def _plane(spots: Sequence[Spot], front: set[int], width: float) -> Element:
     chart = svg.chart(width, height, "Top-1 accuracy over mean latency of each model, with intervals")
     _latency_scale(chart, across, area, "mean latency")
     for value in (tick for tick in up.ticks(6) if tick <= 100):
-        svg.line(chart, (area.left, up(value)), (area.right, up(value)), _GRID)
+        svg.line(chart, (area.left, up(value)), (area.right, up(value)), GRID)
         svg.text(chart, (area.left - 8, up(value) + 4), f"{value:.{up.decimals(6)}f}", "end")
     svg.text(chart, (14, (area.top + area.bottom) / 2), "top-1 accuracy, %", "middle", "title", upright=False)
     points = [(across(spot.time["value"]), up(spot.top1)) for spot in spots]
-    bars = _front_line(chart, [points[index] for index in sorted(front, key=lambda index: points[index])], area)
+    bars = front_line(chart, [points[index] for index in sorted(front, key=lambda index: points[index])], area)
     for index, (spot, (x, y)) in enumerate(zip(spots, points, strict=True)):
         colour = "var(--c0)" if index in front else "var(--soft)"
         left, right, bottom, top = across(spot.time["low"]), across(spot.time["high"]), up(spot.low), up(spot.high)
@@ -90,7 +90,7 @@ def _plane(spots: Sequence[Spot], front: set[int], width: float) -> Element:
         fill, stroke = ("var(--c0)", "var(--c0)") if index in front else ("var(--back)", "var(--soft)")
         svg.circle(chart, point, 6, {"fill": fill, "stroke": stroke, "stroke-width": "2"})
         SubElement(chart[-1], "title").text = spot.name
-    _label(chart, points, [spot.name for spot in spots], bars, area)
+    place_names(chart, points, [spot.name for spot in spots], bars, area)
     return chart
 
 
@@ -101,7 +101,7 @@ def _share_axis(spots: Sequence[Spot], area: Box) -> Axis:
     return Axis(max(0.0, low - room), min(100.0 + room / 2, high + room), area.bottom, area.top)
 
 
-def _front_line(chart: Element, front: Sequence[Point], area: Box) -> list[Box]:
+def front_line(chart: Element, front: Sequence[Point], area: Box) -> list[Box]:
     """The outline of the area that the front dominates (slower and less accurate), and the boxes of its lines."""
     corners = [(front[0][0], area.bottom), front[0]]
     for before, point in pairwise(front):
@@ -113,8 +113,8 @@ def _front_line(chart: Element, front: Sequence[Point], area: Box) -> list[Box]:
     return [Box(min(x, u) - 2, min(y, v) - 2, max(x, u) + 2, max(y, v) + 2) for (x, y), (u, v) in pairwise(corners)]
 
 
-def _label(chart: Element, points: Sequence[Point], names: Sequence[str], bars: Sequence[Box], area: Box) -> None:
-    """Label the points with their names, or with numbers if the names do not fit (see `_numbered`)."""
+def place_names(chart: Element, points: Sequence[Point], names: Sequence[str], bars: Sequence[Box], area: Box) -> None:
+    """Label the points with their names, or with numbers if the names do not fit (see `number_names`)."""
     boxes = svg.place_labels(points, [svg.text_width(name) for name in names], bars, area)
     shown = list(names)
     if None in boxes:
@@ -130,7 +130,7 @@ def _label(chart: Element, points: Sequence[Point], names: Sequence[str], bars: 
         svg.text(chart, ((box.left + box.right) / 2, box.bottom - 5), name, "middle", "label")
 
 
-def _numbered(figure: Element, names: Sequence[str]) -> None:
+def number_names(figure: Element, names: Sequence[str]) -> None:
     """Add the key of a chart with numbered points, shown with that chart."""
     for chart in list(figure):
         if "numbered" in chart.get("class", ""):
@@ -164,12 +164,12 @@ def _latency_row(name: str, model: Model) -> Row:
 
 def intervals(rows: Sequence[Row]) -> Element:
     """Bars of mean latencies from zero, or points on a logarithmic axis if some bars would be invisible."""
-    shown = rows[:_MOST]
+    shown = rows[:MOST]
     low, high = min(row.low for row in shown), max(row.high for row in shown)
     log = svg.latency_axis(low, high, 0, 1).log
 
     def draw(width: float) -> Element:
-        bottom = _ROW * len(shown) + 8
+        bottom = ROW * len(shown) + 8
         area = Box(10, 4, width - 14, bottom)
         across = (
             svg.latency_axis(low, high, area.left, area.right) if log else Axis(0, 1.04 * high, area.left, area.right)
@@ -177,23 +177,23 @@ def intervals(rows: Sequence[Row]) -> Element:
         chart = svg.chart(width, bottom + 46, "Mean latency, with intervals")
         _latency_scale(chart, across, area, "mean latency")
         for number, row in enumerate(shown):
-            middle = _ROW * number + 34
+            middle = ROW * number + 34
             if not log:
                 size = {"x": f"{area.left:.1f}", "y": f"{middle - 6}", "width": f"{across(row.value) - area.left:.1f}"}
                 SubElement(chart, "rect", {**size, "height": "12", "fill": COLOURS[0], "opacity": "0.55", "rx": "2"})
-            _row_text(chart, row, middle - 13, area)
+            row_text(chart, row, middle - 13, area)
             svg.error_bar(chart, (across(row.low), middle), (across(row.high), middle), "var(--text)")
             if log:
                 svg.circle(chart, (across(row.value), middle), 5, {"fill": COLOURS[0]})
         return chart
 
-    return _wide_and_narrow(draw)
+    return wide_and_narrow(draw)
 
 
 def changes(document: Comparison) -> Element:
     """Speed-ups over each earlier report, with intervals, and a line at 1×."""
     rows = []
-    for entry in document["rows"][:_MOST]:
+    for entry in document["rows"][:MOST]:
         ratio = entry["against"]["speedup"]
         text = f"{ratio['ratio']:.2f}× [{ratio['low']:.2f}, {ratio['high']:.2f}]"
         name = f"{entry['name']} {entry['precision']}, {entry['against']['report']}"
@@ -205,27 +205,27 @@ def changes(document: Comparison) -> Element:
     high = min(high, max(1.0, *(row.high for row in rows)) * 1.1)
 
     def draw(width: float) -> Element:
-        bottom = _ROW * len(rows) + 8
+        bottom = ROW * len(rows) + 8
         area = Box(10, 4, width - 14, bottom)
         across = Axis(low, high, area.left, area.right, log=bool(high / low > 10))
         chart = svg.chart(width, bottom + 46, "Speed compared with the earlier report, with intervals")
         for value in across.ticks(5 if width == NARROW else 8):
-            svg.line(chart, (across(value), area.top), (across(value), area.bottom), _GRID)
+            svg.line(chart, (across(value), area.top), (across(value), area.bottom), GRID)
             svg.text(chart, (across(value), area.bottom + 16), f"{value:.3g}×", "middle")
         svg.text(chart, ((area.left + area.right) / 2, area.bottom + 38),
                  "times as fast as before (above 1× is faster)", "middle", "title")  # fmt: skip
         svg.line(chart, (across(1), area.top), (across(1), area.bottom), {"class": "unity"})
         for number, row in enumerate(rows):
-            middle = _ROW * number + 34
-            _row_text(chart, row, middle - 13, area)
+            middle = ROW * number + 34
+            row_text(chart, row, middle - 13, area)
             svg.error_bar(chart, (across(row.low), middle), (across(row.high), middle), "var(--c0)")
             svg.circle(chart, (across(row.value), middle), 5, {"fill": COLOURS[0]})
         return chart
 
-    return _wide_and_narrow(draw)
+    return wide_and_narrow(draw)
 
 
-def _row_text(chart: Element, row: Row, y: float, area: Box) -> None:
+def row_text(chart: Element, row: Row, y: float, area: Box) -> None:
     """The name and the figures above a bar."""
     # on a phone, only the bar shows the interval
     figures = row.text if area.right > NARROW else row.text.partition(" [")[0]
@@ -235,7 +235,7 @@ def _row_text(chart: Element, row: Row, y: float, area: Box) -> None:
 
 def blocks(report: Report) -> Element:
     """A strip per model: the average call of each block as a dot, ordered by time, below the interval of the mean."""
-    models, names = report["models"][:_MOST], model_names(report)
+    models, names = report["models"][:MOST], model_names(report)
     values = [np.asarray([block["ms"] for block in model["blocks"]]) for model in models]
     low = min(*(v.min() for v in values), *(model["time_ms"]["low"] for model in models))
     high = max(*(v.max() for v in values), *(model["time_ms"]["high"] for model in models))
@@ -248,7 +248,7 @@ def blocks(report: Report) -> Element:
         _latency_scale(chart, across, area, "latency of each block of calls")
         for row, (model, ms) in enumerate(zip(models, values, strict=True)):
             middle, colour, time = row * height + 38, COLOURS[row % len(COLOURS)], model["time_ms"]
-            _row_text(chart, _latency_row(names[model["id"]], model), middle - 20, area)
+            row_text(chart, _latency_row(names[model["id"]], model), middle - 20, area)
             # spread over the row by time, so that a drift appears as a slope
             for number, value in enumerate(ms):
                 y = middle + 20 * (number / max(1, len(ms) - 1) - 0.5)
@@ -258,14 +258,14 @@ def blocks(report: Report) -> Element:
                      {"stroke": "var(--text)", "stroke-width": "2"})  # fmt: skip
         return chart
 
-    return _wide_and_narrow(draw)
+    return wide_and_narrow(draw)
 
 
 def sustained(report: Report) -> Element:
     """Median latency per minute of each model's long run; a dashed line marks the latency it approaches."""
     names = model_names(report)
-    runs = [(names[model["id"]], run) for model in report["models"] if (run := model["sustained"])][:_MOST]
-    figure = _wide_and_narrow(lambda width: _sustained([run for _, run in runs], width))
+    runs = [(names[model["id"]], run) for model in report["models"] if (run := model["sustained"])][:MOST]
+    figure = wide_and_narrow(lambda width: _sustained([run for _, run in runs], width))
     caption = SubElement(figure, "figcaption")
     for place, (name, _) in enumerate(runs):
         style = {"class": "key", "style": f"--key: {COLOURS[place % len(COLOURS)]}"}
@@ -282,7 +282,7 @@ def _sustained(runs: Sequence[SustainedEntry], width: float) -> Element:
     chart = svg.chart(width, height, "Median latency per minute of a run without a pause")
     for value in scale.ticks(6):
         svg.text(chart, (area.left - 8, scale(value) + 4), f"{value:.3g}", "end")
-        svg.line(chart, (area.left, scale(value)), (area.right, scale(value)), _GRID)
+        svg.line(chart, (area.left, scale(value)), (area.right, scale(value)), GRID)
     svg.text(chart, (14, (area.top + area.bottom) / 2), f"median latency, ms{_logarithmic(scale)}", "middle", "title",
              upright=False)  # fmt: skip
     step = (area.right - area.left - 40) / max(1, count)
@@ -304,7 +304,7 @@ def _sustained(runs: Sequence[SustainedEntry], width: float) -> Element:
 def _latency_scale(chart: Element, across: Axis, area: Box, title: str) -> None:
     """Grid, values and title of a horizontal axis in milliseconds."""
     for value in across.ticks(int((area.right - area.left) / 65)):
-        svg.line(chart, (across(value), area.top), (across(value), area.bottom), _GRID)
+        svg.line(chart, (across(value), area.top), (across(value), area.bottom), GRID)
         svg.text(chart, (across(value), area.bottom + 16), f"{value:.3g}", "middle")
     title = f"{title}, ms{_logarithmic(across)}"
     svg.text(chart, ((area.left + area.right) / 2, area.bottom + FONT + 25), title, "middle", "title")
@@ -314,7 +314,7 @@ def _logarithmic(axis: Axis) -> str:
     return " (log scale)" if axis.log else ""
 
 
-def _wide_and_narrow(draw: Callable[[float], Element]) -> Element:
+def wide_and_narrow(draw: Callable[[float], Element]) -> Element:
     """A figure with the chart for a wide page and for a phone; the style sheet shows one of them."""
     figure = Element("figure", {"class": "chart"})
     for width, kind in ((WIDE, "wide"), (NARROW, "narrow")):

@@ -140,7 +140,9 @@ def text_width(content: str) -> float:
     """Approximate width of a text; an overestimate, because the reader's font is unknown."""
     ems = {"W": 1.05, "F": 1.05}
     return FONT * sum(
-        ems.get(east_asian_width(character), 0.78 if character.isupper() or character in "mw%" else 0.62)
+        1.1
+        if character in "MWmw%@"  # of a bold font
+        else ems.get(east_asian_width(character), 0.78 if character.isupper() else 0.62)
         for character in content
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -123,10 +124,13 @@ def test_exactly_the_fragile_layer_stays_float(
     assert details["float_layers"] == [name]
     assert made.judgement.exit_code == 0
     assert [len(point["layers"]) for point in details["mixed_precision"]["points"]] == [0, 1]
-    assert details["mixed_precision"]["sensitivity"][0]["name"] == name
+    assert details["mixed_precision"]["chosen"] == 1
+    assert details["sensitivity"][0]["name"] == name
     assert any(f"float to fulfil the contract: {name}" in sentence for sentence in made.sentences)
-    facts = inspect_bundle(made.bundle)["mixed_precision"]
-    assert [line.partition(":")[0] for line in facts["points"]] == ["0 layers float", "1 layer float"]
+    facts = inspect_bundle(made.bundle)
+    points = facts["mixed_precision"]["points"]
+    assert [line.partition(":")[0] for line in points] == ["0 layers float", "1 layer float"]
+    assert facts["mixed_precision"]["reason"].startswith("1 layer float: the fewest of those tried")
     assert facts["sensitivity"][0].endswith(f"% {name} weights")
     onnx.checker.check_model(str(made.bundle.model_path), full_check=True)
     tensors = made.bundle.golden().tensors[:1]
@@ -141,17 +145,19 @@ def test_exactly_the_fragile_layer_stays_float(
 
 
 @pytest.mark.parametrize(
-    "entry",
-    ["x", [], {"points": "x"}, {"points": [], "sensitivity": [{"name": "a", "kind": "b", "noise": "c"}]}],
-)
-def test_a_search_that_is_not_valid_is_refused(fp32: Bundle, entry: object) -> None:
+    ("name", "entry"),
+    [
+        ("mixed_precision", "x"), ("mixed_precision", []), ("mixed_precision", {"points": "x"}),
+        ("mixed_precision", {"points": [], "chosen": 0, "reason": ""}),
+        ("sensitivity", [{"name": "a", "kind": "b", "noise": 1.0}]),
+        ("sensitivity", [{"name": "a", "kind": "input", "noise": float("nan")}]),
+        ("sensitivity", [{"name": "a", "kind": "input", "noise": -1.0}]),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_not_valid_is_refused(fp32: Bundle, name: str, entry: object) -> None:
     """A bundle's manifest comes from outside: one line, not a traceback."""
-    manifest = replace(fp32.manifest, details={"mixed_precision": entry})
-    bundle = Bundle(fp32.path, manifest, id="")
-    if not entry:
-        assert "mixed_precision" not in inspect_bundle(bundle)
-        return
-    with pytest.raises(BundleError, match="details.mixed_precision"):
+    bundle = Bundle(fp32.path, replace(fp32.manifest, details={name: entry}), id="")
+    with pytest.raises(BundleError, match=f"details.{name}"):
         inspect_bundle(bundle)
 
 
@@ -289,6 +295,84 @@ def test_the_smallest_number_is_found_with_few_trials(count: int, first: int) ->
         tried.append(number)
         return number >= first
 
-    assert mixed_precision._smallest(count, holds, lambda number: True) == (first if first < count else None)
+    found = mixed_precision._smallest(count, holds, lambda number: True, lambda: False)
+    assert found == (first if first < count else None)
     assert len(tried) == len(set(tried))
     assert len(tried) <= 2 + 2 * max(1, count).bit_length()
+
+
+@given(st.integers(1, 70), st.integers(0, 80), st.integers(0, 10))
+def test_a_search_that_is_cut_off_finds_what_it_tried(count: int, first: int, trials: int) -> None:
+    """The smallest of the numbers that were tried and hold; and whether it was cut off."""
+    tried: list[int] = []
+
+    def holds(number: int) -> bool:
+        tried.append(number)
+        return number >= first
+
+    ended = [False]
+
+    def no_time() -> bool:
+        ended[0] = len(tried) >= trials
+        return ended[0]
+
+    found = mixed_precision._smallest(count, holds, lambda number: True, no_time)
+    assert found == min((number for number in tried if number >= first), default=None)
+    assert len(tried) <= max(1, trials)
+    if not ended[0]:
+        assert found == (first if first < count else None)
+
+
+def test_a_budget_that_ends_before_a_model_is_right(
+    fragile: tuple[Bundle, str], tmp_path: Path, edgekit: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The model without float layers is judged, and rejected as without a search; the message says what to type."""
+    command = ("quantize", fragile[0].path, "--target", "tensorrt", "--calibration-images", 64, "--budget", "0.001s")
+    done = edgekit(*command, "--out", "made", code=3)
+    assert "cut off by --budget 0.001s before a model fulfilled the contract" in " ".join(done.stderr.split())
+    assert "--budget 0.004s, or leave it out" in " ".join(done.stderr.split())
+    details = Bundle.open(tmp_path / "made.rejected").manifest.details
+    assert (details["float_layers"], details["mixed_precision"]["chosen"]) == ([], None)
+    assert [point["layers"] for point in details["mixed_precision"]["points"]] == [[]]
+
+
+def test_a_budget_that_ends_after_a_model_is_right(
+    fragile: tuple[Bundle, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is chosen although fewer float layers might do, and the user is told so."""
+    bundle, name = fragile
+    others = [layer.name for layer in _layers(bundle) if layer.name != name]
+    order = [frozenset(others[:count]) for count in (1, 2, 3)]
+    monkeypatch.setattr(mixed_precision, "float_order", lambda *arguments: [*order, order[-1] | {name}])
+    seconds = iter(range(100))
+    monkeypatch.setattr(mixed_precision, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    options = QuantizeOptions(target="tensorrt", calibration_images=64, budget_s=3.5)
+    made = quantize(bundle, options, out=tmp_path / "made")
+    assert made.judgement.exit_code == 0
+    assert len(made.bundle.manifest.details["float_layers"]) == 4
+    search = made.bundle.manifest.details["mixed_precision"]
+    assert [len(point["layers"]) for point in search["points"]] == [0, 1, 2, 4], "3 were not tried"
+    assert any("cut off by --budget 3.5s: fewer may be enough" in sentence for sentence in made.sentences)
+
+
+def test_two_searches_choose_the_same(fragile: tuple[Bundle, str], tmp_path: Path) -> None:
+    """Where no timing decides: the same order, models, figures and bytes."""
+    options = QuantizeOptions(target="tensorrt", calibration_images=64)
+    first, second = (quantize(fragile[0], options, out=tmp_path / name).bundle for name in ("first", "second"))
+    for name in ("float_layers", "mixed_precision", "sensitivity", "judgement", "selection", "remarks"):
+        assert first.manifest.details[name] == second.manifest.details[name]
+    assert first.manifest.details["float_layers"] == [fragile[1]]
+    assert first.model_path.read_bytes() == second.model_path.read_bytes()
+
+
+def test_options_about_int8_layers_are_refused_for_fp16(fp32: Bundle, tmp_path: Path) -> None:
+    """As is a budget that is not positive; nothing is made."""
+    for options in (
+        QuantizeOptions(precision="fp16", sensitivity=True),
+        QuantizeOptions(precision="fp16", budget_s=10.0),
+    ):
+        with pytest.raises(EdgeKitError, match="about int8 layers"):
+            quantize(fp32, options, out=tmp_path / "made")
+    with pytest.raises(RecipeError, match="--budget 0 is not positive"):
+        QuantizeOptions(budget_s=0.0)
+    assert not list(tmp_path.iterdir())

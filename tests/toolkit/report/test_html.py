@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.measuring.measurement import Measurement, Sustained, Throughput
 from edgekit.toolkit.analysis.compare import compare_reports, read_report
 from edgekit.toolkit.analysis.contract import Contract
@@ -16,10 +17,12 @@ from edgekit.toolkit.analysis.join import join_reports
 from edgekit.toolkit.analysis.verdict import judge_report
 from edgekit.toolkit.report import charts, svg
 from edgekit.toolkit.report.html import render
+from edgekit.toolkit.report.quantization import render_quantization
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import open_browser
+from tests.toolkit.report.quantized import searched, with_details
 
 LONG = "efficientnet_lite0.ra_in1k-finetuned_on_products-pruned_2024"
 HOSTILE = ("<script>alert(1)</script>", "W" * 90, "模型" * 20, "a\u202eb", LONG, "x y " * 30)
@@ -118,8 +121,8 @@ def opened(chromium: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def kinds(judged: Callable[..., Any], page: str) -> dict[str, str]:
-    """A page of each kind of report."""
+def kinds(judged: Callable[..., Any], page: str, fp32: Bundle) -> dict[str, str]:
+    """A page of each kind of report, and of a quantized bundle."""
     passed, test = judged()
     noisy, _ = judged(environment={"cores_got": 1.0}, threads=2)
     unlabelled = {**passed, "models": [{**model, "top1": None, "top1_interval": None} for model in passed["models"]]}
@@ -135,7 +138,15 @@ def kinds(judged: Callable[..., Any], page: str) -> dict[str, str]:
         "hostile": _many(passed, list(HOSTILE)), "classes": _labels(passed, 1000),
         "joined": join_reports(named), "compared": compare_reports(compared, Contract()),
     }  # fmt: skip
-    return {"everything": page, **{kind: render(document, test) for kind, document in documents.items()}}
+    quantized = {
+        "quantized": searched(), "quantized elsewhere": searched(timed=False),
+        "quantized unlabelled": searched(labels=False),
+        **{f"quantized {name[:20]}": searched(name=name) for name in HOSTILE},
+    }  # fmt: skip
+    return {
+        "everything": page, **{kind: render(document, test) for kind, document in documents.items()},
+        **{kind: render_quantization(with_details(fp32, details)) for kind, details in quantized.items()},
+    }  # fmt: skip
 
 
 def _show(view: Any, page: str, path: Path) -> None:
