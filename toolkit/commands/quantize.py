@@ -12,7 +12,6 @@ from ..quantize.targets import TARGETS
 from .completion import complete_bundles, complete_methods, complete_targets
 from .options import IMAGES, MEASURING, MODEL, Images, MaxDrop, MinSpeedup, Out, SkipCorrupt
 from .output import report_new_bundle
-from .parsing import bytes_of, seconds_of
 
 
 def command(
@@ -80,6 +79,7 @@ def command(
     from ..quantize.options import QuantizeOptions
     from ..quantize.quantize import quantize
     from ..workspace import given_or_newest
+    from .parsing import bytes_of, seconds_of
 
     limit = bytes_of(memory_limit, "--memory-limit") if memory_limit else None
     budget_s = seconds_of(budget, "--budget") if budget else None
