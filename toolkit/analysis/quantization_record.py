@@ -108,8 +108,8 @@ class AdviceEntry(TypedDict):
     mistake: str | None
 
 
-class CalibrationEntry(TypedDict):
-    """How the ranges of the activations were set."""
+class CalibrationEntry(TypedDict, total=False):
+    """How the ranges of the activations were set; bundles of earlier versions have the method only."""
 
     method: str
     expected_changes: dict[str, Positive]

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -295,7 +296,11 @@ class _Comparison:
 
     def __init__(self, int8: Int8, request: Request, selection: ImageSet | None) -> None:
         self._int8, self._request, self._selection = int8, request, selection
-        self._expected = self._answers(open_session(request.bundle), "the float model")
+
+    @cached_property
+    def _expected(self) -> np.ndarray:
+        """The source's logits, float32 [n, k]; computed for the first trial, if the budget allows one."""
+        return self._answers(open_session(self._request.bundle), "the float model")
 
     def __call__(self, layers: frozenset[str], trial: int) -> Point:
         """The model with these float layers, the trial of this number."""

@@ -10,6 +10,7 @@ from ...deploy.files import write_file
 from ...deploy.manifest import MANIFEST
 from ..analysis.contract import DEFAULT_MAX_DROP
 from ..analysis.quantization_record import (
+    AdviceEntry,
     CalibrationEntry,
     JudgementEntry,
     LossEntry,
@@ -199,7 +200,20 @@ def _rewrites(record: QuantizationRecord) -> Iterator[Element]:
 
 
 def _calibration(calibration: CalibrationEntry) -> Iterator[Element]:
-    advice, method = calibration["advice"], calibration["method"]
+    if "advice" in calibration:
+        yield from _advice(calibration["advice"])
+    method, expected = calibration.get("method", ""), calibration.get("expected_changes", {})
+    rows = [
+        [_cut(name), share(min(changes, 1.0)), "used" if name == method else ""]
+        for name, changes in list(expected.items())[:_MOST_ROWS]
+    ]
+    if rows:
+        yield table(["ranges by", "answers that are expected to change", ""], rows)
+    else:
+        yield from notes([f"Ranges by {_cut(method)}."])
+
+
+def _advice(advice: AdviceEntry) -> Iterator[Element]:
     grown, twice = advice["convergence"], advice["duplicates"]
     if advice["mistake"] is not None:
         yield from notes([_sentence(advice["mistake"])], "warning")
@@ -217,14 +231,6 @@ def _calibration(calibration: CalibrationEntry) -> Iterator[Element]:
             f"{', '.join(repeated) or 'None is identical to another, or looks like it'}.",
         ]
     )
-    rows = [
-        [_cut(name), share(min(expected, 1.0)), "used" if name == method else ""]
-        for name, expected in list(calibration["expected_changes"].items())[:_MOST_ROWS]
-    ]
-    if rows:
-        yield table(["ranges by", "answers that are expected to change", ""], rows)
-    else:
-        yield from notes([f"Ranges by {_cut(method)}."])
 
 
 def _portability(portability: PortabilityEntry) -> Iterator[Element]:

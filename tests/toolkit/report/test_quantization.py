@@ -78,6 +78,13 @@ def test_the_page_of_a_bundle_without_a_search(
     assert "edgekit quantize --sensitivity" in (tmp_path / "plain.html").read_text()
 
 
+def test_the_page_of_a_bundle_of_an_earlier_version(int8: Bundle) -> None:
+    """It has what that version recorded."""
+    page = _Page(render_quantization(int8))
+    assert "inconclusive" in page.text
+    assert "Ranges by " in page.text
+
+
 def test_other_bundles_have_no_page(fp32: Bundle, tmp_path: Path) -> None:
     """Nor is a page written into a bundle, which would damage it."""
     with pytest.raises(BundleError, match="no record of a quantization"):
