@@ -221,7 +221,7 @@ def _advice(advice: AdviceEntry) -> Iterator[Element]:
         "are identical to another": twice["identical"],
         "look like another": twice["alike"],
         "are also among the validation or test images": twice["leaked"],
-        "look like one of those": twice["leaked_alike"],
+        "look like a validation or test image": twice["leaked_alike"],
     }
     repeated = [f"{count} {what}" for what, count in found.items() if count]
     yield from notes(

@@ -31,6 +31,9 @@ def fit(run: Run) -> None:
         EdgeKitError: an image cannot be read.
     """
     for epoch in range(run.state.epoch, run.settings.epochs):
+        if run.settings.patience and run.state.stale >= run.settings.patience:
+            _log.info(f"stopped early: no better validation accuracy in {run.state.stale} epochs (train.patience)")
+            break
         row = _train_epoch(run, epoch)
         row |= {f"validation_{key}": value for key, value in evaluate(run, "validation").items()}
         better = run.state.add(row)
@@ -41,9 +44,6 @@ def fit(run: Run) -> None:
             f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
             f"{row['images_per_s']:.0f} images/s"
         )
-        if run.settings.patience and run.state.stale >= run.settings.patience:
-            _log.info(f"stopped early: no better validation accuracy in {run.state.stale} epochs (train.patience)")
-            break
 
 
 def evaluate(run: Run, part: str) -> dict[str, float]:
