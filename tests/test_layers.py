@@ -26,7 +26,7 @@ SUBFOLDERS = {
     "packing": {"analysis", "validation"},
     "quantize": {"analysis", "validation"},
     "report": {"analysis"},
-    "training": set(),
+    "training": {"analysis"},
     "validation": {"analysis", "report"},
 }
 DEVICE_PACKAGES = {"numpy", "PIL"}

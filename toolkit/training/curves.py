@@ -1,11 +1,7 @@
-"""Training curves, and a check for over-fitting."""
+"""Training curves."""
 
 import io
 from collections.abc import Sequence
-
-# A validation loss this far above its best, while the training loss still falls, counts as over-fitting rather than
-# noise.
-_RISE = 1.1
 
 
 def draw_curves(history: Sequence[dict[str, float]]) -> bytes:
@@ -25,17 +21,3 @@ def draw_curves(history: Sequence[dict[str, float]]) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()
-
-
-def over_fitting(history: Sequence[dict[str, float]]) -> str | None:
-    """One line if the validation loss rose from its best while the training loss kept falling, else None."""
-    best = min(range(len(history)), key=lambda index: history[index]["validation_loss"])
-    first, last = history[best], history[-1]
-    rose = last["validation_loss"] > _RISE * first["validation_loss"]
-    if best >= len(history) - 2 or not rose or last["train_loss"] >= first["train_loss"]:
-        return None
-    return (
-        f"over-fitting since epoch {first['epoch']:.0f}: the validation loss rose from "
-        f"{first['validation_loss']:.3f} to {last['validation_loss']:.3f} while the training loss fell; "
-        "fewer epochs, augmentation or weight decay help"
-    )

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from ...deploy.errors import TrainingError
 from . import checkpoint
+from .advice import SCALE_FIX, Circumstances, unusual_scale
 from .augment import normalized
 from .setup import Run
 from .sharding import divided
@@ -44,6 +45,13 @@ def fit(run: Run) -> None:
             f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
             f"{row['images_per_s']:.0f} images/s"
         )
+
+
+def circumstances(run: Run) -> Circumstances:
+    """What the run's metrics depend on."""
+    targets = run.data.dataset.validation.targets
+    guessing = float(np.bincount(targets).max() / len(targets))
+    return Circumstances(guessing, len(targets), run.input_std, run.settings.lr)
 
 
 def evaluate(run: Run, part: str) -> dict[str, float]:
@@ -122,6 +130,7 @@ class _Meter:
             "train_loss": loss / seen,
             "train_accuracy": correct / seen,
             "images_per_s": speed,
+            "waiting": self.waited / (time.monotonic() - self._start),
         }
 
 
@@ -141,6 +150,8 @@ def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
     for batch, size in zip(run.data.pixels["train"].batches(shares, epoch), sizes, strict=True):
         inputs = _input(run.augmentation(batch.pixels, draw.of(batch.indices)))
         meter.waited += time.monotonic() - begun
+        if run.input_std is None:
+            run.input_std = float(inputs.std())
         loss, correct = _backward(run, inputs, batch.targets, size, mix)
         if run.settings.clip:
             run.fabric.clip_gradients(run.network, run.optimizer, max_norm=run.settings.clip)
@@ -199,8 +210,10 @@ def _input(tensor: torch.Tensor) -> torch.Tensor:
 def _not_a_number(run: Run, value: float, epoch: int, step: int) -> TrainingError:
     best = run.work / checkpoint.BEST
     checkpoint_note = f"the best checkpoint so far is {best}" if best.exists() else "no epoch was finished yet"
+    scale = unusual_scale(run.input_std)
     return TrainingError(
         f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at learning rate "
-        f"{run.scheduler.get_last_lr()[0]:.3g}: the rate is too high or the gradients explode; {checkpoint_note}",
-        fix="try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
+        f"{run.scheduler.get_last_lr()[0]:.3g}: {scale or 'the rate is too high or the gradients explode'}; "
+        f"{checkpoint_note}",
+        fix=SCALE_FIX if scale else "try a tenth of the rate (--set train.lr=…), or --set train.clip=1.0",
     )

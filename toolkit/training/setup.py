@@ -49,6 +49,7 @@ class Run:
         plain: the network; `network` is the same one wrapped by Fabric.
         average: the moving average of its weights, if the recipe asks for one.
         weights: of the classes in the loss, float32 [k]; None if all are equal.
+        input_std: standard deviation of the first batch of inputs, once a step was made.
     """
 
     fabric: lightning_fabric.Fabric
@@ -65,6 +66,7 @@ class Run:
     scheduler: Any
     state: checkpoint.RunState
     progress: Progress
+    input_std: float | None = None
 
     @property
     def settings(self) -> TrainSettings:

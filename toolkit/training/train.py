@@ -22,9 +22,9 @@ from ..datasets import load_dataset
 from ..runs import RUNS, TRAINING
 from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
+from .advice import advise
 from .choose_preprocess import choose_preprocess
-from .curves import over_fitting
-from .fit import evaluate, fit
+from .fit import circumstances, evaluate, fit
 from .recipe import Recipe
 from .screening import screen
 from .setup import (
@@ -190,8 +190,8 @@ def _train(
         except KeyboardInterrupt:
             _log.info(f"stopped; {run.state.epoch} complete epochs are kept in {work}: edgekit train --resume")
             raise
-        if warning := over_fitting(run.state.history):
-            _log.info(warning)
+        for line in advise(run.state.history, circumstances(run)):
+            _log.warning(line)
         run.result.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
         results = {"best_validation": run.state.best, "test": evaluate(run, "test")}
         if fabric.is_global_zero:

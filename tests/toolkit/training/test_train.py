@@ -15,7 +15,7 @@ from edgekit.deploy.errors import EdgeKitError, RecipeError, TrainingError
 from edgekit.models.network import create_network
 from edgekit.toolkit.training import checkpoint
 from edgekit.toolkit.training import train as training
-from edgekit.toolkit.training.curves import draw_curves, over_fitting
+from edgekit.toolkit.training.curves import draw_curves
 from edgekit.toolkit.training.recipe import Recipe
 from PIL import Image
 from safetensors.torch import load_file
@@ -277,18 +277,6 @@ def test_a_compiled_network_learns_the_same(recipe: Recipe) -> None:
     plain, compiled = (_weights(recipe, f"compile-{on}", [f"train.compile={on}"]) for on in ("false", "true"))
     for name, expected in plain.items():
         torch.testing.assert_close(compiled[name], expected, rtol=1e-2, atol=1e-3)
-
-
-def test_over_fitting_is_recognised() -> None:
-    """The validation loss rises while the training loss falls; noise is not over-fitting."""
-    train, rising = [2.0, 1.0, 0.5, 0.2, 0.1], [2.0, 1.2, 1.0, 1.3, 1.6]
-    history = [
-        {"epoch": n + 1, "train_loss": t, "validation_loss": v}
-        for n, (t, v) in enumerate(zip(train, rising, strict=True))
-    ]
-    assert "since epoch 3" in (over_fitting(history) or "")
-    assert over_fitting(history[:4]) is None
-    assert over_fitting([{**row, "validation_loss": row["train_loss"]} for row in history]) is None
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 40])
