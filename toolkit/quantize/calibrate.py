@@ -64,16 +64,16 @@ def calibrate(
         EdgeKitError: an activation is not finite for some image, or calibration does not fit in the limit of memory.
     """
     method = options.calibration
-    planned = plan(model, activations(model), min(_COMPARED_IMAGES, len(images)), options.memory_limit)
-    observed = observe(model, manifest, images, progress, watch, planned.batch)
+    groups = plan(model, activations(model), min(_COMPARED_IMAGES, len(images)), options.memory_limit)
+    observed = observe(model, manifest, images, progress, watch)
     if method == "minmax" or (method == AUTO and len(manifest.labels) < 2):
         return Calibrated(observed, "minmax", {})
     indices = np.arange(len(images))
     used = _spread(indices, _HISTOGRAM_IMAGES)
     wide = with_width(observed)
     found = dict[str, Histogram]()
-    for group in planned.groups:
-        parts = batches(manifest, images.take(used), "histograms", progress, planned.batch)
+    for group in groups:
+        parts = batches(manifest, images.take(used), "histograms", progress)
         found |= histograms(model, {name: wide[name] for name in group if name in wide}, parts)
     tried = {
         name: observed | {tensor: resolve(function, __package__ or "")(each, kind) for tensor, each in found.items()}

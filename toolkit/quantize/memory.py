@@ -1,73 +1,54 @@
-"""How many images and activations calibration holds at once, so that the process keeps to a limit of memory."""
+"""How many activations calibration holds at once, so that the process keeps to a limit of memory."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import onnx
 
 from ...deploy.errors import EdgeKitError
 from .rewrites.graph import shapes
 
-# A larger batch takes more memory and is no faster.
-BATCH = 4
 # Measured with networks of 9 to 45 MB at 224 pixels: the interpreter and the libraries; the copies of a model in files
 # and sessions; and how much memory a run takes, as multiples of the values that are needed, and of those it returns.
 _PROCESS, _COPIES, _LIVE, _RETURNED = 110e6, 6, 2, 2
 _FLOAT_BYTES = 4
 
 
-class Plan(NamedTuple):
-    """What calibration holds at once.
-
-    Attributes:
-        batch: number of images, unless the model has a fixed batch.
-        groups: names of the activations whose histograms are made in the same pass over the images.
-    """
-
-    batch: int
-    groups: list[list[str]]
-
-
-def plan(model: onnx.ModelProto, names: Sequence[str], compared: int, limit: int | None) -> Plan:
-    """The fewest passes and the largest batch for which the process keeps to the limit.
+def plan(model: onnx.ModelProto, names: Sequence[str], compared: int, limit: int | None) -> list[list[str]]:
+    """The activations in as few groups as possible, whose histograms are made in one pass over the images each.
 
     Args:
-        model: with inferred shapes; a dimension without a number is the batch.
+        model: with inferred shapes; a dimension without a number is the batch, which is one image.
         names: activations that get a histogram.
         compared: number of images that are held to compare methods.
-        limit: resident memory in bytes; None for no limit.
+        limit: resident memory in bytes that the process keeps to; None for no limit.
 
     Raises:
-        EdgeKitError: a single image and a single activation do not fit.
+        EdgeKitError: a single activation does not fit.
     """
     if limit is None:
-        return Plan(BATCH, [list(names)])
-    needed = 0.0
-    for batch in range(BATCH, 0, -1):
-        sizes = _sizes(model, batch)
-        image = sizes[model.graph.input[0].name] / _batch_of(model, batch)
-        fixed = _PROCESS + _COPIES * model.ByteSize() + _LIVE * _largest_sum(model.graph, sizes)
-        room = (limit - fixed) / _RETURNED
-        largest = max((sizes.get(name, 0) for name in names), default=0)
-        needed = fixed + max(_RETURNED * largest, compared * image)
-        if needed <= limit:
-            return Plan(batch, _groups(names, sizes, room))
-    least = math.ceil(needed / 1e6)
-    raise EdgeKitError(
-        f"calibration takes about {least} MB, more than the limit of {limit / 1e6:.0f} MB",
-        fix=f"--memory-limit {least}MB",
-    )
+        return [list(names)]
+    sizes = _sizes(model)
+    entry = model.graph.input[0]
+    image = sizes[entry.name] / (entry.type.tensor_type.shape.dim[0].dim_value or 1)
+    # ONNX Runtime reads the limits of an optimised graph's activations last, so all of them are in memory then
+    activations = max(_LIVE * _largest_sum(model.graph, sizes), sum(sizes.get(name, 0) for name in names))
+    fixed = _PROCESS + _COPIES * model.ByteSize() + activations
+    largest = max((sizes.get(name, 0) for name in names), default=0)
+    needed = fixed + max(_RETURNED * largest, compared * image)
+    if needed > limit:
+        least = math.ceil(needed / 1e6)
+        raise EdgeKitError(
+            f"calibration takes about {least} MB, more than the limit of {limit / 1e6:.0f} MB",
+            fix=f"--memory-limit {least}MB",
+        )
+    return _groups(names, sizes, room=(limit - fixed) / _RETURNED)
 
 
-def _batch_of(model: onnx.ModelProto, batch: int) -> int:
-    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or batch
-
-
-def _sizes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
+def _sizes(model: onnx.ModelProto) -> dict[str, int]:
     """Name -> bytes of each tensor with an inferred shape, as float32 or smaller."""
     found = shapes(model.graph).items()
-    return {name: _FLOAT_BYTES * math.prod(batch if dim is None else dim for dim in shape) for name, shape in found}
+    return {name: _FLOAT_BYTES * math.prod(1 if dim is None else dim for dim in shape) for name, shape in found}
 
 
 def _largest_sum(graph: onnx.GraphProto, sizes: dict[str, int]) -> int:

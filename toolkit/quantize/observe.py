@@ -11,7 +11,6 @@ from ...deploy.errors import EdgeKitError
 from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
-from .memory import BATCH
 from .operators import OPS, Ranges
 
 # Operators whose result never falls if the input rises: its limits are their values at the limits of the input.
@@ -32,33 +31,26 @@ Watch = Callable[[Batch, np.ndarray], None]
 
 
 def observe(
-    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress, watch: Watch | None = None,
-    most: int = BATCH,
-) -> Ranges:  # fmt: skip
+    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, progress: Progress, watch: Watch | None = None
+) -> Ranges:
     """(smallest, largest) value of every activation that a quantizable operator reads or writes.
 
     The images are taken in a random order that is always the same: a folder's images are sorted by class, and `watch`
     would see the ranges grow with every class.
 
-    Args:
-        most: see batches.
-
     Raises:
         EdgeKitError: an activation is not finite for some image.
     """
     shuffled = images.take(np.random.default_rng(0).permutation(len(images)))
-    return ranges_of(model, batches(manifest, shuffled, "calibration", progress, most), watch)
+    return ranges_of(model, batches(manifest, shuffled, "calibration", progress), watch)
 
 
-def batches(
-    manifest: Manifest, images: ImageSet, stage: str, progress: Progress, most: int = BATCH
-) -> Iterator[Batch]:  # fmt: skip
-    """The images as input of a model; if its batch is fixed, the last one is padded with its last image.
+def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress) -> Iterator[Batch]:
+    """The images as input of a model, one by one; if its batch is fixed, the last one is padded with its last image.
 
-    Args:
-        most: number of images at once for a model that takes any.
+    Several images at once take more memory and are no faster.
     """
-    size = manifest.input.batch or most
+    size = manifest.input.batch or 1
     for start in range(0, len(images), size):
         last = start + size if manifest.input.batch else min(start + size, len(images))
         indices = [min(index, len(images) - 1) for index in range(start, last)]

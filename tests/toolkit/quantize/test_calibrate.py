@@ -134,7 +134,7 @@ def test_the_best_method_is_recorded(fp32: Bundle, tmp_path) -> None:
     """With the share of answers that each was expected to change; a named one is used as it is."""
     recorded = {}
     for method in (AUTO, *METHODS):
-        options = QuantizeOptions(target="x86", calibration=method, calibration_images=64, selection_images=20)
+        options = QuantizeOptions(target="tensorrt", calibration=method, calibration_images=64, selection_images=20)
         made = quantize(fp32, options, out=tmp_path / method).bundle
         recorded[method] = made.manifest.details["calibration"]
     best, expected = recorded[AUTO]["method"], recorded[AUTO]["expected_changes"]

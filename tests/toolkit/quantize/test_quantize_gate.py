@@ -217,8 +217,8 @@ def test_a_fusion_that_changes_answers_is_found(
         monkeypatch.setattr(emit, name, lambda model: [])
     real = calibrate.observe
 
-    def narrow(model, manifest, images, progress, watch):
-        ranges = real(model, manifest, images, progress, watch)
+    def narrow(*arguments):
+        ranges = real(*arguments)
         return {**ranges, "c": (0.0, 0.75)}
 
     monkeypatch.setattr(calibrate, "observe", narrow)
@@ -344,21 +344,23 @@ def test_decibels() -> None:
 
 
 _PEAK = """
-import resource, sys, onnx
+import sys, onnx
 from edgekit.deploy.bundle import Bundle
 from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.quantize.observe import observe
 model, bundle = onnx.load(sys.argv[1]), Bundle.open(sys.argv[2])
 images = part_of(bundle, "train").take(range(32))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # getrusage would also count the memory of the process that started it
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+before = peak()
 observe(model, bundle.manifest, images, lambda stage, share: None)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
-def test_activations_are_freed_as_they_are_read(fp32: Bundle, tmp_path: Path) -> None:
-    """Sixty activations of 2 MB per image, of which two or three are needed at once."""
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_memory_does_not_grow_with_the_images(fp32: Bundle, tmp_path: Path) -> None:
+    """Sixty activations of 2 MB per image, those of one image at a time."""
     generator = np.random.default_rng(0)
     constants = {f"w{index}": generator.normal(size=(32, 32, 1, 1)).astype(np.float32) / 6 for index in range(1, 30)}
     constants["w0"] = generator.normal(size=(32, 1, 1, 1)).astype(np.float32)
@@ -384,18 +386,21 @@ def test_activations_are_freed_as_they_are_read(fp32: Bundle, tmp_path: Path) ->
     done = subprocess.run(
         [sys.executable, "-c", _PEAK, str(path), str(free)], capture_output=True, text=True, check=True
     )
-    assert float(done.stdout) < 150, "MB; all activations of 16 images are 1,900"
+    assert float(done.stdout) < 200, "MB; the activations of 32 images are 3,800"
 
 
-def test_ranges_do_not_depend_on_the_batch(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranges_do_not_depend_on_the_batch(fp32: Bundle) -> None:
     """Ranges are the same for any number of images per run."""
     train = part_of(fp32, "train")
     assert train is not None
-    model = prepare(_transformer())
+    model = _selector()
+    for entry in (model.graph.input[0], model.graph.output[0]):
+        entry.type.tensor_type.shape.dim[0].dim_param = "n"
+    model = prepare(model)
     ranges = []
-    for size in (1, 4, 16):
-        monkeypatch.setattr(observe, "_BATCH", size)
-        ranges.append(observe.observe(model, fp32.manifest, train.take(range(19)), lambda stage, share: None))
+    for size in (None, 4, 16):
+        manifest = dataclasses.replace(fp32.manifest, input=dataclasses.replace(fp32.manifest.input, batch=size))
+        ranges.append(observe.observe(model, manifest, train.take(range(19)), lambda stage, share: None))
     for other in ranges[1:]:
         assert other.keys() == ranges[0].keys()
         for name, values in other.items():
