@@ -20,13 +20,13 @@ def open_weights(path: str, name: str) -> Bundle:
         BundleError: it cannot be read.
     """
     bundle = Bundle.open(Path(path))
-    found = bundle.manifest.architecture.get("name")
-    if bundle.manifest.format != "torch" or found != name:
-        network = f"the network {found}" if found else f"no network, but {bundle.manifest.format}"
+    if bundle.manifest.format != "torch":
         raise RecipeError(
-            f"{path} has {network}, and the recipe trains {name}",
-            fix=f"--model {found}" if found else "pass a bundle that edgekit train wrote",
+            f"{path} is {bundle.manifest.format}, which cannot be trained", fix="pass a bundle that edgekit train wrote"
         )
+    found = bundle.manifest.architecture.get("name")
+    if found != name:
+        raise RecipeError(f"{path} has the network {found}, and the recipe trains {name}", fix=f"--model {found}")
     return bundle
 
 
