@@ -20,8 +20,8 @@ from .preprocess import eight_bits, opened
 
 WIDTH = 3
 
-# The data set's parts, and the images outside them that quantize used.
-PARTS = ("train", "validation", "test", "calibration", "selection")
+# The data set's parts, the images outside them that quantize used, and those of the bundles that training started from.
+PARTS = ("train", "validation", "test", "calibration", "selection", "earlier")
 
 # Maximum number of images of a part whose looks are computed, drawn by class: a quarter of a minute for JPEGs.
 _MAX_LOOKS = 50_000

@@ -17,7 +17,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 class Draw(NamedTuple):
-    """Random numbers for n images.
+    """Random numbers for n images, on the device that trains.
 
     Attributes:
         shift: int64 [n, 2], rows and columns from the padded image's corner to the crop's.
@@ -26,13 +26,13 @@ class Draw(NamedTuple):
         erased: int64 [n, 4], top, bottom, left and right of an erased rectangle, all 0 for none.
     """
 
-    shift: np.ndarray
-    flip: np.ndarray
-    colour: np.ndarray
-    erased: np.ndarray
+    shift: torch.Tensor
+    flip: torch.Tensor
+    colour: torch.Tensor
+    erased: torch.Tensor
 
-    def of(self, indices: np.ndarray) -> "Draw":
-        """The numbers for some of the images, int64 [m]."""
+    def of(self, indices: torch.Tensor) -> "Draw":
+        """The numbers for some of the images, int64 [m] on the same device."""
         return Draw(*(values[indices] for values in self))
 
 
@@ -43,7 +43,7 @@ class Augmentation:
         self._settings, self._preprocess = settings, preprocess
         self._height, self._width = preprocess.crop or (0, 0)
 
-    def draw(self, images: int, seed: int) -> Draw:
+    def draw(self, images: int, seed: int, device: torch.device) -> Draw:
         """Numbers for all images of an epoch: they depend on the image, not on its batch or on the number of processes.
 
         Args:
@@ -54,31 +54,28 @@ class Augmentation:
         flip = generator.random(images) < settings.horizontal_flip
         low, high = max(0.0, 1 - settings.colour), 1 + settings.colour
         colour = generator.uniform(low, high, (images, 3)).astype(np.float32)
-        return Draw(shift, flip, colour, self._rectangles(generator, images))
+        drawn = (shift, flip, colour, self._rectangles(generator, images))
+        return Draw(*(torch.from_numpy(values).to(device) for values in drawn))
 
     def __call__(self, pixels: torch.Tensor, draw: Draw) -> torch.Tensor:
         """The input for a network, float32 [n, c, h, w], from uint8 [n, c, h, w]."""
-        settings, device = self._settings, pixels.device
+        settings = self._settings
         if settings.pad_crop or settings.horizontal_flip:
             pixels = self._cropped(pixels, draw)
-        values = pixels
         if settings.colour:
-            values = _coloured(pixels.float(), torch.from_numpy(draw.colour).to(device))
-        tensor = normalized(values, self._preprocess)
-        if settings.erase:
-            tensor = self._erase(tensor, torch.from_numpy(draw.erased).to(device))
-        return tensor
+            pixels = _coloured(pixels.float(), draw.colour)
+        tensor = normalized(pixels, self._preprocess)
+        return self._erase(tensor, draw.erased) if settings.erase else tensor
 
     def _cropped(self, pixels: torch.Tensor, draw: Draw) -> torch.Tensor:
         """Pad with zeros, crop, and flip, by one lookup of pixels."""
         count, channels, height, width = pixels.shape
         padded = F.pad(pixels, (self._settings.pad_crop,) * 4)
-        rows = draw.shift[:, :1] + np.arange(height)
-        columns = draw.shift[:, 1:] + np.arange(width)
-        columns = np.where(draw.flip[:, None], columns[:, ::-1], columns)
+        rows = draw.shift[:, :1] + torch.arange(height, device=pixels.device)
+        columns = draw.shift[:, 1:] + torch.arange(width, device=pixels.device)
+        columns = torch.where(draw.flip[:, None], columns.flip(1), columns)
         places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).reshape(count, 1, -1)
-        places = torch.from_numpy(places).to(pixels.device).expand(-1, channels, -1)
-        return padded.flatten(2).gather(2, places).reshape(pixels.shape)
+        return padded.flatten(2).gather(2, places.expand(-1, channels, -1)).reshape(pixels.shape)
 
     def _rectangles(self, generator: np.random.Generator, images: int) -> np.ndarray:
         """Rectangles of random size and place; larger than the image in one direction, they are cut off there."""

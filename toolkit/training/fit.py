@@ -143,13 +143,13 @@ def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
     images = len(run.data.dataset.train)
     plan = divided(np.random.default_rng(seed).permutation(images), run.settings.batch_size)
     sizes, shares = [len(batch) for batch in plan], [run.share.of(batch) for batch in plan]
-    draw = run.augmentation.draw(images, seed)
+    draw = run.augmentation.draw(images, seed, run.fabric.device)
     mix = _mixing(run)
     meter = _Meter(run, epoch, len(plan))
     begun = time.monotonic()
     for batch, size in zip(run.data.pixels["train"].batches(shares, epoch), sizes, strict=True):
-        inputs = _input(run.augmentation(batch.pixels, draw.of(batch.indices)))
         meter.waited += time.monotonic() - begun
+        inputs = _input(run.augmentation(batch.pixels, draw.of(batch.indices)))
         if run.input_std is None:
             run.input_std = float(inputs.std())
         loss, correct = _backward(run, inputs, batch.targets, size, mix)
@@ -174,7 +174,9 @@ def _backward(
         The summed loss and the number of correct answers, of this process's images.
     """
     total, correct = torch.zeros((), device=inputs.device), torch.zeros((), device=inputs.device)
-    parts = list(zip(inputs.chunk(run.settings.accumulate), targets.chunk(run.settings.accumulate), strict=True))
+    parts = list(
+        zip(inputs.tensor_split(run.settings.accumulate), targets.tensor_split(run.settings.accumulate), strict=True)
+    )
     for index, (part, expected) in enumerate(parts):
         mixed, soft = mix(part, expected) if mix else (part, expected)
         with run.fabric.no_backward_sync(run.network, enabled=index < len(parts) - 1):

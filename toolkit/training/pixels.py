@@ -32,12 +32,12 @@ class Batch(NamedTuple):
     Attributes:
         pixels: uint8 [n, c, h, w].
         targets: int64 [n].
-        indices: int64 [n], the images' numbers in their part, in the memory of the host.
+        indices: int64 [n], the images' numbers in their part.
     """
 
     pixels: torch.Tensor
     targets: torch.Tensor
-    indices: np.ndarray
+    indices: torch.Tensor
 
 
 class Pixels(Protocol):
@@ -61,10 +61,9 @@ class Resident:
     def batches(self, plan: Sequence[np.ndarray], epoch: int) -> Iterator[Batch]:
         """See Pixels."""
         del epoch
-        for indices in plan:
-            chosen = torch.from_numpy(indices).to(self._pixels.device)
-            pixels, targets = self._pixels[chosen], self._targets[chosen]
-            yield Batch(pixels.to(self._device), targets.to(self._device), indices)
+        for chosen in plan:
+            indices = torch.from_numpy(chosen).to(self._pixels.device)
+            yield Batch(*(part.to(self._device) for part in (self._pixels[indices], self._targets[indices], indices)))
 
 
 class Decoded(torch.utils.data.Dataset):
@@ -133,11 +132,11 @@ class Streamed:
     def batches(self, plan: Sequence[np.ndarray], epoch: int) -> Iterator[Batch]:
         """See Pixels."""
         self._sampler.plan, self._sampler.epoch = plan, epoch
-        for indices, batch in zip(plan, self._loader, strict=True):
+        for chosen, batch in zip(plan, self._loader, strict=True):
             if isinstance(batch, EdgeKitError):
                 raise batch
-            pixels, targets = (part.to(self._device, non_blocking=True) for part in batch)
-            yield Batch(pixels, targets, indices)
+            parts = (*batch, torch.from_numpy(chosen))
+            yield Batch(*(part.to(self._device, non_blocking=True) for part in parts))
 
 
 def open_pixels(images: Decoded, workers: int, device: torch.device, stage: str, progress: Progress = silent) -> Pixels:
@@ -151,7 +150,7 @@ def open_pixels(images: Decoded, workers: int, device: torch.device, stage: str,
     chunks = divided(np.arange(len(images)), _CHUNK)
     pixels = torch.empty((len(images), *images.shape), dtype=torch.uint8)
     for index, batch in enumerate(Streamed(images, workers, torch.device("cpu")).batches(chunks, epoch=0)):
-        pixels[torch.from_numpy(batch.indices)] = batch.pixels
+        pixels[batch.indices] = batch.pixels
         progress(stage, (index + 1) / len(chunks))
     place = device if images.nbytes <= _limit(device) else torch.device("cpu")
     return Resident(pixels.to(place), torch.from_numpy(images.targets).to(place), device)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,6 +120,23 @@ def start(
     )  # fmt: skip
 
 
+def check_batches(settings: TrainSettings, images: int, processes: int, network: nn.Module) -> None:
+    """Check that no process gets a batch without an image, or BatchNorm one image, from which it cannot learn.
+
+    Raises:
+        RecipeError: one does.
+    """
+    parts = processes * settings.accumulate
+    least = 1 + any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    if images // step_count(images, settings.batch_size) // parts < least:
+        divided = f", divided into {parts} parts," if parts > 1 else ""
+        raise RecipeError(
+            f"{images} training images in batches of at most {settings.batch_size}{divided} leave a part with fewer "
+            f"than {least} image{'s' * (least > 1)}",
+            fix=f"--set train.batch_size={(least + 1) * parts}" if images >= least * parts else "use more images",
+        )
+
+
 def open_fabric(recipe: Recipe) -> lightning_fabric.Fabric:
     """Start Fabric on the requested device; under torchrun, on all its processes."""
     settings = recipe.train
@@ -162,7 +179,8 @@ def known_preprocess(recipe: Recipe) -> Preprocess | None:
         BundleError: the bundle cannot be read.
     """
     if recipe.model.weights:
-        return open_weights(recipe.model.weights, recipe.model.name).manifest.preprocess
+        manifest = open_weights(recipe.model.weights, recipe.model.name).manifest
+        return replace(manifest.preprocess, crop=manifest.preprocess.crop or manifest.input.shape[1:])
     if not recipe.model.pretrained:
         return None
     try:

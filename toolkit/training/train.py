@@ -30,6 +30,7 @@ from .screening import screen
 from .setup import (
     Run,
     TrainingData,
+    check_batches,
     known_preprocess,
     make_network,
     open_fabric,
@@ -37,6 +38,7 @@ from .setup import (
     open_teacher,
     start,
 )
+from .transfer import seen_images
 
 _log = logging.getLogger(__name__)
 
@@ -179,6 +181,7 @@ def _train(
     headers = screen(dataset)
     preprocess = choose_preprocess(recipe.preprocess, dataset.train, known_preprocess(recipe))
     plain, architecture = make_network(recipe, preprocess, len(dataset.train.labels))
+    check_batches(recipe.train, len(dataset.train), fabric.world_size, plain)
     teacher = open_teacher(recipe, dataset.train.labels, preprocess, fabric.device)
     with _occupied(fabric, work, resumed):
         if fabric.is_global_zero:
@@ -233,5 +236,7 @@ def _write(path: Path, run: Run, architecture: dict[str, object], results: dict[
             (draft.folder / name).write_bytes((run.work / name).read_bytes())
         draft.add_golden(make_golden(dataset.test, preprocess, answer))
         draft.add_splits(dataset.splits())
-        draft.add_fingerprints(dataset.fingerprints())
+        origins = [Bundle.open(Path(path)) for path in (run.recipe.model.weights, run.settings.teacher) if path]
+        earlier = {"earlier": seen_images(origins)} if origins else {}
+        draft.add_fingerprints(dataset.fingerprints() | earlier)
         draft.finish(manifest, ("torch", "torchvision", "lightning-fabric"))

@@ -1,15 +1,21 @@
 """Start from trained weights, train the classifier first, and learn from a teacher."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
 
 from ...deploy.bundle import Bundle
 from ...deploy.errors import RecipeError
+from ...deploy.fingerprints import WIDTH
 from ...deploy.preprocess import Preprocess
 from ...export.eager import load_module
+
+# The parts of a bundle whose images influenced the weights.
+_SEEN = ("train", "validation", "earlier")
 
 
 def open_weights(path: str, name: str) -> Bundle:
@@ -42,6 +48,12 @@ def load_fitting(network: nn.Module, bundle: Bundle) -> list[str]:
         raise RecipeError(f"no weights of {bundle.path} fit the network", fix="leave out model.weights")
     network.load_state_dict({name: known[name] if name in fitting else own[name] for name in own})
     return [name for name in own if name not in fitting]
+
+
+def seen_images(bundles: Iterable[Bundle]) -> np.ndarray:
+    """Fingerprints, uint64 [n, 3], of the images that bundles were made with: their knowledge is passed on."""
+    rows = [parts[name] for bundle in bundles for parts in (bundle.fingerprints(),) for name in _SEEN if name in parts]
+    return np.concatenate([np.empty((0, WIDTH), np.uint64), *rows])
 
 
 def classifier(network: nn.Module) -> nn.Module:

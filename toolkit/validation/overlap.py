@@ -16,7 +16,10 @@ from ..datasets import BundleImages, calibration_of
 _log = logging.getLogger(__name__)
 
 # The parts of a bundle whose images influenced the model -> their names in messages.
-_SEEN = {"train": "training", "validation": "validation", "calibration": "calibration", "selection": "selection"}
+_SEEN = {
+    "train": "training", "validation": "validation", "calibration": "calibration", "selection": "selection",
+    "earlier": "earlier training",
+}  # fmt: skip
 
 # Two images look alike if at most this many bits differ, of 63 and of 64. 300 synthetic photographs, as JPEG of quality
 # 60 or scaled to half, double or a fifth of their size, differed by at most 2 and 8; the closest different ones by 14.

@@ -9,6 +9,7 @@ from edgekit.toolkit.training.recipe import AugmentSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+CPU = torch.device("cpu")
 PLAIN = Preprocess("RGB", None, (8, 10), "bilinear", (0.0,) * 3, (1.0,) * 3)
 
 
@@ -18,7 +19,7 @@ def _pixels(count: int, seed: int = 0) -> torch.Tensor:
 
 def _changed(augmentation: Augmentation, pixels: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """Pixels from 0 to 255 after the changes."""
-    return augmentation(pixels, augmentation.draw(len(pixels), seed)) * 255
+    return augmentation(pixels, augmentation.draw(len(pixels), seed, CPU)) * 255
 
 
 @settings(max_examples=40, deadline=None)
@@ -49,12 +50,12 @@ def test_images_of_a_batch_change_differently() -> None:
 def test_a_change_does_not_depend_on_the_batch() -> None:
     """One image alone gets the same changes as among others: batches may be divided among processes."""
     augmentation = Augmentation(AugmentSettings(pad_crop=2, horizontal_flip=0.5, colour=0.3, erase=0.5), PLAIN)
-    pixels, draw = _pixels(20), augmentation.draw(20, seed=3)
+    pixels, draw = _pixels(20), augmentation.draw(20, 3, CPU)
     together = augmentation(pixels, draw)
     for index in range(20):
-        alone = augmentation(pixels[index : index + 1], draw.of(np.array([index])))
+        alone = augmentation(pixels[index : index + 1], draw.of(torch.tensor([index])))
         torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-6)
-    assert not torch.equal(augmentation(pixels, augmentation.draw(20, seed=4)), together)
+    assert not torch.equal(augmentation(pixels, augmentation.draw(20, 4, CPU)), together)
 
 
 def test_colours_are_those_of_torchvision() -> None:
@@ -63,10 +64,10 @@ def test_colours_are_those_of_torchvision() -> None:
 
     pixels = _pixels(12)
     augmentation = Augmentation(AugmentSettings(colour=0.4), PLAIN)
-    draw = augmentation.draw(12, seed=1)
+    draw = augmentation.draw(12, 1, CPU)
     changed = augmentation(pixels, draw) * 255
-    for image, factors, actual in zip(pixels, draw.colour, changed, strict=True):
-        brightness, contrast, saturation = map(float, factors)
+    for image, factors, actual in zip(pixels, draw.colour.tolist(), changed, strict=True):
+        brightness, contrast, saturation = factors
         expected = functional.adjust_brightness(image.float() / 255, brightness)
         expected = functional.adjust_saturation(functional.adjust_contrast(expected, contrast), saturation)
         torch.testing.assert_close(actual, expected * 255, rtol=0, atol=0.1)
@@ -76,7 +77,7 @@ def test_erased_rectangles() -> None:
     """About the asked share of images has a rectangle of the mean, between 2 % and a third of the area."""
     pixels = _pixels(400)
     augmentation = Augmentation(AugmentSettings(erase=0.25), PLAIN)
-    erased = (augmentation(pixels, augmentation.draw(400, seed=0)) == 0).all(1)
+    erased = (augmentation(pixels, augmentation.draw(400, 0, CPU)) == 0).all(1)
     areas = erased.flatten(1).sum(1)
     assert 60 < int((areas > 0).sum()) < 140
     assert int(areas.max()) <= 8 * 10 / 2  # rounded sides exceed the share a little
@@ -92,6 +93,6 @@ def test_no_changes_are_the_device_s_tensor(mode: str) -> None:
     preprocess = Preprocess(mode, None, (8, 10), "bilinear", (0.4,) * channels, (0.2,) * channels)  # type: ignore[arg-type]
     pixels = _pixels(4)[:, :channels]
     plain = Augmentation(AugmentSettings(), preprocess)
-    assert torch.equal(plain(pixels, plain.draw(4, 0)), normalized(pixels, preprocess))
+    assert torch.equal(plain(pixels, plain.draw(4, 0, CPU)), normalized(pixels, preprocess))
     every = Augmentation(AugmentSettings(pad_crop=1, horizontal_flip=0.5, colour=0.1, erase=1.0), preprocess)
-    assert every(pixels, every.draw(4, 0)).shape == (4, channels, 8, 10)
+    assert every(pixels, every.draw(4, 0, CPU)).shape == (4, channels, 8, 10)

@@ -223,6 +223,23 @@ def test_a_step_in_parts_computes_the_same(recipe: Recipe) -> None:
         torch.testing.assert_close(parts[name], expected, rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["train.batch_size=1"], "leave a part with fewer than 2 images --set train.batch_size=3"),
+        (["train.batch_size=8", "train.accumulate=5"], "divided into 5 parts"),
+    ],
+)
+def test_batches_of_one_image_are_refused(recipe: Recipe, settings: list[str], message: str) -> None:
+    """BatchNorm cannot learn from them; the fix is accepted."""
+    with pytest.raises(RecipeError) as caught:
+        training.train(recipe.changed(settings), out=Path("small"))
+    assert message in f"{caught.value} {caught.value.fix}"
+    assert not Path("small.train").exists()
+    fix = str(caught.value.fix).removeprefix("--set ")
+    training.train(recipe.changed([*settings, fix, "train.epochs=1"]), out=Path("fixed"))
+
+
 def test_the_average_of_the_weights_is_kept(recipe: Recipe) -> None:
     """With a decay near 1, the result stays near the first weights; the metrics are those of the average."""
     recipe = recipe.changed(["train.epochs=2", "train.schedule=constant"])

@@ -8,10 +8,13 @@ import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import EdgeKitError, RecipeError
+from edgekit.export.export_bundle import export_bundle
 from edgekit.models import network as networks
 from edgekit.models.network import published
+from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.training import train as training
 from edgekit.toolkit.training.recipe import Recipe
+from edgekit.toolkit.validation.overlap import unseen
 from safetensors.torch import load_file
 
 
@@ -74,6 +77,24 @@ def test_a_student_learns_from_its_teacher(recipe: Recipe) -> None:
     settings = [f'train.teacher="{teacher.path}"', "train.teacher_weight=1.0"]
     student = training.train(recipe.changed(settings), out=Path("student"))
     assert student.manifest.details["test"]["accuracy"] > 0.8
+
+
+def test_images_of_earlier_trainings_are_no_test_images(recipe: Recipe, five: Recipe) -> None:
+    """What the weights or the teacher were trained on is left out of validations, also after export."""
+    first = training.train(recipe.changed(["train.epochs=1"]), out=Path("first"))
+    quick = five.changed(["train.epochs=1", "data.seed=5"])
+    tuned = training.train(quick.changed([f'model.weights="{first.path}"']), out=Path("tuned"))
+    again = training.train(quick.changed([f'model.weights="{tuned.path}"']), out=Path("again"))
+    scratch = training.train(quick, out=Path("scratch"))
+    exported = export_bundle(again, "onnx", Path("onnx"))
+    counts = {}
+    for bundle in (scratch, tuned, again, exported):
+        test = part_of(bundle, "test")
+        assert test is not None
+        counts[bundle.path.name] = len(unseen([bundle], test, own=True)[0])
+    # with another seed, about four fifths of the test images were training images of the first
+    assert counts["scratch"] == 180
+    assert counts["tuned"] == counts["again"] == counts["onnx"] < 90
 
 
 def test_what_does_not_fit_is_refused(recipe: Recipe, five: Recipe, tmp_path: Path) -> None:
