@@ -41,6 +41,8 @@ from edgekit.export.onnx_file import to_bytes
 from edgekit.toolkit.quantize.advice import Watch
 from edgekit.toolkit.quantize.calibrate import calibrate
 from edgekit.toolkit.quantize.emit import emit_int8
+from edgekit.toolkit.quantize.float_model import OnnxFloat
+from edgekit.toolkit.quantize.gate import run_optimised
 from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.targets import TARGETS
 target = TARGETS["x86"]
@@ -48,8 +50,8 @@ begun = time.process_time()
 model = onnx.load(sys.argv[2])
 emit = lambda ranges: emit_int8(model, ranges, target)
 watch = Watch(bundle.manifest.preprocess, len(images))
-made = calibrate(model, bundle.manifest, images, QuantizeOptions(calibration=METHOD), target.activations, emit, silent,
-                 watch)
+made = calibrate(OnnxFloat(model), bundle.manifest, images, QuantizeOptions(calibration=METHOD), target.activations,
+                 lambda ranges, tensors: run_optimised(emit(ranges), tensors), silent, watch)
 Path(sys.argv[4]).write_bytes(to_bytes(emit(made.ranges)))
 """
 TOOLS = {

@@ -31,7 +31,7 @@ make test-all installs what it may."
 def need_converter(format: str) -> None:
     """Skip the test if the format's converter, which the first export installs, is not there."""
     if format == "litert":
-        from edgekit.export.litert import packages_place
+        from edgekit.export.litert_packages import packages_place
 
         need(packages_place().is_dir(), "the LiteRT converter", "edgekit export --format litert", "EDGEKIT_LITERT")
 

@@ -1,5 +1,6 @@
 """LiteRT (formerly TensorFlow Lite) on the CPU, with XNNPACK."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -31,11 +32,67 @@ _XNNPACK, _BUILT_IN = "XNNPACK", "built-in kernels"
 _REASON = 300
 
 
-class LiteRtSession:
-    """A .tflite model on XNNPACK, the only delegate that LiteRT's interpreter applies by default.
+class Interpreter:
+    """A .tflite model in LiteRT's interpreter, with one input and one output.
 
-    Operators that XNNPACK does not support run on LiteRT's built-in kernels; `facts["placement"]` counts both. The
-    model's input may be [n, c, h, w] or [n, h, w, c]; its shape tells which.
+    The model's input may be [n, c, h, w] or [n, h, w, c]; its shape tells which.
+
+    Args:
+        xnnpack: apply XNNPACK, the only delegate that LiteRT applies by default; otherwise its built-in kernels run.
+        keep_tensors: do not reuse the memory of activations, so that all of them can be read after a run.
+
+    Attributes:
+        operators: those of the file, and one "DELEGATE" for each part of the graph that XNNPACK runs.
+        tensors: name, index, shape and dtype of each tensor.
+        input, output: indices of tensors.
+
+    Raises:
+        BundleError: the model cannot be loaded, or its input or output differs from the manifest.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1, *, xnnpack: bool = True, keep_tensors: bool = False) -> None:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        try:
+            with warnings.catch_warnings():  # of the memory that keeping all tensors takes
+                warnings.simplefilter("ignore", UserWarning)
+                self._interpreter = Interpreter(
+                    model_path=str(bundle.model_path), num_threads=threads, experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=keep_tensors,
+                )  # fmt: skip
+            self._interpreter.allocate_tensors()
+            # private, but the only source for what the delegate runs; tests/deploy/test_litert.py covers it
+            self.operators: Sequence[Mapping[str, Any]] = self._interpreter._get_ops_details()
+            inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+            self.tensors: Sequence[Mapping[str, Any]] = self._interpreter.get_tensor_details()
+        except (ValueError, RuntimeError) as error:
+            raise BundleError(
+                f"LiteRT {version('ai-edge-litert')} cannot load {bundle.model_path}: {reason_of(error)}",
+                fix="export the model again",
+            ) from error
+        self._channels_last = _check_tensors(inputs, outputs, bundle)
+        self._batch = int(inputs[0]["shape"][0])
+        self.input, self.output = int(inputs[0]["index"]), int(outputs[0]["index"])
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """[n, c, h, w] float32 -> float32 logits [n, k]; the batch size of each call is the model's own."""
+        return in_batches_of(self._batch, batch, self._run)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        self._interpreter.set_tensor(self.input, batch.transpose(0, 2, 3, 1) if self._channels_last else batch)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self.output)
+
+    def value(self, index: int) -> np.ndarray:
+        """A copy of a tensor after a run, by its index; of an activation only with `keep_tensors`."""
+        return self._interpreter.get_tensor(index)
+
+
+class LiteRtSession:
+    """A .tflite model on XNNPACK.
+
+    Operators that XNNPACK does not support run on LiteRT's built-in kernels; `facts["placement"]` counts both.
 
     Raises:
         BundleError: the model cannot be loaded, or its input or output differs from the manifest.
@@ -43,43 +100,22 @@ class LiteRtSession:
     """
 
     def __init__(self, bundle: Bundle, options: ThreadOptions) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        name = version("ai-edge-litert")
         threads = options.threads or 1  # LiteRT's default
-        try:
-            self._interpreter = Interpreter(model_path=str(bundle.model_path), num_threads=threads)
-            self._interpreter.allocate_tensors()
-            # private, but the only source for what the delegate runs; tests/deploy/test_litert.py covers it
-            placement = read_placement(self._interpreter._get_ops_details())
-            inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        except (ValueError, RuntimeError) as error:
-            raise BundleError(
-                f"LiteRT {name} cannot load {bundle.model_path}: {reason_of(error)}", fix="export the model again"
-            ) from error
-        self._channels_last = _check_tensors(inputs, outputs, bundle)
+        self._interpreter = Interpreter(bundle, threads)
+        placement = read_placement(self._interpreter.operators)
+        name = version("ai-edge-litert")
         if _XNNPACK not in placement:
             raise DeviceError(
                 f"XNNPACK runs none of the {placement.total()} operators of {bundle.path}: LiteRT {name} would run "
                 "them on its slow built-in kernels",
                 fix="export the network to ONNX, or reinstall LiteRT: pip install --force-reinstall ai-edge-litert",
             )
-        self._batch = int(inputs[0]["shape"][0])
-        self._input, self._output = inputs[0]["index"], outputs[0]["index"]
+        self.run = self._interpreter.run
         self.facts = {"runtime": "litert", "version": name, "threads": threads, "placement": dict(placement)}
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """[n, c, h, w] float32 -> float32 logits [n, k]; the batch size of each call is the model's own."""
-        return in_batches_of(self._batch, batch, self._run)
-
-    def _run(self, batch: np.ndarray) -> np.ndarray:
-        self._interpreter.set_tensor(self._input, batch.transpose(0, 2, 3, 1) if self._channels_last else batch)
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output)
 
     def close(self) -> None:
         """Free the model."""
-        del self._interpreter
+        del self.run, self._interpreter
 
 
 def _check_tensors(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]], bundle: Bundle) -> bool:
@@ -113,9 +149,22 @@ def read_placement(operators: Iterable[Mapping[str, Any]]) -> Counter[str]:
     """How many operators XNNPACK and LiteRT's built-in kernels run; zeros are omitted.
 
     Args:
-        operators: from `Interpreter._get_ops_details`: the operators of the file, and one "DELEGATE" for each part of
-            the graph that XNNPACK runs, with the inputs and outputs of that part. Walking back from its outputs to its
-            inputs visits the operators inside.
+        operators: see Interpreter.
+    """
+    operators = list(operators)
+    built_in = len(built_in_operators(operators))
+    own = sum(operator["op_name"] != _DELEGATE for operator in operators)
+    return Counter({place: count for place, count in ((_XNNPACK, own - built_in), (_BUILT_IN, built_in)) if count})
+
+
+def built_in_operators(operators: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the operators that LiteRT's built-in kernels run, one for each operator.
+
+    A "DELEGATE" has the inputs and outputs of its part of the graph; walking back from its outputs to its inputs visits
+    the operators inside.
+
+    Args:
+        operators: see Interpreter.
     """
     operators = list(operators)
     own = [operator for operator in operators if operator["op_name"] != _DELEGATE]
@@ -131,7 +180,7 @@ def read_placement(operators: Iterable[Mapping[str, Any]]) -> Counter[str]:
             if tensor not in ends and maker is not None and maker["index"] not in taken:
                 taken.add(maker["index"])
                 waiting += [int(each) for each in maker["inputs"]]
-    return Counter(_XNNPACK if operator["index"] in taken else _BUILT_IN for operator in own)
+    return [str(operator["op_name"]) for operator in own if operator["index"] not in taken]
 
 
 def reason_of(error: Exception) -> str:

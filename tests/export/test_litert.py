@@ -12,7 +12,7 @@ import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import EdgeKitError, MissingPackageError, ParityError
-from edgekit.export import litert
+from edgekit.export import litert, litert_packages
 from edgekit.export.export_bundle import Options, export_bundle
 from torch import nn
 
@@ -43,8 +43,8 @@ def convert(module, args):
 def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A uv that "installs" the converter above; its folder is first in PATH, and EdgeKit's cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(litert, "_PLATFORMS", {(sys.platform, litert.platform.machine())})
-    monkeypatch.setattr(litert, "_PYTHONS", (sys.version_info[:2], sys.version_info[:2]))
+    monkeypatch.setattr(litert_packages, "_PLATFORMS", {(sys.platform, litert_packages.platform.machine())})
+    monkeypatch.setattr(litert_packages, "_PYTHONS", (sys.version_info[:2], sys.version_info[:2]))
     (tmp_path / "litert_torch.py").write_text(_CONVERTER)
     _write_uv(tmp_path / "bin/uv", f'cp "{tmp_path}/litert_torch.py" "$2"')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
@@ -67,13 +67,13 @@ def test_the_converter_is_installed_once(tmp_path: Path, caplog: pytest.LogCaptu
     """What comes, how large and where is logged before it starts; the next export says nothing."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False)).eval()
     images = np.ones((2, 3, 2, 2), np.float32)
-    litert.converter_packages()
+    litert_packages.converter_packages()
     made = litert.export(network, images, tmp_path / "made", Options(), None)  # type: ignore[arg-type]
-    assert made == {"exporter": litert.CONVERTER}
+    assert made == {"exporter": litert_packages.CONVERTER}
     (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("edgekit")]
     assert "installing litert-torch 0.10.0 once" in message
     assert "240 MB to download, 0.9 GB on the disk" in message
-    assert str(litert.packages_place()) in message
+    assert str(litert_packages.packages_place()) in message
     interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(tmp_path / "made"))
     interpreter.allocate_tensors()
     interpreter.set_tensor(0, images[:1])
@@ -89,53 +89,53 @@ def test_an_installation_that_fails_leaves_nothing(installer: Path) -> None:
     """And is one line with what to check."""
     _write_uv(installer, 'touch "$2/half"; echo noise >&2; echo "error: Failed to fetch: https://…" >&2; exit 2')
     with pytest.raises(EdgeKitError, match=r"cannot be installed: noise error: Failed to fetch") as caught:
-        litert.converter_packages()
+        litert_packages.converter_packages()
     assert "check the network connection" in caught.value.fix
-    assert _left(litert.packages_place().parent) == []
+    assert _left(litert_packages.packages_place().parent) == []
 
 
 def test_a_killed_installation_is_not_taken_for_a_complete_one(installer: Path, tmp_path: Path) -> None:
     """The next one removes what it left, and installs all."""
     good = installer.read_text()
     _write_uv(installer, 'touch "$2/half"; exec sleep 60')
-    code = "from edgekit.export.litert import converter_packages; converter_packages()"
+    code = "from edgekit.export.litert_packages import converter_packages; converter_packages()"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    parent = litert.packages_place().parent
+    parent = litert_packages.packages_place().parent
     until = time.monotonic() + 60
     while not list(parent.rglob("half")) and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert list(parent.rglob("half"))
-    assert not litert.packages_place().exists()
+    assert not litert_packages.packages_place().exists()
     installer.write_text(good)
-    assert _left(litert.converter_packages()) == ["litert_torch.py"]
-    assert _left(parent) == [litert.packages_place().name]
+    assert _left(litert_packages.converter_packages()) == ["litert_torch.py"]
+    assert _left(parent) == [litert_packages.packages_place().name]
 
 
 def test_a_cache_that_cannot_be_written_is_named(installer: Path, tmp_path: Path) -> None:
     """With the variable that chooses another."""
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(EdgeKitError, match="cannot be installed") as caught:
-        litert.converter_packages()
+        litert_packages.converter_packages()
     assert "XDG_CACHE_HOME" in caught.value.fix
 
 
 @pytest.mark.usefixtures("installer")
 def test_without_uv_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is installed."""
-    monkeypatch.setattr(litert.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(litert_packages.shutil, "which", lambda *_, **__: None)
     with pytest.raises(MissingPackageError, match="uv") as caught:
-        litert.converter_packages()
+        litert_packages.converter_packages()
     assert caught.value.fix == "pip install uv"
 
 
 def test_a_machine_without_packages_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the machines that have them."""
-    monkeypatch.setattr(litert.platform, "machine", lambda: "aarch64")
-    monkeypatch.setattr(litert.sys, "platform", "linux")
+    monkeypatch.setattr(litert_packages.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(litert_packages.sys, "platform", "linux")
     with pytest.raises(EdgeKitError, match="on linux aarch64") as caught:
-        litert.converter_packages()
+        litert_packages.converter_packages()
     assert "Linux x86-64" in caught.value.fix
 
 

@@ -17,7 +17,10 @@ from .output import report_new_bundle
 def command(
     bundle: Annotated[
         Path | None,
-        typer.Argument(help="An fp32 ONNX bundle. Default: the newest in runs/.", autocompletion=complete_bundles),
+        typer.Argument(
+            help="An fp32 ONNX or LiteRT bundle. Default: the newest in runs/, ONNX without --target.",
+            autocompletion=complete_bundles,
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="int8 or fp16.", rich_help_panel=MODEL)] = "int8",
     target: Annotated[
@@ -73,7 +76,7 @@ def command(
     skip_corrupt: SkipCorrupt = False,
     out: Out = None,
 ) -> None:
-    """Quantize an ONNX model after training, and check it against the accuracy contract."""
+    """Quantize an ONNX or LiteRT model after training, and check it against the accuracy contract."""
     from ..analysis.contract import overall
     from ..console import progress_bar, say
     from ..quantize.options import QuantizeOptions
@@ -88,18 +91,19 @@ def command(
             "dynamic quantization makes a CNN slower: it recomputes the ranges of convolutions for every image, and "
             "ONNX Runtime runs them as ConvInteger, which is slow or missing", fix="leave out --dynamic",
         )  # fmt: skip
-    source = given_or_newest(
-        bundle,
-        lambda m: (m.format, m.precision) == ("onnx", "fp32"),
-        "fp32 ONNX bundle",
-        "edgekit export --format onnx",
-    )
     if out is not None and len(target or ()) > 1:
         raise EdgeKitError("--out names one bundle, and several targets make several", fix="leave out --out")
     for name in target or ():
         choose(TARGETS, name, "target", EdgeKitError)
     judgements = []
     for name in target or [None]:
+        formats = (TARGETS[name].format,) if name else ("onnx", "litert") if bundle else ("onnx",)
+        source = given_or_newest(
+            bundle,
+            lambda m, formats=formats: m.format in formats and m.precision == "fp32",
+            f"fp32 {' or '.join(formats)} bundle",
+            f"edgekit export --format {formats[0]}",
+        )
         with progress_bar("quantize") as show:
             options = QuantizeOptions(
                 precision=precision, target=name, calibration=calibration, calibration_images=calibration_images,

@@ -137,7 +137,7 @@ def _require_litert_converter() -> None:
     Raises:
         EdgeKitError: the converter is not installed yet.
     """
-    from ...export.litert import CONVERTER, packages_place
+    from ...export.litert_packages import CONVERTER, packages_place
 
     if not packages_place().is_dir():
         raise EdgeKitError(

@@ -2,25 +2,30 @@
 
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 
+from ...deploy.errors import DataError
 from ...deploy.images import ImageSet
 from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
 from ...deploy.registry import resolve
-from .advice import Halves, Watch
-from .gate import run_float, run_optimised
-from .histogram import Histogram, histograms, with_width
-from .memory import plan
+from ..datasets import place
+from .advice import Advice, Halves, Watch
+from .float_model import FloatModel
+from .histogram import Histogram, with_width
+from .lowered import Request
 from .methods import AUTO, METHODS
-from .observe import activations, batches, observe
+from .observe import batches
 from .operators import Ranges
-from .options import QuantizeOptions
+from .options import SEED, QuantizeOptions
 from .targets import ActivationType
 
+# The part of the data for calibration.
+_CALIBRATION = "train"
+# Fewer calibration images than the first number are refused; fewer than the second cause a warning.
+_FEWEST, _FEW = 8, 100
 # Numbers of calibration images for the histograms, and for comparing the methods: each needs far fewer than the ranges.
 _HISTOGRAM_IMAGES, _COMPARED_IMAGES = 64, 128
 # Every other one of the compared images shows how far the answers depend on which images set the ranges.
@@ -45,9 +50,8 @@ class Calibrated(NamedTuple):
 
 
 def calibrate(
-    model: onnx.ModelProto, manifest: Manifest, images: ImageSet, options: QuantizeOptions,
-    kind: ActivationType,
-    emit: Callable[[Ranges], onnx.ModelProto], progress: Progress, watch: Watch,
+    model: FloatModel, manifest: Manifest, images: ImageSet, options: QuantizeOptions, kind: ActivationType,
+    run_int8: Callable[[Ranges, np.ndarray], np.ndarray], progress: Progress, watch: Watch,
 ) -> Calibrated:  # fmt: skip
     """Observe the activations of a float model, and choose their ranges.
 
@@ -57,15 +61,15 @@ def calibrate(
     Args:
         options: with the method, and the limit of memory.
         kind: the type of the activations.
-        emit: writes the int8 graph with these ranges.
+        run_int8: the logits [n, k] of the int8 model with these ranges for tensors [n, c, h, w].
         watch: see observe.
 
     Raises:
         EdgeKitError: an activation is not finite for some image, or calibration does not fit in the limit of memory.
     """
     method = options.calibration
-    groups = plan(model, activations(model), min(_COMPARED_IMAGES, len(images)), options.memory_limit)
-    observed = observe(model, manifest, images, progress, watch)
+    groups = model.groups(min(_COMPARED_IMAGES, len(images)), options.memory_limit)
+    observed = model.ranges(manifest, images, progress, watch)
     if method == "minmax" or (method == AUTO and len(manifest.labels) < 2):
         return Calibrated(observed, "minmax", {})
     indices = np.arange(len(images))
@@ -74,7 +78,7 @@ def calibrate(
     found = dict[str, Histogram]()
     for group in groups:
         parts = batches(manifest, images.take(used), "histograms", progress)
-        found |= histograms(model, {name: wide[name] for name in group if name in wide}, parts)
+        found |= model.histograms({name: wide[name] for name in group if name in wide}, parts)
     tried = {
         name: observed | {tensor: resolve(function, __package__ or "")(each, kind) for tensor, each in found.items()}
         for name, function in METHODS.items()
@@ -85,13 +89,11 @@ def calibrate(
     left = np.setdiff1d(indices, used)
     compared = _spread(left if len(left) >= _HISTOGRAM_IMAGES else indices, _COMPARED_IMAGES)
     tensors = _tensors(manifest, images.take(compared), progress)
-    expected = run_float(model, tensors)
-    changes = {name: expected_changes(expected, run_optimised(emit(ranges), tensors)) for name, ranges in tried.items()}
+    expected = model.answers(tensors)
+    changes = {name: expected_changes(expected, run_int8(ranges, tensors)) for name, ranges in tried.items()}
     best = min(changes, key=lambda name: changes[name])
     some = tensors[::_HALVES_STEP]
-    answers = [
-        run_optimised(emit(_within(half, tried[best])), some).argmax(axis=1) for half in watch.half_ranges(observed)
-    ]
+    answers = [run_int8(_within(half, tried[best]), some).argmax(axis=1) for half in watch.half_ranges(observed)]
     halves = Halves(len(some), int((answers[0] != answers[1]).sum())) if answers else None
     return Calibrated(tried[best], best, changes, halves)
 
@@ -139,3 +141,46 @@ def expected_changes(expected: np.ndarray, logits: np.ndarray) -> float:
     scale = float(before[small] @ after[small]) / max(float(before[small] @ before[small]), _TINY)
     noise = float(np.sqrt(((after[small] - scale * before[small]) ** 2).mean()))
     return float(np.mean([NormalDist().cdf(-scale * margin / max(noise, _TINY)) for margin in before]))
+
+
+def calibration_images(request: Request) -> tuple[ImageSet, list[str]]:
+    """The images of a request that set the ranges, and warnings about them.
+
+    Raises:
+        DataError: there are no images, or too few.
+    """
+    options = request.options
+    if options.calibration_images < 1:
+        raise DataError(
+            f"{options.calibration_images} calibration images are not enough", fix="--calibration-images 512"
+        )
+    train = request.source.part(_CALIBRATION)
+    if train is None or len(train) == 0:
+        raise DataError(f"{request.bundle.path} records no images for calibration", fix="pass --images with a folder")
+    images = train.stratified(options.calibration_images, SEED)
+    if len(images) < _FEWEST and not options.allow_few:
+        raise DataError(
+            f"{len(images)} calibration images are too few to set the ranges of the activations",
+            fix=f"--calibration-images 512, --images with at least {_FEWEST} training images, or --allow-few",
+        )
+    warnings = []
+    if len(images) < _FEW:
+        warnings.append(f"warning: only {len(images)} calibration images; use {_FEW} or more")
+    classes = len(request.bundle.manifest.labels)
+    covered = len(np.unique(images.targets)) if images.labelled else min(len(images), classes)
+    if covered < classes:
+        warnings.append(f"warning: the calibration images cover at most {covered} of {classes} classes")
+    return images, warnings
+
+
+def calibration_to_json(request: Request, images: ImageSet, calibrated: Calibrated, advice: Advice) -> dict[str, Any]:
+    """For the details of a manifest."""
+    return {
+        "images": place(request.images) if request.images else None,
+        "ids": images.ids,
+        "sha256": images.sha256(),
+        "seed": SEED,
+        "method": calibrated.method,
+        "expected_changes": calibrated.expected_changes,
+        "advice": advice.to_json(),
+    }

@@ -13,10 +13,9 @@ from ...deploy.manifest import Manifest
 from ...deploy.parity import Parity, compare, decibels, powers
 from ...deploy.progress import Progress
 from ...deploy.session import open_session
-from ...export.onnx_file import to_bytes
 from ..analysis.contract import Drop, compare_accuracy
 from ..analysis.statistics import Interval
-from .gate import SignalToNoise, unoptimised
+from .gate import SignalToNoise
 from .lowered import Lowered
 from .trial import speedup_interval
 
@@ -90,11 +89,10 @@ def compare_models(
     Args:
         manifest: of the new model.
     """
-    content, runtime = to_bytes(lowered.model), lowered.runtime
+    runtime, run_unoptimised = lowered.runtime, lowered.unoptimised
     golden = source.golden()
-    run_unoptimised = unoptimised(content, manifest.input.batch)
     with scratch_folder() as folder:
-        (folder / manifest.model).write_bytes(content)
+        (folder / manifest.model).write_bytes(lowered.content)
         quantized = Bundle(folder, manifest, id="")
         sessions = [open_session(source), open_session(quantized, runtime)]
         tensor = golden.tensors[: manifest.input.batch or 1]

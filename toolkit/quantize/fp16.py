@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import onnx
 
 from ...deploy.errors import EdgeKitError
+from ...export.onnx_file import to_bytes
+from .gate import unoptimised
 from .lowered import Lowered, Request
 from .precise import MOVES
 from .verify import verify_fp16
@@ -19,8 +21,10 @@ def lower_fp16(model: onnx.ModelProto, request: Request) -> Lowered:
     if request.options.target is not None:
         raise EdgeKitError("fp16 is the same for every target", fix="leave out --target, or --precision int8")
     halved = emit_fp16(model)
+    content = to_bytes(halved)
     return Lowered(
-        halved,
+        content,
+        unoptimised(content, request.bundle.manifest.input.batch),
         details={"verified": verify_fp16(halved)},
         requires={},
         layers=fp16_layers(model),

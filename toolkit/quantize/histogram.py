@@ -45,12 +45,17 @@ def with_width(ranges: Ranges) -> Ranges:
     return {name: (low, high) for name, (low, high) in extended.items() if np.float32(high - low) / _BINS > 0}
 
 
+def empty_histograms(ranges: Ranges) -> dict[str, Histogram]:
+    """A histogram without values for each range."""
+    return {name: Histogram(low, high, np.zeros(_BINS, np.int64)) for name, (low, high) in ranges.items()}
+
+
 def histograms(model: onnx.ModelProto, ranges: Ranges, batches: Iterable[Batch]) -> dict[str, Histogram]:
     """A histogram of each activation over its range, which has a width (see with_width).
 
     These activations of one batch are in memory at the same time.
     """
-    found = {name: Histogram(low, high, np.zeros(_BINS, np.int64)) for name, (low, high) in ranges.items()}
+    found = empty_histograms(ranges)
     entry = model.graph.input[0].name
     outputs = [name for name in found if name != entry]
     augmented = onnx.ModelProto()
@@ -69,11 +74,11 @@ def histograms(model: onnx.ModelProto, ranges: Ranges, batches: Iterable[Batch])
         if outputs:  # without names, ONNX Runtime returns all
             values.update(zip(outputs, session.run(outputs, {entry: batch.tensor}), strict=True))
         for name, histogram in found.items():
-            _add(histogram, np.asarray(values[name]))
+            count(histogram, np.asarray(values[name]))
     return found
 
 
-def _add(histogram: Histogram, values: np.ndarray) -> None:
+def count(histogram: Histogram, values: np.ndarray) -> None:
     """Count values in place."""
     bins, flat = len(histogram.counts), values.ravel()
     low, per_bin = np.float32(histogram.low), np.float32(bins / (histogram.high - histogram.low))

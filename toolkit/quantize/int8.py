@@ -7,27 +7,26 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...deploy.errors import DataError, EdgeKitError
+from ...deploy.errors import EdgeKitError
 from ...deploy.images import ImageSet
 from ...deploy.registry import choose
 from ...deploy.runtimes.runtime import runtime_named
-from ..datasets import place
+from ...export.onnx_file import to_bytes
 from .advice import Watch, advise
-from .calibrate import calibrate
+from .calibrate import calibrate, calibration_images, calibration_to_json
 from .emit import emit_int8, int8_layers
+from .float_model import OnnxFloat
+from .gate import run_optimised, unoptimised
 from .lowered import Lowered, Request
 from .methods import AUTO, METHODS
 from .observe import batches
+from .operators import Ranges
 from .options import SEED
 from .saturation import Overflowing, overflowing_layers
 from .targets import TARGETS, this_machine
 from .tune import tune
 from .verify import verify_int8
 
-# The part of the data for calibration.
-_CALIBRATION = "train"
-# Fewer calibration images than the first number are refused; fewer than the second cause a warning.
-_FEWEST, _FEW = 8, 100
 # Number of calibration images whose sums are computed for 7-bit weights: without ONNX Runtime's kernels, up to a second
 # for each.
 _SUMMED_IMAGES = 32
@@ -56,7 +55,7 @@ class Int8:
         target = choose(TARGETS, self.target, "target", EdgeKitError)
         methods = {name: name for name in (AUTO, *METHODS)}
         choose(methods, options.calibration, "calibration method", EdgeKitError)
-        images, warnings = _calibration_images(request)
+        images, warnings = calibration_images(request)
         tuned = tune(model, bundle, self.target, progress)
         self.source, self.form, self.timed, self.runtime = tuned.model, tuned.form, tuned.timed, tuned.runtime
         if self.runtime != target.runtime:
@@ -65,11 +64,14 @@ class Int8:
                 f"warning: judged on ONNX Runtime, because {own.name} is not installed: {own.packages[0].install}"
             )
         watch = Watch(bundle.manifest.preprocess, len(images))
+
+        def run_int8(ranges: Ranges, tensors: np.ndarray) -> np.ndarray:
+            return run_optimised(emit_int8(self.source, ranges, target, self.form), tensors)
+
         calibrated = calibrate(
-            self.source, bundle.manifest, images, options, target.activations,
-            lambda ranges: emit_int8(self.source, ranges, target, self.form), progress, watch,
-        )  # fmt: skip
-        self._ranges = calibrated.ranges
+            OnnxFloat(self.source), bundle.manifest, images, options, target.activations, run_int8, progress, watch
+        )
+        self._ranges, self._batch = calibrated.ranges, bundle.manifest.input.batch
         advice = advise(watch, calibrated.halves, self._ranges, images, bundle, request.source)
         overflowing = self._overflowing(images, request) if target.reduce_range else Overflowing({}, 0)
         self.form = replace(self.form, seven_bits=frozenset(overflowing.counts))
@@ -79,15 +81,7 @@ class Int8:
         )  # fmt: skip
         self._details: dict[str, Any] = {
             "target": self.target, **tuned.to_json(), "seven_bits": overflowing.counts,
-            "calibration": {
-                "images": place(request.images) if request.images else None,
-                "ids": images.ids,
-                "sha256": images.sha256(),
-                "seed": SEED,
-                "method": calibrated.method,
-                "expected_changes": calibrated.expected_changes,
-                "advice": advice.to_json(),
-            },
+            "calibration": calibration_to_json(request, images, calibrated, advice),
         }  # fmt: skip
 
     def _overflowing(self, images: ImageSet, request: Request) -> Overflowing:
@@ -107,8 +101,10 @@ class Int8:
             EdgeKitError: most of the other layers are not int8.
         """
         target, model = TARGETS[self.target], self.graph(float_layers)
+        content = to_bytes(model)
         return Lowered(
-            model,
+            content,
+            unoptimised(content, self._batch),
             details={
                 **self._details, "verified": verify_int8(model, float_layers), "float_layers": sorted(float_layers),
             },
@@ -117,36 +113,6 @@ class Int8:
             alone=lambda layer: emit_int8(self.source, self._ranges, target, self.form, [layer]),
             runtime=self.runtime,
             timed=self.timed,
-            portable=target.rewrites,  # written for ONNX Runtime, whose kernels are known
+            portable=model if target.rewrites else None,  # written for ONNX Runtime, whose kernels are known
             remarks=self._remarks,
         )  # fmt: skip
-
-
-def _calibration_images(request: Request) -> tuple[ImageSet, list[str]]:
-    """The calibration images, and warnings about them.
-
-    Raises:
-        DataError: there are no images, or too few.
-    """
-    options = request.options
-    if options.calibration_images < 1:
-        raise DataError(
-            f"{options.calibration_images} calibration images are not enough", fix="--calibration-images 512"
-        )
-    train = request.source.part(_CALIBRATION)
-    if train is None or len(train) == 0:
-        raise DataError(f"{request.bundle.path} records no images for calibration", fix="pass --images with a folder")
-    images = train.stratified(options.calibration_images, SEED)
-    if len(images) < _FEWEST and not options.allow_few:
-        raise DataError(
-            f"{len(images)} calibration images are too few to set the ranges of the activations",
-            fix=f"--calibration-images 512, --images with at least {_FEWEST} training images, or --allow-few",
-        )
-    warnings = []
-    if len(images) < _FEW:
-        warnings.append(f"warning: only {len(images)} calibration images; use {_FEW} or more")
-    classes = len(request.bundle.manifest.labels)
-    covered = len(np.unique(images.targets)) if images.labelled else min(len(images), classes)
-    if covered < classes:
-        warnings.append(f"warning: the calibration images cover at most {covered} of {classes} classes")
-    return images, warnings

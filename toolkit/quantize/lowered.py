@@ -1,6 +1,6 @@
 """A request to lower a model's precision, and its result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import onnx
@@ -8,6 +8,7 @@ import onnx
 from ...deploy.bundle import Bundle
 from ...deploy.progress import Progress
 from ..datasets import BundleImages
+from .gate import Run
 from .options import QuantizeOptions
 
 
@@ -30,22 +31,26 @@ class Lowered(NamedTuple):
     """A model of lower precision.
 
     Attributes:
+        content: the model's file.
+        unoptimised: runs the same file without the optimisations of its runtime.
         details: entries for the details of its manifest.
         requires: requirements on the machine.
         layers: names of the lowered nodes.
-        alone: takes one of these names, and returns the model with only that node lowered.
+        alone: takes one of these names, and returns the model with only that node lowered; None if there is no such
+            model.
         runtime: the runtime that it is judged on.
         timed: whether this machine is its target, so that a speed trial means something.
-        portable: whether its answers on other CPUs can be computed (see portability.py).
+        portable: the graph, if its answers on other CPUs can be computed (see portability.py).
         remarks: lines for the user, warnings first.
     """
 
-    model: onnx.ModelProto
+    content: bytes
+    unoptimised: Run
     details: dict[str, Any]
     requires: dict[str, Any]
-    layers: list[str]
-    alone: Callable[[str], onnx.ModelProto]
+    layers: Sequence[str] = ()
+    alone: Callable[[str], onnx.ModelProto] | None = None
     runtime: str = "onnxruntime"
     timed: bool = False
-    portable: bool = False
+    portable: onnx.ModelProto | None = None
     remarks: tuple[str, ...] = ()

@@ -35,14 +35,18 @@ def observe(
 ) -> Ranges:
     """(smallest, largest) value of every activation that a quantizable operator reads or writes.
 
-    The images are taken in a random order that is always the same: a folder's images are sorted by class, and `watch`
-    would see the ranges grow with every class.
-
     Raises:
         EdgeKitError: an activation is not finite for some image.
     """
-    shuffled = images.take(np.random.default_rng(0).permutation(len(images)))
-    return ranges_of(model, batches(manifest, shuffled, "calibration", progress), watch)
+    return ranges_of(model, batches(manifest, shuffled(images), "calibration", progress), watch)
+
+
+def shuffled(images: ImageSet) -> ImageSet:
+    """The images in a random order that is always the same.
+
+    A folder's images are sorted by class, and a `Watch` would see the ranges grow with every class.
+    """
+    return images.take(np.random.default_rng(0).permutation(len(images)))
 
 
 def batches(manifest: Manifest, images: ImageSet, stage: str, progress: Progress) -> Iterator[Batch]:
@@ -77,7 +81,7 @@ def ranges_of(model: onnx.ModelProto, batches: Iterable[Batch], watch: Watch | N
     for batch in batches:
         answers = session.run(outputs, {session.get_inputs()[0].name: batch.tensor})
         values = np.asarray(answers, np.float64).reshape(-1, 2)
-        _require_finite(values, tensors, batch.ids)
+        require_finite(values, tensors, batch.ids)
         low, high = np.minimum(low, values[:, 0]), np.maximum(high, values[:, 1])
         if watch is not None:
             watch(batch, values)
@@ -145,7 +149,12 @@ def _options() -> onnxruntime.SessionOptions:
     return options
 
 
-def _require_finite(values: np.ndarray, tensors: list[str], ids: list[str]) -> None:
+def require_finite(values: np.ndarray, tensors: list[str], ids: list[str]) -> None:
+    """Check the limits [t, 2] of t named activations on the images with these ids.
+
+    Raises:
+        EdgeKitError: one is not finite.
+    """
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):
         raise EdgeKitError(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # The part of the data for judging; the test part is left to validate.
 _SELECTION = "validation"
+# The packages whose versions are recorded, by format.
+_PACKAGES = {"onnx": ("onnx", "onnxruntime"), "litert": ("ai-edge-litert",)}
 # Number of golden samples that are computed for other CPUs, up to a second for each.
 _PORTABLE_IMAGES = 8
 
@@ -68,10 +70,10 @@ def quantize(
     runs: Path = RUNS,
     progress: Progress = silent,
 ) -> Quantized:
-    """Lower the precision of an fp32 ONNX bundle, and judge the result on the selection images.
+    """Lower the precision of an fp32 ONNX or LiteRT bundle, and judge the result on the selection images.
 
-    int8: QDQ, per-channel weights, ranges from the calibration images (drawn by class from the training part).
-    fp16: float16 weights and arithmetic; input and output stay float32.
+    int8: per-channel weights, ranges from the calibration images (drawn by class from the training part); QDQ in ONNX.
+    fp16, of ONNX: float16 weights and arithmetic; input and output stay float32.
 
     Args:
         images: source of calibration and selection images, instead of the bundle's own data set.
@@ -79,30 +81,27 @@ def quantize(
         min_speedup: the smallest speed-up over fp32 in a short trial on this machine, a ratio; None for no limit.
 
     Raises:
-        BundleError: not an fp32 ONNX bundle.
+        BundleError: not an fp32 bundle of the target's format.
         DataError: no calibration images, or too few.
         EdgeKitError: the result is not as requested: weights stayed float; or min_speedup for another machine; or
             options about int8 layers for fp16.
         RecipeError: min_speedup is not positive.
     """
-    from ...export.onnx_file import to_bytes
     from .lowered import Request
     from .portability import certify, remarks
     from .sensitivity import noise_to_json
 
-    _check_request(bundle, out)
     options = options or QuantizeOptions()
-    precision = choose({name: name for name in ("int8", "fp16")}, options.precision, "precision", EdgeKitError)
     contract = Contract(max_drop, min_speedup)
-    _check_contract(contract, options)
-    path = out or new_path(f"{bundle.manifest.name}-onnx-{precision}", runs)
+    _check_request(bundle, options, contract, out)
+    path = out or new_path(f"{bundle.manifest.name}-{bundle.manifest.format}-{options.precision}", runs)
     source = BundleImages(bundle, images, skip_corrupt=options.skip_corrupt)
     request = Request(bundle, options, images, source, progress)
     selection = _selection(source, options.selection_images)
     judged = _lowered(request, selection, contract)
     lowered, compared, judgement, mixed, noise = judged
     tensors, batch = bundle.golden().tensors[:_PORTABLE_IMAGES], bundle.manifest.input.batch
-    portability = certify(lowered.model, tensors, batch) if lowered.portable else None
+    portability = certify(lowered.portable, tensors, batch) if lowered.portable else None
     elsewhere = remarks(portability, lowered.details["target"]) if portability else ()
     lines = _remarks(judged, options, elsewhere)
     details = {
@@ -114,7 +113,7 @@ def quantize(
         path = path.with_name(path.name + REJECTED)
     fingerprints = bundle.fingerprints() | used_elsewhere(source, details)
     manifest = replace(_manifest(request, lowered), details=details)
-    quantized = _write(bundle, path, manifest, to_bytes(lowered.model), fingerprints)
+    quantized = _write(bundle, path, manifest, lowered.content, fingerprints)
     return Quantized(quantized, compared.drop, compared.changed, judgement, lines)
 
 
@@ -152,6 +151,10 @@ def _remarks(judged: _Judged, options: QuantizeOptions, elsewhere: Sequence[str]
 
 def _lowered(request: "Request", selection: ImageSet | None, contract: Contract) -> _Judged:
     """Lower the precision; if the contract is not fulfilled, keep the fewest layers float with which it is."""
+    if request.bundle.manifest.format == "litert":
+        from .litert import lower_litert
+
+        return _judge(lower_litert(request), request, selection, contract)
     import onnx
 
     from .fp16 import lower_fp16
@@ -181,6 +184,8 @@ def _judge(lowered: "Lowered", request: "Request", selection: ImageSet | None, c
     compared = compare_models(bundle, _manifest(request, lowered), lowered, selection, progress)
 
     def layers() -> list[tuple[str, float]]:
+        if lowered.alone is None:
+            return []
         golden, batch = bundle.golden(), bundle.manifest.input.batch
         return costliest(lowered.layers, lowered.alone, golden.tensors, golden.logits, batch, progress)
 
@@ -204,29 +209,29 @@ def _selection(source: BundleImages, most: int | None) -> ImageSet | None:
     return images if images is None or most is None else images.stratified(most, SEED)
 
 
-def _check_request(bundle: Bundle, out: Path | None) -> None:
+def _check_request(bundle: Bundle, options: QuantizeOptions, contract: Contract, out: Path | None) -> None:
     """Refuse bad requests before minutes are spent on quantizing."""
-    if out is not None and out.exists():
-        raise exists(out)
-    if bundle.manifest.format != "onnx" or bundle.manifest.precision != "fp32":
-        raise BundleError(
-            f"{bundle.path} is {bundle.manifest.format} {bundle.manifest.precision}; quantize takes fp32 ONNX",
-            fix="run: edgekit export --format onnx",
-        )
-
-
-def _check_contract(contract: Contract, options: QuantizeOptions) -> None:
-    from .targets import TARGETS, this_machine
+    from .targets import TARGETS, default_target
     from .tune import is_timed
 
-    if options.precision != "int8" and (options.sensitivity or options.budget_s is not None):
-        raise EdgeKitError("--sensitivity and --budget are about int8 layers", fix="leave them out")
-    if contract.min_speedup is None:
-        return
-    target = options.target or this_machine()
-    choose(TARGETS, target, "target", EdgeKitError)
-    if options.precision == "fp16" or not is_timed(target):
-        reason = "fp16 has none" if options.precision == "fp16" else "this machine is not the target"
+    if out is not None and out.exists():
+        raise exists(out)
+    precision = choose({name: name for name in ("int8", "fp16")}, options.precision, "precision", EdgeKitError)
+    found = bundle.manifest.format
+    name = options.target or default_target(found)
+    target = choose(TARGETS, name, "target", EdgeKitError)
+    if (found, bundle.manifest.precision) != (target.format, "fp32"):
+        raise BundleError(
+            f"{bundle.path} is {found} {bundle.manifest.precision}; quantize for {name} takes fp32 {target.format}",
+            fix=f"run: edgekit export --format {target.format}",
+        )
+    if precision == "fp16" and found != "onnx":
+        raise EdgeKitError(f"--precision fp16 is for ONNX bundles, and {bundle.path} is {found}", fix="leave it out")
+    searched = options.sensitivity or options.budget_s is not None
+    if searched and (precision != "int8" or found != "onnx"):
+        raise EdgeKitError("--sensitivity and --budget are about int8 layers of ONNX", fix="leave them out")
+    if contract.min_speedup is not None and (precision == "fp16" or not is_timed(name)):
+        reason = "fp16 has none" if precision == "fp16" else "this machine is not the target"
         raise EdgeKitError(
             f"--min-speedup needs a trial, and {reason}",
             fix="leave it out, and run on the target: edgekit validate --min-speedup",
@@ -242,5 +247,5 @@ def _write(
         draft.add_golden(source.golden())
         draft.add_splits(source.splits())
         draft.add_fingerprints(fingerprints)
-        draft.finish(manifest, ("onnx", "onnxruntime"))
+        draft.finish(manifest, _PACKAGES[manifest.format])
     return Bundle.open(path)

@@ -40,6 +40,7 @@ class Target:
         quantize_bias: int32 biases; otherwise float.
         forms: the first one is the default; where the target can be timed, the fastest is taken.
         rewrites: the graph is rewritten for the int8 kernels of ONNX Runtime (see rewrite.py).
+        format: of the float32 bundles that can be quantized for it.
         runtime: the key in RUNTIMES of the runtime that it is for.
         why: the reason, one line for the user.
     """
@@ -49,6 +50,7 @@ class Target:
     quantize_bias: bool
     forms: tuple[Form, ...]
     rewrites: bool
+    format: str = "onnx"
     runtime: str = "onnxruntime"
     why: str
 
@@ -82,6 +84,10 @@ TARGETS: dict[str, Target] = {
         runtime="openvino",
         why="uint8 after ReLU and symmetric int8 elsewhere, which OpenVINO runs without corrections for zero points",
     ),
+    "litert": Target(
+        activations="int8", reduce_range=False, quantize_bias=True, forms=(Form(),), rewrites=False, format="litert",
+        runtime="litert", why="int8 activations and per-channel weights, which XNNPACK runs on ARM and x86",
+    ),
 }  # fmt: skip
 
 
@@ -90,6 +96,11 @@ def this_machine() -> str:
     from ...deploy.environment import cpu_isa  # imports numpy, and --help lists the targets
 
     return target_for(platform.machine(), cpu_isa())
+
+
+def default_target(format: str) -> str:
+    """The target for float32 bundles of a format on this machine."""
+    return this_machine() if format == TARGETS[this_machine()].format else format
 
 
 def target_for(machine: str, isa: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.quantize import gate
 from edgekit.toolkit.quantize.calibrate import expected_changes
 from edgekit.toolkit.quantize.grid import activation_grid
-from edgekit.toolkit.quantize.histogram import Histogram, _add, histograms, least_error, percentile, with_width
+from edgekit.toolkit.quantize.histogram import Histogram, count, histograms, least_error, percentile, with_width
 from edgekit.toolkit.quantize.methods import AUTO, METHODS
 from edgekit.toolkit.quantize.observe import Batch, batches, ranges_of
 from edgekit.toolkit.quantize.options import QuantizeOptions
@@ -148,7 +148,7 @@ def test_the_best_method_is_recorded(fp32: Bundle, tmp_path) -> None:
 def test_counting_in_parts_counts_each_value(values: list[float], repeated: int) -> None:
     """In the bin that it lies in, however many there are; values outside the range are in the last bins."""
     counted = Histogram(-500.0, 500.0, np.zeros(2048, np.int64))
-    _add(counted, np.repeat(np.asarray(values, np.float32), repeated)[None])
+    count(counted, np.repeat(np.asarray(values, np.float32), repeated)[None])
     places = np.clip((np.asarray(values, np.float32) + np.float32(500)) * np.float32(2.048), 0, 2047).astype(int)
     assert counted.counts.tolist() == (repeated * np.bincount(places, minlength=2048)).tolist()
 

@@ -29,6 +29,8 @@ from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.quantize.calibrate import calibrate
 from edgekit.toolkit.quantize.advice import Watch
 from edgekit.toolkit.quantize.emit import emit_int8
+from edgekit.toolkit.quantize.float_model import OnnxFloat
+from edgekit.toolkit.quantize.gate import run_optimised
 from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.targets import TARGETS
@@ -37,9 +39,9 @@ import onnx
 bundle, target = Bundle.open(Path(sys.argv[1])), TARGETS["arm"]
 model, images = prepare(onnx.load(str(bundle.model_path))), part_of(bundle, "train").take(range(64))
 options = QuantizeOptions(memory_limit=int(sys.argv[2]))
-calibrate(model, bundle.manifest, images, options, target.activations,
-          lambda ranges: emit_int8(model, ranges, target), lambda stage, share: None,
-          Watch(bundle.manifest.preprocess, len(images)))
+calibrate(OnnxFloat(model), bundle.manifest, images, options, target.activations,
+          lambda ranges, tensors: run_optimised(emit_int8(model, ranges, target), tensors),
+          lambda stage, share: None, Watch(bundle.manifest.preprocess, len(images)))
 # getrusage would also count the memory of the process that started it
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """
