@@ -53,7 +53,7 @@ class Manifest:
     Attributes:
         name: what the user calls the model.
         format: a key of RUNTIMES: which session runs the model file.
-        precision: fp32, fp16 or int8, a property of the graph.
+        precision: fp32, fp16, int8, or int8-weights (computed in float32), a property of the graph.
         model: the model file's name in the bundle.
         labels: class names, in the order of the logits.
         input: the network's input tensor.

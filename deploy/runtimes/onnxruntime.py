@@ -120,6 +120,8 @@ class OrtSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        if bundle.manifest.precision == "int8-weights":  # convert the weights once, instead of at every inference
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if wanted.threads is not None:
             options.intra_op_num_threads = wanted.threads
             options.inter_op_num_threads = 1

@@ -8,7 +8,7 @@ import typer
 from ...deploy.errors import EdgeKitError
 from ...deploy.registry import choose
 from ..quantize.methods import AUTO, METHODS
-from ..quantize.targets import TARGETS
+from ..quantize.targets import FORMATS, TARGETS
 from .completion import complete_bundles, complete_methods, complete_targets
 from .options import IMAGES, MEASURING, MODEL, Images, MaxDrop, MinSpeedup, Out, SkipCorrupt
 from .output import report_new_bundle
@@ -22,7 +22,10 @@ def command(
             autocompletion=complete_bundles,
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="int8 or fp16.", rich_help_panel=MODEL)] = "int8",
+    precision: Annotated[
+        str,
+        typer.Option(help="int8, fp16, or int8-weights (a small file, computed in float32).", rich_help_panel=MODEL),
+    ] = "int8",
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,11 +100,11 @@ def command(
         choose(TARGETS, name, "target", EdgeKitError)
     judgements = []
     for name in target or [None]:
-        formats = (TARGETS[name].format,) if name else ("onnx", "litert") if bundle else ("onnx",)
+        formats = (TARGETS[name].format,) if name else tuple(FORMATS) if bundle else ("onnx",)
         source = given_or_newest(
             bundle,
             lambda m, formats=formats: m.format in formats and m.precision == "fp32",
-            f"fp32 {' or '.join(formats)} bundle",
+            f"fp32 {' or '.join(FORMATS[each] for each in formats)} bundle",
             f"edgekit export --format {formats[0]}",
         )
         with progress_bar("quantize") as show:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ...deploy.bundle import Bundle
 from ...deploy.session import open_session
+from ..quantize.options import PRECISIONS
 from .optimize import plan_search
 from .options import OptimizeOptions
 from .space import SOURCE, Variant
@@ -91,7 +92,7 @@ def _making_s(variant: Variant, inference_s: float, options: OptimizeOptions) ->
     judging = options.selection_images * (_JUDGED * inference_s + image_s)
     if variant.precision == "int8":
         return options.calibration_images * (_OBSERVED * inference_s + image_s) + judging
-    return judging if variant.precision == "fp16" else 30.0
+    return judging if variant.precision in PRECISIONS else 30.0
 
 
 def plan_table(plan: PlannedSearch) -> Iterator[RenderableType]:

@@ -19,7 +19,7 @@ class Variant(NamedTuple):
 
     Attributes:
         format: of the bundle.
-        precision: fp32, int8 or fp16.
+        precision: fp32, int8, fp16 or int8-weights.
         target: of an int8 file (see quantize.targets); None for other files.
     """
 
@@ -97,7 +97,8 @@ def variants_for(place: Place, *, small: bool) -> list[Variant]:
     """The files that may be the best on a device, the source first.
 
     Args:
-        small: the size of the file matters, so that fp16 is worth a trial even where it computes in float32.
+        small: the size of the file matters, so that fp16 and int8 weights are worth a trial where they compute in
+            float32.
     """
     machine, isa = place.machine["machine"], place.machine["isa"]
     variants = [SOURCE]
@@ -107,6 +108,8 @@ def variants_for(place: Place, *, small: bool) -> list[Variant]:
         variants.append(Variant("onnx", "int8", "openvino"))
     if small or target_for(machine, isa) == "arm":
         variants.append(Variant("onnx", "fp16"))
+    if small:
+        variants.append(Variant("onnx", "int8-weights"))
     for name in place.runtimes:
         formats = runtime_named(name).formats
         if SOURCE.format not in formats:

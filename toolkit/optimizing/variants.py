@@ -155,7 +155,7 @@ def _quantized(variant: Variant, source: Bundle, images: BundleImages, options: 
             continue
         if manifest.tools.get("edgekit-vision") != __version__:
             continue
-        if variant.precision == "fp16":
+        if variant.precision != "int8":  # made without calibration images
             return earlier
         if calibration is None:
             train = images.part("train")

@@ -149,7 +149,7 @@ class _Writer:
         bias = self._arrays.get(node.input[2]) if len(node.input) > 2 else None
         if node.op_type == "Gemm":
             weight, bias = _unscaled(node, weight, bias)
-        grid = weight_grid(weight, _channel_axis(node, weight), 64 if node.name in self._form.seven_bits else 127)
+        grid = weight_grid(weight, channel_axis(node, weight), 64 if node.name in self._form.seven_bits else 127)
         activation = self._grids.get(node.input[0])
         read = []
         if bias is not None and activation is not None and self._target.quantize_bias:
@@ -225,7 +225,7 @@ def _within(grid: Grid, low: float, high: float) -> bool:
     return first * float(grid.scale) > low - half and last * float(grid.scale) < high + half
 
 
-def _channel_axis(node: onnx.NodeProto, weight: np.ndarray) -> int | None:
+def channel_axis(node: onnx.NodeProto, weight: np.ndarray) -> int | None:
     """The axis of the output channels in a layer's weight."""
     if node.op_type == "Conv":
         return 0

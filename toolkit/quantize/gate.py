@@ -97,6 +97,7 @@ def refusal(
     remedy = {
         "int8": "try more --calibration-images, another --target, or --precision fp16",
         "fp16": "try --precision int8, or stay with fp32",
+        "int8-weights": "try --precision fp16, or stay with fp32",
     }[precision]
     if noise.unoptimised < REFUSED_DB:
         name = {"onnxruntime": "ONNX Runtime"}.get(runtime, runtime)

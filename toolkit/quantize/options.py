@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from ...deploy.errors import RecipeError
 from .methods import AUTO
 
+# int8 weights and activations; float16 ones; int8 weights for float32 arithmetic.
+PRECISIONS = ("int8", "fp16", "int8-weights")
 # Draws the calibration and selection images.
 SEED = 0
 
@@ -14,7 +16,7 @@ class QuantizeOptions:
     """How to quantize.
 
     Attributes:
-        precision: int8 or fp16.
+        precision: one of PRECISIONS.
         target: a key of TARGETS; None for this machine.
         calibration: the method that sets the ranges of activations: a key of METHODS, or AUTO.
         calibration_images: number of calibration images, drawn by class from the training part.

@@ -18,7 +18,7 @@ from ..analysis.contract import PASS, Contract, Drop, Judgement, overall
 from ..datasets import BundleImages
 from ..validation.overlap import used_elsewhere
 from ..workspace import REJECTED, RUNS, new_path
-from .options import SEED, QuantizeOptions
+from .options import PRECISIONS, SEED, QuantizeOptions
 
 if TYPE_CHECKING:
     from .compare import Changed, Compared
@@ -74,6 +74,7 @@ def quantize(
 
     int8: per-channel weights, ranges from the calibration images (drawn by class from the training part); QDQ in ONNX.
     fp16, of ONNX: float16 weights and arithmetic; input and output stay float32.
+    int8-weights, of ONNX: per-channel int8 weights, which the runtime converts to float32 when it loads the model.
 
     Args:
         images: source of calibration and selection images, instead of the bundle's own data set.
@@ -159,12 +160,14 @@ def _lowered(request: "Request", selection: ImageSet | None, contract: Contract)
 
     from .fp16 import lower_fp16
     from .int8 import Int8
+    from .int8_weights import lower_int8_weights
     from .mixed_precision import find_sources, keep_float, provable
     from .prepare import prepare
 
     model = prepare(onnx.load(str(request.bundle.model_path)))
-    if request.options.precision == "fp16":
-        return _judge(lower_fp16(model, request), request, selection, contract)
+    if request.options.precision != "int8":
+        lower = lower_fp16 if request.options.precision == "fp16" else lower_int8_weights
+        return _judge(lower(model, request), request, selection, contract)
     int8 = Int8(model, request)
     judged = _judge(int8.lowered(), request, selection, contract)
     failed = judged.judgement.exit_code != PASS
@@ -211,27 +214,30 @@ def _selection(source: BundleImages, most: int | None) -> ImageSet | None:
 
 def _check_request(bundle: Bundle, options: QuantizeOptions, contract: Contract, out: Path | None) -> None:
     """Refuse bad requests before minutes are spent on quantizing."""
-    from .targets import TARGETS, default_target
+    from .targets import FORMATS, TARGETS, default_target
     from .tune import is_timed
 
     if out is not None and out.exists():
         raise exists(out)
-    precision = choose({name: name for name in ("int8", "fp16")}, options.precision, "precision", EdgeKitError)
+    precision = choose({name: name for name in PRECISIONS}, options.precision, "precision", EdgeKitError)
     found = bundle.manifest.format
     name = options.target or default_target(found)
     target = choose(TARGETS, name, "target", EdgeKitError)
     if (found, bundle.manifest.precision) != (target.format, "fp32"):
         raise BundleError(
-            f"{bundle.path} is {found} {bundle.manifest.precision}; quantize for {name} takes fp32 {target.format}",
+            f"{bundle.path} is {found} {bundle.manifest.precision}; for {name}, quantize takes fp32 "
+            f"{FORMATS[target.format]}",
             fix=f"run: edgekit export --format {target.format}",
         )
-    if precision == "fp16" and found != "onnx":
-        raise EdgeKitError(f"--precision fp16 is for ONNX bundles, and {bundle.path} is {found}", fix="leave it out")
+    if precision != "int8" and found != "onnx":
+        raise EdgeKitError(
+            f"--precision {precision} is for ONNX bundles, and {bundle.path} is {found}", fix="leave it out"
+        )
     searched = options.sensitivity or options.budget_s is not None
     if searched and (precision != "int8" or found != "onnx"):
         raise EdgeKitError("--sensitivity and --budget are about int8 layers of ONNX", fix="leave them out")
-    if contract.min_speedup is not None and (precision == "fp16" or not is_timed(name)):
-        reason = "fp16 has none" if precision == "fp16" else "this machine is not the target"
+    if contract.min_speedup is not None and (precision != "int8" or not is_timed(name)):
+        reason = f"{precision} has none" if precision != "int8" else "this machine is not the target"
         raise EdgeKitError(
             f"--min-speedup needs a trial, and {reason}",
             fix="leave it out, and run on the target: edgekit validate --min-speedup",

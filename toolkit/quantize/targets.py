@@ -55,6 +55,9 @@ class Target:
     why: str
 
 
+# The formats that can be quantized, and their names for people.
+FORMATS = {"onnx": "ONNX", "litert": "LiteRT"}
+
 _EACH_OPERATOR = tuple(Form(float_convolutions=count) for count in range(6))
 
 TARGETS: dict[str, Target] = {
@@ -99,8 +102,8 @@ def this_machine() -> str:
 
 
 def default_target(format: str) -> str:
-    """The target for float32 bundles of a format on this machine."""
-    return this_machine() if format == TARGETS[this_machine()].format else format
+    """The target for bundles of a format: that of the format, else that of this machine."""
+    return format if format in TARGETS else this_machine()
 
 
 def target_for(machine: str, isa: Sequence[str]) -> str:

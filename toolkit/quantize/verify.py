@@ -40,6 +40,18 @@ def verify_int8(model: onnx.ModelProto, float_layers: Collection[str] = ()) -> d
     }
 
 
+def verify_int8_weights(model: onnx.ModelProto) -> dict[str, Any]:
+    """Weight bytes by type and the share of int8 weights.
+
+    Raises:
+        EdgeKitError: less than 90 % of the weights of Conv, Gemm and MatMul are int8.
+    """
+    share = _share(model, onnx.TensorProto.INT8)
+    if share < _MIN_SHARE:
+        raise EdgeKitError(f"only {share:.0%} of the weights became int8", fix="--precision fp16")
+    return {"int8_share": share, "weight_bytes": weight_bytes(model)}
+
+
 def verify_fp16(model: onnx.ModelProto) -> dict[str, Any]:
     """Weight bytes by type and the share of weights in float16.
 

@@ -66,9 +66,10 @@ def test_a_board_with_arm_and_few_runtimes() -> None:
 
 
 def test_a_small_file_is_wanted() -> None:
-    """fp16 halves the file even where it computes in float32."""
-    assert Variant("onnx", "fp16") in variants_for(_place("onnxruntime"), small=True)
-    assert Variant("onnx", "fp16") not in variants_for(_place("onnxruntime"), small=False)
+    """fp16 halves the file and int8 weights quarter it even where they compute in float32."""
+    for precision in ("fp16", "int8-weights"):
+        assert Variant("onnx", precision) in variants_for(_place("onnxruntime"), small=True)
+        assert Variant("onnx", precision) not in variants_for(_place("onnxruntime"), small=False)
 
 
 def test_streams_where_batches_matter() -> None:
