@@ -10,8 +10,8 @@ import typer
 from ...deploy.errors import EdgeKitError
 from ..dataset_names import DATASETS
 from .completion import complete_bundles, complete_datasets, complete_networks
-from .options import IMAGES, MODEL, TRAINING, Out, SkipCorrupt
-from .output import report_new_bundle
+from .options import IMAGES, MODEL, TRAINING, AsJson, Out, SkipCorrupt
+from .output import report_new_bundle, show
 
 
 def command(
@@ -81,7 +81,16 @@ def command(
             rich_help_panel=TRAINING,
         ),
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Instead of training, measure for about half a minute where the time of a step goes.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
     out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a network and write a bundle."""
     from ...deploy.bundle import Bundle
@@ -97,11 +106,11 @@ def command(
             raise EdgeKitError(
                 "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
             )
-        with progress_bar("train", announced=False) as show:
+        with progress_bar("train", announced=False) as progress:
             if epochs is None:
-                bundle = resume_training(newest_training(), show)
+                bundle = resume_training(newest_training(), progress)
             else:
-                bundle = extend_training(newest_training(finished=True), epochs, show)
+                bundle = extend_training(newest_training(finished=True), epochs, progress)
         report_new_bundle(bundle)
         return
     settings_by_name = {
@@ -119,9 +128,17 @@ def command(
         settings_by_name["model.activation"] = architecture.get("activation")
     chosen = _recipe(
         recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in settings_by_name.items() if v is not None]
-    )
-    with progress_bar("train", announced=False) as show:
-        bundle = train(chosen.changed(settings or []), out=out, download=download, progress=show)
+    ).changed(settings or [])
+    if profile:
+        from ..report.training_profile import profile_table
+        from ..training.profile import profile_training
+
+        with progress_bar("profile", announced=False) as progress:
+            found = profile_training(chosen, download=download, progress=progress)
+        show(found, profile_table, as_json)
+        return
+    with progress_bar("train", announced=False) as progress:
+        bundle = train(chosen, out=out, download=download, progress=progress)
     report_new_bundle(bundle)
 
 

@@ -1,5 +1,6 @@
 """One step of training: images, their changes, forward, backward, and the optimizer."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -34,7 +35,11 @@ class Step(NamedTuple):
     waited: float
 
 
-def train_steps(run: Run, epoch: int, lap: Lap = lambda phase: None) -> Iterator[Step]:
+def _no_lap(phase: str) -> None:
+    del phase
+
+
+def train_steps(run: Run, epoch: int, lap: Lap = _no_lap) -> Iterator[Step]:
     """Make one pass over the training images, a step per iteration.
 
     Args:
@@ -71,6 +76,12 @@ def train_steps(run: Run, epoch: int, lap: Lap = lambda phase: None) -> Iterator
         lap("optimizer")
         yield Step(loss, correct, len(batch.targets), waited)
         begun = time.monotonic()
+
+
+def endless_steps(run: Run, lap: Lap = _no_lap) -> Iterator[Step]:
+    """The steps of one epoch after the other; see train_steps."""
+    for epoch in itertools.count():
+        yield from train_steps(run, epoch, lap)
 
 
 def network_input(tensor: torch.Tensor) -> torch.Tensor:

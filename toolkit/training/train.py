@@ -18,26 +18,13 @@ from ...deploy.errors import TrainingError
 from ...deploy.files import exists, new_folder, write_file
 from ...deploy.manifest import Manifest, TensorSpec
 from ...deploy.progress import Progress, silent
-from ..datasets import load_dataset
 from ..runs import RUNS, TRAINING
 from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
 from .advice import advise
-from .choose_preprocess import choose_preprocess
 from .fit import circumstances, evaluate, fit
 from .recipe import Recipe
-from .screening import screen
-from .setup import (
-    Run,
-    TrainingData,
-    check_batches,
-    known_preprocess,
-    make_network,
-    open_fabric,
-    open_parts,
-    open_teacher,
-    start,
-)
+from .setup import Run, open_data, open_fabric, prepare, start
 from .transfer import seen_images
 
 _log = logging.getLogger(__name__)
@@ -172,22 +159,12 @@ def _train(
     fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path, progress: Progress, *,
     resumed: bool = False, download: bool = False,
 ) -> Bundle:  # fmt: skip
-    torch.manual_seed(recipe.train.seed)
-    data = recipe.data
-    dataset = load_dataset(
-        data.data, root=data.root, seed=data.seed, validation=data.validation, skip_corrupt=data.skip_corrupt,
-        download=download,
-    )  # fmt: skip
-    headers = screen(dataset)
-    preprocess = choose_preprocess(recipe.preprocess, dataset.train, known_preprocess(recipe))
-    plain, architecture = make_network(recipe, preprocess, len(dataset.train.labels))
-    check_batches(recipe.train, len(dataset.train), fabric.world_size, plain)
-    teacher = open_teacher(recipe, dataset.train.labels, preprocess, fabric.device)
+    prepared = prepare(fabric, recipe, download=download)
     with _occupied(fabric, work, resumed):
         if fabric.is_global_zero:
             write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
-        pixels = open_parts(dataset, headers, preprocess, recipe, fabric.device, progress)
-        run = start(fabric, recipe, TrainingData(dataset, preprocess, pixels), plain, teacher, work, progress)
+        data = open_data(prepared, recipe, fabric.device, progress)
+        run = start(fabric, recipe, data, prepared.network, prepared.teacher, work, progress)
         try:
             fit(run)
         except KeyboardInterrupt:
@@ -198,10 +175,10 @@ def _train(
         run.result.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
         results = {"best_validation": run.state.best, "test": evaluate(run, "test")}
         if fabric.is_global_zero:
-            _write(bundle_path, run, architecture, results)
+            _write(bundle_path, run, prepared.architecture, results)
         fabric.barrier()
     _log.info(
-        f"test accuracy {results['test']['accuracy']:.4f} on {len(dataset.test)} images "
+        f"test accuracy {results['test']['accuracy']:.4f} on {len(data.dataset.test)} images "
         f"(best validation {run.state.best:.4f})"
     )
     return Bundle.open(bundle_path)
