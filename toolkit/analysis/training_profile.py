@@ -1,8 +1,8 @@
 """Conclusions from the profile of a training: where the time of a step goes, and which limit of the device is near.
 
-The roofline model (Williams et al., 2009, "Roofline: An Insightful Visual Performance Model"): a program that computes F
-floating-point operations and moves B bytes cannot be faster than the device's peak P or its memory bandwidth W times
-the arithmetic intensity F / B.
+The roofline model (Williams et al., 2009, "Roofline: An Insightful Visual Performance Model"): a program that computes
+F floating-point operations and moves B bytes makes no more operations per second than the device's peak P, nor than its
+memory bandwidth W times the arithmetic intensity F / B.
 """
 
 from collections.abc import Sequence

@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -81,6 +82,23 @@ def command(
             rich_help_panel=TRAINING,
         ),
     ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            help="First find the learning rate, by 200 steps with rising rates; the recipe gets the found one.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    find_batch_size: Annotated[
+        bool,
+        typer.Option(
+            "--find-batch-size",
+            help="First find the number of images per step, by doubling it while that trains faster and fits into the "
+            "GPU; the recipe gets the found one.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
     profile: Annotated[
         bool,
         typer.Option(
@@ -99,10 +117,15 @@ def command(
 
     # torchrun starts one process per GPU; only the first one prints
     stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
+    find: list[Literal["lr", "batch_size"]] = []
+    find += ["batch_size"] if find_batch_size else []
+    find += ["lr"] if find_lr else []
+    _check(find, settings or [], profile=profile, out=out, as_json=as_json)
     if resume:
         if any(
-            (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out)
-        ):
+            (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out,
+             find, profile)
+        ):  # fmt: skip
             raise EdgeKitError(
                 "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
             )
@@ -138,8 +161,19 @@ def command(
         show(found, profile_table, as_json)
         return
     with progress_bar("train", announced=False) as progress:
-        bundle = train(chosen, out=out, download=download, progress=progress)
+        bundle = train(chosen, out=out, download=download, find=find, progress=progress)
     report_new_bundle(bundle)
+
+
+def _check(find: Sequence[str], settings: list[str], *, profile: bool, out: Path | None, as_json: bool) -> None:
+    """Refuse options that exclude each other."""
+    for name in find:
+        if any(setting.partition("=")[0].strip() == f"train.{name}" for setting in settings):
+            raise EdgeKitError(f"train.{name} is both given and to be found", fix="leave out one of the two options")
+    if profile and (find or out):
+        raise EdgeKitError("--profile does not train", fix="leave out --out, --find-lr and --find-batch-size")
+    if as_json and not profile:
+        raise EdgeKitError("--json is for --profile", fix="leave out --json; the bundle has manifest.json")
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:

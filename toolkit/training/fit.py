@@ -15,6 +15,7 @@ from .augment import normalized
 from .setup import Run
 from .sharding import divided, step_count
 from .step import Step, network_input, train_steps
+from .tensorboard_log import tensorboard_log
 
 _log = logging.getLogger(__name__)
 
@@ -29,20 +30,23 @@ def fit(run: Run) -> None:
         TrainingError: the loss is not finite.
         EdgeKitError: an image cannot be read.
     """
-    for epoch in range(run.state.epoch, run.settings.epochs):
-        if run.settings.patience and run.state.stale >= run.settings.patience:
-            _log.info(f"stopped early: no better validation accuracy in {run.state.stale} epochs (train.patience)")
-            break
-        row = _train_epoch(run, epoch)
-        row |= {f"validation_{key}": value for key, value in evaluate(run, "validation").items()}
-        better = run.state.add(row)
-        if run.fabric.is_global_zero:
-            checkpoint.save(run.work, run.state, better, run.plain, run.average, run.optimizer, run.scheduler)
-        _log.info(
-            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
-            f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
-            f"{row['images_per_s']:.0f} images/s"
-        )
+    wanted = run.settings.tensorboard and run.fabric.is_global_zero
+    with tensorboard_log(run.recipe, run.work, run.state.epoch + 1, wanted=wanted) as log:
+        for epoch in range(run.state.epoch, run.settings.epochs):
+            if run.settings.patience and run.state.stale >= run.settings.patience:
+                _log.info(f"stopped early: no better validation accuracy in {run.state.stale} epochs (train.patience)")
+                break
+            row = _train_epoch(run, epoch)
+            row |= {f"validation_{key}": value for key, value in evaluate(run, "validation").items()}
+            better = run.state.add(row)
+            log(row)
+            if run.fabric.is_global_zero:
+                checkpoint.save(run.work, run.state, better, run.plain, run.average, run.optimizer, run.scheduler)
+            _log.info(
+                f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
+                f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
+                f"{row['images_per_s']:.0f} images/s"
+            )
 
 
 def circumstances(run: Run) -> Circumstances:
@@ -78,7 +82,7 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
     return {"loss": loss / seen, "accuracy": correct / seen, **balanced}
 
 
-class _Meter:
+class Meter:
     """Sums over the steps of an epoch, on the training device: reading them at every step would stop a GPU."""
 
     def __init__(self, run: Run, epoch: int) -> None:
@@ -136,7 +140,7 @@ class _Meter:
 
 def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
     """Make one pass over the training images; return the epoch's row of metrics."""
-    meter = _Meter(run, epoch)
+    meter = Meter(run, epoch)
     for step in train_steps(run, epoch):
         meter.add(step)
     return meter.row()

@@ -1,7 +1,6 @@
 """Measure where the time of a training step goes."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -11,9 +10,9 @@ from ...deploy.progress import Progress, silent
 from ..analysis.statistics import student_mean
 from ..analysis.training_profile import Measured, TrainingProfile, advice, phase_entries, roofline
 from .recipe import Recipe
-from .roofline import Counter, measure_limits, synchronize
+from .roofline import Counter, measure_limits
 from .setup import Prepared, Run, TrainingData, open_data, open_fabric, precision_of, prepare, start_trial
-from .step import PHASES, Step, endless_steps
+from .step import PHASES, endless_steps, seconds_per_step, synchronize
 
 # Steps that find algorithms and fill caches, before anything is measured.
 _WARM_UP = 5
@@ -86,26 +85,16 @@ def _timed(run: Run, progress: Progress) -> tuple[dict[str, float], list[float],
     """Seconds per step of each phase, those of whole steps in each block, and the number of steps."""
     watch = _Stopwatch(run.fabric.device)
     steps = endless_steps(run, watch.lap)
-    _seconds(steps, _WARM_UP, run.fabric.device)
-    count = max(1, min(_MOST_STEPS, round(_BLOCK_S / _seconds(steps, 1, run.fabric.device))))
+    seconds_per_step(steps, _WARM_UP, run.fabric.device)
+    count = max(1, min(_MOST_STEPS, round(_BLOCK_S / seconds_per_step(steps, 1, run.fabric.device))))
     whole = []
     for number in range(_BLOCKS):
         progress(f"{count} steps at a time", number / _BLOCKS)
-        whole.append(_seconds(steps, count, run.fabric.device))
+        whole.append(seconds_per_step(steps, count, run.fabric.device))
         watch.start()
-        _seconds(steps, count, run.fabric.device)
+        seconds_per_step(steps, count, run.fabric.device)
         watch.running = False
     return {name: total / (count * _BLOCKS) for name, total in watch.seconds.items()}, whole, 2 * count * _BLOCKS
-
-
-def _seconds(steps: Iterator[Step], count: int, device: torch.device) -> float:
-    """Per step, of the next `count` steps."""
-    synchronize(device)
-    begun = time.perf_counter()
-    for _ in range(count):
-        next(steps)
-    synchronize(device)
-    return (time.perf_counter() - begun) / count
 
 
 def _counted(recipe: Recipe, prepared: Prepared, data: TrainingData) -> tuple[dict[str, int], int]:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..analysis.training_profile import Limits
+from .step import synchronize
 
 # The sides of the matrices, and the bytes of the copy, which no cache holds: a second of work or less.
 _SIDE = {"cpu": 2048, "cuda": 8192}
@@ -27,12 +28,6 @@ def measure_limits(device: torch.device, precision: str) -> Limits:
     target = torch.zeros_like(source)
     copy_s = _fastest(lambda: target.copy_(source), device)
     return Limits(2 * side**3 / product_s, 2 * source.nbytes / copy_s)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has computed everything."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _fastest(work: Callable[[], object], device: torch.device) -> float:

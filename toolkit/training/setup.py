@@ -26,6 +26,7 @@ from .recipe import Recipe, TrainSettings
 from .schedules import NEEDS_TOTAL_STEPS, make_optimizer, make_schedule, remake_schedule
 from .screening import processes, screen
 from .sharding import Share, step_count
+from .tensorboard_log import check_tensorboard
 from .transfer import Teacher, load_fitting, open_weights
 
 _log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ def prepare(fabric: lightning_fabric.Fabric, recipe: Recipe, *, download: bool =
         RecipeError: the network cannot be created with these settings.
         DataError: the data set cannot be used.
     """
+    if recipe.train.tensorboard:
+        check_tensorboard()
     torch.manual_seed(recipe.train.seed)
     data = recipe.data
     dataset = load_dataset(

@@ -15,7 +15,7 @@ from .sharding import divided
 from .transfer import set_frozen
 
 # The parts of a step, in the order in which they run.
-PHASES = ("data", "augment", "forward", "backward", "optimizer")
+PHASES: tuple[str, ...] = ("data", "augment", "forward", "backward", "optimizer")
 Lap = Callable[[str], None]
 
 
@@ -82,6 +82,22 @@ def endless_steps(run: Run, lap: Lap = _no_lap) -> Iterator[Step]:
     """The steps of one epoch after the other; see train_steps."""
     for epoch in itertools.count():
         yield from train_steps(run, epoch, lap)
+
+
+def seconds_per_step(steps: Iterator[Step], count: int, device: torch.device) -> float:
+    """Make the next `count` steps, and wait until a GPU has computed them."""
+    synchronize(device)
+    begun = time.perf_counter()
+    for _ in range(count):
+        next(steps)
+    synchronize(device)
+    return (time.perf_counter() - begun) / count
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has computed everything."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def network_input(tensor: torch.Tensor) -> torch.Tensor:

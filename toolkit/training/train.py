@@ -4,9 +4,9 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning_fabric
 import torch
@@ -22,6 +22,8 @@ from ..runs import RUNS, TRAINING
 from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
 from .advice import advise
+from .find_batch_size import find_batch_size
+from .find_lr import find_lr
 from .fit import circumstances, evaluate, fit
 from .recipe import Recipe
 from .setup import Run, open_data, open_fabric, prepare, start
@@ -34,7 +36,7 @@ _RECIPE = "recipe.json"
 
 def train(
     recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, download: bool = False,
-    progress: Progress = silent,
+    find: Collection[Literal["lr", "batch_size"]] = (), progress: Progress = silent,
 ) -> Bundle:  # fmt: skip
     """Train a network by a recipe, and write a bundle of the epoch that is best on the validation part.
 
@@ -42,9 +44,11 @@ def train(
 
     Args:
         download: fetch a named data set that is not on this machine.
+        find: settings of the recipe to find first (see find_lr.py and find_batch_size.py); the bundle's recipe has the
+            found values.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or does not fall at any learning rate.
         RecipeError: the network cannot be created with these settings, or the device is not available.
         DataError: the data set cannot be used.
     """
@@ -57,7 +61,7 @@ def train(
         if path.exists() and fabric.is_global_zero:
             raise exists(path)
     with claimed(bundle_path):
-        return _train(fabric, recipe, work, bundle_path, progress, download=download)
+        return _train(fabric, recipe, work, bundle_path, progress, download=download, find=find)
 
 
 def resume_training(work: Path, progress: Progress = silent) -> Bundle:
@@ -157,13 +161,19 @@ def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Ite
 
 def _train(
     fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path, progress: Progress, *,
-    resumed: bool = False, download: bool = False,
+    resumed: bool = False, download: bool = False, find: Collection[str] = (),
 ) -> Bundle:  # fmt: skip
     prepared = prepare(fabric, recipe, download=download)
     with _occupied(fabric, work, resumed):
-        if fabric.is_global_zero:
-            write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
+        if not find:
+            _write_recipe(fabric, work, recipe)
         data = open_data(prepared, recipe, fabric.device, progress)
+        if "batch_size" in find:
+            recipe = find_batch_size(recipe, prepared, data, progress)
+        if "lr" in find:
+            recipe = find_lr(recipe, prepared, data, work, progress)
+        if find:  # not before: an interrupted search cannot be resumed
+            _write_recipe(fabric, work, recipe)
         run = start(fabric, recipe, data, prepared.network, prepared.teacher, work, progress)
         try:
             fit(run)
@@ -182,6 +192,11 @@ def _train(
         f"(best validation {run.state.best:.4f})"
     )
     return Bundle.open(bundle_path)
+
+
+def _write_recipe(fabric: lightning_fabric.Fabric, work: Path, recipe: Recipe) -> None:
+    if fabric.is_global_zero:
+        write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
 
 
 def _write(path: Path, run: Run, architecture: dict[str, object], results: dict[str, object]) -> None:
