@@ -3,8 +3,8 @@
     python benchmarks/training_overhead.py [--data fashion-mnist] [--model convnet] [--blocks 20] [--steps 10]
 
 Both loops are in one process and take turns, step by step, each with a copy of the network. The bare one looks up the
-same images, changes them by the same code, and makes forward, loss, backward, optimizer and schedule by torch alone. The
-rest is what the tool adds: Fabric, metrics, the check of the loss, progress. Time is the process's CPU time on one
+same images, changes them by the same code, and makes forward, loss, backward, optimizer and schedule by torch alone.
+The rest is what the tool adds: Fabric, metrics, the check of the loss, progress. Time is the process's CPU time on one
 thread: these steps wait for nothing, and another process on the same core does not count.
 """
 

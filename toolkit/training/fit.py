@@ -89,26 +89,28 @@ class Meter:
         self._run, self._epoch = run, epoch
         self._steps = step_count(len(run.data.dataset.train), run.settings.batch_size)
         self._start = self._looked = time.monotonic()
-        self._losses: list[torch.Tensor] = []
+        self._unread: list[Step] = []
         self._sums = torch.zeros(2, device=run.fabric.device, dtype=torch.float64)
         self._waited, self._step, self._seen = 0.0, 0, 0
 
     def add(self, step: Step) -> None:
         """Count a step."""
-        self._losses.append(step.loss / step.images)
-        self._sums += torch.stack([step.loss, step.correct])
+        self._unread.append(step)
         self._waited += step.waited
         self._step, self._seen = self._step + 1, self._seen + step.images
         if self._step == self._steps or time.monotonic() - self._looked > _LOOK_S:
             self._look()
 
     def _look(self) -> None:
-        run, losses = self._run, torch.stack(self._losses).tolist()
+        run = self._run
+        sums = torch.stack([torch.stack([step.loss, step.correct]) for step in self._unread]).double()
+        self._sums += sums.sum(0)
+        losses = sums[:, 0].tolist()
         first = self._step - len(losses)
         broken = next((index for index, value in enumerate(losses) if not math.isfinite(value)), None)
         if broken is not None:
             raise _not_a_number(run, losses[broken], self._epoch, first + broken)
-        self._losses.clear()
+        self._unread.clear()
         self._looked = time.monotonic()
         parts = [f"epoch {self._epoch + 1}/{run.settings.epochs}", f"{self.speed:.0f} images/s"]
         if (waiting := self._waited / (self._looked - self._start)) > 0.01:

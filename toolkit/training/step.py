@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Step(NamedTuple):
 
     Attributes:
         loss: float32 [], summed over the images, before the step changed the weights.
-        correct: float32 [], the number of correct answers.
+        correct: int64 [], the number of correct answers.
         images: number of images.
         waited: seconds until the images were there.
     """
@@ -113,7 +114,7 @@ def _backward(
     Returns:
         The summed loss and the number of correct answers, of this process's images.
     """
-    total, correct = torch.zeros((), device=inputs.device), torch.zeros((), device=inputs.device)
+    losses, correct = [], []
     parts = list(
         zip(inputs.tensor_split(run.settings.accumulate), targets.tensor_split(run.settings.accumulate), strict=True)
     )
@@ -130,10 +131,10 @@ def _backward(
             lap("forward")
             # gradients are averaged over the processes
             run.fabric.backward(loss * (run.share.processes / size))
-        total += loss.detach()
-        correct += (logits.argmax(1) == expected).sum()
+        losses.append(loss.detach())
+        correct.append((logits.argmax(1) == expected).sum())
         lap("backward")
-    return total, correct
+    return reduce(torch.add, losses), reduce(torch.add, correct)
 
 
 def _mixing(run: Run) -> Any:

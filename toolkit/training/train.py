@@ -182,6 +182,7 @@ def _train(
             raise
         for line in advise(run.state.history, circumstances(run)):
             _log.warning(line)
+        fabric.barrier()  # only the first process writes the best weights
         run.result.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
         results = {"best_validation": run.state.best, "test": evaluate(run, "test")}
         if fabric.is_global_zero:
