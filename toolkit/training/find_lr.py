@@ -34,7 +34,7 @@ _DIVERGED = 4.0
 # trained better on Fashion-MNIST (docs/decisions/training.md).
 _BELOW_MINIMUM = 3.0
 # A loss that falls by less than this share of its first value has not been lowered by training.
-_FALL = 0.1
+_FALL = 0.03
 
 
 class RangeTest(NamedTuple):
