@@ -118,8 +118,10 @@ def command(
     # torchrun starts one process per GPU; only the first one prints
     stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
     find: list[Literal["lr", "batch_size"]] = []
-    find += ["batch_size"] if find_batch_size else []
-    find += ["lr"] if find_lr else []
+    if find_batch_size:
+        find.append("batch_size")
+    if find_lr:
+        find.append("lr")
     _check(find, settings or [], profile=profile, out=out, as_json=as_json)
     if resume:
         if any(
