@@ -7,8 +7,8 @@ The images are synthetic JPEG files in class folders: 32 pixels for convnet and 
 images), 256 pixels for mobilenet_v2, which trains on random resized crops of 224. The reference loop is that of
 torchvision's references/classification/train.py: ImageFolder, a DataLoader with worker processes and pinned memory,
 autocast, SGD, metrics read every ten steps; the channels of a pixel are side by side, as in EdgeKit. Both train the
-same network with the same batch size, changes of images, precision and number of workers, in turns, each in a process of
-its own. Images per second are those of the epochs after the first, without evaluation.
+same network with the same batch size, changes of images, precision and number of workers, in turns, each in a process
+of its own. Images per second are those of the epochs after the first, without evaluation.
 """
 
 import argparse
