@@ -2,16 +2,17 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ...deploy.errors import EdgeKitError
 from ..dataset_names import DATASETS
 from .completion import complete_bundles, complete_datasets, complete_networks
-from .options import IMAGES, MODEL, TRAINING, Out, SkipCorrupt
-from .output import report_new_bundle
+from .options import IMAGES, MODEL, TRAINING, AsJson, Out, SkipCorrupt
+from .output import report_new_bundle, show
 
 
 def command(
@@ -81,7 +82,33 @@ def command(
             rich_help_panel=TRAINING,
         ),
     ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            help="First find the learning rate, by 200 steps with rising rates; the recipe gets the found one.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    find_batch_size: Annotated[
+        bool,
+        typer.Option(
+            "--find-batch-size",
+            help="First find the number of images per step, by doubling it while that trains faster and fits into the "
+            "GPU; the recipe gets the found one.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Instead of training, measure for about half a minute where the time of a step goes.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
     out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a network and write a bundle."""
     from ...deploy.bundle import Bundle
@@ -90,18 +117,25 @@ def command(
 
     # torchrun starts one process per GPU; only the first one prints
     stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
+    find: list[Literal["lr", "batch_size"]] = []
+    if find_batch_size:
+        find.append("batch_size")
+    if find_lr:
+        find.append("lr")
+    _check(find, settings or [], profile=profile, out=out, as_json=as_json)
     if resume:
         if any(
-            (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out)
-        ):
+            (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out,
+             find, profile)
+        ):  # fmt: skip
             raise EdgeKitError(
                 "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
             )
-        with progress_bar("train", announced=False) as show:
+        with progress_bar("train", announced=False) as progress:
             if epochs is None:
-                bundle = resume_training(newest_training(), show)
+                bundle = resume_training(newest_training(), progress)
             else:
-                bundle = extend_training(newest_training(finished=True), epochs, show)
+                bundle = extend_training(newest_training(finished=True), epochs, progress)
         report_new_bundle(bundle)
         return
     settings_by_name = {
@@ -119,10 +153,29 @@ def command(
         settings_by_name["model.activation"] = architecture.get("activation")
     chosen = _recipe(
         recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in settings_by_name.items() if v is not None]
-    )
-    with progress_bar("train", announced=False) as show:
-        bundle = train(chosen.changed(settings or []), out=out, download=download, progress=show)
+    ).changed(settings or [])
+    if profile:
+        from ..report.training_profile import profile_table
+        from ..training.profile import profile_training
+
+        with progress_bar("profile", announced=False) as progress:
+            found = profile_training(chosen, download=download, progress=progress)
+        show(found, profile_table, as_json)
+        return
+    with progress_bar("train", announced=False) as progress:
+        bundle = train(chosen, out=out, download=download, find=find, progress=progress)
     report_new_bundle(bundle)
+
+
+def _check(find: Sequence[str], settings: list[str], *, profile: bool, out: Path | None, as_json: bool) -> None:
+    """Refuse options that exclude each other."""
+    for name in find:
+        if any(setting.partition("=")[0].strip() == f"train.{name}" for setting in settings):
+            raise EdgeKitError(f"train.{name} is both given and to be found", fix="leave out one of the two options")
+    if profile and (find or out):
+        raise EdgeKitError("--profile does not train", fix="leave out --out, --find-lr and --find-batch-size")
+    if as_json and not profile:
+        raise EdgeKitError("--json is for --profile", fix="leave out --json; the bundle has manifest.json")
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:

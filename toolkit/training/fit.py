@@ -1,22 +1,21 @@
-"""The training loop: epochs of steps on Lightning Fabric, and their evaluation."""
+"""The training loop: epochs of steps, their evaluation and their metrics."""
 
 import logging
 import math
 import time
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 # torch's own abbreviation
-from torchvision.transforms import v2
 
 from ...deploy.errors import TrainingError
 from . import checkpoint
 from .advice import SCALE_FIX, Circumstances, unusual_scale
 from .augment import normalized
 from .setup import Run
-from .sharding import divided
-from .transfer import set_frozen
+from .sharding import divided, step_count
+from .step import Step, network_input, train_steps
+from .tensorboard_log import tensorboard_log
 
 _log = logging.getLogger(__name__)
 
@@ -31,20 +30,23 @@ def fit(run: Run) -> None:
         TrainingError: the loss is not finite.
         EdgeKitError: an image cannot be read.
     """
-    for epoch in range(run.state.epoch, run.settings.epochs):
-        if run.settings.patience and run.state.stale >= run.settings.patience:
-            _log.info(f"stopped early: no better validation accuracy in {run.state.stale} epochs (train.patience)")
-            break
-        row = _train_epoch(run, epoch)
-        row |= {f"validation_{key}": value for key, value in evaluate(run, "validation").items()}
-        better = run.state.add(row)
-        if run.fabric.is_global_zero:
-            checkpoint.save(run.work, run.state, better, run.plain, run.average, run.optimizer, run.scheduler)
-        _log.info(
-            f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
-            f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
-            f"{row['images_per_s']:.0f} images/s"
-        )
+    wanted = run.settings.tensorboard and run.fabric.is_global_zero
+    with tensorboard_log(run.recipe, run.work, run.state.epoch + 1, wanted=wanted) as log:
+        for epoch in range(run.state.epoch, run.settings.epochs):
+            if run.settings.patience and run.state.stale >= run.settings.patience:
+                _log.info(f"stopped early: no better validation accuracy in {run.state.stale} epochs (train.patience)")
+                break
+            row = _train_epoch(run, epoch)
+            row |= {f"validation_{key}": value for key, value in evaluate(run, "validation").items()}
+            better = run.state.add(row)
+            log(row)
+            if run.fabric.is_global_zero:
+                checkpoint.save(run.work, run.state, better, run.plain, run.average, run.optimizer, run.scheduler)
+            _log.info(
+                f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.3f}  "
+                f"validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.3f}  "
+                f"{row['images_per_s']:.0f} images/s"
+            )
 
 
 def circumstances(run: Run) -> Circumstances:
@@ -66,7 +68,7 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
     sums = torch.zeros(5, device=run.fabric.device, dtype=torch.float64)
     with torch.inference_mode(), run.fabric.autocast():
         for batch in run.data.pixels[part].batches(plan, epoch=0):
-            logits = network(_input(normalized(batch.pixels, run.data.preprocess))).float()
+            logits = network(network_input(normalized(batch.pixels, run.data.preprocess))).float()
             sums[0] += F.cross_entropy(logits, batch.targets, reduction="sum")
             right = logits.argmax(1) == batch.targets
             sums[1] += right.sum()
@@ -80,34 +82,38 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
     return {"loss": loss / seen, "accuracy": correct / seen, **balanced}
 
 
-class _Meter:
+class Meter:
     """Sums over the steps of an epoch, on the training device: reading them at every step would stop a GPU."""
 
-    def __init__(self, run: Run, epoch: int, steps: int) -> None:
-        self._run, self._epoch, self._steps = run, epoch, steps
+    def __init__(self, run: Run, epoch: int) -> None:
+        self._run, self._epoch = run, epoch
+        self._steps = step_count(len(run.data.dataset.train), run.settings.batch_size)
         self._start = self._looked = time.monotonic()
-        self._losses: list[torch.Tensor] = []
+        self._unread: list[Step] = []
         self._sums = torch.zeros(2, device=run.fabric.device, dtype=torch.float64)
-        self.waited, self._step, self._seen = 0.0, 0, 0
+        self._waited, self._step, self._seen = 0.0, 0, 0
 
-    def add(self, loss: torch.Tensor, correct: torch.Tensor, images: int) -> None:
-        """Count a step: its summed loss over this process's images, and the number of correct answers among them."""
-        self._losses.append(loss.detach() / images)
-        self._sums += torch.stack([loss.detach().double(), correct.double()])
-        self._step, self._seen = self._step + 1, self._seen + images
+    def add(self, step: Step) -> None:
+        """Count a step."""
+        self._unread.append(step)
+        self._waited += step.waited
+        self._step, self._seen = self._step + 1, self._seen + step.images
         if self._step == self._steps or time.monotonic() - self._looked > _LOOK_S:
             self._look()
 
     def _look(self) -> None:
-        run, losses = self._run, torch.stack(self._losses).tolist()
+        run = self._run
+        sums = torch.stack([torch.stack([step.loss, step.correct]) for step in self._unread]).double()
+        self._sums += sums.sum(0)
+        losses = sums[:, 0].tolist()
         first = self._step - len(losses)
         broken = next((index for index, value in enumerate(losses) if not math.isfinite(value)), None)
         if broken is not None:
             raise _not_a_number(run, losses[broken], self._epoch, first + broken)
-        self._losses.clear()
+        self._unread.clear()
         self._looked = time.monotonic()
         parts = [f"epoch {self._epoch + 1}/{run.settings.epochs}", f"{self.speed:.0f} images/s"]
-        if (waiting := self.waited / (self._looked - self._start)) > 0.01:
+        if (waiting := self._waited / (self._looked - self._start)) > 0.01:
             parts.append(f"{waiting:.0%} waiting for images")
         if run.fabric.device.type == "cuda":
             parts.append(f"{torch.cuda.max_memory_allocated(run.fabric.device) / 2**30:.1f} GiB of GPU memory")
@@ -130,83 +136,16 @@ class _Meter:
             "train_loss": loss / seen,
             "train_accuracy": correct / seen,
             "images_per_s": speed,
-            "waiting": self.waited / (time.monotonic() - self._start),
+            "waiting": self._waited / (time.monotonic() - self._start),
         }
 
 
 def _train_epoch(run: Run, epoch: int) -> dict[str, float]:
     """Make one pass over the training images; return the epoch's row of metrics."""
-    set_frozen(run.plain, epoch < run.recipe.model.freeze)
-    # one seed per epoch: a resumed run draws the same numbers as an uninterrupted one
-    seed = run.settings.seed * 100_003 + epoch + 1
-    torch.manual_seed(seed + 1_000_003 * run.share.rank)
-    images = len(run.data.dataset.train)
-    plan = divided(np.random.default_rng(seed).permutation(images), run.settings.batch_size)
-    sizes, shares = [len(batch) for batch in plan], [run.share.of(batch) for batch in plan]
-    draw = run.augmentation.draw(images, seed, run.fabric.device)
-    mix = _mixing(run)
-    meter = _Meter(run, epoch, len(plan))
-    begun = time.monotonic()
-    for batch, size in zip(run.data.pixels["train"].batches(shares, epoch), sizes, strict=True):
-        meter.waited += time.monotonic() - begun
-        inputs = _input(run.augmentation(batch.pixels, draw.of(batch.indices)))
-        if run.input_std is None:
-            run.input_std = float(inputs.std())
-        loss, correct = _backward(run, inputs, batch.targets, size, mix)
-        if run.settings.clip:
-            run.fabric.clip_gradients(run.network, run.optimizer, max_norm=run.settings.clip)
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.scheduler.step()
-        if run.average is not None:
-            run.average.update_parameters(run.plain)
-        meter.add(loss, correct, len(batch.targets))
-        begun = time.monotonic()
+    meter = Meter(run, epoch)
+    for step in train_steps(run, epoch):
+        meter.add(step)
     return meter.row()
-
-
-def _backward(
-    run: Run, inputs: torch.Tensor, targets: torch.Tensor, size: int, mix: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add the gradient of the mean loss over the `size` images of all processes.
-
-    Returns:
-        The summed loss and the number of correct answers, of this process's images.
-    """
-    total, correct = torch.zeros((), device=inputs.device), torch.zeros((), device=inputs.device)
-    parts = list(
-        zip(inputs.tensor_split(run.settings.accumulate), targets.tensor_split(run.settings.accumulate), strict=True)
-    )
-    for index, (part, expected) in enumerate(parts):
-        mixed, soft = mix(part, expected) if mix else (part, expected)
-        with run.fabric.no_backward_sync(run.network, enabled=index < len(parts) - 1):
-            logits = run.network(mixed)
-            loss = F.cross_entropy(
-                logits, soft, weight=run.weights, reduction="sum", label_smoothing=run.settings.label_smoothing
-            )
-            if run.teacher is not None:
-                share = run.settings.teacher_weight
-                loss = (1 - share) * loss + share * run.teacher.loss(mixed, logits)
-            # gradients are averaged over the processes
-            run.fabric.backward(loss * (run.share.processes / size))
-        total += loss.detach()
-        correct += (logits.argmax(1) == expected).sum()
-    return total, correct
-
-
-def _mixing(run: Run) -> Any:
-    """Mixes the images of a batch, and their targets, by MixUp or CutMix; None if the recipe has neither."""
-    augment, classes = run.recipe.augment, len(run.data.dataset.train.labels)
-    chosen = [
-        kind(alpha=alpha, num_classes=classes)
-        for kind, alpha in ((v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix))
-        if alpha
-    ]
-    return v2.RandomChoice(chosen) if chosen else None
-
-
-def _input(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _not_a_number(run: Run, value: float, epoch: int, step: int) -> TrainingError:

@@ -123,10 +123,11 @@ class Streamed:
 
     def __init__(self, images: Decoded, workers: int, device: torch.device) -> None:
         self._sampler, self._device = _Plan(), device
+        # with a generator of its own, it draws no number of the training's
         self._loader = DataLoader(
             images, batch_sampler=self._sampler, collate_fn=_collate, num_workers=workers,
             persistent_workers=workers > 0, multiprocessing_context="spawn" if workers else None,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda", generator=torch.Generator(),
         )  # fmt: skip
 
     def batches(self, plan: Sequence[np.ndarray], epoch: int) -> Iterator[Batch]:

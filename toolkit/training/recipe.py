@@ -120,6 +120,7 @@ class TrainSettings:
         compile: compile the network with torch.compile.
         workers: loader processes per part; -1 is auto: none for arrays or for few or small files (see screening.py).
         device: auto, cpu or cuda.
+        tensorboard: also write the metrics of each epoch as TensorBoard events into the run's folder.
     """
 
     epochs: int = 10
@@ -147,6 +148,7 @@ class TrainSettings:
     seed: int = 0
     deterministic: bool = False
     compile: bool = False
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)

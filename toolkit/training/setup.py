@@ -1,5 +1,6 @@
 """Set up a training run: device, network, optimizer, images, and the state of an interrupted run."""
 
+import copy
 import logging
 import os
 from dataclasses import dataclass, replace
@@ -14,16 +15,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...deploy.errors import RecipeError
 from ...deploy.preprocess import Header, Preprocess
-from ...deploy.progress import Progress
+from ...deploy.progress import Progress, silent
 from ...models.network import create_network, published
-from ..datasets import PARTS, Dataset
+from ..datasets import PARTS, Dataset, load_dataset
 from . import checkpoint
 from .augment import Augmentation
+from .choose_preprocess import choose_preprocess
 from .pixels import Decoded, Pixels, Streamed, open_pixels
 from .recipe import Recipe, TrainSettings
 from .schedules import NEEDS_TOTAL_STEPS, make_optimizer, make_schedule, remake_schedule
-from .screening import processes
+from .screening import processes, screen
 from .sharding import Share, step_count
+from .tensorboard_log import check_tensorboard
 from .transfer import Teacher, load_fitting, open_weights
 
 _log = logging.getLogger(__name__)
@@ -31,6 +34,9 @@ _log = logging.getLogger(__name__)
 _PART_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 # The GPU's own settings of a deterministic run: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
 _CUBLAS, _CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+
+# The epochs of a trial's schedule, which ends before.
+_ENDLESS = 1_000_000
 
 
 class TrainingData(NamedTuple):
@@ -84,17 +90,58 @@ class Run:
         return self.plain if self.average is None else self.average.module
 
 
+class Prepared(NamedTuple):
+    """What a recipe names, before an image is read.
+
+    Attributes:
+        headers: of the images of each part.
+        network: with its first weights.
+        architecture: the arguments that recreate the network.
+    """
+
+    dataset: Dataset
+    headers: dict[str, list[Header]]
+    preprocess: Preprocess
+    network: nn.Module
+    architecture: dict[str, Any]
+    teacher: Teacher | None
+
+
+def prepare(fabric: lightning_fabric.Fabric, recipe: Recipe, *, download: bool = False) -> Prepared:
+    """Load and check what a recipe names.
+
+    Raises:
+        TrainingError: the data set cannot train a classifier.
+        RecipeError: the network cannot be created with these settings.
+        DataError: the data set cannot be used.
+    """
+    if recipe.train.tensorboard:
+        check_tensorboard()
+    torch.manual_seed(recipe.train.seed)
+    data = recipe.data
+    dataset = load_dataset(
+        data.data, root=data.root, seed=data.seed, validation=data.validation, skip_corrupt=data.skip_corrupt,
+        download=download,
+    )  # fmt: skip
+    headers = screen(dataset)
+    preprocess = choose_preprocess(recipe.preprocess, dataset.train, _known_preprocess(recipe))
+    network, architecture = _make_network(recipe, preprocess, len(dataset.train.labels))
+    check_batches(recipe.train, len(dataset.train), fabric.world_size, network)
+    teacher = _open_teacher(recipe, dataset.train.labels, preprocess, fabric.device)
+    counts = ", ".join(f"{len(getattr(dataset, part))} {name}" for part, name in _PART_NAMES.items())
+    _log.info(f"{recipe.model.name} on {data.data}: {counts} images, {fabric.device.type}")
+    return Prepared(dataset, headers, preprocess, network, architecture, teacher)
+
+
 def start(
     fabric: lightning_fabric.Fabric, recipe: Recipe, data: TrainingData, plain: nn.Module, teacher: Teacher | None,
     work: Path, progress: Progress,
 ) -> Run:  # fmt: skip
     """Everything that the loop requires, for a new run or from the state of an interrupted one."""
     settings = recipe.train
-    counts = ", ".join(f"{len(getattr(data.dataset, part))} {name}" for part, name in _PART_NAMES.items())
-    _log.info(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
     # convolutions run faster on the channels of a pixel side by side, on CPUs and GPUs
     plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(plain.parameters(), settings, fused=_precision(settings) != "16-mixed")
+    optimizer = make_optimizer(plain.parameters(), settings, fused=precision_of(settings) != "16-mixed")
     compiled: Any = torch.compile(plain) if settings.compile else plain
     network, wrapped_optimizer = fabric.setup(compiled, optimizer)
     average = None
@@ -120,6 +167,18 @@ def start(
     )  # fmt: skip
 
 
+def start_trial(recipe: Recipe, prepared: Prepared, data: TrainingData) -> Run:
+    """A run of any number of steps on a copy of the network, which trains all layers: nothing of it is kept.
+
+    It has a Fabric of its own, because a gradient scaler changes with every step.
+    """
+    trial = replace(
+        recipe, model=replace(recipe.model, freeze=0), train=replace(recipe.train, epochs=_ENDLESS, warmup=0.0)
+    )
+    network = copy.deepcopy(prepared.network)
+    return start(open_fabric(trial), trial, data, network, prepared.teacher, Path(os.devnull), silent)
+
+
 def check_batches(settings: TrainSettings, images: int, processes: int, network: nn.Module) -> None:
     """Check that no process gets a batch without an image, or BatchNorm one image, from which it cannot learn.
 
@@ -142,7 +201,7 @@ def open_fabric(recipe: Recipe) -> lightning_fabric.Fabric:
     settings = recipe.train
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("torch finds no CUDA GPU here", fix="--set train.device=cpu, or run edgekit doctor")
-    precision: Any = _precision(settings)
+    precision: Any = precision_of(settings)
     if settings.deterministic:
         os.environ.setdefault(_CUBLAS, _CUBLAS_DETERMINISTIC)
     torch.use_deterministic_algorithms(settings.deterministic)
@@ -163,7 +222,8 @@ def _device(settings: TrainSettings) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
 
 
-def _precision(settings: TrainSettings) -> str:
+def precision_of(settings: TrainSettings) -> str:
+    """The recipe's precision, or for auto the fastest one that the device trains reliably in."""
     if settings.precision != "auto":
         return settings.precision
     if _device(settings) == "cpu":
@@ -171,7 +231,7 @@ def _precision(settings: TrainSettings) -> str:
     return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
 
-def known_preprocess(recipe: Recipe) -> Preprocess | None:
+def _known_preprocess(recipe: Recipe) -> Preprocess | None:
     """What the weights that training starts from were trained with; None if it starts from random ones.
 
     Raises:
@@ -190,7 +250,7 @@ def known_preprocess(recipe: Recipe) -> Preprocess | None:
     return Preprocess("RGB", found.resize, found.crop, found.interpolation, found.mean, found.std)
 
 
-def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def _make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """The network, and the arguments that recreate it."""
     architecture = {
         "name": recipe.model.name,
@@ -218,7 +278,7 @@ def make_network(recipe: Recipe, preprocess: Preprocess, classes: int) -> tuple[
         ) from error
 
 
-def open_teacher(
+def _open_teacher(
     recipe: Recipe, labels: tuple[str, ...], preprocess: Preprocess, device: torch.device
 ) -> Teacher | None:
     """The recipe's teacher, if it names one.
@@ -233,11 +293,8 @@ def open_teacher(
     return Teacher(settings.teacher, labels, preprocess, settings.temperature, device)
 
 
-def open_parts(
-    dataset: Dataset, headers: dict[str, list[Header]], preprocess: Preprocess, recipe: Recipe, device: torch.device,
-    progress: Progress,
-) -> dict[str, Pixels]:  # fmt: skip
-    """The pixels of each part; the test images are read only once, so they are not kept in memory.
+def open_data(prepared: Prepared, recipe: Recipe, device: torch.device, progress: Progress) -> TrainingData:
+    """The data set with the pixels of each part; the test images are read only once, so they are not kept in memory.
 
     Raises:
         EdgeKitError: an image cannot be read.
@@ -245,13 +302,13 @@ def open_parts(
     opened: dict[str, Pixels] = {}
     for part in PARTS:
         crop = recipe.augment.resized_crop if part == "train" else 0.0
-        images = Decoded(getattr(dataset, part), preprocess, crop, recipe.train.seed)
-        workers = processes(recipe.train.workers, headers[part])
+        images = Decoded(getattr(prepared.dataset, part), prepared.preprocess, crop, recipe.train.seed)
+        workers = processes(recipe.train.workers, prepared.headers[part])
         if part == "test" or not recipe.data.cache:
             opened[part] = Streamed(images, workers, device)
         else:
             opened[part] = open_pixels(images, workers, device, f"reading {_PART_NAMES[part]} images", progress)
-    return opened
+    return TrainingData(prepared.dataset, prepared.preprocess, opened)
 
 
 def _class_weights(dataset: Dataset) -> torch.Tensor:

@@ -4,9 +4,9 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning_fabric
 import torch
@@ -18,26 +18,15 @@ from ...deploy.errors import TrainingError
 from ...deploy.files import exists, new_folder, write_file
 from ...deploy.manifest import Manifest, TensorSpec
 from ...deploy.progress import Progress, silent
-from ..datasets import load_dataset
 from ..runs import RUNS, TRAINING
 from ..workspace import claimed, locked, make_folder, new_path, release
 from . import checkpoint
 from .advice import advise
-from .choose_preprocess import choose_preprocess
+from .find_batch_size import find_batch_size
+from .find_lr import find_lr
 from .fit import circumstances, evaluate, fit
 from .recipe import Recipe
-from .screening import screen
-from .setup import (
-    Run,
-    TrainingData,
-    check_batches,
-    known_preprocess,
-    make_network,
-    open_fabric,
-    open_parts,
-    open_teacher,
-    start,
-)
+from .setup import Run, open_data, open_fabric, prepare, start
 from .transfer import seen_images
 
 _log = logging.getLogger(__name__)
@@ -47,7 +36,7 @@ _RECIPE = "recipe.json"
 
 def train(
     recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, download: bool = False,
-    progress: Progress = silent,
+    find: Collection[Literal["lr", "batch_size"]] = (), progress: Progress = silent,
 ) -> Bundle:  # fmt: skip
     """Train a network by a recipe, and write a bundle of the epoch that is best on the validation part.
 
@@ -55,9 +44,11 @@ def train(
 
     Args:
         download: fetch a named data set that is not on this machine.
+        find: settings of the recipe to find first (see find_lr.py and find_batch_size.py); the bundle's recipe has the
+            found values.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or does not fall at any learning rate.
         RecipeError: the network cannot be created with these settings, or the device is not available.
         DataError: the data set cannot be used.
     """
@@ -70,7 +61,7 @@ def train(
         if path.exists() and fabric.is_global_zero:
             raise exists(path)
     with claimed(bundle_path):
-        return _train(fabric, recipe, work, bundle_path, progress, download=download)
+        return _train(fabric, recipe, work, bundle_path, progress, download=download, find=find)
 
 
 def resume_training(work: Path, progress: Progress = silent) -> Bundle:
@@ -170,24 +161,20 @@ def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Ite
 
 def _train(
     fabric: lightning_fabric.Fabric, recipe: Recipe, work: Path, bundle_path: Path, progress: Progress, *,
-    resumed: bool = False, download: bool = False,
+    resumed: bool = False, download: bool = False, find: Collection[str] = (),
 ) -> Bundle:  # fmt: skip
-    torch.manual_seed(recipe.train.seed)
-    data = recipe.data
-    dataset = load_dataset(
-        data.data, root=data.root, seed=data.seed, validation=data.validation, skip_corrupt=data.skip_corrupt,
-        download=download,
-    )  # fmt: skip
-    headers = screen(dataset)
-    preprocess = choose_preprocess(recipe.preprocess, dataset.train, known_preprocess(recipe))
-    plain, architecture = make_network(recipe, preprocess, len(dataset.train.labels))
-    check_batches(recipe.train, len(dataset.train), fabric.world_size, plain)
-    teacher = open_teacher(recipe, dataset.train.labels, preprocess, fabric.device)
+    prepared = prepare(fabric, recipe, download=download)
     with _occupied(fabric, work, resumed):
-        if fabric.is_global_zero:
-            write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
-        pixels = open_parts(dataset, headers, preprocess, recipe, fabric.device, progress)
-        run = start(fabric, recipe, TrainingData(dataset, preprocess, pixels), plain, teacher, work, progress)
+        if not find:
+            _write_recipe(fabric, work, recipe)
+        data = open_data(prepared, recipe, fabric.device, progress)
+        if "batch_size" in find:
+            recipe = find_batch_size(recipe, prepared, data, progress)
+        if "lr" in find:
+            recipe = find_lr(recipe, prepared, data, work, progress)
+        if find:  # not before: an interrupted search cannot be resumed
+            _write_recipe(fabric, work, recipe)
+        run = start(fabric, recipe, data, prepared.network, prepared.teacher, work, progress)
         try:
             fit(run)
         except KeyboardInterrupt:
@@ -195,16 +182,22 @@ def _train(
             raise
         for line in advise(run.state.history, circumstances(run)):
             _log.warning(line)
+        fabric.barrier()  # only the first process writes the best weights
         run.result.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
         results = {"best_validation": run.state.best, "test": evaluate(run, "test")}
         if fabric.is_global_zero:
-            _write(bundle_path, run, architecture, results)
+            _write(bundle_path, run, prepared.architecture, results)
         fabric.barrier()
     _log.info(
-        f"test accuracy {results['test']['accuracy']:.4f} on {len(dataset.test)} images "
+        f"test accuracy {results['test']['accuracy']:.4f} on {len(data.dataset.test)} images "
         f"(best validation {run.state.best:.4f})"
     )
     return Bundle.open(bundle_path)
+
+
+def _write_recipe(fabric: lightning_fabric.Fabric, work: Path, recipe: Recipe) -> None:
+    if fabric.is_global_zero:
+        write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
 
 
 def _write(path: Path, run: Run, architecture: dict[str, object], results: dict[str, object]) -> None:
