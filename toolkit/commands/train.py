@@ -3,15 +3,18 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...deploy.errors import EdgeKitError
 from ..dataset_names import DATASETS
 from .completion import complete_bundles, complete_datasets, complete_networks
-from .options import IMAGES, MODEL, TRAINING, Out, SkipCorrupt
-from .output import report_new_bundle
+from .options import IMAGES, MODEL, OUTPUT, TRAINING, Out, SkipCorrupt
+from .output import report_new_bundle, show
+
+if TYPE_CHECKING:  # --help does not load it
+    from ..analysis.sweep import SweepRow
 
 
 def command(
@@ -35,6 +38,15 @@ def command(
         str | None,
         typer.Option(
             help="Shipped recipe, or a .toml file. Default: the network's, or digits.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recipe file with a section [sweep]: train each combination of its values in a process of its own, and "
+            "compare them. With --resume, continue the newest such sweep.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     epochs: Annotated[
@@ -81,27 +93,33 @@ def command(
             rich_help_panel=TRAINING,
         ),
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the table of --sweep as JSON.", rich_help_panel=OUTPUT)
+    ] = False,
     out: Out = None,
 ) -> None:
     """Train a network and write a bundle."""
     from ...deploy.bundle import Bundle
     from ..console import progress_bar, stderr, stdout
+    from ..report.terminal import sweep_table
     from ..training.train import extend_training, newest_training, resume_training, train
 
     # torchrun starts one process per GPU; only the first one prints
     stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
-    if resume:
+    if as_json and not sweep:
+        raise EdgeKitError("--json prints the table of a sweep", fix="pass --sweep FILE too")
+    if resume and not sweep:
         if any(
             (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out)
         ):
             raise EdgeKitError(
                 "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
             )
-        with progress_bar("train", announced=False) as show:
+        with progress_bar("train", announced=False) as shown:
             if epochs is None:
-                bundle = resume_training(newest_training(), show)
+                bundle = resume_training(newest_training(), shown)
             else:
-                bundle = extend_training(newest_training(finished=True), epochs, show)
+                bundle = extend_training(newest_training(finished=True), epochs, shown)
         report_new_bundle(bundle)
         return
     settings_by_name = {
@@ -117,12 +135,29 @@ def command(
         architecture = Bundle.open(weights).manifest.architecture
         model = model or architecture.get("name")
         settings_by_name["model.activation"] = architecture.get("activation")
-    chosen = _recipe(
-        recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in settings_by_name.items() if v is not None]
-    )
-    with progress_bar("train", announced=False) as show:
-        bundle = train(chosen.changed(settings or []), out=out, download=download, progress=show)
+    named = [f"{key}={json.dumps(value)}" for key, value in settings_by_name.items() if value is not None]
+    if sweep:
+        if recipe or model:
+            raise EdgeKitError("--sweep names the recipe and its model", fix="leave out --recipe and --model")
+        rows = _swept(str(sweep), [*named, *(settings or [])], out, resume=resume, download=download)
+        show(rows, sweep_table, as_json)
+        return
+    chosen = _recipe(recipe, model, data, named)
+    with progress_bar("train", announced=False) as shown:
+        bundle = train(chosen.changed(settings or []), out=out, download=download, progress=shown)
     report_new_bundle(bundle)
+
+
+def _swept(name: str, settings: list[str], out: Path | None, *, resume: bool, download: bool) -> "list[SweepRow]":
+    """Run the sweep of a file and say where its files are."""
+    from ..console import say
+    from ..training.run_sweep import PLOT, TABLE, run_sweep
+    from ..training.sweep import Sweep
+
+    found = run_sweep(Sweep.load(name, settings), out=out, resume=resume, download=download)
+    for file in (TABLE, PLOT):
+        say(f"wrote {found.folder / file}")
+    return found.rows
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:

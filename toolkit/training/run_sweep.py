@@ -1,0 +1,204 @@
+"""Run a sweep: one process per point, one after the other; what is finished is not trained again."""
+
+import csv
+import json
+import logging
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ...deploy.bundle import Bundle
+from ...deploy.documents import parse
+from ...deploy.errors import EdgeKitError, TrainingError
+from ...deploy.files import new_folder, write_file
+from ..analysis.statistics import wilson
+from ..analysis.sweep import SweepRow, sweep_csv
+from ..runs import RUNS, SWEEP, TRAINING
+from ..workspace import claimed, locked, new_path, release
+from .advice import over_fitting
+from .checkpoint import METRICS
+from .curves import draw_comparison
+from .schedules import NEEDS_TOTAL_STEPS
+from .sweep import Point, Sweep
+from .sweep_child import Outcome, Task
+
+_log = logging.getLogger(__name__)
+
+SWEEP_FILE, TABLE, PLOT = "sweep.json", "sweep.csv", "sweep.png"
+
+_CHILD = ("-m", f"{__package__}.sweep_child")
+_MAX_BYTES = 1 << 20
+# Seconds that a process has for its end, once it was interrupted.
+_ENDING_S = 30.0
+
+
+class SweepResult(NamedTuple):
+    """A sweep's folder, with a bundle for each trained point, sweep.csv and sweep.png; and the rows of its table."""
+
+    folder: Path
+    rows: list[SweepRow]
+
+
+def run_sweep(
+    sweep: Sweep, *, out: Path | None = None, runs: Path = RUNS, resume: bool = False, download: bool = False
+) -> SweepResult:
+    """Train every point of a sweep in a process of its own.
+
+    A point that fails becomes a row with the reason, and the others are trained. A point that differs from a finished
+    one only in having more epochs continues it, if its schedule does not depend on the number of epochs: on one CPU,
+    its weights equal those of a training of its own.
+
+    Args:
+        out: the sweep's folder; by default the next one in `runs`, or the newest one of this sweep to resume.
+        resume: continue a sweep: finished points are kept, an interrupted one continues from its last epoch.
+
+    Raises:
+        TrainingError: there is no sweep to resume, another process runs it, or no point could be trained.
+        EdgeKitError: the folder exists already, or cannot be written.
+    """
+    if "RANK" in os.environ:
+        raise TrainingError("a sweep starts its own processes", fix="run edgekit train --sweep without torchrun")
+    folder = _resumed(sweep, out, runs) if resume else _new(sweep, out, runs)
+    points = sweep.points()
+    with locked(folder) as acquired:
+        if not acquired:
+            raise TrainingError(f"another process runs the sweep in {folder}", fix="wait for it, or choose another --out")
+        _log.info(f"{len(points)} points in {folder}")
+        reasons: dict[str, str] = {}
+        for number, point in enumerate(points, 1):
+            if (folder / point.name).exists():
+                continue
+            _log.info(f"{number} of {len(points)}: {point.name}")
+            try:
+                error = _trained(folder, point, points, download=download)
+            except KeyboardInterrupt:
+                _log.info(f"stopped; what is finished is kept in {folder}: repeat the command with --resume")
+                raise
+            if error:
+                _log.warning(f"{point.name}: {error}")
+                reasons[point.name] = error
+            rows = _written(folder, points, reasons)
+        rows = _written(folder, points, reasons)
+    if not any(row["trained"] for row in rows):
+        raise TrainingError(f"no point could be trained; {points[0].name}: {rows[0]['note']}", fix="change the recipe")
+    return SweepResult(folder, rows)
+
+
+def _new(sweep: Sweep, out: Path | None, runs: Path) -> Path:
+    reserved = out or new_path(sweep.recipe.name, runs)
+    folder = out or reserved.with_name(reserved.name + SWEEP)
+    with claimed(reserved), new_folder(folder) as draft:
+        (draft / SWEEP_FILE).write_text(json.dumps(sweep.to_dict(), indent=1))
+    release(reserved)
+    return folder
+
+
+def _resumed(sweep: Sweep, out: Path | None, runs: Path) -> Path:
+    folders = [out] if out else sorted(runs.glob(f"*{SWEEP}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in folders:
+        if (found := _recorded(folder)) and found.points() == sweep.points():
+            return folder
+    raise TrainingError(
+        f"there is no sweep with this recipe, grid and options in {out or runs}/",
+        fix="repeat the command with the same options, or start a new sweep without --resume",
+    )
+
+
+def _recorded(folder: Path) -> Sweep | None:
+    """The sweep of a folder; None if it has none that this version reads."""
+    path = folder / SWEEP_FILE
+    try:
+        with path.open("rb") as stream:
+            document = parse(stream.read(_MAX_BYTES + 1), path, "a sweep", limit=_MAX_BYTES)
+        return Sweep.from_dict(document) if isinstance(document, dict) else None
+    except (EdgeKitError, OSError):
+        return None
+
+
+def _trained(folder: Path, point: Point, points: list[Point], *, download: bool) -> str | None:
+    """Train a point in a process of its own; return why that failed, or None."""
+    shorter = _shorter(folder, point, points)
+    if shorter:
+        _log.info(f"continues {shorter.name}, of which it is the longer training")
+    task = Task(
+        title=f"train {point.name}", recipe=point.recipe.to_dict(), out=str(folder / point.name),
+        shorter=str(shorter) if shorter else None, download=download,
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *_CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    try:
+        answer = process.communicate(json.dumps(task))[0]
+    except KeyboardInterrupt:  # a terminal interrupts both; another sender only this process
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    if answer:
+        outcome: Outcome = json.loads(answer)
+        return outcome["error"]
+    how = f"by signal {-process.returncode}" if process.returncode < 0 else f"with exit code {process.returncode}"
+    return f"its process ended {how}"
+
+
+def _shorter(folder: Path, point: Point, points: list[Point]) -> Path | None:
+    """The training that `point` extends: that of the finished point with the most epochs below its own."""
+    recipe = point.recipe
+    if recipe.train.schedule in NEEDS_TOTAL_STEPS:
+        return None
+    epochs: Callable[[Point], int] = lambda other: other.recipe.train.epochs  # noqa: E731
+    fitting = [
+        other
+        for other in points
+        if epochs(other) < recipe.train.epochs
+        and recipe == other.recipe.with_values({"name": recipe.name, "train.epochs": recipe.train.epochs})
+        and (folder / other.name).exists()
+    ]
+    return folder / f"{max(fitting, key=epochs).name}{TRAINING}" if fitting else None
+
+
+def _written(folder: Path, points: list[Point], reasons: dict[str, str]) -> list[SweepRow]:
+    """Write the table and the plot of all points so far."""
+    histories = {point.name: _history(folder, point) for point in points}
+    rows = [_row(folder, point, histories[point.name], reasons.get(point.name)) for point in points]
+    write_file(folder / TABLE, sweep_csv(rows))
+    write_file(folder / PLOT, draw_comparison({name: history for name, history in histories.items() if history}))
+    return rows
+
+
+def _history(folder: Path, point: Point) -> list[dict[str, float]]:
+    """The metrics of a point's complete epochs."""
+    path = folder / f"{point.name}{TRAINING}" / METRICS
+    if not path.is_file():
+        return []
+    with path.open(newline="") as stream:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def _row(folder: Path, point: Point, history: list[dict[str, float]], reason: str | None) -> SweepRow:
+    trained = (folder / point.name).exists()
+    found = {}
+    if trained:
+        bundle = Bundle.open(folder / point.name)
+        accuracy, images = bundle.manifest.details["test"]["accuracy"], len(bundle.splits()["test"])
+        interval = wilson(round(accuracy * images), images)
+        found = {
+            "test_accuracy": accuracy, "test_accuracy_low": interval.low, "test_accuracy_high": interval.high,
+            "test_images": images, "best_validation": bundle.manifest.details["best_validation"],
+            "images_per_s": statistics.median(row["images_per_s"] for row in history),
+        }  # fmt: skip
+    note = "" if trained else reason or "not trained yet"
+    return SweepRow(
+        point=point.name, values=point.values, trained=trained, epochs=len(history),
+        test_accuracy=found.get("test_accuracy"), test_accuracy_low=found.get("test_accuracy_low"),
+        test_accuracy_high=found.get("test_accuracy_high"), test_images=found.get("test_images"),
+        best_validation=found.get("best_validation"), seconds=sum(row["seconds"] for row in history),
+        images_per_s=found.get("images_per_s"), note=note or (over_fitting(history) or "" if history else ""),
+    )  # fmt: skip
