@@ -7,7 +7,7 @@ from typing import TypedDict
 
 
 class SweepRow(TypedDict):
-    """A point of a sweep, trained, failed, or not trained yet.
+    """A point of a sweep. If it is not trained, there are no figures, and the note says why.
 
     Attributes:
         point: name of its folder in the sweep's folder.
@@ -18,7 +18,7 @@ class SweepRow(TypedDict):
         best_validation: the accuracy by which that epoch was chosen.
         seconds: for all epochs, without reading the images.
         images_per_s: the median over the epochs.
-        note: why it failed, or a warning on its curves; else "".
+        note: why it is not trained, or a warning on its curves; else "".
     """
 
     point: str
@@ -30,7 +30,7 @@ class SweepRow(TypedDict):
     test_accuracy_high: float | None
     test_images: int | None
     best_validation: float | None
-    seconds: float
+    seconds: float | None
     images_per_s: float | None
     note: str
 

@@ -44,7 +44,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Recipe file with a section [sweep]: train each combination of its values in a process of its own, and "
+            help="Recipe file with a section [sweep]: train each combination of its values in its own process, and "
             "compare them. With --resume, continue the newest such sweep.",
             rich_help_panel=TRAINING,
         ),

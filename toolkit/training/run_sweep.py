@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ...deploy.bundle import Bundle
 from ...deploy.documents import parse
-from ...deploy.errors import EdgeKitError, TrainingError
+from ...deploy.errors import BundleError, EdgeKitError, RecipeError, TrainingError
 from ...deploy.files import new_folder, write_file
 from ..analysis.statistics import wilson
 from ..analysis.sweep import SweepRow, sweep_csv
@@ -23,6 +23,7 @@ from ..workspace import claimed, locked, new_path, release
 from .advice import over_fitting
 from .checkpoint import METRICS
 from .curves import draw_comparison
+from .recipe import Recipe
 from .schedules import NEEDS_TOTAL_STEPS
 from .sweep import Point, Sweep
 from .sweep_child import Outcome, Task
@@ -67,11 +68,10 @@ def run_sweep(
     points = sweep.points()
     with locked(folder) as acquired:
         if not acquired:
-            raise TrainingError(f"another process runs the sweep in {folder}", fix="wait for it, or choose another --out")
-        _log.info(f"{len(points)} points in {folder}")
-        reasons: dict[str, str] = {}
+            raise TrainingError(f"another process runs the sweep in {folder}", fix="wait for it, or stop it")
+        rows = {point.name: _row(folder, point) for point in points}
         for number, point in enumerate(points, 1):
-            if (folder / point.name).exists():
+            if rows[point.name]["trained"]:
                 continue
             _log.info(f"{number} of {len(points)}: {point.name}")
             try:
@@ -81,12 +81,12 @@ def run_sweep(
                 raise
             if error:
                 _log.warning(f"{point.name}: {error}")
-                reasons[point.name] = error
-            rows = _written(folder, points, reasons)
-        rows = _written(folder, points, reasons)
-    if not any(row["trained"] for row in rows):
-        raise TrainingError(f"no point could be trained; {points[0].name}: {rows[0]['note']}", fix="change the recipe")
-    return SweepResult(folder, rows)
+            rows[point.name] = _row(folder, point, error)
+            _write(folder, points, list(rows.values()))
+    first = rows[points[0].name]
+    if not any(row["trained"] for row in rows.values()):
+        raise TrainingError(f"no point could be trained; {first['point']}: {first['note']}", fix="change the recipe")
+    return SweepResult(folder, list(rows.values()))
 
 
 def _new(sweep: Sweep, out: Path | None, runs: Path) -> Path:
@@ -129,6 +129,11 @@ def _trained(folder: Path, point: Point, points: list[Point], *, download: bool)
         title=f"train {point.name}", recipe=point.recipe.to_dict(), out=str(folder / point.name),
         shorter=str(shorter) if shorter else None, download=download,
     )  # fmt: skip
+    return _in_process(task)
+
+
+def _in_process(task: Task) -> str | None:
+    """Why the process of a task failed, or None."""
     process = subprocess.Popen(
         [sys.executable, *_CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
@@ -164,41 +169,55 @@ def _shorter(folder: Path, point: Point, points: list[Point]) -> Path | None:
     return folder / f"{max(fitting, key=epochs).name}{TRAINING}" if fitting else None
 
 
-def _written(folder: Path, points: list[Point], reasons: dict[str, str]) -> list[SweepRow]:
+def _write(folder: Path, points: list[Point], rows: list[SweepRow]) -> None:
     """Write the table and the plot of all points so far."""
     histories = {point.name: _history(folder, point) for point in points}
-    rows = [_row(folder, point, histories[point.name], reasons.get(point.name)) for point in points]
     write_file(folder / TABLE, sweep_csv(rows))
     write_file(folder / PLOT, draw_comparison({name: history for name, history in histories.items() if history}))
-    return rows
 
 
 def _history(folder: Path, point: Point) -> list[dict[str, float]]:
     """The metrics of a point's complete epochs."""
-    path = folder / f"{point.name}{TRAINING}" / METRICS
+    place = folder / point.name
+    path = (place if place.exists() else folder / f"{point.name}{TRAINING}") / METRICS
     if not path.is_file():
         return []
     with path.open(newline="") as stream:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
 
 
-def _row(folder: Path, point: Point, history: list[dict[str, float]], reason: str | None) -> SweepRow:
-    trained = (folder / point.name).exists()
-    found = {}
-    if trained:
-        bundle = Bundle.open(folder / point.name)
-        accuracy, images = bundle.manifest.details["test"]["accuracy"], len(bundle.splits()["test"])
-        interval = wilson(round(accuracy * images), images)
-        found = {
-            "test_accuracy": accuracy, "test_accuracy_low": interval.low, "test_accuracy_high": interval.high,
-            "test_images": images, "best_validation": bundle.manifest.details["best_validation"],
-            "images_per_s": statistics.median(row["images_per_s"] for row in history),
-        }  # fmt: skip
-    note = "" if trained else reason or "not trained yet"
-    return SweepRow(
-        point=point.name, values=point.values, trained=trained, epochs=len(history),
-        test_accuracy=found.get("test_accuracy"), test_accuracy_low=found.get("test_accuracy_low"),
-        test_accuracy_high=found.get("test_accuracy_high"), test_images=found.get("test_images"),
-        best_validation=found.get("best_validation"), seconds=sum(row["seconds"] for row in history),
-        images_per_s=found.get("images_per_s"), note=note or (over_fitting(history) or "" if history else ""),
+def _row(folder: Path, point: Point, error: str | None = None) -> SweepRow:
+    """The row of a point, from its bundle if it has one.
+
+    Args:
+        error: why it has none.
+
+    Raises:
+        BundleError: the bundle is damaged, or was not trained by the point's recipe.
+    """
+    row = SweepRow(
+        point=point.name, values=point.values, trained=False, epochs=0, test_accuracy=None, test_accuracy_low=None,
+        test_accuracy_high=None, test_images=None, best_validation=None, seconds=None, images_per_s=None,
+        note=error or "not trained yet",
     )  # fmt: skip
+    if not (folder / point.name).exists():
+        return row
+    bundle = Bundle.open(folder / point.name)
+    try:
+        details, history, images = bundle.manifest.details, _history(folder, point), len(bundle.splits()["test"])
+        if Recipe.from_dict(details["recipe"]) != point.recipe:
+            raise ValueError("another recipe")
+        accuracy = float(details["test"]["accuracy"])
+        interval = wilson(round(accuracy * images), images)
+        return {
+            **row, "trained": True, "epochs": len(history), "test_accuracy": accuracy,
+            "test_accuracy_low": interval.low, "test_accuracy_high": interval.high, "test_images": images,
+            "best_validation": float(details["best_validation"]),
+            "seconds": sum(epoch["seconds"] for epoch in history),
+            "images_per_s": statistics.median(epoch["images_per_s"] for epoch in history),
+            "note": over_fitting(history) or "",
+        }  # fmt: skip
+    except (RecipeError, ArithmeticError, KeyError, TypeError, ValueError) as problem:
+        raise BundleError(
+            f"{bundle.path} is not of this sweep: {problem}", fix="remove it, and repeat the command with --resume"
+        ) from problem

@@ -64,18 +64,14 @@ class Sweep:
             RecipeError: a value or a point of the grid is not valid, or the grid has too many points.
         """
         grid = dict(_flattened(data.get("sweep"), ""))
-        for key, choices in grid.items():
-            if key == "name" or not isinstance(choices, list) or not choices:
-                raise RecipeError(f"sweep.{key} must be a list of values", fix="e.g. train.epochs = [10, 30]")
-            if any(choices[index] in choices[:index] for index in range(len(choices))):
-                raise RecipeError(f"sweep.{key} contains a value twice", fix="remove one of them")
-        if both := [key for key in values or () if key in grid]:
-            raise RecipeError(f"{both[0]} is part of the sweep", fix="change its values below [sweep]")
-        if not grid or (count := math.prod(map(len, grid.values()))) > MAX_POINTS:
+        count = math.prod(map(len, grid.values())) if grid else 0
+        if not 1 <= count <= MAX_POINTS:
             raise RecipeError(
-                f"the sweep has {count if grid else 0} points; it must have from 1 to {MAX_POINTS}",
+                f"the sweep has {count} points; it must have from 1 to {MAX_POINTS}",
                 fix="change the values below [sweep]",
             )
+        if both := [key for key in values or () if key in grid]:
+            raise RecipeError(f"{both[0]} is part of the sweep", fix="change its values below [sweep]")
         recipe = Recipe.from_dict({key: value for key, value in data.items() if key != "sweep"})
         sweep = cls(recipe.with_values(values or {}), grid)
         sweep.points()
@@ -100,15 +96,20 @@ class Sweep:
         return {**self.recipe.to_dict(), "sweep": self.grid}
 
 
-def _flattened(value: object, where: str) -> Iterator[tuple[str, object]]:
+def _flattened(value: object, where: str) -> Iterator[tuple[str, list[object]]]:
     """(key, values) of a section; TOML reads train.epochs as a section in it, "train.epochs" as one key."""
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{where or 'sweep'} must be a section", fix="write [sweep] and its keys below it")
-    for key, entry in value.items():
+        raise RecipeError("sweep must be a section", fix="write [sweep] and its keys below it")
+    for name, entry in value.items():
+        key = f"{where}{name}"
         if isinstance(entry, Mapping):
-            yield from _flattened(entry, f"{where}{key}.")
-        else:
-            yield f"{where}{key}", entry
+            yield from _flattened(entry, f"{key}.")
+            continue
+        if key == "name" or not isinstance(entry, list) or not entry:
+            raise RecipeError(f"sweep.{key} must be a list of values", fix="e.g. train.epochs = [10, 30]")
+        if any(entry[index] in entry[:index] for index in range(len(entry))):
+            raise RecipeError(f"sweep.{key} contains a value twice", fix="remove one of them")
+        yield key, entry
 
 
 def _word(value: object) -> str:
