@@ -8,7 +8,6 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,7 +123,7 @@ def _trained(folder: Path, point: Point, points: list[Point], *, download: bool)
     """Train a point in a process of its own; return why that failed, or None."""
     shorter = _shorter(folder, point, points)
     if shorter:
-        _log.info(f"continues {shorter.name}, of which it is the longer training")
+        _log.info(f"continues {shorter}, which has fewer epochs")
     task = Task(
         title=f"train {point.name}", recipe=point.recipe.to_dict(), out=str(folder / point.name),
         shorter=str(shorter) if shorter else None, download=download,
@@ -154,26 +153,24 @@ def _in_process(task: Task) -> str | None:
 
 
 def _shorter(folder: Path, point: Point, points: list[Point]) -> Path | None:
-    """The training that `point` extends: that of the finished point with the most epochs below its own."""
-    recipe = point.recipe
+    """The training that `point` continues: of the finished ones that differ only in epochs, the longest shorter one."""
+    recipe, found = point.recipe, {}
     if recipe.train.schedule in NEEDS_TOTAL_STEPS:
         return None
-    epochs: Callable[[Point], int] = lambda other: other.recipe.train.epochs  # noqa: E731
-    fitting = [
-        other
-        for other in points
-        if epochs(other) < recipe.train.epochs
-        and recipe == other.recipe.with_values({"name": recipe.name, "train.epochs": recipe.train.epochs})
-        and (folder / other.name).exists()
-    ]
-    return folder / f"{max(fitting, key=epochs).name}{TRAINING}" if fitting else None
+    for other in points:
+        epochs = other.recipe.train.epochs
+        same = recipe == other.recipe.with_values({"name": recipe.name, "train.epochs": recipe.train.epochs})
+        if same and epochs < recipe.train.epochs and (folder / other.name).exists():
+            found[epochs] = folder / f"{other.name}{TRAINING}"
+    return found[max(found)] if found else None
 
 
 def _write(folder: Path, points: list[Point], rows: list[SweepRow]) -> None:
     """Write the table and the plot of all points so far."""
-    histories = {point.name: _history(folder, point) for point in points}
     write_file(folder / TABLE, sweep_csv(rows))
-    write_file(folder / PLOT, draw_comparison({name: history for name, history in histories.items() if history}))
+    histories = {point.name: history for point in points if (history := _history(folder, point))}
+    if histories:
+        write_file(folder / PLOT, draw_comparison(histories))
 
 
 def _history(folder: Path, point: Point) -> list[dict[str, float]]:
