@@ -19,7 +19,7 @@ from ..analysis.statistics import wilson
 from ..analysis.sweep import SweepRow, sweep_csv
 from ..runs import RUNS, SWEEP, TRAINING
 from ..workspace import claimed, locked, new_path, release
-from .advice import over_fitting
+from .advice import diverging, over_fitting
 from .checkpoint import METRICS
 from .curves import draw_comparison
 from .recipe import Recipe
@@ -212,7 +212,7 @@ def _row(folder: Path, point: Point, error: str | None = None) -> SweepRow:
             "best_validation": float(details["best_validation"]),
             "seconds": sum(epoch["seconds"] for epoch in history),
             "images_per_s": statistics.median(epoch["images_per_s"] for epoch in history),
-            "note": over_fitting(history) or "",
+            "note": over_fitting(history) or diverging(history, point.recipe.train.lr) or "",
         }  # fmt: skip
     except (RecipeError, ArithmeticError, KeyError, TypeError, ValueError) as problem:
         raise BundleError(

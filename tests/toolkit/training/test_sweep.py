@@ -44,8 +44,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(
     st.dictionaries(
         st.sampled_from(["train.epochs", "train.batch_size", "train.step_size", "train.seed"]),
-        st.lists(st.integers(1, 50), min_size=1, max_size=4, unique=True),
+        st.lists(st.integers(1, 50), min_size=1, max_size=3, unique=True),
         min_size=1,
+        max_size=3,
     )
 )
 def test_the_points_are_the_product(grid: dict[str, list[object]]) -> None:
