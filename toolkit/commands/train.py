@@ -138,7 +138,10 @@ def command(
     named = [f"{key}={json.dumps(value)}" for key, value in settings_by_name.items() if value is not None]
     if sweep:
         if recipe or model:
-            raise EdgeKitError("--sweep names the recipe and its model", fix="leave out --recipe and --model")
+            raise EdgeKitError(
+                "--sweep names the recipe and its model",
+                fix="leave out --recipe, --model and --weights; model.name and model.weights are keys of the file",
+            )
         rows = _swept(str(sweep), [*named, *(settings or [])], out, resume=resume, download=download)
         show(rows, sweep_table, as_json)
         return

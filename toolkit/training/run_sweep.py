@@ -17,10 +17,10 @@ from ...deploy.errors import BundleError, EdgeKitError, RecipeError, TrainingErr
 from ...deploy.files import new_folder, write_file
 from ..analysis.statistics import wilson
 from ..analysis.sweep import SweepRow, sweep_csv
-from ..runs import RUNS, SWEEP, TRAINING
+from ..runs import RUNS, SWEEP, TRAINING, folders
 from ..workspace import claimed, locked, new_path, release
 from .advice import diverging, over_fitting
-from .checkpoint import METRICS
+from .checkpoint import METRICS, STATE
 from .curves import draw_comparison
 from .recipe import Recipe
 from .schedules import NEEDS_TOTAL_STEPS
@@ -31,6 +31,10 @@ _log = logging.getLogger(__name__)
 
 SWEEP_FILE, TABLE, PLOT = "sweep.json", "sweep.csv", "sweep.png"
 
+# Of metrics.csv: what the table and the plot are made from.
+_COLUMNS = (
+    "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "images_per_s", "seconds",
+)  # fmt: skip
 _CHILD = ("-m", f"{__package__}.sweep_child")
 _MAX_BYTES = 1 << 20
 # Seconds that a process has for its end, once it was interrupted.
@@ -69,6 +73,7 @@ def run_sweep(
         if not acquired:
             raise TrainingError(f"another process runs the sweep in {folder}", fix="wait for it, or stop it")
         rows = {point.name: _row(folder, point) for point in points}
+        _write(folder, points, list(rows.values()))
         for number, point in enumerate(points, 1):
             if rows[point.name]["trained"]:
                 continue
@@ -98,9 +103,9 @@ def _new(sweep: Sweep, out: Path | None, runs: Path) -> Path:
 
 
 def _resumed(sweep: Sweep, out: Path | None, runs: Path) -> Path:
-    folders = [out] if out else sorted(runs.glob(f"*{SWEEP}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for folder in folders:
-        if (found := _recorded(folder)) and found.points() == sweep.points():
+    found = [path for path in folders(runs) if path.name.endswith(SWEEP)]
+    for folder in [out] if out else sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        if (recorded := _recorded(folder)) and recorded.points() == sweep.points():
             return folder
     raise TrainingError(
         f"there is no sweep with this recipe, grid and options in {out or runs}/",
@@ -160,8 +165,9 @@ def _shorter(folder: Path, point: Point, points: list[Point]) -> Path | None:
     for other in points:
         epochs = other.recipe.train.epochs
         same = recipe == other.recipe.with_values({"name": recipe.name, "train.epochs": recipe.train.epochs})
-        if same and epochs < recipe.train.epochs and (folder / other.name).exists():
-            found[epochs] = folder / f"{other.name}{TRAINING}"
+        work = folder / f"{other.name}{TRAINING}"
+        if same and epochs < recipe.train.epochs and (folder / other.name).exists() and (work / STATE).is_file():
+            found[epochs] = work
     return found[max(found)] if found else None
 
 
@@ -174,13 +180,20 @@ def _write(folder: Path, points: list[Point], rows: list[SweepRow]) -> None:
 
 
 def _history(folder: Path, point: Point) -> list[dict[str, float]]:
-    """The metrics of a point's complete epochs."""
+    """The metrics of a point's complete epochs.
+
+    Raises:
+        TrainingError: they cannot be read.
+    """
     place = folder / point.name
     path = (place if place.exists() else folder / f"{point.name}{TRAINING}") / METRICS
     if not path.is_file():
         return []
-    with path.open(newline="") as stream:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+    try:
+        with path.open(newline="") as stream:
+            return [{key: float(row[key]) for key in _COLUMNS} for row in csv.DictReader(stream)]
+    except (csv.Error, KeyError, OSError, TypeError, ValueError) as error:
+        raise TrainingError(f"cannot read {path}", fix="remove its folder, and repeat with --resume") from error
 
 
 def _row(folder: Path, point: Point, error: str | None = None) -> SweepRow:

@@ -210,6 +210,21 @@ def test_a_foreign_bundle_is_not_a_row(in_this_process: None, damage: str) -> No
         run_sweep.run_sweep(sweep, out=Path("s"), resume=True)
 
 
+@pytest.mark.parametrize("content", ["", "epoch,seconds\n1,2\n", "epoch\nx\n", "\0", "epoch\n" + "1" * 200_000])
+def test_unreadable_metrics_are_one_line(in_this_process: None, content: str) -> None:
+    """Those of an interrupted point are read for the plot."""
+    sweep = _sweep(train_lr=[0.05])
+    folder = run_sweep._new(sweep, Path("s"), Path("runs"))
+    work = folder / "001-0.05.train"
+    work.mkdir()
+    (work / "metrics.csv").write_text(content)
+    if content:
+        with pytest.raises(TrainingError, match="cannot read"):
+            run_sweep.run_sweep(sweep, out=Path("s"), resume=True)
+    else:
+        assert run_sweep._history(folder, sweep.points()[0]) == []
+
+
 def test_a_sweep_runs_once_at_a_time(in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process does not train in the same folder, and nothing is overwritten."""
     sweep, errors = _sweep(train_lr=[0.05]), []
@@ -231,7 +246,7 @@ def test_a_sweep_runs_once_at_a_time(in_this_process: None, monkeypatch: pytest.
     ("arguments", "message"),
     [
         (("--sweep", "plain.toml"), "has no section [sweep]"),
-        (("--sweep", "grid.toml", "--model", "lenet"), "leave out --recipe and --model"),
+        (("--sweep", "grid.toml", "--model", "lenet"), "leave out --recipe, --model"),
         (("--sweep", "grid.toml", "--epochs", "3"), "train.epochs is part of the sweep"),
         (("--sweep", "grid.toml", "--resume"), "no sweep with this recipe"),
         (("--sweep", "missing.toml"), "pass a shipped recipe's name or a .toml file"),
