@@ -210,7 +210,9 @@ def test_a_foreign_bundle_is_not_a_row(in_this_process: None, damage: str) -> No
         run_sweep.run_sweep(sweep, out=Path("s"), resume=True)
 
 
-@pytest.mark.parametrize("content", ["", "epoch,seconds\n1,2\n", "epoch\nx\n", "\0", "epoch\n" + "1" * 200_000])
+@pytest.mark.parametrize(
+    "content", ["", "epoch,seconds\n1,2\n", "epoch\nx\n", "epoch\n\0\n", "epoch\n" + "1" * 200_000]
+)
 def test_unreadable_metrics_are_one_line(in_this_process: None, content: str) -> None:
     """Those of an interrupted point are read for the plot."""
     sweep = _sweep(train_lr=[0.05])
