@@ -4,7 +4,6 @@ import csv
 import json
 import logging
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -144,7 +143,7 @@ def _in_process(task: Task) -> str | None:
     try:
         answer = process.communicate(json.dumps(task))[0]
     except KeyboardInterrupt:  # a terminal interrupts both; another sender only this process
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(_ENDING_S)
         except subprocess.TimeoutExpired:
