@@ -94,11 +94,13 @@ def test_python_blocks_use_existing_names(block: _Block) -> None:
 
 @pytest.mark.parametrize("block", _of("toml"))
 def test_recipes_are_valid(block: _Block) -> None:
-    """A TOML block is a recipe that `train --recipe` accepts."""
+    """A TOML block is a recipe that `train --recipe` accepts, or with a section [sweep], one for `train --sweep`."""
     import tomllib
     from edgekit.toolkit.training.recipe import Recipe
+    from edgekit.toolkit.training.sweep import Sweep
 
-    Recipe.from_dict(tomllib.loads(block.text))
+    content = tomllib.loads(block.text)
+    (Sweep if "sweep" in content else Recipe).from_dict(content)
 
 
 @pytest.mark.parametrize("block", _of("yaml"))

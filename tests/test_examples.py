@@ -26,6 +26,18 @@ def test_every_example_is_run_here() -> None:
         assert f'"{path.name}"' in source or path.name == "__pycache__", path
 
 
+@pytest.mark.parametrize(("name", "points"), [("lenet-sweep.toml", 12), ("convnet-sweep.toml", 4)])
+def test_sweeps(name: str, points: int) -> None:
+    """Each is the grid of a table in docs/experiments.md, around the shipped recipe of that text."""
+    from edgekit.toolkit.training.recipe import Recipe
+    from edgekit.toolkit.training.sweep import Sweep
+
+    sweep = Sweep.load(str(EXAMPLES / name))
+    text = Recipe.load(f"{name.removesuffix('-sweep.toml')}-text")
+    assert sweep.recipe == text.with_values({"name": sweep.recipe.name})
+    assert len(sweep.points()) == points
+
+
 @pytest.mark.slow
 def test_train_to_validate(tmp_path: Path) -> None:
     """It ends with a verdict and writes the report."""

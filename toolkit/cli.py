@@ -1,10 +1,7 @@
 """The command line: the list of commands, and what happens to errors."""
 
-import contextlib
 import errno
-import logging
 import sys
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +29,7 @@ from .commands import (
     train,
     validate,
 )  # fmt: skip
+from .logs import logged_to_stderr
 
 
 class _Commands(TyperGroup):
@@ -98,7 +96,7 @@ for _module in (
 
 def main() -> None:
     """Run the command line. A user error prints one line and its fix; other exceptions are bugs with a traceback."""
-    with ended_by_signals(), _logged_to_stderr():
+    with ended_by_signals(), logged_to_stderr():
         try:
             app(prog_name="edgekit")
         except EdgeKitError as error:
@@ -112,28 +110,6 @@ def main() -> None:
             if (missing := missing_package(error)) is None:
                 raise
             _fail(missing)
-
-
-class _Handler(logging.Handler):
-    """Prints the library's log messages; rich is imported only for the first one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from .console import show_record
-
-        show_record(record)
-
-
-@contextlib.contextmanager
-def _logged_to_stderr() -> Iterator[None]:
-    logger, handler = logging.getLogger("edgekit"), _Handler()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def _fail(error: EdgeKitError) -> None:

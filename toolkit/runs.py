@@ -15,9 +15,9 @@ from ..deploy.documents import parse
 from ..deploy.errors import EdgeKitError
 
 RUNS = Path("runs")
-REJECTED, REPORT, TRAINING, SEARCH = ".rejected", ".report", ".train", ".optimize"
+REJECTED, REPORT, TRAINING, SEARCH, SWEEP = ".rejected", ".report", ".train", ".optimize", ".sweep"
 
-_MANIFEST, _REPORT_FILES, _RECIPE = "manifest.json", ("report.json", "result.json"), "recipe.json"
+_MANIFEST, _REPORT_FILES, _RECIPE, _SWEEP = "manifest.json", ("report.json", "result.json"), "recipe.json", "sweep.json"
 # A search that was interrupted has only the record of its race.
 _SEARCH_FILES = ("optimize.json", "*.race.json")
 # As in deploy/manifest.py and analysis/compare.py: larger files are not genuine.
@@ -33,7 +33,8 @@ class Run:
     """A folder of runs/.
 
     Attributes:
-        kind: "bundle", "rejected" (a bundle that missed its contract), "training" (unfinished), "report" or "damaged".
+        kind: "bundle", "rejected" (a bundle that missed its contract), "training" (unfinished), "sweep", "report" or
+            "damaged".
         id: of the bundle.
         created: seconds since 1970, as the bundle records it.
         lineage: ids of the models that it was made from, oldest first.
@@ -84,7 +85,7 @@ class RunEntry(TypedDict):
 
 
 def list_runs(runs: Path = RUNS) -> list[Run]:
-    """The bundles and unfinished trainings of `runs`, by name, with sizes and last verdicts."""
+    """The bundles, unfinished trainings and sweeps of `runs`, by name, with sizes and last verdicts."""
     listed = [run for path in folders(runs) if (run := read_run(path)) is not None and run.kind != "report"]
     verdicts, names = _verdicts(runs), {run.id: run.path.name for run in listed if run.id}
     return [
@@ -112,6 +113,8 @@ def read_run(path: Path) -> Run | None:
         return _bundle(path)
     if path.name.endswith(TRAINING) and (path / _RECIPE).is_file():
         return None if path.with_name(path.name.removesuffix(TRAINING)).exists() else Run(path, "training")
+    if path.name.endswith(SWEEP) and (path / _SWEEP).is_file():
+        return Run(path, "sweep")
     is_search = path.name.endswith(SEARCH) and any(any(path.glob(name)) for name in _SEARCH_FILES)
     if is_search or (path.name.endswith(REPORT) and any((path / name).is_file() for name in _REPORT_FILES)):
         return Run(path, "report")

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ from ..dataset_names import DATASETS
 from .completion import complete_bundles, complete_datasets, complete_networks
 from .options import IMAGES, MODEL, TRAINING, AsJson, Out, SkipCorrupt
 from .output import report_new_bundle, show
+
+if TYPE_CHECKING:  # --help does not load it
+    from ..analysis.sweep import SweepRow
 
 
 def command(
@@ -36,6 +39,15 @@ def command(
         str | None,
         typer.Option(
             help="Shipped recipe, or a .toml file. Default: the network's, or digits.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recipe file with a section [sweep]: train each combination of its values in its own process, and "
+            "compare them. With --resume, continue the newest such sweep.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     epochs: Annotated[
@@ -113,6 +125,7 @@ def command(
     """Train a network and write a bundle."""
     from ...deploy.bundle import Bundle
     from ..console import progress_bar, stderr, stdout
+    from ..report.terminal import sweep_table
     from ..training.train import extend_training, newest_training, resume_training, train
 
     # torchrun starts one process per GPU; only the first one prints
@@ -122,8 +135,8 @@ def command(
         find.append("batch_size")
     if find_lr:
         find.append("lr")
-    _check(find, settings or [], profile=profile, out=out, as_json=as_json)
-    if resume:
+    _check(find, settings or [], sweep=sweep, profile=profile, out=out, as_json=as_json)
+    if resume and not sweep:
         if any(
             (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out,
              find, profile)
@@ -151,9 +164,17 @@ def command(
         architecture = Bundle.open(weights).manifest.architecture
         model = model or architecture.get("name")
         settings_by_name["model.activation"] = architecture.get("activation")
-    chosen = _recipe(
-        recipe, model, data, [f"{k}={json.dumps(v)}" for k, v in settings_by_name.items() if v is not None]
-    ).changed(settings or [])
+    named = [f"{key}={json.dumps(value)}" for key, value in settings_by_name.items() if value is not None]
+    if sweep:
+        if recipe or model:
+            raise EdgeKitError(
+                "--sweep names the recipe and its model",
+                fix="leave out --recipe, --model and --weights; model.name and model.weights are keys of the file",
+            )
+        rows = _swept(str(sweep), [*named, *(settings or [])], out, resume=resume, download=download)
+        show(rows, sweep_table, as_json)
+        return
+    chosen = _recipe(recipe, model, data, named).changed(settings or [])
     if profile:
         from ..report.training_profile import profile_table
         from ..training.profile import profile_training
@@ -167,15 +188,33 @@ def command(
     report_new_bundle(bundle)
 
 
-def _check(find: Sequence[str], settings: list[str], *, profile: bool, out: Path | None, as_json: bool) -> None:
+def _check(
+    find: Sequence[str], settings: list[str], *, sweep: Path | None, profile: bool, out: Path | None, as_json: bool
+) -> None:
     """Refuse options that exclude each other."""
     for name in find:
         if any(setting.partition("=")[0].strip() == f"train.{name}" for setting in settings):
             raise EdgeKitError(f"train.{name} is both given and to be found", fix="leave out one of the two options")
     if profile and (find or out):
         raise EdgeKitError("--profile does not train", fix="leave out --out, --find-lr and --find-batch-size")
-    if as_json and not profile:
-        raise EdgeKitError("--json is for --profile", fix="leave out --json; the bundle has manifest.json")
+    if sweep and (find or profile):
+        raise EdgeKitError(
+            "--sweep trains the settings of its file", fix="leave out --find-lr, --find-batch-size and --profile"
+        )
+    if as_json and not (profile or sweep):
+        raise EdgeKitError("--json is for --profile and --sweep", fix="leave out --json; the bundle has manifest.json")
+
+
+def _swept(name: str, settings: list[str], out: Path | None, *, resume: bool, download: bool) -> "list[SweepRow]":
+    """Run the sweep of a file and say where its files are."""
+    from ..console import say
+    from ..training.run_sweep import PLOT, TABLE, run_sweep
+    from ..training.sweep import Sweep
+
+    found = run_sweep(Sweep.load(name, settings), out=out, resume=resume, download=download)
+    for file in (TABLE, PLOT):
+        say(f"wrote {found.folder / file}")
+    return found.rows
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:

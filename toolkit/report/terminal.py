@@ -16,6 +16,7 @@ from ...deploy.visible import visible
 from ..analysis.diagnosis import DeviceDiagnosis, Diagnosis, PackageStatus, RuntimeEntry
 from ..analysis.report_schema import Comparison, Document, JoinedReport, Report, SelfTest, Verdict
 from ..analysis.statistics import wilson
+from ..analysis.sweep import SweepRow
 from ..analysis.wording import (
     DEVICE_COLUMNS,
     against_lines,
@@ -49,10 +50,12 @@ from ..runs import RunEntry
 # Columns with text; the others have figures.
 _TEXT_COLUMNS = (
     "model", "run", "made from", "device", "against", "against itself", "found", "expected", "result", "true",
-    "predicted",
+    "predicted", "point",
 )  # fmt: skip
 # Number of pairs of confused classes that predict lists.
 _CONFUSIONS = 10
+# What is not a bundle, in words.
+_KINDS = {"training": "unfinished training", "sweep": "sweep"}
 # A width in characters that no table reaches.
 _UNLIMITED = 10_000
 VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -140,13 +143,13 @@ def _confusions(answers: Sequence[tuple[str, str]]) -> Iterator[RenderableType]:
 
 
 def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
-    """One row per bundle and unfinished training; damaged bundles below."""
+    """One row per bundle, unfinished training and sweep; damaged bundles below."""
     table = text_table("run", "model", "size", "created", "verdict", "made from")
     for run in runs:
         if run["kind"] == "damaged":
             continue
         created = f"{datetime.fromtimestamp(run['created']):%Y-%m-%d %H:%M}" if run["created"] else ""
-        model = f"{run['format']} {run['precision']}" if run["format"] else "unfinished training"
+        model = f"{run['format']} {run['precision']}" if run["format"] else _KINDS[run["kind"]]
         table.add_row(
             Path(run["path"]).name, model + (", rejected" if run["kind"] == "rejected" else ""),
             megabytes(run["size_bytes"]), created, run["verdict"] or "",
@@ -154,6 +157,21 @@ def runs_table(runs: Sequence[RunEntry]) -> Iterator[RenderableType]:
         )  # fmt: skip
     yield Fitting(table) if table.row_count else "runs/ has no bundles yet: edgekit train"
     yield from (styled(f"damaged: {run['path']}: {run['problem']}", "yellow") for run in runs if run["problem"])
+
+
+def sweep_table(rows: Sequence[SweepRow]) -> Iterator[RenderableType]:
+    """One row per point, with what was remarkable about it below."""
+    keys = [key for key in rows[0]["values"] if key != "train.epochs"]
+    table = text_table("point", *keys, "epochs", "test accuracy", "best validation", "seconds", "images/s")
+    for row in rows:
+        cells = [row["point"], *(str(row["values"][key]) for key in keys), str(row["epochs"] or "")]
+        if row["trained"]:
+            low, high = row["test_accuracy_low"], row["test_accuracy_high"]
+            cells += [f"{row['test_accuracy']:.4f} [{low:.4f}, {high:.4f}]", f"{row['best_validation']:.4f}",
+                      f"{row['seconds']:.0f}", f"{row['images_per_s']:.0f}"]  # fmt: skip
+        table.add_row(*(Text(visible(cell)) for cell in cells))
+    yield Fitting(table)
+    yield from (styled(f"{row['point']}: {row['note']}", "yellow") for row in rows if row["note"])
 
 
 def facts_table(facts: Mapping[str, object]) -> Iterator[RenderableType]:

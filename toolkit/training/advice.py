@@ -8,6 +8,9 @@ from ..analysis.statistics import wilson
 # A validation loss this far above its best, while the training loss still falls, counts as over-fitting rather than
 # noise.
 _RISE = 1.1
+# A training accuracy this far below that of the epoch with the lowest training loss is more than noise. The loss itself
+# is no measure: a network that forgets everything it learned ends at the loss of guessing, however little that rose.
+_FALL = 0.05
 # Training accuracy this far above guessing counts as learned.
 _LEARNED = 1.5
 # The standard deviation of normalized inputs, about 1, is unusual outside this range.
@@ -42,7 +45,11 @@ def advise(history: Sequence[Row], circumstances: Circumstances) -> Iterator[str
     Args:
         history: a row of metrics per epoch, at least one.
     """
-    for line in (_nothing_learned(history, circumstances), over_fitting(history), _slow(history)):
+    lines = (
+        _nothing_learned(history, circumstances), over_fitting(history), diverging(history, circumstances.lr),
+        _slow(history),
+    )  # fmt: skip
+    for line in lines:
         if line:
             yield line
 
@@ -84,6 +91,23 @@ def over_fitting(history: Sequence[Row]) -> str | None:
         f"over-fitting since epoch {first['epoch']:.0f}: the validation loss rose from "
         f"{first['validation_loss']:.3f} to {last['validation_loss']:.3f} while the training loss fell; "
         "fewer epochs, augmentation or weight decay help"
+    )
+
+
+def diverging(history: Sequence[Row], lr: float) -> str | None:
+    """One line if the training loss rose from its lowest and the training accuracy fell, else None.
+
+    Args:
+        lr: the recipe's learning rate.
+    """
+    best = min(range(len(history)), key=lambda index: history[index]["train_loss"])
+    first, last = history[best], history[-1]
+    if last["train_accuracy"] > first["train_accuracy"] - _FALL:
+        return None
+    return (
+        f"diverging since epoch {first['epoch']:.0f}: the training loss rose from {first['train_loss']:.3f} to "
+        f"{last['train_loss']:.3f}; try a tenth of the rate (--set train.lr={lr / 10:.3g}), a schedule that "
+        "lowers it, or fewer epochs"
     )
 
 

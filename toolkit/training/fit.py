@@ -36,8 +36,10 @@ def fit(run: Run) -> None:
             if run.settings.patience and run.state.stale >= run.settings.patience:
                 _log.info(f"stopped early: no better validation accuracy in {run.state.stale} epochs (train.patience)")
                 break
+            begun = time.monotonic()
             row = _train_epoch(run, epoch)
             row |= {f"validation_{key}": value for key, value in evaluate(run, "validation").items()}
+            row["seconds"] = time.monotonic() - begun
             better = run.state.add(row)
             log(row)
             if run.fabric.is_global_zero:

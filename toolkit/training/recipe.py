@@ -169,14 +169,10 @@ class Recipe:
         Raises:
             RecipeError: there is no such recipe, a key is unknown, or a value is of the wrong type or out of range.
         """
-        path = Path(name)
-        if name in shipped():
-            text = (_SHIPPED / f"{name}.toml").read_text()
-        elif path.suffix == ".toml" and path.is_file():
-            text = _read(path)
-        else:
-            raise RecipeError(unknown("recipe", name, shipped()), fix="pass a shipped recipe's name or a .toml file")
-        return cls.from_dict({"name": safe_name(path.stem), **_parse(text, name)}).changed(settings)
+        data = read_recipe(name)
+        if "sweep" in data:
+            raise RecipeError(f"{name} describes a sweep", fix=f"edgekit train --sweep {name}")
+        return cls.from_dict(data).changed(settings)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> "Recipe":
@@ -191,16 +187,21 @@ class Recipe:
 
     def changed(self, settings: Iterable[str]) -> "Recipe":
         """A recipe with "section.key=value" settings applied; values are TOML, or bare words."""
+        return self.with_values(dict(parse_setting(setting) for setting in settings))
+
+    def with_values(self, values: Mapping[str, object]) -> "Recipe":
+        """A recipe with other values, by keys such as "train.lr" or "name".
+
+        Raises:
+            RecipeError: a key is unknown, or a value is of the wrong type or out of range.
+        """
         data = asdict(self)
-        for setting in settings:
-            key, equals, value = setting.partition("=")
-            section, _, name = key.strip().rpartition(".")
-            if not equals:
-                raise RecipeError(f"cannot read the setting {setting!r}", fix="write it as --set train.lr=0.01")
+        for key, value in values.items():
+            section, _, name = key.rpartition(".")
             if section and not isinstance(data.get(section), dict):
                 sections = [entry for entry in data if isinstance(data[entry], dict)]
                 raise RecipeError(unknown("recipe section", section, sections), fix="see edgekit train --help")
-            (data[section] if section else data)[name] = _value(value.strip())
+            (data[section] if section else data)[name] = value
         return Recipe.from_dict(data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,6 +218,34 @@ def for_model(model: str) -> Recipe:
     """The shipped recipe of a network, or the default recipe."""
     recipe = Recipe.load(model) if model in shipped() else Recipe()
     return Recipe.from_dict({**recipe.to_dict(), "model": asdict(replace(recipe.model, name=model))})
+
+
+def read_recipe(name: str) -> dict[str, object]:
+    """The unchecked content of a shipped recipe or of a file, with the file's name as the recipe's default name.
+
+    Raises:
+        RecipeError: there is no such recipe, or it is not TOML.
+    """
+    path = Path(name)
+    if name in shipped():
+        text = (_SHIPPED / f"{name}.toml").read_text()
+    elif path.suffix == ".toml" and path.is_file():
+        text = _read(path)
+    else:
+        raise RecipeError(unknown("recipe", name, shipped()), fix="pass a shipped recipe's name or a .toml file")
+    return {"name": safe_name(path.stem), **_parse(text, name)}
+
+
+def parse_setting(setting: str) -> tuple[str, object]:
+    """Key and value of "train.lr=0.01"; the value is TOML, or a bare word.
+
+    Raises:
+        RecipeError: there is no equals sign.
+    """
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise RecipeError(f"cannot read the setting {setting!r}", fix="write it as --set train.lr=0.01")
+    return key.strip(), _value(value.strip())
 
 
 def _read(path: Path) -> str:

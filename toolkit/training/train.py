@@ -73,7 +73,7 @@ def resume_training(work: Path, progress: Progress = silent) -> Bundle:
         TrainingError: `work` is not the folder of an unfinished run, or another process is training in it.
     """
     bundle_path = _bundle_of(work)
-    if not (work / _RECIPE).is_file() or bundle_path.exists():
+    if not is_training(work) or bundle_path.exists():
         raise TrainingError(f"{work} is not the folder of an unfinished training", fix="pass a folder runs/*.train")
     recipe = _read_recipe(work)
     return _train(open_fabric(recipe), recipe, work, bundle_path, progress, resumed=True)
@@ -87,28 +87,37 @@ def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bun
     Raises:
         TrainingError: `work` is not the folder of a training run, or already has that many epochs.
     """
-    if not (work / _RECIPE).is_file() or not (work / checkpoint.STATE).is_file():
+    if not is_training(work) or not (work / checkpoint.STATE).is_file():
         raise TrainingError(f"{work} contains no complete epoch of a training", fix="pass a folder runs/*.train")
     completed = checkpoint.epochs(work)
     if epochs <= completed:
         raise TrainingError(
             f"{work} has {completed} epochs already", fix=f"ask for more: --resume --epochs {2 * completed}"
         )
-    recipe = _read_recipe(work)
-    recipe = recipe.changed([f"train.epochs={epochs}"])
+    recipe = _read_recipe(work).changed([f"train.epochs={epochs}"])
     fabric = open_fabric(recipe)
     bundle_path = _bundle_of(work)
     if bundle_path.exists():
         copied = Path()
         if fabric.is_global_zero:
             copied = new_path(recipe.name, work.parent)
-            with new_folder(copied.with_name(copied.name + TRAINING)) as folder:
-                shutil.copytree(work, folder, dirs_exist_ok=True)
+            copy_training(work, copied, recipe)
             release(copied)
         bundle_path = fabric.broadcast(copied)
     return _train(
         fabric, recipe, bundle_path.with_name(bundle_path.name + TRAINING), bundle_path, progress, resumed=True
     )
+
+
+def copy_training(work: Path, bundle_path: Path, recipe: Recipe) -> None:
+    """Copy a run's folder to that of the future bundle `bundle_path`, where resuming continues it by `recipe`.
+
+    Raises:
+        EdgeKitError: that folder exists already, or cannot be written.
+    """
+    with new_folder(bundle_path.with_name(bundle_path.name + TRAINING)) as folder:
+        shutil.copytree(work, folder, dirs_exist_ok=True)
+        (folder / _RECIPE).write_text(json.dumps(recipe.to_dict(), indent=1))
 
 
 def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
@@ -121,10 +130,15 @@ def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
         TrainingError: there is no such run.
     """
     folders = [entry for entry in runs.glob(f"*{TRAINING}") if finished or not _bundle_of(entry).exists()]
-    folders = [entry for entry in folders if (entry / _RECIPE).is_file() and not _busy(entry)]
+    folders = [entry for entry in folders if is_training(entry) and not _busy(entry)]
     if not folders:
         raise TrainingError(f"no {'' if finished else 'unfinished '}training in {runs}/", fix="run: edgekit train")
     return max(folders, key=lambda entry: entry.stat().st_mtime)
+
+
+def is_training(work: Path) -> bool:
+    """Whether this is the folder of a training, finished or not."""
+    return (work / _RECIPE).is_file()
 
 
 def _bundle_of(work: Path) -> Path:

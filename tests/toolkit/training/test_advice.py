@@ -77,6 +77,18 @@ def test_over_fitting_is_recognised() -> None:
     assert list(advise(_rows(train, train), FINE)) == []
 
 
+def test_divergence_is_recognised() -> None:
+    """The training loss rises and the training accuracy falls; a rise alone is noise."""
+    rows = _rows([2.0, 1.5, 1.4, 1.42, 1.45], [2.0, 1.6, 1.5, 1.5, 1.5])
+    assert list(advise(rows, FINE)) == []
+    for row, accuracy in zip(rows, [0.3, 0.4, 0.45, 0.43, 0.39], strict=True):
+        row["train_accuracy"] = accuracy
+    (line,) = advise(rows, FINE)
+    assert "diverging since epoch 3: the training loss rose from 1.400 to 1.450" in line
+    assert "--set train.lr=0.001" in line
+    assert list(advise(rows[:3], FINE)) == []
+
+
 def test_slow_images_are_named() -> None:
     """More than a third of the time spent on waiting is worth a line."""
     (line,) = advise(_rows([1.0], [1.0], waiting=0.5), FINE)
