@@ -25,6 +25,7 @@ from edgekit.deploy.documents import parse, plain
 from edgekit.deploy.engine.passport import Passport, rebuild
 from edgekit.deploy.errors import EdgeKitError
 from edgekit.deploy.image_sources import open_images, read_idx
+from edgekit.deploy.labels import read_labels
 from edgekit.deploy.measuring import agent, cargo
 from edgekit.deploy.measuring.agent import Measured
 from edgekit.deploy.measuring.measurement import Block, Measurement, Predictions, WarmUp
@@ -36,7 +37,6 @@ from edgekit.toolkit import console
 from edgekit.toolkit.analysis.compare import read_document
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.document import make_report
-from edgekit.toolkit.importing.import_model import read_labels
 from edgekit.toolkit.inspect import inspect_bundle
 from edgekit.toolkit.packing import pack as packing
 from edgekit.toolkit.report.html import render

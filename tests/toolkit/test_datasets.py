@@ -10,7 +10,7 @@ import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import DataError
 from edgekit.deploy.images import ImageSet
-from edgekit.toolkit import datasets
+from edgekit.toolkit import dataset_parts
 from edgekit.toolkit.datasets import load_dataset, part_of
 from PIL import Image
 
@@ -136,13 +136,13 @@ def test_calibration_images_are_not_test_images(fp32: Bundle, tmp_path: Path, mo
     source = str(tmp_path / "own")
     assert len(part_of(fp32, "test", source) or ()) == 100, "all images of an independent folder are test images"
     opened: list[Path] = []
-    read = datasets.open_images
+    read = dataset_parts.open_images
 
     def counted(path: Path, *arguments: Any, **options: Any) -> ImageSet:
         opened.append(path)
         return read(path, *arguments, **options)
 
-    monkeypatch.setattr(datasets, "open_images", counted)
+    monkeypatch.setattr(dataset_parts, "open_images", counted)
     made = quantize(fp32, images=source, out=tmp_path / "made").bundle
     assert opened == [Path(source)], "the folder is read once for calibration, selection and fingerprints"
     used = set(made.manifest.details["calibration"]["ids"])
