@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
 from ...deploy.bundle import Bundle, create, make_golden
-from ...deploy.errors import TrainingError
-from ...deploy.files import exists, new_folder, write_file
+from ...deploy.errors import EdgeKitError, TrainingError
+from ...deploy.files import exists, new_folder
 from ...deploy.manifest import Manifest, TensorSpec
 from ...deploy.progress import Progress, silent
 from ..datasets import load_dataset
@@ -25,6 +26,7 @@ from . import checkpoint
 from .advice import advise
 from .choose_preprocess import choose_preprocess
 from .fit import circumstances, evaluate, fit
+from .launch import RECIPE, begun_by_this_launch, describe, losses_explained
 from .recipe import Recipe
 from .screening import screen
 from .setup import (
@@ -42,8 +44,6 @@ from .transfer import seen_images
 
 _log = logging.getLogger(__name__)
 
-_RECIPE = "recipe.json"
-
 
 def train(
     recipe: Recipe, *, out: Path | None = None, runs: Path = RUNS, download: bool = False,
@@ -51,7 +51,8 @@ def train(
 ) -> Bundle:  # fmt: skip
     """Train a network by a recipe, and write a bundle of the epoch that is best on the validation part.
 
-    The run's folder `NNN-name.train` beside the bundle contains the checkpoints, metrics.csv and curves.png.
+    The run's folder `NNN-name.train` beside the bundle contains the checkpoints, metrics.csv and curves.png. After an
+    elastic restart of torchrun, the run that it interrupted is continued.
 
     Args:
         download: fetch a named data set that is not on this machine.
@@ -62,15 +63,29 @@ def train(
         DataError: the data set cannot be used.
     """
     fabric = open_fabric(recipe)
-    # only one of several processes reserves the number
-    reserved = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
-    bundle_path = fabric.broadcast(reserved)
-    work = bundle_path.with_name(bundle_path.name + TRAINING)
-    for path in (bundle_path, work):
-        if path.exists() and fabric.is_global_zero:
-            raise exists(path)
+    # only one of several processes chooses the path, and all of them fail if it cannot
+    place: Any = fabric.broadcast(_place(recipe, out, runs) if fabric.is_global_zero else None)
+    if isinstance(place, EdgeKitError):
+        raise place
+    bundle_path, resumed = place
     with claimed(bundle_path):
-        return _train(fabric, recipe, work, bundle_path, progress, download=download)
+        return _train(fabric, recipe, _work_of(bundle_path), bundle_path, progress, resumed=resumed, download=download)
+
+
+def _place(recipe: Recipe, out: Path | None, runs: Path) -> tuple[Path, bool] | EdgeKitError:
+    """The bundle's path, and whether a run for it is continued; else why there is none."""
+    try:
+        folders = [_work_of(out)] if out else runs.glob(f"*{TRAINING}")
+        begun = [work for work in folders if not _bundle_of(work).exists() and begun_by_this_launch(work, recipe)]
+        if begun:
+            return _bundle_of(_newest(begun)), True
+        bundle_path = out or new_path(recipe.name, runs)
+        for path in (bundle_path, _work_of(bundle_path)):
+            if path.exists():
+                raise exists(path)
+    except EdgeKitError as error:
+        return error
+    return bundle_path, False
 
 
 def resume_training(work: Path, progress: Progress = silent) -> Bundle:
@@ -82,7 +97,7 @@ def resume_training(work: Path, progress: Progress = silent) -> Bundle:
         TrainingError: `work` is not the folder of an unfinished run, or another process is training in it.
     """
     bundle_path = _bundle_of(work)
-    if not (work / _RECIPE).is_file() or bundle_path.exists():
+    if not (work / RECIPE).is_file() or bundle_path.exists():
         raise TrainingError(f"{work} is not the folder of an unfinished training", fix="pass a folder runs/*.train")
     recipe = _read_recipe(work)
     return _train(open_fabric(recipe), recipe, work, bundle_path, progress, resumed=True)
@@ -96,7 +111,7 @@ def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bun
     Raises:
         TrainingError: `work` is not the folder of a training run, or already has that many epochs.
     """
-    if not (work / _RECIPE).is_file() or not (work / checkpoint.STATE).is_file():
+    if not (work / RECIPE).is_file() or not (work / checkpoint.STATE).is_file():
         raise TrainingError(f"{work} contains no complete epoch of a training", fix="pass a folder runs/*.train")
     completed = checkpoint.epochs(work)
     if epochs <= completed:
@@ -111,13 +126,11 @@ def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bun
         copied = Path()
         if fabric.is_global_zero:
             copied = new_path(recipe.name, work.parent)
-            with new_folder(copied.with_name(copied.name + TRAINING)) as folder:
+            with new_folder(_work_of(copied)) as folder:
                 shutil.copytree(work, folder, dirs_exist_ok=True)
             release(copied)
         bundle_path = fabric.broadcast(copied)
-    return _train(
-        fabric, recipe, bundle_path.with_name(bundle_path.name + TRAINING), bundle_path, progress, resumed=True
-    )
+    return _train(fabric, recipe, _work_of(bundle_path), bundle_path, progress, resumed=True)
 
 
 def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
@@ -130,9 +143,13 @@ def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
         TrainingError: there is no such run.
     """
     folders = [entry for entry in runs.glob(f"*{TRAINING}") if finished or not _bundle_of(entry).exists()]
-    folders = [entry for entry in folders if (entry / _RECIPE).is_file() and not _busy(entry)]
+    folders = [entry for entry in folders if (entry / RECIPE).is_file() and not _busy(entry)]
     if not folders:
         raise TrainingError(f"no {'' if finished else 'unfinished '}training in {runs}/", fix="run: edgekit train")
+    return _newest(folders)
+
+
+def _newest(folders: list[Path]) -> Path:
     return max(folders, key=lambda entry: entry.stat().st_mtime)
 
 
@@ -140,12 +157,17 @@ def _bundle_of(work: Path) -> Path:
     return work.with_name(work.name.removesuffix(TRAINING))
 
 
+def _work_of(bundle_path: Path) -> Path:
+    return bundle_path.with_name(bundle_path.name + TRAINING)
+
+
 def _read_recipe(work: Path) -> Recipe:
-    return Recipe.from_dict(json.loads((work / _RECIPE).read_text()))
+    return Recipe.from_dict(json.loads((work / RECIPE).read_text()))
 
 
 def _busy(work: Path) -> bool:
-    with locked(work) as acquired:
+    # shared, since all processes of a training look at the same time
+    with locked(work, shared=True) as acquired:
         return not acquired
 
 
@@ -154,9 +176,15 @@ def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Ite
     """Create the run's folder, unless the run is resumed, and lock it against other processes.
 
     Raises:
-        EdgeKitError: another process created or locked it first.
+        EdgeKitError: another process created or locked it first, or it is not visible on this machine.
     """
     if not fabric.is_global_zero:
+        fabric.barrier()
+        if not work.is_dir():
+            raise TrainingError(
+                f"the first process writes to {work}, which is not on {socket.gethostname()}",
+                fix="start all machines in one shared folder",
+            )
         yield
         return
     if not resumed:
@@ -165,6 +193,7 @@ def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Ite
     with locked(work) as acquired:
         if not acquired:
             raise TrainingError(f"another process is training in {work}", fix="wait for it, or choose another --out")
+        fabric.barrier()
         yield
 
 
@@ -183,9 +212,9 @@ def _train(
     plain, architecture = make_network(recipe, preprocess, len(dataset.train.labels))
     check_batches(recipe.train, len(dataset.train), fabric.world_size, plain)
     teacher = open_teacher(recipe, dataset.train.labels, preprocess, fabric.device)
-    with _occupied(fabric, work, resumed):
+    with losses_explained(work), _occupied(fabric, work, resumed):
         if fabric.is_global_zero:
-            write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
+            describe(work, recipe)
         pixels = open_parts(dataset, headers, preprocess, recipe, fabric.device, progress)
         run = start(fabric, recipe, TrainingData(dataset, preprocess, pixels), plain, teacher, work, progress)
         try:
@@ -193,6 +222,7 @@ def _train(
         except KeyboardInterrupt:
             _log.info(f"stopped; {run.state.epoch} complete epochs are kept in {work}: edgekit train --resume")
             raise
+        fabric.barrier()  # the first process may still be writing the best weights
         for line in advise(run.state.history, circumstances(run)):
             _log.warning(line)
         run.result.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
