@@ -11,7 +11,6 @@ import torch
 
 from ...deploy.errors import TrainingError
 from ...deploy.files import write_file
-from . import checkpoint
 from .recipe import Recipe
 
 RECIPE = "recipe.json"
@@ -61,8 +60,8 @@ def losses_explained(work: Path) -> Iterator[None]:
         # gloo raises plain RuntimeErrors, which name its source files
         if not isinstance(error, torch.distributed.DistError) and "gloo/" not in str(error):
             raise
-        epochs = checkpoint.epochs(work) if (work / checkpoint.STATE).is_file() else 0
+        # at once, since torchrun is about to end this process too
         raise TrainingError(
-            f"another process of this training ended; {epochs} complete epochs are kept in {work}",
+            f"another process of this training ended; the complete epochs are kept in {work}",
             fix="see its own message, then start torchrun again with: -m edgekit train --resume",
         ) from error
