@@ -349,6 +349,11 @@ def _run_npz(case: bytes, folder: Path) -> None:
     images.stratified(4, 0).sha256()
 
 
+def _run_shard(case: bytes, folder: Path) -> None:
+    images = open_images(_file(case, folder, "x.tar"))
+    images.stratified(4, 0).sha256()
+
+
 def _run_idx(case: bytes, folder: Path) -> None:
     """The case is read as labels, then as images."""
     images, labels = _committed_seeds("idx")
@@ -460,6 +465,7 @@ TARGETS: dict[str, Target] = {
     "parcel": Target(lambda: [_parcel(built=True), _parcel()], mutate.mutate_zip, _run_parcel, 2),
     "packed": Target(lambda: [_parcel()], mutate.mutate_zip, _run_packed, 2),
     "npz": Target(lambda: _committed_seeds("set"), mutate.mutate_npz, _run_npz, 5),
+    "shard": Target(lambda: _committed_seeds("shard"), mutate.mutate_bytes, _run_shard, 5),
     "idx": Target(lambda: _committed_seeds("idx"), mutate.mutate_gzip, _run_idx, 10),
     "csv": Target(lambda: _committed_seeds("table"), mutate.mutate_bytes, _run_csv, 5),
     "labels": Target(
