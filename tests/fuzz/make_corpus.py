@@ -60,14 +60,11 @@ def make_data() -> None:
     for name, content in (("images", idx), ("labels", labels)):
         (SEEDS / f"idx-{name}.gz").write_bytes(gzip.compress(content, mtime=0))
     (SEEDS / "table.csv").write_text("Image,Category\n1,cat\n1.png,dog\n")
+    long = "é" * 90
+    entries = ("0.png", b"P5 1 1 255 x"), ("0.cls", b"1"), (f"{long}.png", b"x"), (f"{long}.cls", b"0")
     for name, form in (("pax", tarfile.PAX_FORMAT), ("gnu", tarfile.GNU_FORMAT)):
         with tarfile.open(SEEDS / f"shard-{name}.tar", "w", format=form) as archive:
-            for file, content in (
-                ("0.png", b"P5 1 1 255 x"),
-                ("0.cls", b"1"),
-                ("é" * 90 + ".png", b"x"),
-                ("é" * 90 + ".cls", b"0"),
-            ):
+            for file, content in entries:
                 info = tarfile.TarInfo(file)
                 info.size, info.mtime = len(content), 1.5
                 archive.addfile(info, io.BytesIO(content))
