@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from .errors import DataError
 from .images import ImageSet
+from .members import Member
 from .preprocess import eight_bits, opened
 
 WIDTH = 3
@@ -95,7 +96,7 @@ def _read_rows(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     return np.frombuffer(content, "<u8").reshape(count, WIDTH)
 
 
-def _content(picture: Path | np.ndarray) -> int:
+def _content(picture: Path | Member | np.ndarray) -> int:
     if isinstance(picture, np.ndarray):
         digest = hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
     else:
@@ -109,7 +110,7 @@ def _content(picture: Path | np.ndarray) -> int:
     return int.from_bytes(digest.digest()[:8], "little")
 
 
-def _thumbnail(picture: Path | np.ndarray) -> np.ndarray:
+def _thumbnail(picture: Path | Member | np.ndarray) -> np.ndarray:
     """An image as uint8 [32, 32], upright; plain if it cannot be decoded.
 
     A JPEG is decoded at a reduced size, which is close enough here.

@@ -1,4 +1,4 @@
-"""Opening image sets: folders of class folders, a CSV beside images, .npz and IDX arrays, single images."""
+"""Opening image sets: folders of class folders, a CSV beside images, tar shards, .npz and IDX arrays."""
 
 import csv
 from collections import Counter
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from . import arrays
-from .errors import DataError, unknown
-from .images import UNLABELLED, ImageSet, without_corrupt
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+from .errors import DataError
+from .images import SUFFIXES, UNLABELLED, ImageSet, without_corrupt
+from .labels import index_of
+from .shards import read_shards, shard_files
 
 # Labels without names must be numbers below this.
 _MAX_NUMBERED = 100_000
@@ -23,10 +23,11 @@ _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 def open_images(path: Path, labels: Sequence[str] | None = None, *, skip_corrupt: bool = False) -> ImageSet:
-    """Open a folder of class folders, a folder with a CSV `Image,Category`, a folder of plain images, or a .npz.
+    """Open a folder of class folders, a folder with a CSV `Image,Category`, a folder of plain images, tar shards, or a
+    .npz.
 
     Args:
-        path: the folder or file.
+        path: the folder or file, or a pattern of tar files (see shards.shard_files).
         labels: class names, which must include the set's own; targets are then indices into this list.
         skip_corrupt: leave out files that cannot be decoded, and list them in `left_out`. This decodes every file
             once.
@@ -36,8 +37,10 @@ def open_images(path: Path, labels: Sequence[str] | None = None, *, skip_corrupt
     """
     if path.suffix == ".npz" and path.is_file():
         images = _read_npz(path, labels)
+    elif shards := shard_files(path):
+        images = read_shards(shards, labels)
     elif not path.is_dir():
-        raise DataError(f"no folder or .npz file at {path}", fix="check the path")
+        raise DataError(f"no folder, .npz or .tar file at {path}", fix="check the path")
     elif tables := sorted(path.glob("*.csv")):
         images = _read_csv(path, tables, labels)
     elif any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir()):
@@ -83,7 +86,7 @@ def _read_npz(path: Path, labels: Sequence[str] | None) -> ImageSet:
     images = _from_arrays(loaded["images"], loaded["labels"], names or labels, path.name)
     if labels is None or names is None:
         return images
-    target_of = {index: _index_of(names[index], labels, path) for index in set(images.targets.tolist())}
+    target_of = {index: index_of(names[index], labels, path) for index in set(images.targets.tolist())}
     targets = np.asarray([target_of[index] for index in images.targets.tolist()], np.int64)
     return replace(images, labels=tuple(labels), targets=targets)
 
@@ -118,7 +121,7 @@ def _read_class_folders(path: Path, labels: Sequence[str] | None) -> ImageSet:
     files: list[Path] = []
     targets: list[int] = []
     for folder in folders:
-        target = _index_of(folder.name, names, folder)
+        target = index_of(folder.name, names, folder)
         images = _image_files(folder)
         if not images:
             raise DataError(f"the class folder {folder} contains no images", fix="add images, or remove the folder")
@@ -138,7 +141,7 @@ def _read_csv(path: Path, tables: list[Path], labels: Sequence[str] | None) -> I
     repeated = [name for name, count in Counter(row["Image"] for row in rows).items() if count > 1]
     if repeated:
         raise DataError(f"{table} lists the image {repeated[0]} more than once", fix="keep one row per image")
-    targets = [_index_of(row["Category"], names, f"{table}, image {row['Image']}") for row in rows]
+    targets = [index_of(row["Category"], names, f"{table}, image {row['Image']}") for row in rows]
     return ImageSet(names, tuple(row["Image"] for row in rows), np.asarray(targets, np.int64), files)
 
 
@@ -206,13 +209,3 @@ def _natural(name: str) -> tuple[int, int, str]:
     """Sort key that puts numbers first, by value."""
     stem = name.rpartition("/")[2].partition(".")[0]
     return (0, int(stem), name) if stem.isdecimal() else (1, 0, name)
-
-
-def _index_of(name: str, labels: Sequence[str], place: object) -> int:
-    try:
-        return list(labels).index(name)
-    except ValueError:
-        raise DataError(
-            f"{place}: {unknown('label', name, labels)}",
-            fix="rename the folder or label, or pass images with the model's labels",
-        ) from None

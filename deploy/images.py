@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,12 @@ import numpy as np
 from PIL import Image
 
 from .errors import DataError
+from .members import Member, Members
 from .preprocess import Header, decode, read_header
 
 UNLABELLED = -1
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 _ARRAYS, _INDEX = "images.npy", "images.json"
 
@@ -36,14 +38,14 @@ class ImageSet:
         labels: the class names; a target is an index into them.
         ids: one stable id per image (a path relative to the set's root, or the index in the set's file).
         targets: int64 [n], UNLABELLED for an image without a label.
-        pictures: n image files, or uint8 [n, h, w] or [n, h, w, 3].
+        pictures: n image files, in folders or in tar files, or uint8 [n, h, w] or [n, h, w, 3].
         left_out: files that were skipped because they are corrupt (with skip_corrupt only).
     """
 
     labels: tuple[str, ...]
     ids: tuple[str, ...]
     targets: np.ndarray
-    pictures: Sequence[Path] | np.ndarray
+    pictures: Sequence[Path | Member] | np.ndarray
     left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -51,7 +53,7 @@ class ImageSet:
 
     def __getitem__(self, index: int) -> Sample:
         picture = self.pictures[index]
-        image = decode(picture) if isinstance(picture, Path) else Image.fromarray(picture)
+        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else decode(picture)
         return Sample(image, int(self.targets[index]), self.ids[index])
 
     def __iter__(self) -> Iterator[Sample]:
@@ -65,7 +67,7 @@ class ImageSet:
     def encoded(self, index: int) -> tuple[bytes, str]:
         """The image's file content and suffix: those of the file itself, or a lossless PNG of an array."""
         picture = self.pictures[index]
-        if isinstance(picture, Path):
+        if not isinstance(picture, np.ndarray):
             return picture.read_bytes(), picture.suffix.lower()
         stream = io.BytesIO()
         Image.fromarray(picture).save(stream, "PNG")
@@ -75,16 +77,21 @@ class ImageSet:
         """Hex SHA-256 of all ids and pictures, to tell whether two sets are identical."""
         digest = hashlib.sha256()
         for name, picture in zip(self.ids, self.pictures, strict=True):
-            content = picture.read_bytes() if isinstance(picture, Path) else np.ascontiguousarray(picture).tobytes()
+            content = (
+                np.ascontiguousarray(picture).tobytes() if isinstance(picture, np.ndarray) else picture.read_bytes()
+            )
             digest.update(hashlib.sha256(name.encode() + b"\0" + content).digest())
         return digest.hexdigest()
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
         """The images at these indices, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        pictures = (
-            self.pictures[chosen] if isinstance(self.pictures, np.ndarray) else [self.pictures[i] for i in chosen]
-        )
+        if isinstance(self.pictures, np.ndarray):
+            pictures = self.pictures[chosen]
+        elif isinstance(self.pictures, Members):
+            pictures = self.pictures.take(chosen)
+        else:
+            pictures = [self.pictures[i] for i in chosen]
         return replace(
             self, ids=tuple(self.ids[i] for i in chosen), targets=self.targets[chosen], pictures=pictures, left_out=()
         )
@@ -113,20 +120,30 @@ class ImageSet:
         index: dict[str, Any] = {"labels": self.labels, "ids": self.ids, "targets": self.targets.tolist()}
         if isinstance(self.pictures, np.ndarray):
             np.save(folder / _ARRAYS, self.pictures, allow_pickle=False)
+        elif with_files:
+            index["files"] = []
+            for number in range(len(self)):
+                content, suffix = self.encoded(number)
+                index["files"].append(f"{number:06d}{suffix}")
+                (folder / index["files"][number]).write_bytes(content)
+        elif isinstance(self.pictures, Members):
+            index["shards"] = [str(shard.resolve()) for shard in self.pictures.shards]
+            index["names"], index["table"] = self.pictures.names, self.pictures.table.tolist()
         else:
-            index["files"] = [str(path.resolve()) for path in self.pictures]
-            if with_files:
-                index["files"] = [f"{number:06d}{path.suffix.lower()}" for number, path in enumerate(self.pictures)]
-                for name, path in zip(index["files"], self.pictures, strict=True):
-                    shutil.copyfile(path, folder / name)
+            index["files"] = [str(Path(str(path)).resolve()) for path in self.pictures]
         (folder / _INDEX).write_text(json.dumps(index))
 
     @classmethod
     def load(cls, folder: Path) -> "ImageSet":
         """Read what `save` wrote."""
         index = json.loads((folder / _INDEX).read_text())
-        files = index.get("files")
-        pictures = np.load(folder / _ARRAYS, mmap_mode="r") if files is None else [folder / file for file in files]
+        if "files" in index:
+            pictures = [folder / file for file in index["files"]]
+        elif "shards" in index:
+            table = np.asarray(index["table"], np.int64).reshape(-1, 3)
+            pictures = Members(tuple(map(Path, index["shards"])), tuple(index["names"]), table)
+        else:
+            pictures = np.load(folder / _ARRAYS, mmap_mode="r")
         return cls(tuple(index["labels"]), tuple(index["ids"]), np.asarray(index["targets"], np.int64), pictures)
 
 

@@ -13,12 +13,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import DataError, EdgeKitError, RecipeError, unknown
+from .members import Member
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -147,7 +148,7 @@ class Preprocess:
         return np.stack([self(image) for image in images])
 
 
-def decode(source: bytes | Path) -> Image.Image:
+def decode(source: bytes | Path | Member) -> Image.Image:
     """Decode an image file to 8 bits per channel and turn it upright by its EXIF orientation.
 
     Photos are decoded at full size, since decoding at a reduced size gives different pixels.
@@ -167,7 +168,7 @@ class Header(NamedTuple):
     mode: str
 
 
-def read_header(source: Path) -> Header:
+def read_header(source: Path | Member) -> Header:
     """Read only an image file's header.
 
     Raises:
@@ -178,14 +179,14 @@ def read_header(source: Path) -> Header:
 
 
 @contextlib.contextmanager
-def opened(source: bytes | Path) -> Iterator[Image.Image]:
+def opened(source: bytes | Path | Member) -> Iterator[Image.Image]:
     """Open an image file, reading only its header; any error in the block is raised as a DataError."""
     name = "image" if isinstance(source, bytes) else str(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged EXIF data need not affect the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with _content(source) as content, _open(content) as image:
                 if image.mode not in _MODES | SIXTEEN_BITS:
                     raise DataError(
                         f"{name} has Pillow mode {image.mode}, whose range of values is unknown",
@@ -212,7 +213,13 @@ def opened(source: bytes | Path) -> Iterator[Image.Image]:
         ) from error
 
 
-def _open(source: io.BytesIO | Path) -> Image.Image:
+def _content(source: bytes | Path | Member) -> contextlib.AbstractContextManager[BinaryIO | Path]:
+    if isinstance(source, Path):
+        return contextlib.nullcontext(source)
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open()
+
+
+def _open(source: BinaryIO | Path) -> Image.Image:
     """Image.open with EdgeKit's limit of pixels; Pillow's limit (89 million) is a global variable."""
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PICTURE

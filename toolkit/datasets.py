@@ -18,7 +18,9 @@ from ..deploy.image_sources import open_images, read_idx
 from ..deploy.images import ImageSet, stratified, without_corrupt
 from ..deploy.manifest import Manifest
 from ..deploy.registry import resolve
+from ..deploy.shards import shard_files
 from .dataset_names import DATASETS
+from .dataset_parts import joined, log_left_out, open_parts, prefixed
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +29,6 @@ _Reader = Callable[[Path | None, bool], dict[str, ImageSet]]
 
 PARTS = ("train", "validation", "test")
 
-# Common folder names for the parts of a data set.
-_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 1 / 6
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _FASHION_LABELS = (
@@ -83,9 +79,10 @@ def load_dataset(
 ) -> Dataset:
     """Open a named data set or a folder, and divide it.
 
-    Existing parts (train/, val/ and test/ folders; the test files of MNIST and CIFAR-10) are kept. Without a test part,
-    a val/ folder becomes the test part, else a fifth of the images, drawn by class. Validation images are then drawn by
-    class from the rest; `validation` is their share of it. Ids are relative to the set's root, so they name the part.
+    Existing parts (train/, val/ and test/ folders, shards with such names, the test files of MNIST and CIFAR-10) are
+    kept. Without a test part, a validation part becomes the test part, else a fifth of the images, drawn by class.
+    Validation images are then drawn by class from the rest; `validation` is their share of it. Ids are relative to the
+    set's root, so they name the part.
 
     Args:
         download: fetch a named set that is not on this machine.
@@ -97,8 +94,8 @@ def load_dataset(
         root = str(Path(root).resolve()) if root else None
         parts = _reader(data)(Path(root) if root else None, download)
         if skip_corrupt:
-            parts = {part: _log_left_out(without_corrupt(images)) for part, images in parts.items()}
-    elif not Path(data).exists():
+            parts = {part: log_left_out(without_corrupt(images)) for part, images in parts.items()}
+    elif not (shard_files(Path(data)) or Path(data).exists()):
         raise DataError(
             f"no folder or file at {data}; {unknown('data set', data, DATASETS)}",
             fix=f"pass a path, or one of: {', '.join(DATASETS)}",
@@ -107,7 +104,7 @@ def load_dataset(
         raise DataError(f"--download is for named data sets, and {data} is a path", fix="leave out --download")
     else:
         data = place(data)
-        parts = _open_parts(Path(data), labels, skip_corrupt)
+        parts = open_parts(Path(data), labels, skip_corrupt)
     return _divide(data, root, seed, validation, parts)
 
 
@@ -141,20 +138,23 @@ class BundleImages:
         if not self._bundle.manifest.data:
             return None
         chosen = self._recorded.select(self._bundle.splits()[part])
-        return _log_left_out(without_corrupt(chosen)) if self._skip_corrupt else chosen
+        return log_left_out(without_corrupt(chosen)) if self._skip_corrupt else chosen
 
     @cached_property
     def _recorded(self) -> ImageSet:
         """All images of the data set that the manifest records."""
         recorded = self._bundle.manifest.data
         if recorded["data"] in DATASETS:
-            return _joined(_reader(recorded["data"])(Path(recorded["root"]) if recorded["root"] else None, False))
-        if not Path(recorded["data"]).exists():
+            return joined(_reader(recorded["data"])(Path(recorded["root"]) if recorded["root"] else None, False))
+        path, labels = Path(recorded["data"]), self._bundle.manifest.labels
+        if shard_files(path):
+            return open_images(path, labels)
+        if not path.exists():
             raise DataError(
                 f"the data set of {self._bundle.path.name} was at {recorded['data']}, which is not on this machine",
                 fix="pass --images with a folder of class folders",
             )
-        return _joined(_open_parts(Path(recorded["data"]), self._bundle.manifest.labels, skip_corrupt=False))
+        return joined(open_parts(path, labels, skip_corrupt=False))
 
     def _part_elsewhere(self, part: str) -> ImageSet:
         """A part of another data set, divided as by `load_dataset`.
@@ -185,7 +185,7 @@ class BundleImages:
     @cached_property
     def _folders(self) -> dict[str, ImageSet]:
         """The parts of the folder that replaces the bundle's own data set."""
-        return _open_parts(Path(self._images), self._bundle.manifest.labels, self._skip_corrupt)
+        return open_parts(Path(self._images), self._bundle.manifest.labels, self._skip_corrupt)
 
 
 def part_of(bundle: Bundle, part: str, images: str | None = None, *, skip_corrupt: bool = False) -> ImageSet | None:
@@ -207,61 +207,6 @@ def calibration_of(manifest: Manifest) -> Mapping[str, Any]:
     """The calibration that quantize recorded; empty if it did not calibrate."""
     recorded = manifest.details.get("calibration")
     return recorded if isinstance(recorded, Mapping) else {}
-
-
-def _open_parts(path: Path, labels: Sequence[str] | None, skip_corrupt: bool) -> dict[str, ImageSet]:
-    """{part: images} of a divided folder, {"all": images} of an undivided one.
-
-    A folder called train among others is a class (the vehicle), unless it contains class folders itself.
-    """
-    folders = {part: path / name for part, names in _FOLDERS.items() for name in names if (path / name).is_dir()}
-    if not folders or (_other_folders(path, folders) and not all(map(_has_folders, folders.values()))):
-        return {"all": _log_left_out(open_images(path, labels, skip_corrupt=skip_corrupt))}
-    if labels is None:
-        labels = open_images(folders.get("train") or next(iter(folders.values()))).labels
-    parts = {}
-    for part, folder in folders.items():
-        images = _log_left_out(open_images(folder, labels, skip_corrupt=skip_corrupt))
-        parts[part] = _prefixed(images, folder.name)
-    return parts
-
-
-def _other_folders(path: Path, known: dict[str, Path]) -> bool:
-    return any(entry not in known.values() and entry.is_dir() and entry.name[0] != "." for entry in path.iterdir())
-
-
-def _has_folders(path: Path) -> bool:
-    return any(entry.is_dir() for entry in path.iterdir())
-
-
-def _log_left_out(images: ImageSet) -> ImageSet:
-    if images.left_out:
-        _log.info(f"left out {len(images.left_out)} corrupt images: {', '.join(images.left_out)}")
-    return images
-
-
-def _prefixed(images: ImageSet, prefix: str) -> ImageSet:
-    return ImageSet(
-        images.labels,
-        tuple(f"{prefix}/{name}" for name in images.ids),
-        images.targets,
-        images.pictures,
-        images.left_out,
-    )
-
-
-def _joined(parts: dict[str, ImageSet]) -> ImageSet:
-    """All parts as one set."""
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    sets = list(parts.values())
-    arrays = [images.pictures for images in sets if isinstance(images.pictures, np.ndarray)]
-    return ImageSet(
-        sets[0].labels,
-        tuple(name for images in sets for name in images.ids),
-        np.concatenate([images.targets for images in sets]),
-        np.concatenate(arrays) if arrays else [Path(picture) for images in sets for picture in images.pictures],
-    )
 
 
 def _divide(data: str, root: str | None, seed: int, share: float, parts: dict[str, ImageSet]) -> Dataset:
@@ -328,7 +273,7 @@ def _idx_set(name: str, folder_name: str, labels: Sequence[str], system: Path | 
             files = [_idx_file(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
             if None in files:
                 raise DataError(f"{folder} has no {prefix} idx files", fix="download the data set again")
-            parts[part] = _prefixed(read_idx(files[0], files[1], labels), part)  # type: ignore[arg-type]
+            parts[part] = prefixed(read_idx(files[0], files[1], labels), part)  # type: ignore[arg-type]
         return parts
 
     return read
@@ -341,7 +286,7 @@ def _idx_file(folder: Path, name: str) -> Path | None:
 def read_cifar10(root: Path | None, download: bool) -> dict[str, ImageSet]:
     """CIFAR-10: torchvision's download, or a root with train/ and test/ folders of class folders."""
     if root is not None and (root / "train").is_dir():
-        return _open_parts(root, None, skip_corrupt=False)
+        return open_parts(root, None, skip_corrupt=False)
     parts = {}
     for part, source in zip(
         ("train", "test"), _torchvision("cifar10", "CIFAR10", root or cache_folder(), download), strict=True

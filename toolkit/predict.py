@@ -14,6 +14,7 @@ from ..deploy.image_sources import open_images
 from ..deploy.images import UNLABELLED, ImageSet
 from ..deploy.postprocess import probabilities, ranked
 from ..deploy.session import open_session
+from ..deploy.shards import SHARD
 from ..deploy.visible import visible
 from .dataset_names import DATASETS
 from .datasets import part_of
@@ -41,7 +42,7 @@ def open_for_prediction(bundle: Bundle, source: str, *, skip_corrupt: bool = Fal
         DataError: there is no image at the path.
     """
     path = Path(source)
-    if path.is_file() and path.suffix != ".npz":
+    if path.is_file() and path.suffix not in (".npz", SHARD):
         return ImageSet(bundle.manifest.labels, (path.name,), np.asarray([UNLABELLED]), [path])
     if source in DATASETS:
         images = part_of(bundle, "test", source)

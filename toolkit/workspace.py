@@ -82,8 +82,10 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+def locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bool]:
     """Lock an existing folder; yields False if another process has the lock and `wait` is off.
+
+    Several processes can have a `shared` lock, but only while none has another.
 
     The system frees the lock however the process ends.
     """
@@ -91,7 +93,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         free = True
     except BlockingIOError:
         free = False

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,14 @@ def make_data() -> None:
     for name, content in (("images", idx), ("labels", labels)):
         (SEEDS / f"idx-{name}.gz").write_bytes(gzip.compress(content, mtime=0))
     (SEEDS / "table.csv").write_text("Image,Category\n1,cat\n1.png,dog\n")
+    long = "é" * 90
+    entries = ("0.png", b"P5 1 1 255 x"), ("0.cls", b"1"), (f"{long}.png", b"x"), (f"{long}.cls", b"0")
+    for name, form in (("pax", tarfile.PAX_FORMAT), ("gnu", tarfile.GNU_FORMAT)):
+        with tarfile.open(SEEDS / f"shard-{name}.tar", "w", format=form) as archive:
+            for file, content in entries:
+                info = tarfile.TarInfo(file)
+                info.size, info.mtime = len(content), 1.5
+                archive.addfile(info, io.BytesIO(content))
     for suffix in ("png", "jpg", "gif", "webp", "bmp", "tiff", "ppm"):
         stream = io.BytesIO()
         Image.fromarray(colour[0]).save(stream, {"jpg": "JPEG"}.get(suffix, suffix.upper()))

@@ -25,6 +25,7 @@ from edgekit.deploy.documents import parse, plain
 from edgekit.deploy.engine.passport import Passport, rebuild
 from edgekit.deploy.errors import EdgeKitError
 from edgekit.deploy.image_sources import open_images, read_idx
+from edgekit.deploy.labels import read_labels
 from edgekit.deploy.measuring import agent, cargo
 from edgekit.deploy.measuring.agent import Measured
 from edgekit.deploy.measuring.measurement import Block, Measurement, Predictions, WarmUp
@@ -36,7 +37,6 @@ from edgekit.toolkit import console
 from edgekit.toolkit.analysis.compare import read_document
 from edgekit.toolkit.analysis.contract import Contract
 from edgekit.toolkit.analysis.document import make_report
-from edgekit.toolkit.importing.import_model import read_labels
 from edgekit.toolkit.inspect import inspect_bundle
 from edgekit.toolkit.packing import pack as packing
 from edgekit.toolkit.report.html import render
@@ -349,6 +349,11 @@ def _run_npz(case: bytes, folder: Path) -> None:
     images.stratified(4, 0).sha256()
 
 
+def _run_shard(case: bytes, folder: Path) -> None:
+    images = open_images(_file(case, folder, "x.tar"))
+    images.stratified(4, 0).sha256()
+
+
 def _run_idx(case: bytes, folder: Path) -> None:
     """The case is read as labels, then as images."""
     images, labels = _committed_seeds("idx")
@@ -460,6 +465,7 @@ TARGETS: dict[str, Target] = {
     "parcel": Target(lambda: [_parcel(built=True), _parcel()], mutate.mutate_zip, _run_parcel, 2),
     "packed": Target(lambda: [_parcel()], mutate.mutate_zip, _run_packed, 2),
     "npz": Target(lambda: _committed_seeds("set"), mutate.mutate_npz, _run_npz, 5),
+    "shard": Target(lambda: _committed_seeds("shard"), mutate.mutate_bytes, _run_shard, 5),
     "idx": Target(lambda: _committed_seeds("idx"), mutate.mutate_gzip, _run_idx, 10),
     "csv": Target(lambda: _committed_seeds("table"), mutate.mutate_bytes, _run_csv, 5),
     "labels": Target(

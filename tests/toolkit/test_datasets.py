@@ -1,6 +1,10 @@
 """Data sets: parts are disjoint and reproducible."""
 
+import io
 import struct
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ import pytest
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import DataError
 from edgekit.deploy.images import ImageSet
-from edgekit.toolkit import datasets
+from edgekit.toolkit import dataset_parts
 from edgekit.toolkit.datasets import load_dataset, part_of
 from PIL import Image
 
@@ -136,13 +140,13 @@ def test_calibration_images_are_not_test_images(fp32: Bundle, tmp_path: Path, mo
     source = str(tmp_path / "own")
     assert len(part_of(fp32, "test", source) or ()) == 100, "all images of an independent folder are test images"
     opened: list[Path] = []
-    read = datasets.open_images
+    read = dataset_parts.open_images
 
     def counted(path: Path, *arguments: Any, **options: Any) -> ImageSet:
         opened.append(path)
         return read(path, *arguments, **options)
 
-    monkeypatch.setattr(datasets, "open_images", counted)
+    monkeypatch.setattr(dataset_parts, "open_images", counted)
     made = quantize(fp32, images=source, out=tmp_path / "made").bundle
     assert opened == [Path(source)], "the folder is read once for calibration, selection and fingerprints"
     used = set(made.manifest.details["calibration"]["ids"])
@@ -211,3 +215,64 @@ def test_a_rare_class_stays_in_training(image_folder: Folder, rare: int) -> None
     assert sum(counts.values()) == rare
     if rare == 3:
         assert set(counts.values()) == {1}
+
+
+def _shards(folder: Path, *names: str) -> None:
+    """Six images of two classes in each."""
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        with tarfile.open(folder / name, "w") as archive:
+            for index in range(6):
+                picture = io.BytesIO()
+                Image.fromarray(np.full((8, 8, 3), 20 * number + index, np.uint8)).save(picture, "PNG")
+                for suffix, content in (("png", picture.getvalue()), ("cls", str(index % 2).encode())):
+                    info = tarfile.TarInfo(f"{index}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+
+
+def test_shards_are_divided_by_their_names(tmp_path: Path) -> None:
+    """By the words train, val and test; shards of one kind are divided by class, as a folder is."""
+    _shards(tmp_path / "set", "x-train-000.tar", "x-train-001.tar", "x-val-000.tar")
+    for source in (tmp_path / "set", tmp_path / "set" / "x-{train-000,train-001,val-000}.tar"):
+        dataset = load_dataset(str(source))
+        assert {name.split("/")[0] for name in dataset.test.ids} == {"x-val-000.tar"}
+        assert len(dataset.train) + len(dataset.validation) == 12
+        assert dataset.train.labels == ("0", "1")
+    alone = load_dataset(str(tmp_path / "set" / "x-train-{000..001}.tar"))
+    assert sorted(map(len, (alone.train, alone.validation, alone.test))) == [2, 2, 8]
+    (tmp_path / "set" / "x-val-000.tar").rename(tmp_path / "set" / "other.tar")
+    with pytest.raises(DataError, match="other.tar names no part"):
+        load_dataset(str(tmp_path / "set"))
+
+
+def test_parts_in_folders_may_be_shards(tmp_path: Path) -> None:
+    """train/ and test/ with shards of the same names."""
+    for part in ("train", "test"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        _shards(tmp_path / "set" / part, "000.tar")
+    dataset = load_dataset(str(tmp_path / "set"))
+    assert dataset.test.ids[0] == "test/000.tar/0.png"
+
+
+def test_reading_shards_takes_no_memory_for_the_images(tmp_path: Path) -> None:
+    """The peak of a process that decodes four times as many images is about the same."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    picture = io.BytesIO()
+    Image.fromarray(noise).save(picture, "PNG", compress_level=0)
+    peaks = []
+    for count in (100, 400):
+        with tarfile.open(tmp_path / f"{count}.tar", "w") as archive:
+            for index in range(count):
+                info = tarfile.TarInfo(f"{index}.png")
+                info.size = len(picture.getvalue())
+                archive.addfile(info, io.BytesIO(picture.getvalue()))
+        code = (
+            "import sys\nfrom pathlib import Path\nfrom edgekit.deploy.image_sources import open_images\n"
+            "for sample in open_images(Path(sys.argv[1])): sample.image.load()\n"
+            "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        )
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / f"{count}.tar"], capture_output=True, text=True,
+                              check=True)  # fmt: skip
+        peaks.append(int(done.stdout))
+    assert peaks[1] - peaks[0] < 4 * 1024, "300 more images have 36 MB"

@@ -68,7 +68,8 @@ def command(
     out: Out = None,
 ) -> None:
     """Import your own model as a bundle."""
-    from ..importing.import_model import ImportOptions, import_model, input_dtype, read_labels
+    from ...deploy.labels import read_labels
+    from ..importing.import_model import ImportOptions, import_model, input_dtype
     from .parsing import preprocess_of, shape_of
 
     shape = shape_of(input)

@@ -234,7 +234,7 @@ def _recipe(recipe: str | None, model: str | None, data: str | None, settings: l
     if data in ("digits", "mnist") and chosen.augment.horizontal_flip:
         say("flipping disabled: mirrored digits lose their meaning")
         settings = [*settings, "augment.horizontal_flip=0.0"]
-    name = Path(data).name if data else chosen.data.data
+    name = Path(data.partition("{")[0]).name if data else chosen.data.data
     if not recipe:
         settings = [*settings, f"name={json.dumps(safe_name(f'{chosen.model.name}-{name}'))}"]
     return chosen.changed(settings)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...deploy.bundle import Bundle, Draft, create, make_golden
 from ...deploy.documents import DocumentError
-from ...deploy.errors import BundleError, DataError, EdgeKitError, ParityError, RecipeError
+from ...deploy.errors import BundleError, EdgeKitError, ParityError, RecipeError
 from ...deploy.manifest import Manifest, TensorSpec, check_name
 from ...deploy.parity import FLOAT_TOLERANCE
 from ...deploy.preprocess import Preprocess
@@ -24,9 +24,6 @@ from .network import capture_factory, capture_named, is_named
 from .written import Written
 
 _log = logging.getLogger(__name__)
-
-# Largest file of class names: as many as a manifest may contain, each as long as possible.
-_MAX_LABELS_BYTES = 64 << 20
 
 # How far the sum of an image's probabilities may be from 1 (float16 and int8 round them).
 _SUM_TOLERANCE = 0.02
@@ -340,28 +337,3 @@ def _copy_program(path: Path, out: Path, spec: TensorSpec) -> Written:
 
 def _parameters(program: Any) -> int:
     return sum(weight.numel() for _, weight in program.named_parameters())
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, one per line.
-
-    Raises:
-        DataError: the file cannot be read, is empty or too large, or repeats a name.
-    """
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_LABELS_BYTES + 1)
-        if len(content) > _MAX_LABELS_BYTES:
-            raise DataError(f"{path} is too large for a list of labels", fix="a text file with one name per line")
-        names = tuple(line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(
-            f"cannot read the labels in {path}: {reason}", fix="a text file with one name per line"
-        ) from error
-    if not names or len(set(names)) != len(names):
-        raise DataError(
-            f"{path} is empty or has a label twice",
-            fix="write one class name per line, without duplicates, in the order of the logits",
-        )
-    return names

@@ -17,7 +17,7 @@ from .curves import draw_curves
 
 STATE, BEST, METRICS, CURVES = "last.pt", "best.safetensors", "metrics.csv", "curves.png"
 # Of the state: it changes with what a resumed epoch would compute.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass

@@ -8,16 +8,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
-from torchvision.transforms import InterpolationMode, v2
 
 from ...deploy.environment import memory_cap
 from ...deploy.errors import DataError, EdgeKitError
 from ...deploy.images import ImageSet
 from ...deploy.preprocess import Preprocess
 from ...deploy.progress import Progress, silent
+from .random_crop import RandomCrop
 from .sharding import divided
 
-_INTERPOLATION = {mode.value: mode for mode in InterpolationMode}
 # A part may take this share of the free memory of a GPU, or of the machine's memory, divided among its processes.
 _MEMORY_SHARE = 0.25
 # Assumed on systems that do not say how much memory they have.
@@ -82,7 +81,7 @@ class Decoded(torch.utils.data.Dataset):
 
     def __init__(self, images: ImageSet, preprocess: Preprocess, resized_crop: float = 0.0, seed: int = 0) -> None:
         self._images, self._preprocess, self._seed = images, preprocess, seed
-        self._random_crop = _random_crop(resized_crop, preprocess) if resized_crop else None
+        self._random_crop = RandomCrop(resized_crop, preprocess) if resized_crop else None
         self.shape = (len(preprocess.mean), *(preprocess.crop or ()))
         self.random, self.targets = resized_crop > 0, images.targets
         self.nbytes = len(images) * math.prod(self.shape)
@@ -102,20 +101,17 @@ class Decoded(torch.utils.data.Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
         epoch, index = key
-        image, target, name = self._images[index]
         try:
             if self._random_crop is None:
-                image = self._preprocess.pixels(image)
+                image = self._preprocess.pixels(self._images[index].image)
             else:
                 seed = int(np.random.SeedSequence((self._seed, epoch, index)).generate_state(1)[0])
-                with torch.random.fork_rng(devices=()):
-                    torch.manual_seed(seed)
-                    image = self._random_crop(image.convert(self._preprocess.mode))
+                image = self._random_crop(self._images, index, seed)
         except DataError as error:
-            raise DataError(f"{name}: {error}", fix=error.fix) from error
+            raise DataError(f"{self._images.ids[index]}: {error}", fix=error.fix) from error
         array = np.array(image, np.uint8)
         planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(planes)), target
+        return torch.from_numpy(np.ascontiguousarray(planes)), int(self.targets[index])
 
 
 class Streamed:
@@ -181,9 +177,3 @@ class _Plan:
 
 def _collate(examples: "list[tuple[torch.Tensor, int]] | EdgeKitError") -> Any:
     return examples if isinstance(examples, EdgeKitError) else default_collate(examples)
-
-
-def _random_crop(share: float, preprocess: Preprocess) -> v2.Transform:
-    interpolation = _INTERPOLATION[preprocess.interpolation]
-    size = preprocess.crop or (preprocess.resize, preprocess.resize)
-    return v2.RandomResizedCrop(size, scale=(share, 1.0), interpolation=interpolation)  # type: ignore[arg-type]

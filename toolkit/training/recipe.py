@@ -116,6 +116,7 @@ class TrainSettings:
         temperature: softens the probabilities of both, so that the teacher's small ones count.
         ema: decay per step of the exponential moving average of the weights, which is then the result; 0 for none.
         patience: stop after this number of epochs without a better validation accuracy, 0 for never.
+        sync_batchnorm: BatchNorm takes its statistics from the images of all processes (GPUs only).
         deterministic: use only algorithms that give the same bits in each run, which may be slower on a GPU.
         compile: compile the network with torch.compile.
         workers: loader processes per part; -1 is auto: none for arrays or for few or small files (see screening.py).
@@ -146,6 +147,7 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = -1
     seed: int = 0
+    sync_batchnorm: bool = False
     deterministic: bool = False
     compile: bool = False
     tensorboard: bool = False

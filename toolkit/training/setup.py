@@ -139,6 +139,8 @@ def start(
 ) -> Run:  # fmt: skip
     """Everything that the loop requires, for a new run or from the state of an interrupted one."""
     settings = recipe.train
+    if settings.sync_batchnorm:
+        plain = nn.SyncBatchNorm.convert_sync_batchnorm(plain)
     # convolutions run faster on the channels of a pixel side by side, on CPUs and GPUs
     plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(plain.parameters(), settings, fused=precision_of(settings) != "16-mixed")
@@ -201,6 +203,9 @@ def open_fabric(recipe: Recipe) -> lightning_fabric.Fabric:
     settings = recipe.train
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("torch finds no CUDA GPU here", fix="--set train.device=cpu, or run edgekit doctor")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.sync_batchnorm and world_size > 1 and _device(settings) == "cpu":
+        raise RecipeError("torch's SyncBatchNorm runs on GPUs only", fix="--set train.sync_batchnorm=false")
     precision: Any = precision_of(settings)
     if settings.deterministic:
         os.environ.setdefault(_CUBLAS, _CUBLAS_DETERMINISTIC)
@@ -208,9 +213,9 @@ def open_fabric(recipe: Recipe) -> lightning_fabric.Fabric:
     torch.backends.cudnn.benchmark = not settings.deterministic
     torch.set_float32_matmul_precision("high")  # TF32 for what is left in float32 on a GPU
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // local_processes
+    nodes = world_size // local_processes
     # frozen layers have no gradient to average
-    strategy = "ddp_find_unused_parameters_true" if recipe.model.freeze and local_processes * nodes > 1 else "auto"
+    strategy = "ddp_find_unused_parameters_true" if recipe.model.freeze and world_size > 1 else "auto"
     fabric = lightning_fabric.Fabric(
         accelerator=_device(settings), devices=local_processes, num_nodes=nodes, precision=precision, strategy=strategy
     )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
+import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
 from ...deploy.bundle import Bundle, create, make_golden
-from ...deploy.errors import TrainingError
-from ...deploy.files import exists, new_folder, write_file
+from ...deploy.errors import EdgeKitError, TrainingError
+from ...deploy.files import exists, new_folder
 from ...deploy.manifest import Manifest, TensorSpec
 from ...deploy.progress import Progress, silent
 from ..runs import RUNS, TRAINING
@@ -25,13 +26,12 @@ from .advice import advise
 from .find_batch_size import find_batch_size
 from .find_lr import find_lr
 from .fit import circumstances, evaluate, fit
+from .launch import RECIPE, begun_by_this_launch, describe, losses_explained
 from .recipe import Recipe
 from .setup import Run, open_data, open_fabric, prepare, start
 from .transfer import seen_images
 
 _log = logging.getLogger(__name__)
-
-_RECIPE = "recipe.json"
 
 
 def train(
@@ -40,7 +40,8 @@ def train(
 ) -> Bundle:  # fmt: skip
     """Train a network by a recipe, and write a bundle of the epoch that is best on the validation part.
 
-    The run's folder `NNN-name.train` beside the bundle contains the checkpoints, metrics.csv and curves.png.
+    The run's folder `NNN-name.train` beside the bundle contains the checkpoints, metrics.csv and curves.png. After an
+    elastic restart of torchrun, the run that it interrupted is continued.
 
     Args:
         download: fetch a named data set that is not on this machine.
@@ -53,15 +54,31 @@ def train(
         DataError: the data set cannot be used.
     """
     fabric = open_fabric(recipe)
-    # only one of several processes reserves the number
-    reserved = out or (new_path(recipe.name, runs) if fabric.is_global_zero else Path())
-    bundle_path = fabric.broadcast(reserved)
-    work = bundle_path.with_name(bundle_path.name + TRAINING)
-    for path in (bundle_path, work):
-        if path.exists() and fabric.is_global_zero:
-            raise exists(path)
+    # only one of several processes chooses the path, and all of them fail if it cannot
+    place: Any = fabric.broadcast(_place(recipe, out, runs) if fabric.is_global_zero else None)
+    if isinstance(place, EdgeKitError):
+        raise place
+    bundle_path, resumed = place
     with claimed(bundle_path):
-        return _train(fabric, recipe, work, bundle_path, progress, download=download, find=find)
+        return _train(
+            fabric, recipe, _work_of(bundle_path), bundle_path, progress, resumed=resumed, download=download, find=find
+        )
+
+
+def _place(recipe: Recipe, out: Path | None, runs: Path) -> tuple[Path, bool] | EdgeKitError:
+    """The bundle's path, and whether a run for it is continued; else why there is none."""
+    try:
+        folders = [_work_of(out)] if out else runs.glob(f"*{TRAINING}")
+        begun = [work for work in folders if not _bundle_of(work).exists() and begun_by_this_launch(work, recipe)]
+        if begun:
+            return _bundle_of(_newest(begun)), True
+        bundle_path = out or new_path(recipe.name, runs)
+        for path in (bundle_path, _work_of(bundle_path)):
+            if path.exists():
+                raise exists(path)
+    except EdgeKitError as error:
+        return error
+    return bundle_path, False
 
 
 def resume_training(work: Path, progress: Progress = silent) -> Bundle:
@@ -104,9 +121,7 @@ def extend_training(work: Path, epochs: int, progress: Progress = silent) -> Bun
             copy_training(work, copied, recipe)
             release(copied)
         bundle_path = fabric.broadcast(copied)
-    return _train(
-        fabric, recipe, bundle_path.with_name(bundle_path.name + TRAINING), bundle_path, progress, resumed=True
-    )
+    return _train(fabric, recipe, _work_of(bundle_path), bundle_path, progress, resumed=True)
 
 
 def copy_training(work: Path, bundle_path: Path, recipe: Recipe) -> None:
@@ -115,9 +130,9 @@ def copy_training(work: Path, bundle_path: Path, recipe: Recipe) -> None:
     Raises:
         EdgeKitError: that folder exists already, or cannot be written.
     """
-    with new_folder(bundle_path.with_name(bundle_path.name + TRAINING)) as folder:
+    with new_folder(_work_of(bundle_path)) as folder:
         shutil.copytree(work, folder, dirs_exist_ok=True)
-        (folder / _RECIPE).write_text(json.dumps(recipe.to_dict(), indent=1))
+        (folder / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=1))
 
 
 def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
@@ -133,24 +148,33 @@ def newest_training(runs: Path = RUNS, *, finished: bool = False) -> Path:
     folders = [entry for entry in folders if is_training(entry) and not _busy(entry)]
     if not folders:
         raise TrainingError(f"no {'' if finished else 'unfinished '}training in {runs}/", fix="run: edgekit train")
+    return _newest(folders)
+
+
+def _newest(folders: list[Path]) -> Path:
     return max(folders, key=lambda entry: entry.stat().st_mtime)
 
 
 def is_training(work: Path) -> bool:
     """Whether this is the folder of a training, finished or not."""
-    return (work / _RECIPE).is_file()
+    return (work / RECIPE).is_file()
 
 
 def _bundle_of(work: Path) -> Path:
     return work.with_name(work.name.removesuffix(TRAINING))
 
 
+def _work_of(bundle_path: Path) -> Path:
+    return bundle_path.with_name(bundle_path.name + TRAINING)
+
+
 def _read_recipe(work: Path) -> Recipe:
-    return Recipe.from_dict(json.loads((work / _RECIPE).read_text()))
+    return Recipe.from_dict(json.loads((work / RECIPE).read_text()))
 
 
 def _busy(work: Path) -> bool:
-    with locked(work) as acquired:
+    # shared, since all processes of a training look at the same time
+    with locked(work, shared=True) as acquired:
         return not acquired
 
 
@@ -159,9 +183,15 @@ def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Ite
     """Create the run's folder, unless the run is resumed, and lock it against other processes.
 
     Raises:
-        EdgeKitError: another process created or locked it first.
+        EdgeKitError: another process created or locked it first, or it is not visible on this machine.
     """
     if not fabric.is_global_zero:
+        fabric.barrier()
+        if not work.is_dir():
+            raise TrainingError(
+                f"the first process writes to {work}, which is not on {socket.gethostname()}",
+                fix="start all machines in one shared folder",
+            )
         yield
         return
     if not resumed:
@@ -170,6 +200,7 @@ def _occupied(fabric: lightning_fabric.Fabric, work: Path, resumed: bool) -> Ite
     with locked(work) as acquired:
         if not acquired:
             raise TrainingError(f"another process is training in {work}", fix="wait for it, or choose another --out")
+        fabric.barrier()
         yield
 
 
@@ -178,25 +209,25 @@ def _train(
     resumed: bool = False, download: bool = False, find: Collection[str] = (),
 ) -> Bundle:  # fmt: skip
     prepared = prepare(fabric, recipe, download=download)
-    with _occupied(fabric, work, resumed):
-        if not find:
-            _write_recipe(fabric, work, recipe)
+    with losses_explained(work), _occupied(fabric, work, resumed):
+        if fabric.is_global_zero and not find:
+            describe(work, recipe)
         data = open_data(prepared, recipe, fabric.device, progress)
         if "batch_size" in find:
             recipe = find_batch_size(recipe, prepared, data, progress)
         if "lr" in find:
             recipe = find_lr(recipe, prepared, data, work, progress)
-        if find:  # not before: an interrupted search cannot be resumed
-            _write_recipe(fabric, work, recipe)
+        if fabric.is_global_zero and find:  # not before: an interrupted search cannot be resumed
+            describe(work, recipe)
         run = start(fabric, recipe, data, prepared.network, prepared.teacher, work, progress)
         try:
             fit(run)
         except KeyboardInterrupt:
             _log.info(f"stopped; {run.state.epoch} complete epochs are kept in {work}: edgekit train --resume")
             raise
+        fabric.barrier()  # the first process may still be writing the best weights
         for line in advise(run.state.history, circumstances(run)):
             _log.warning(line)
-        fabric.barrier()  # only the first process writes the best weights
         run.result.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
         results = {"best_validation": run.state.best, "test": evaluate(run, "test")}
         if fabric.is_global_zero:
@@ -207,11 +238,6 @@ def _train(
         f"(best validation {run.state.best:.4f})"
     )
     return Bundle.open(bundle_path)
-
-
-def _write_recipe(fabric: lightning_fabric.Fabric, work: Path, recipe: Recipe) -> None:
-    if fabric.is_global_zero:
-        write_file(work / _RECIPE, json.dumps(recipe.to_dict(), indent=1))
 
 
 def _write(path: Path, run: Run, architecture: dict[str, object], results: dict[str, object]) -> None:

@@ -14,11 +14,12 @@ import pytest
 import torch
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.errors import BundleError, DataError, EdgeKitError, ParityError, RecipeError
+from edgekit.deploy.labels import read_labels
 from edgekit.deploy.preprocess import Preprocess
 from edgekit.deploy.session import load
 from edgekit.models.network import create_network
 from edgekit.toolkit.commands.parsing import preprocess_of
-from edgekit.toolkit.importing.import_model import ImportOptions, import_model, read_labels
+from edgekit.toolkit.importing.import_model import ImportOptions, import_model
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import nn

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from edgekit.deploy.errors import DataError
 from edgekit.deploy.image_sources import open_images
-from edgekit.deploy.preprocess import Preprocess
+from edgekit.deploy.images import ImageSet
+from edgekit.deploy.preprocess import Preprocess, decode
 from edgekit.toolkit.training import pixels
 from edgekit.toolkit.training.pixels import Decoded, Resident, Streamed, open_pixels
+from edgekit.toolkit.training.random_crop import RandomCrop
+from PIL import Image
+from torchvision.transforms import v2
 
 CPU = torch.device("cpu")
 SMALL = Preprocess("RGB", 16, (12, 14), "bilinear", (0.0,) * 3, (1.0,) * 3)
@@ -71,3 +76,46 @@ def test_a_damaged_image_is_named(image_folder: Callable[..., Path], workers: in
     victim.write_bytes(victim.read_bytes()[:60])
     with pytest.raises(DataError, match=victim.name):
         open_pixels(Decoded(images, SMALL), workers, CPU, "reading")
+
+
+def _photo(path: Path, orientation: int = 1, size: tuple[int, int] = (512, 384)) -> Path:
+    """A smooth picture with an EXIF orientation."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path, quality=95, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_random_crop_is_that_of_torchvision(tmp_path: Path, orientation: int, share: float) -> None:
+    """Decoded at reduced size, it shows the same part of the upright picture."""
+    images = ImageSet(("a",), ("a",), np.zeros(1, np.int64), [_photo(tmp_path / "a.jpg", orientation)])
+    crop, expected = RandomCrop(share, SMALL), v2.RandomResizedCrop((12, 14), scale=(share, 1.0))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        wanted = np.asarray(expected(images[0].image), np.float64)
+        assert np.abs(np.asarray(crop(images, 0, seed), np.float64) - wanted).mean() < 4
+
+
+def test_only_random_crops_are_decoded_at_reduced_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never with fewer pixels than the crop gets, and never for what is evaluated."""
+    images = ImageSet(("a",), ("a",), np.zeros(1, np.int64), [_photo(tmp_path / "a.jpg")])
+    sizes: list[tuple[int, int]] = []
+    real = Image.Image.resize
+
+    def resize(image: Image.Image, size: tuple[int, int], resample: int, box: Any = None) -> Image.Image:
+        if box:
+            sizes.append(image.size)
+            assert box[2] - box[0] >= size[0]
+            assert box[3] - box[1] >= size[1]
+        return real(image, size, resample, box)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    for epoch in range(20):
+        Decoded(images, SMALL, 0.3)[epoch, 0]
+    assert min(sizes) < (512, 384)
+    monkeypatch.undo()
+    exact = Decoded(images, SMALL)[0, 0][0]
+    assert torch.equal(exact, torch.from_numpy(np.array(SMALL.pixels(decode(tmp_path / "a.jpg")))).permute(2, 0, 1))
