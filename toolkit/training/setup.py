@@ -230,7 +230,7 @@ def open_teacher(
     settings = recipe.train
     if not settings.teacher:
         return None
-    return Teacher(settings.teacher, labels, preprocess, settings.temperature, device)
+    return Teacher.open(settings.teacher, labels, preprocess, settings.temperature, device)
 
 
 def open_parts(
