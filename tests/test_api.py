@@ -12,8 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import edgekit
 import pytest
+
+import edgekit
 from edgekit.deploy.bundle import Bundle
 
 from .conftest import DATA

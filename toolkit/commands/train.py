@@ -3,14 +3,15 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ...deploy.errors import EdgeKitError
 from ..dataset_names import DATASETS
-from .completion import complete_bundles, complete_datasets, complete_networks
-from .options import IMAGES, MODEL, TRAINING, Out, SkipCorrupt
+from ..quantize.targets import TARGETS
+from .completion import complete_bundles, complete_datasets, complete_networks, complete_targets
+from .options import IMAGES, MODEL, QUANTIZATION, TRAINING, Out, SkipCorrupt
 from .output import report_new_bundle
 
 
@@ -73,6 +74,32 @@ def command(
             "--set", help="Change a recipe setting, e.g. train.lr=0.01. Repeatable.", rich_help_panel=TRAINING
         ),
     ] = None,
+    qat: Annotated[
+        Path | None,
+        typer.Option(
+            "--qat",
+            metavar="BUNDLE",
+            help="Train this network for int8, with fake quantization, and quantize it: a trained bundle, or its fp32 or "
+            "int8 ONNX bundle.",
+            rich_help_panel=QUANTIZATION,
+            autocompletion=complete_bundles,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help=f"With --qat: {', '.join(TARGETS)}. Default: that of the int8 bundle, else the one for this machine.",
+            rich_help_panel=QUANTIZATION,
+            autocompletion=complete_targets,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="With --qat: the largest allowed loss of top-1 accuracy, as in edgekit quantize.",
+            rich_help_panel=QUANTIZATION,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -90,6 +117,15 @@ def command(
 
     # torchrun starts one process per GPU; only the first one prints
     stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
+    if qat:
+        if any((data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, resume)):
+            raise EdgeKitError(
+                "--qat takes its network, images and recipe from the bundle",
+                fix="pass it with --epochs, --set, --target, --max-drop or --out",
+            )
+        _train_quantized(qat, epochs, settings or [], target, max_drop, out)
+    if target or max_drop is not None:
+        raise EdgeKitError("--target and --max-drop are about int8", fix="pass them with --qat, or to edgekit quantize")
     if resume:
         if any(
             (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out)
@@ -123,6 +159,26 @@ def command(
     with progress_bar("train", announced=False) as show:
         bundle = train(chosen.changed(settings or []), out=out, download=download, progress=show)
     report_new_bundle(bundle)
+
+
+def _train_quantized(
+    path: Path, epochs: int | None, settings: list[str], target: str | None, max_drop: float | None, out: Path | None
+) -> NoReturn:
+    """Train with fake quantization, report the int8 bundle, and exit as quantize does."""
+    from ...deploy.bundle import Bundle
+    from ..console import progress_bar, say
+    from ..qat.qat import train_quantized
+
+    if epochs is not None:
+        settings = [f"train.epochs={epochs}", *settings]
+    with progress_bar("train", announced=False) as show:
+        result = train_quantized(
+            Bundle.open(path), settings, target=target, max_drop=max_drop, out=out, progress=show
+        )  # fmt: skip
+    for sentence in result.sentences:
+        say(sentence)
+    report_new_bundle(result.bundle)
+    raise typer.Exit(result.judgement.exit_code)
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:

@@ -1,6 +1,6 @@
 """A graph of toolkit/quantize as a torch network, whose weights are rounded as the int8 file rounds them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from ..quantize.rewrites.graph import arrays, attributes
 from .operators import OPERATORS, Operator, unsupported
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """How a layer's weight is stored.
 
     Attributes:
@@ -30,7 +30,7 @@ class _Stored(NamedTuple):
     activation: float | None
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """What a node computes.
 
     Attributes:
@@ -43,18 +43,21 @@ class _Step(NamedTuple):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     parameters: tuple[int, ...] = ()
-    stored: _Stored | None = None
+    stored: Stored | None = None
     finished: frozenset[str] = frozenset()
 
 
 class GraphNetwork(nn.Module):
-    """A float graph, or the int8 graph that was made from it, with the weights and biases of its layers as parameters.
+    """A float graph, or the int8 graph that was made from it, whose layers' weights and biases are parameters.
 
     In an int8 graph, activations and weights are rounded where the file rounds them, to its own scales ("fake
     quantization": Jacob et al., 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", section 3). A gradient passes the rounding unchanged, and is zero beyond the
     limits of an activation. The scales of weights follow the weights, those of activations are fixed, and so are all
     other constants.
+
+    Attributes:
+        steps: of the graph, in order. The output of a QuantizeLinear is what its stored numbers mean.
 
     Args:
         source: the float graph.
@@ -72,10 +75,10 @@ class GraphNetwork(nn.Module):
         graph = (int8 or source).graph
         self._input, self._output = graph.input[0].name, graph.output[0].name
         reader = _Reader(graph, source.graph, seven_bits)
-        steps = [step for node in graph.node if (step := reader.step(node)) is not None]
+        steps = [step for node in graph.node if (step := reader.read(node)) is not None]
         last = {name: index for index, step in enumerate(steps) for name in step.inputs}
-        self._steps = [
-            step._replace(finished=frozenset(name for name in step.inputs if last[name] == index))
+        self.steps = [
+            step._replace(finished=frozenset(name for name in step.inputs if name and last[name] == index))
             for index, step in enumerate(steps)
         ]
         self._names = list(reader.trained)
@@ -94,21 +97,24 @@ class GraphNetwork(nn.Module):
         """Logits [n, k] of float32 [n, c, h, w]."""
         values: dict[str, Any] = {self._input: images}
         values |= {name: getattr(self, constant) for name, constant in self._constants.items()}
-        for step in self._steps:
-            inputs = [values[name] if name else None for name in step.inputs]
-            found = step.compute(*inputs, *self._parameters_of(step))
-            results = found if isinstance(found, (tuple, list)) else (found,)
-            values |= dict(zip(step.outputs, results, strict=True))
+        for step in self.steps:
+            values |= self.run_step(step, values)
             for name in step.finished:
                 values.pop(name)
         return values[self._output]
+
+    def run_step(self, step: Step, values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """The outputs of a step, from the values of its inputs."""
+        inputs = [values[name] if name else None for name in step.inputs]
+        found = step.compute(*inputs, *self._parameters_of(step))
+        return dict(zip(step.outputs, found if isinstance(found, (tuple, list)) else (found,), strict=True))
 
     def trained(self) -> dict[str, np.ndarray]:
         """Name of each weight and bias in the float graph -> its value now, float32."""
         found = zip(self._names, self.weights, strict=True)
         return {name: weight.detach().cpu().contiguous().numpy().copy() for name, weight in found}
 
-    def _parameters_of(self, step: _Step) -> list[torch.Tensor]:
+    def _parameters_of(self, step: Step) -> list[torch.Tensor]:
         """A layer's weight, rounded as it is stored, and its bias.
 
         The bias is not rounded: the steps of its 32 bits are far finer than those of activations.
@@ -121,7 +127,7 @@ class GraphNetwork(nn.Module):
         return parameters
 
 
-def weight_scale(weight: torch.Tensor, bias: torch.Tensor | None, stored: _Stored) -> torch.Tensor:
+def weight_scale(weight: torch.Tensor, bias: torch.Tensor | None, stored: Stored) -> torch.Tensor:
     """The scale of a weight, float32 [] or [k]: the rule of quantize.grid.weight_grid and for_bias, on any device."""
     others = [axis for axis in range(weight.ndim) if axis != stored.axis]
     peaks = weight.abs().amax(others) if stored.axis is not None else weight.abs().amax()
@@ -156,20 +162,20 @@ class _Reader:
         self._layers = {node.name: node for node in source.node if node.op_type in COMPUTE}
         self._batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
 
-    def step(self, node: onnx.NodeProto) -> _Step | None:
+    def read(self, node: onnx.NodeProto) -> Step | None:
         """What a node computes; None if it makes a constant."""
         inputs, outputs = tuple(node.input), tuple(node.output)
         if node.op_type == "Constant":
             return None
         if node.op_type == "QuantizeLinear":
-            return _Step(_rounding(self._grid(node)), inputs[:1], outputs)
+            return Step(_rounding(self._grid(node)), inputs[:1], outputs)
         if node.op_type == "DequantizeLinear":
             if (stored := self.arrays.get(inputs[0])) is not None:
                 self.arrays[outputs[0]] = self._grid(node).dequantize(stored)
                 return None
             # numbers are passed on as what they mean on the grid that they were stored with
             factor = float(self._grid(node).scale / self._grid(self._makers[inputs[0]]).scale)
-            return _Step(lambda x: x if factor == 1 else factor * x, inputs[:1], outputs)
+            return Step(lambda x: x if factor == 1 else factor * x, inputs[:1], outputs)
         if node.op_type not in OPERATORS:
             raise unsupported(node.op_type)
         compute = partial(OPERATORS[node.op_type], attributes(node))
@@ -178,15 +184,15 @@ class _Reader:
             return self._layer(node, layer, compute)
         if node.op_type == "Reshape" and self._batch and inputs[1] in self.arrays:
             compute = _any_batch(compute, self._batch)
-        return _Step(compute, inputs, outputs)
+        return Step(compute, inputs, outputs)
 
-    def _layer(self, node: onnx.NodeProto, layer: onnx.NodeProto, compute: Operator) -> _Step:
+    def _layer(self, node: onnx.NodeProto, layer: onnx.NodeProto, compute: Operator) -> Step:
         """A layer with weights; `layer` is its node in the float graph."""
         names = [name for name in layer.input[1:3] if name in self._source_arrays]
         for name in names:
             self.trained.setdefault(name, np.array(self._source_arrays[name]))
         places = list(self.trained)
-        step = _Step(compute, (node.input[0],), tuple(node.output), tuple(map(places.index, names)))
+        step = Step(compute, (node.input[0],), tuple(node.output), tuple(map(places.index, names)))
         weight = self._makers.get(node.input[1])
         if weight is None or weight.op_type != "DequantizeLinear":
             return step
@@ -196,7 +202,7 @@ class _Reader:
         bias = self._makers.get(node.input[2]) if len(names) > 1 else None
         # the scale of a bias is the product of the weight's and the activation's
         activation = None if bias is None else float(self._grid(bias).scale.flat[0] / grid.scale.flat[0])
-        return step._replace(stored=_Stored(grid.axis, 64 if node.name in self._seven_bits else 127, activation))
+        return step._replace(stored=Stored(grid.axis, 64 if node.name in self._seven_bits else 127, activation))
 
     def _grid(self, node: onnx.NodeProto) -> Grid:
         """The grid of a QuantizeLinear or DequantizeLinear node."""

@@ -57,7 +57,7 @@ def _max_pool(given: Attributes, x: torch.Tensor) -> torch.Tensor:
 def _average_pool(given: Attributes, x: torch.Tensor) -> torch.Tensor:
     counted = bool(given.get("count_include_pad", 0))
     padded, pads = _padded(given, x, 0.0)
-    if padded is not x and not counted or given.get("dilations", [1, 1]) != [1, 1]:
+    if (padded is not x and not counted) or given.get("dilations", [1, 1]) != [1, 1]:
         raise unsupported("an AveragePool with padding on one side only, or dilations")
     ceil = bool(given.get("ceil_mode", 0))
     return F.avg_pool2d(padded, given["kernel_shape"], given.get("strides", (1, 1)), pads, ceil, counted)
@@ -150,7 +150,7 @@ def _softmax(function: Callable[..., torch.Tensor]) -> Operator:
 
 def _each(function: Callable[..., torch.Tensor]) -> Operator:
     """An operator without attributes."""
-    return lambda given, *inputs: function(*inputs)
+    return lambda _, *inputs: function(*inputs)
 
 
 OPERATORS: dict[str, Operator] = {

@@ -36,7 +36,7 @@ from .network import GraphNetwork
 _log = logging.getLogger(__name__)
 
 # Fine-tuning needs few epochs at a low rate. bf16 would round activations more coarsely than their grid does.
-_SETTINGS = (
+SETTINGS = (
     "train.epochs=5", "train.optimizer=adamw", "train.lr=1e-4", "train.weight_decay=0.0", "train.schedule=cosine",
     "train.warmup=0.0", "train.ema=0.0", "train.patience=0", "train.precision=32-true", "train.compile=false",
     "train.label_smoothing=0.0", "model.freeze=0", "train.clip=1.0",
@@ -79,10 +79,7 @@ def train_quantized(
     source = _float_source(bundle, runs)
     if source.manifest.preprocess.dtype != "float32":
         raise BundleError(f"{source.path} takes pixels, not normalized images", fix="export it without --uint8-input")
-    options = QuantizeOptions(
-        target=target or _target(bundle), skip_corrupt=recipe.data.skip_corrupt, calibration_images=512
-    )
-    images = BundleImages(source, skip_corrupt=recipe.data.skip_corrupt)
+    options, images = QuantizeOptions(target=target or _target(bundle)), BundleImages(source)
     path = out or new_path(f"{source.manifest.name}-onnx-int8-qat", runs)
 
     def retrain(int8: Int8, request: Request) -> Int8:
@@ -92,7 +89,8 @@ def train_quantized(
 
 
 def _target(bundle: Bundle) -> str | None:
-    return bundle.manifest.details.get("target") if bundle.manifest.precision == "int8" else None
+    found = bundle.manifest.details.get("target")
+    return found if bundle.manifest.precision == "int8" and isinstance(found, str) else None
 
 
 def _float_source(bundle: Bundle, runs: Path) -> Bundle:
@@ -131,14 +129,12 @@ def _recipe(bundle: Bundle, settings: Sequence[str], runs: Path) -> Recipe:
     lineage = bundle.manifest.lineage
     origin = find(lineage[0]["id"], bundle.path.parent, runs) if lineage else bundle
     recorded = origin.manifest.details.get("recipe") if origin else None
-    recipe = Recipe()
-    if recorded:
-        recipe = Recipe.from_dict(recorded)
-    else:
-        _log.info("the recipe of this network is not in runs/: training without augmentation")
+    recipe = Recipe.from_dict(recorded) if isinstance(recorded, dict) else Recipe()
+    if not isinstance(recorded, dict):
+        _log.info(f"the recipe of this network is not in {runs}/: training without augmentation")
     start = replace(recipe.model, freeze=0, pretrained=False, weights=None)
     recipe = replace(recipe, name=bundle.manifest.name, model=start, train=replace(recipe.train, teacher=None))
-    return recipe.changed([*_SETTINGS, *settings])
+    return recipe.changed([*SETTINGS, *settings])
 
 
 def _retrain(int8: Int8, request: Request, recipe: Recipe) -> Int8:
@@ -158,8 +154,11 @@ def _retrain(int8: Int8, request: Request, recipe: Recipe) -> Int8:
         before = _keep_beginning(run)
         fit(run)
         network.load_state_dict(load_weights((work / checkpoint.BEST).read_bytes()))
-    record = {"recipe": recipe.to_dict(), "before": before, "history": run.state.history, "best": run.state.best}
-    return int8.retrained(network.trained(), request, record)
+    history = run.state.history
+    record = {"recipe": recipe.to_dict(), "before": before, "history": history}
+    best = max((before["accuracy"], *(row["validation_accuracy"] for row in history)))
+    remark = f"trained for {len(history)} epochs: validation accuracy in int8 {before['accuracy']:.4f} -> {best:.4f}"
+    return int8.retrained(network.trained(), request, record, remark)
 
 
 def _keep_beginning(run: Run) -> dict[str, float]:

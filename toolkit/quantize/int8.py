@@ -99,7 +99,9 @@ class Int8:
         self._overflowing = Overflowing({**self._overflowing.counts, **found.counts}, found.layers)
         self.form = replace(self.form, seven_bits=frozenset(self._overflowing.counts))
 
-    def retrained(self, weights: Mapping[str, np.ndarray], request: Request, record: dict[str, Any]) -> "Int8":
+    def retrained(
+        self, weights: Mapping[str, np.ndarray], request: Request, record: dict[str, Any], remark: str
+    ) -> "Int8":
         """The same network with other weights and biases; ranges and form stay.
 
         Layers whose sums overflow only now get 7-bit weights, too.
@@ -107,9 +109,11 @@ class Int8:
         Args:
             weights: name of a constant of the float graph -> its new value.
             record: of the training, for the details of the manifest.
+            remark: about it, a line for the user.
         """
         other = copy.copy(self)
-        other.source, other._details = with_constants(self.source, weights), {**self._details, "training": record}
+        other.source = with_constants(self.source, weights)
+        other._details, other._remarks = {**self._details, "training": record}, (*self._remarks, remark)
         other._limit_sums(request)
         return other
 

@@ -91,7 +91,7 @@ def start(
     """Everything that the loop requires, for a new run or from the state of an interrupted one."""
     settings = recipe.train
     counts = ", ".join(f"{len(getattr(data.dataset, part))} {name}" for part, name in _PART_NAMES.items())
-    _log.info(f"{recipe.model.name} on {recipe.data.data}: {counts} images, {fabric.device.type}")
+    _log.info(f"{recipe.name} on {data.dataset.data}: {counts} images, {fabric.device.type}")
     # convolutions run faster on the channels of a pixel side by side, on CPUs and GPUs
     plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(plain.parameters(), settings, fused=_precision(settings) != "16-mixed")
