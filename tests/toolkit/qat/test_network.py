@@ -99,7 +99,7 @@ _SLOW = ("mobilenet_v3_small", "resnet18", "shufflenet_v2_x1_0")
 
 @pytest.mark.parametrize("name", ["cnn23", "convnet", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)])
 def test_each_operation_is_that_of_the_file(untrained: Callable[..., Bundle], tmp_path: Path, name: str) -> None:
-    """With 7-bit weights in half of the layers, a float layer, and folded factors, residual sums and channel shuffles."""
+    """With 7-bit weights in half of the layers, a float layer, folded factors, residual sums and channel shuffles."""
     bundle = export_bundle(untrained(name, tmp_path / "made"), "onnx", tmp_path / "onnx")
     source, _ = _graphs(bundle, "x86")
     layers = [node.name for node in source.graph.node if node.op_type in COMPUTE]
