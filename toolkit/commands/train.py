@@ -79,8 +79,8 @@ def command(
         typer.Option(
             "--qat",
             metavar="BUNDLE",
-            help="Train this network with fake quantization, and write it in int8: a trained bundle, or its fp32 or int8 "
-            "ONNX bundle.",
+            help="Train this network with fake quantization, and write it in int8: a trained bundle, or its fp32 or "
+            "int8 ONNX bundle.",
             rich_help_panel=QUANTIZATION,
             autocompletion=complete_bundles,
         ),
