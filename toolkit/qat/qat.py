@@ -157,10 +157,8 @@ def _retrain(int8: Int8, request: Request, recipe: Recipe) -> Int8:
     history = run.state.history
     record = {"recipe": recipe.to_dict(), "before": before, "history": history}
     best = max((before["accuracy"], *(row["validation_accuracy"] for row in history)))
-    plural = "s" * (len(history) != 1)
-    remark = (
-        f"trained for {len(history)} epoch{plural}: validation accuracy in int8 {before['accuracy']:.4f} -> {best:.4f}"
-    )
+    epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
+    remark = f"trained for {epochs}: validation accuracy in int8 {before['accuracy']:.4f} -> {best:.4f}"
     return int8.retrained(network.trained(), request, record, remark)
 
 
