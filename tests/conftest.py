@@ -18,11 +18,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from edgekit.deploy.bundle import Bundle
+from edgekit.deploy.measuring.plan import Plan
 from hypothesis import settings
 from PIL import Image
 
-from edgekit.deploy.bundle import Bundle
-from edgekit.deploy.measuring.plan import Plan
 from tests.needs import need, summary
 
 # tests assert no speed, and this machine may be busy
@@ -71,13 +71,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def untrained(trained: Bundle) -> Callable[..., Bundle]:
     """Make a bundle of an untrained network, with BatchNorm statistics of real images."""
     import torch
-    from safetensors.torch import save_file
-
     from edgekit.deploy.bundle import create, make_golden
     from edgekit.deploy.manifest import TensorSpec
     from edgekit.deploy.preprocess import Preprocess
     from edgekit.models.network import create_network
     from edgekit.toolkit.datasets import load_dataset
+    from safetensors.torch import save_file
 
     def make(name: str, path: Path, side: int = 32) -> Bundle:
         torch.manual_seed(0)

@@ -12,9 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
-
 import edgekit
+import pytest
 from edgekit.deploy.bundle import Bundle
 
 from .conftest import DATA

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-
 from edgekit import __version__ as edgekit_version
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.preprocess import decode
+from PIL import Image
 
 from .conftest import DATA, EDGEKIT
 
@@ -49,9 +48,8 @@ def test_import_then_the_chain(edgekit: Run, tmp_path: Path) -> None:
     """An ONNX file from plain torch, with its own training loop and exporter, passes quantize and validate."""
     import numpy as np
     import torch
-    from torch import nn
-
     from edgekit.toolkit.datasets import load_dataset
+    from torch import nn
 
     digits = load_dataset("digits")
     for index, sample in enumerate(digits.test):
@@ -332,7 +330,6 @@ def test_report_schema_is_printed(edgekit: Callable[..., subprocess.CompletedPro
 def test_help_lists_the_entries_of_the_registries() -> None:
     """Some help texts repeat a registry's names, because --help must not import numpy; both agree."""
     import typer
-
     from edgekit.deploy.preprocess import INTERPOLATIONS
     from edgekit.deploy.runtimes.onnxruntime import PROVIDERS
     from edgekit.toolkit.cli import app

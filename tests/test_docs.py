@@ -66,7 +66,6 @@ def _commands() -> list[Any]:
 def test_every_command_parses(arguments: list[str]) -> None:
     """Each option exists and accepts the value, according to the command's parser."""
     import typer
-
     from edgekit.toolkit.cli import app
 
     group: Any = typer.main.get_command(app)
@@ -97,7 +96,6 @@ def test_python_blocks_use_existing_names(block: _Block) -> None:
 def test_recipes_are_valid(block: _Block) -> None:
     """A TOML block is a recipe that `train --recipe` accepts."""
     import tomllib
-
     from edgekit.toolkit.training.recipe import Recipe
 
     Recipe.from_dict(tomllib.loads(block.text))
@@ -194,9 +192,8 @@ def test_every_error_is_in_the_tree_of_its_module() -> None:
 
 def test_version_matches_the_changelog() -> None:
     """The package, its metadata and the changelog agree."""
-    import tomllib
-
     import edgekit
+    import tomllib
 
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert version == edgekit.__version__

@@ -11,11 +11,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
-
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.runtimes.runtime import ThreadOptions
 from edgekit.toolkit.quantize.histogram import Histogram
+from onnx import TensorProto, helper
 
 from .conftest import DATA
 from .test_docs import BLOCKS

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.engine.build import Options
 from edgekit.deploy.engine.passport import Passport

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.device import open_device
 from edgekit.deploy.measuring.plan import Plan

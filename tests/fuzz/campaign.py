@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 
 from edgekit.deploy.errors import EdgeKitError
+
 from tests.fuzz.guard import Escape, Guard, Slow
 from tests.fuzz.targets import TARGETS, quiet
 

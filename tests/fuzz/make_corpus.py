@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from edgekit.deploy.engine.passport import Passport
+from edgekit.deploy.runtimes.exported_program import save_program
 from onnx import TensorProto, helper
 from PIL import Image
 from safetensors.torch import save_file
-
-from edgekit.deploy.engine.passport import Passport
-from edgekit.deploy.runtimes.exported_program import save_program
 
 SEEDS = Path(__file__).parent / "corpus" / "seeds"
 

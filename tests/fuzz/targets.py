@@ -17,7 +17,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.devices.board.probe import Wanted
 from edgekit.deploy.devices.browser.device import BrowserDevice
@@ -47,6 +46,7 @@ from edgekit.toolkit.report.terminal import devices_table, facts_table, validati
 from edgekit.toolkit.signing import verify_bundle
 from edgekit.toolkit.training.recipe import Recipe
 from edgekit.toolkit.validation.validate import validate
+
 from tests.fuzz import mutate
 from tests.fuzz.mutate import Mutation
 
@@ -403,7 +403,6 @@ def _run_program(case: bytes, folder: Path) -> None:
 def _run_weights(case: bytes, folder: Path) -> None:
     """A state dict; its first bytes decide between torch's format and safetensors."""
     import torch
-
     from edgekit.toolkit.importing.network import _load_weights
 
     name = "weights.pt" if case[:1] in b"P\x80" else "weights.safetensors"

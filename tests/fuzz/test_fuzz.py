@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from edgekit.deploy.errors import EdgeKitError
+
 from tests.fuzz.campaign import make_case, schedule
 from tests.fuzz.targets import TARGETS
 
