@@ -26,6 +26,7 @@ SUBFOLDERS = {
     "packing": {"analysis", "validation"},
     "quantize": {"analysis", "validation"},
     "report": {"analysis"},
+    "qat": {"analysis", "quantize", "training"},
     "training": {"analysis"},
     "validation": {"analysis", "report"},
 }

@@ -11,7 +11,7 @@ from .completion import complete_datasets, complete_devices
 
 # The panels of --help.
 MODEL, IMAGES, CONTRACT, MEASURING, DEVICE, OUTPUT = "Model", "Images", "Contract", "Measuring", "Device", "Output"
-TRAINING, PREPROCESSING = "Training", "Preprocessing"
+TRAINING, PREPROCESSING, QUANTIZATION = "Training", "Preprocessing", "Quantization-aware training"
 
 Out = Annotated[
     Path | None, typer.Option(help="Folder of the new bundle. Default: the next one in runs/.", rich_help_panel=OUTPUT)

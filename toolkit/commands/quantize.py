@@ -80,7 +80,7 @@ def command(
     out: Out = None,
 ) -> None:
     """Quantize an ONNX or LiteRT model after training, and check it against the accuracy contract."""
-    from ..analysis.contract import overall
+    from ..analysis.contract import PASS, overall
     from ..console import progress_bar, say
     from ..quantize.options import QuantizeOptions
     from ..quantize.quantize import quantize
@@ -119,6 +119,9 @@ def command(
             )  # fmt: skip
         for sentence in result.sentences:
             say(sentence)
+        failed = result.judgement.exit_code != PASS and result.judgement.rule != "min_speedup"
+        if failed and precision == "int8" and source.manifest.data:
+            say(f"to train its weights for int8: edgekit train --qat {result.bundle.path}")
         report_new_bundle(result.bundle)
         judgements.append(result.judgement)
     raise typer.Exit(overall(judgements).exit_code)

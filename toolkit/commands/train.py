@@ -4,14 +4,15 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from ...deploy.errors import EdgeKitError
 from ..dataset_names import DATASETS
-from .completion import complete_bundles, complete_datasets, complete_networks
-from .options import IMAGES, MODEL, TRAINING, AsJson, Out, SkipCorrupt
+from ..quantize.targets import TARGETS
+from .completion import complete_bundles, complete_datasets, complete_networks, complete_targets
+from .options import IMAGES, MODEL, QUANTIZATION, TRAINING, AsJson, Out, SkipCorrupt
 from .output import report_new_bundle, show
 
 if TYPE_CHECKING:  # --help does not load it
@@ -86,6 +87,32 @@ def command(
             "--set", help="Change a recipe setting, e.g. train.lr=0.01. Repeatable.", rich_help_panel=TRAINING
         ),
     ] = None,
+    qat: Annotated[
+        Path | None,
+        typer.Option(
+            "--qat",
+            metavar="BUNDLE",
+            help="Train this network with fake quantization, and write it in int8: a trained bundle, or its fp32 or "
+            "int8 ONNX bundle.",
+            rich_help_panel=QUANTIZATION,
+            autocompletion=complete_bundles,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help=f"With --qat: {', '.join(TARGETS)}. Default: that of the int8 bundle, else the one for this machine.",
+            rich_help_panel=QUANTIZATION,
+            autocompletion=complete_targets,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="With --qat: the largest allowed loss of top-1 accuracy, as in edgekit quantize.",
+            rich_help_panel=QUANTIZATION,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -135,6 +162,16 @@ def command(
         find.append("batch_size")
     if find_lr:
         find.append("lr")
+    if qat:
+        if any((data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, resume, find,
+                sweep, profile, as_json)):  # fmt: skip
+            raise EdgeKitError(
+                "--qat takes its network, images and recipe from the bundle",
+                fix="pass it with --epochs, --set, --target, --max-drop or --out",
+            )
+        _train_quantized(qat, epochs, settings or [], target, max_drop, out)
+    if target or max_drop is not None:
+        raise EdgeKitError("--target and --max-drop are about int8", fix="pass them with --qat, or to edgekit quantize")
     _check(find, settings or [], sweep=sweep, profile=profile, out=out, as_json=as_json)
     if resume and not sweep:
         if any(
@@ -215,6 +252,26 @@ def _swept(name: str, settings: list[str], out: Path | None, *, resume: bool, do
     for file in (TABLE, PLOT):
         say(f"wrote {found.folder / file}")
     return found.rows
+
+
+def _train_quantized(
+    path: Path, epochs: int | None, settings: list[str], target: str | None, max_drop: float | None, out: Path | None
+) -> NoReturn:
+    """Train with fake quantization, report the int8 bundle, and exit as quantize does."""
+    from ...deploy.bundle import Bundle
+    from ..console import progress_bar, say
+    from ..qat.qat import train_quantized
+
+    if epochs is not None:
+        settings = [f"train.epochs={epochs}", *settings]
+    with progress_bar("train", announced=False) as show:
+        result = train_quantized(
+            Bundle.open(path), settings, target=target, max_drop=max_drop, out=out, progress=show
+        )  # fmt: skip
+    for sentence in result.sentences:
+        say(sentence)
+    report_new_bundle(result.bundle)
+    raise typer.Exit(result.judgement.exit_code)
 
 
 def _recipe(recipe: str | None, model: str | None, data: str | None, settings: list[str]) -> Any:

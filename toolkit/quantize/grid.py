@@ -7,9 +7,9 @@ import numpy as np
 from .targets import ActivationType
 
 # The largest bias that is stored in 32 bits; sums of products need the room above it.
-_LARGEST_BIAS = float(1 << 30)
+LARGEST_BIAS = float(1 << 30)
 # A scale below the smallest normal float32 is not computed with exactly.
-_TINY = float(np.finfo(np.float32).tiny)
+TINY = float(np.finfo(np.float32).tiny)
 
 
 class Grid(NamedTuple):
@@ -59,7 +59,7 @@ def activation_grid(low: float, high: float, kind: ActivationType) -> Grid:
         return Grid(np.array(scale, np.float32), np.zeros((), np.int8))
     limits = np.iinfo(np.uint8 if kind == "uint8" else np.int8)
     scale = (high - low) / 255
-    if scale < _TINY:
+    if scale < TINY:
         return Grid(np.array(1, np.float32), np.zeros((), limits.dtype))
     return Grid(np.array(scale, np.float32), np.array(np.round(limits.min - low / scale), limits.dtype))
 
@@ -74,7 +74,7 @@ def weight_grid(values: np.ndarray, axis: int | None, largest: int = 127) -> Gri
     peaks = np.abs(values.astype(np.float64)).max(axis=others if axis is not None else None, initial=0)
     # channels of zeros get the coarsest scale, which leaves the most room for their bias
     coarsest = _usable(float(peaks.max()) / largest)
-    scale = np.where(peaks / largest < _TINY, coarsest, peaks / largest).astype(np.float32)
+    scale = np.where(peaks / largest < TINY, coarsest, peaks / largest).astype(np.float32)
     return Grid(scale, np.zeros(scale.shape, np.int8), axis)
 
 
@@ -85,7 +85,7 @@ def for_bias(weights: Grid, bias: np.ndarray, activation: Grid) -> Grid:
         bias: float32 [k].
     """
     peaks = np.abs(bias.astype(np.float64))
-    least = (peaks if weights.axis is not None else peaks.max(initial=0)) / (_LARGEST_BIAS * float(activation.scale))
+    least = (peaks if weights.axis is not None else peaks.max(initial=0)) / (LARGEST_BIAS * float(activation.scale))
     return weights._replace(scale=np.maximum(weights.scale, np.asarray(least, np.float32)))
 
 
@@ -96,4 +96,4 @@ def bias_grid(weights: Grid, activation: Grid) -> Grid:
 
 
 def _usable(scale: float) -> float:
-    return scale if scale >= _TINY else 1.0
+    return scale if scale >= TINY else 1.0

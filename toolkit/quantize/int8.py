@@ -1,6 +1,7 @@
 """The int8 models of a network for a target: calibrated once, written for any choice of float layers."""
 
-from collections.abc import Set
+import copy
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,6 @@ import numpy as np
 import onnx
 
 from ...deploy.errors import EdgeKitError
-from ...deploy.images import ImageSet
 from ...deploy.registry import choose
 from ...deploy.runtimes.runtime import runtime_named
 from ...export.onnx_file import to_bytes
@@ -22,6 +22,7 @@ from .methods import AUTO, METHODS
 from .observe import batches
 from .operators import Ranges
 from .options import SEED
+from .rewrites.graph import with_constants
 from .saturation import Overflowing, overflowing_layers
 from .targets import TARGETS, this_machine
 from .tune import tune
@@ -73,21 +74,41 @@ class Int8:
         )
         self._ranges, self._batch = calibrated.ranges, bundle.manifest.input.batch
         advice = advise(watch, calibrated.halves, self._ranges, images, bundle, request.source)
-        overflowing = self._overflowing(images, request) if target.reduce_range else Overflowing({}, 0)
-        self.form = replace(self.form, seven_bits=frozenset(overflowing.counts))
-        self._remarks = (
-            *warnings, *advice.warnings, f"target {self.target}: {target.why}", *tuned.remarks,
-            *overflowing.remarks,
-        )  # fmt: skip
+        self._images, self._overflowing = images, Overflowing({}, 0)
+        self._limit_sums(request)
+        self._remarks = (*warnings, *advice.warnings, f"target {self.target}: {target.why}", *tuned.remarks)
         self._details: dict[str, Any] = {
-            "target": self.target, **tuned.to_json(), "seven_bits": overflowing.counts,
+            "target": self.target, **tuned.to_json(),
             "calibration": calibration_to_json(request, images, calibrated, advice),
         }  # fmt: skip
 
-    def _overflowing(self, images: ImageSet, request: Request) -> Overflowing:
-        some = images.stratified(_SUMMED_IMAGES, SEED)
+    def _limit_sums(self, request: Request) -> None:
+        """Give 7-bit weights to the layers whose sums overflow, if the target has 16-bit sums."""
+        if not TARGETS[self.target].reduce_range:
+            return
+        some = self._images.stratified(_SUMMED_IMAGES, SEED)
         parts = batches(request.bundle.manifest, some, "sums of products", request.progress)
-        return overflowing_layers(self.graph(), (part.tensor for part in parts))
+        found = overflowing_layers(self.graph(), (part.tensor for part in parts))
+        self._overflowing = Overflowing({**self._overflowing.counts, **found.counts}, found.layers)
+        self.form = replace(self.form, seven_bits=frozenset(self._overflowing.counts))
+
+    def retrained(
+        self, weights: Mapping[str, np.ndarray], request: Request, record: dict[str, Any], remark: str
+    ) -> "Int8":
+        """The same network with other weights and biases; ranges and form stay.
+
+        Layers whose sums overflow only now get 7-bit weights, too.
+
+        Args:
+            weights: name of a constant of the float graph -> its new value.
+            record: of the training, for the details of the manifest.
+            remark: about it, a line for the user.
+        """
+        other = copy.copy(self)
+        other.source = with_constants(self.source, weights)
+        other._details, other._remarks = {**self._details, "training": record}, (*self._remarks, remark)
+        other._limit_sums(request)
+        return other
 
     def graph(self, float_layers: Set[str] = frozenset()) -> onnx.ModelProto:
         """The int8 graph in which these layers stay float."""
@@ -106,7 +127,8 @@ class Int8:
             content,
             unoptimised(content, self._batch),
             details={
-                **self._details, "verified": verify_int8(model, float_layers), "float_layers": sorted(float_layers),
+                **self._details, "seven_bits": self._overflowing.counts, "verified": verify_int8(model, float_layers),
+                "float_layers": sorted(float_layers),
             },
             requires={"isa": "vnni"} if self.target == "x86" else {},
             layers=int8_layers(self.source, self.form),
@@ -114,5 +136,5 @@ class Int8:
             runtime=self.runtime,
             timed=self.timed,
             portable=model if target.rewrites else None,  # written for ONNX Runtime, whose kernels are known
-            remarks=self._remarks,
+            remarks=(*self._remarks, *self._overflowing.remarks),
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Post-training quantization, one stage per file: prepare, tune, observe, emit, verify, judge."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +22,7 @@ from .options import PRECISIONS, SEED, QuantizeOptions
 
 if TYPE_CHECKING:
     from .compare import Changed, Compared
+    from .int8 import Int8
     from .lowered import Lowered, Request
     from .mixed_precision import MixedPrecision
     from .sensitivity import NoiseSource
@@ -89,17 +90,30 @@ def quantize(
         RecipeError: min_speedup is not positive.
     """
     from .lowered import Request
-    from .portability import certify, remarks
-    from .sensitivity import noise_to_json
 
     options = options or QuantizeOptions()
     contract = Contract(max_drop, min_speedup)
     _check_request(bundle, options, contract, out)
     path = out or new_path(f"{bundle.manifest.name}-{bundle.manifest.format}-{options.precision}", runs)
     source = BundleImages(bundle, images, skip_corrupt=options.skip_corrupt)
-    request = Request(bundle, options, images, source, progress)
+    return lower(Request(bundle, options, images, source, progress), contract, path)
+
+
+def lower(
+    request: "Request", contract: Contract, path: Path, retrain: "Callable[[Int8, Request], Int8] | None" = None
+) -> Quantized:
+    """Lower the precision of a bundle, judge the result and write it; see `quantize`.
+
+    Args:
+        path: of the new bundle; `.rejected` is added if it violates the contract.
+        retrain: changes the weights of the int8 network before it is judged.
+    """
+    from .portability import certify, remarks
+    from .sensitivity import noise_to_json
+
+    bundle, options, source = request.bundle, request.options, request.source
     selection = _selection(source, options.selection_images)
-    judged = _lowered(request, selection, contract)
+    judged = _lowered(request, selection, contract, retrain)
     lowered, compared, judgement, mixed, noise = judged
     tensors, batch = bundle.golden().tensors[:_PORTABLE_IMAGES], bundle.manifest.input.batch
     portability = certify(lowered.portable, tensors, batch) if lowered.portable else None
@@ -150,7 +164,10 @@ def _remarks(judged: _Judged, options: QuantizeOptions, elsewhere: Sequence[str]
     return tuple(text for text in found if text)
 
 
-def _lowered(request: "Request", selection: ImageSet | None, contract: Contract) -> _Judged:
+def _lowered(
+    request: "Request", selection: ImageSet | None, contract: Contract,
+    retrain: "Callable[[Int8, Request], Int8] | None",
+) -> _Judged:  # fmt: skip
     """Lower the precision; if the contract is not fulfilled, keep the fewest layers float with which it is."""
     if request.bundle.manifest.format == "litert":
         from .litert import lower_litert
@@ -169,6 +186,8 @@ def _lowered(request: "Request", selection: ImageSet | None, contract: Contract)
         lower = lower_fp16 if request.options.precision == "fp16" else lower_int8_weights
         return _judge(lower(model, request), request, selection, contract)
     int8 = Int8(model, request)
+    if retrain is not None:
+        int8 = retrain(int8, request)
     judged = _judge(int8.lowered(), request, selection, contract)
     failed = judged.judgement.exit_code != PASS
     if not (failed and request.options.float_layers and provable(selection, contract)):

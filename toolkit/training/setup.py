@@ -295,7 +295,7 @@ def _open_teacher(
     settings = recipe.train
     if not settings.teacher:
         return None
-    return Teacher(settings.teacher, labels, preprocess, settings.temperature, device)
+    return Teacher.open(settings.teacher, labels, preprocess, settings.temperature, device)
 
 
 def open_data(prepared: Prepared, recipe: Recipe, device: torch.device, progress: Progress) -> TrainingData:

@@ -1,6 +1,6 @@
 """Start from trained weights, train the classifier first, and learn from a teacher."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,8 @@ def set_frozen(network: nn.Module, frozen: bool) -> None:
     for weight in network.parameters():
         weight.requires_grad_(not frozen)
     network.train(not frozen)
+    if not frozen:
+        return
     last = classifier(network)
     last.train()
     for weight in last.parameters():
@@ -77,16 +79,27 @@ class Teacher:
     """A trained network whose probabilities another one learns (Hinton et al., 2015, "Distilling the Knowledge").
 
     Args:
-        preprocess: of the network that learns; the images are converted to the teacher's mean and std.
-
-    Raises:
-        RecipeError: its labels or its image size are others.
-        BundleError: it is not a bundle that torch runs.
+        convert: makes the teacher's input from that of the network that learns.
     """
 
     def __init__(
-        self, path: str, labels: tuple[str, ...], preprocess: Preprocess, temperature: float, device: torch.device
+        self, network: nn.Module, temperature: float, convert: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> None:
+        self._network, self._temperature, self._convert = network, temperature, convert
+
+    @classmethod
+    def open(
+        cls, path: str, labels: tuple[str, ...], preprocess: Preprocess, temperature: float, device: torch.device
+    ) -> "Teacher":
+        """The network of a bundle.
+
+        Args:
+            preprocess: of the network that learns; the images are converted to the teacher's mean and std.
+
+        Raises:
+            RecipeError: its labels or its image size are others.
+            BundleError: it is not a bundle that torch runs.
+        """
         bundle = Bundle.open(Path(path))
         manifest, own = bundle.manifest, bundle.manifest.preprocess
         if manifest.labels != labels:
@@ -97,12 +110,12 @@ class Teacher:
                 f"{preprocess.crop}",
                 fix="--set preprocess.size and preprocess.mode to the teacher's",
             )
-        self._network = load_module(bundle).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._temperature = temperature
+        network = load_module(bundle).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # (pixels - own mean) / own std, from the pixels that the network's mean and std normalized
         factor = torch.tensor(preprocess.std) / torch.tensor(own.std)
         shift = (torch.tensor(preprocess.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
-        self._factor, self._shift = (values[:, None, None].to(device) for values in (factor, shift))
+        factor, shift = (values[:, None, None].to(device) for values in (factor, shift))
+        return cls(network, temperature, lambda inputs: inputs * factor + shift)
 
     def loss(self, inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The divergence of the probabilities from the teacher's, summed over the images.
@@ -115,6 +128,7 @@ class Teacher:
             logits: [n, k], those of the network that learns.
         """
         with torch.no_grad():
-            expected = F.log_softmax(self._network(inputs * self._factor + self._shift) / self._temperature, dim=1)
+            own = inputs if self._convert is None else self._convert(inputs)
+            expected = F.log_softmax(self._network(own) / self._temperature, dim=1)
         found = F.log_softmax(logits.float() / self._temperature, dim=1)
         return F.kl_div(found, expected.float(), reduction="sum", log_target=True) * self._temperature**2

@@ -55,3 +55,13 @@ def replace_nodes(graph: onnx.GraphProto, replaced: Mapping[str, Sequence[onnx.N
     nodes = [new for node in graph.node for new in replaced.get(node.output[0], (node,))]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def with_constants(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """A copy of a model in which some initializers have other values."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for entry in changed.graph.initializer:
+        if entry.name in values:
+            entry.CopyFrom(numpy_helper.from_array(values[entry.name], entry.name))
+    return changed
