@@ -20,6 +20,7 @@ from .methods import AUTO, METHODS
 from .observe import batches
 from .operators import Ranges
 from .options import SEED, QuantizeOptions
+from .ranges import Extremes, Seen
 from .targets import ActivationType
 
 # The part of the data for calibration.
@@ -69,7 +70,8 @@ def calibrate(
     """
     method = options.calibration
     groups = model.groups(min(_COMPARED_IMAGES, len(images)), options.memory_limit)
-    observed = model.ranges(manifest, images, progress, watch)
+    extremes = Extremes(watch)
+    observed = model.ranges(manifest, images, progress, extremes)
     if method == "minmax" or (method == AUTO and len(manifest.labels) < 2):
         return Calibrated(observed, "minmax", {})
     indices = np.arange(len(images))
@@ -79,11 +81,15 @@ def calibrate(
     for group in groups:
         parts = batches(manifest, images.take(used), "histograms", progress)
         found |= model.histograms({name: wide[name] for name in group if name in wide}, parts)
+    limits = extremes.of(observed)
     tried = {
-        name: observed | {tensor: resolve(function, __package__ or "")(each, kind) for tensor, each in found.items()}
+        name: observed | {
+            tensor: resolve(function, __package__ or "")(Seen(each, limits[tensor]), kind)
+            for tensor, each in found.items()
+        }
         for name, function in METHODS.items()
         if method in (AUTO, name)
-    }
+    }  # fmt: skip
     if method != AUTO:
         return Calibrated(tried[method], method, {})
     left = np.setdiff1d(indices, used)

@@ -1,4 +1,4 @@
-"""Histograms of a float model's activations, in one pass over some images, and the ranges that fit them."""
+"""Histograms of a float model's activations, in one pass over some images."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -7,18 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from .grid import activation_grid
 from .observe import Batch
 from .operators import Ranges
-from .targets import ActivationType
 
 _BINS = 2048
 # So many values are counted at once: their places fit the processor's cache, and take no memory to speak of.
 _COUNTED = 1 << 16
-# The least error is searched for among these shares of a limit.
-_SHARES = np.linspace(0.1, 1, 19)
-# Of all values, so many are within the range of the percentile method: the usual choice, as in ONNX Runtime's.
-_PERCENTILE = 0.99999
 
 
 class Histogram(NamedTuple):
@@ -87,35 +81,3 @@ def count(histogram: Histogram, values: np.ndarray) -> None:
         places *= per_bin
         np.clip(places, 0, bins - 1, out=places)
         histogram.counts[:] += np.bincount(places.astype(np.intp), minlength=bins)  # bincount would copy other types
-
-
-def minmax(histogram: Histogram, kind: ActivationType) -> tuple[float, float]:
-    """The range of all values."""
-    del kind
-    return histogram.low, histogram.high
-
-
-def percentile(histogram: Histogram, kind: ActivationType) -> tuple[float, float]:
-    """The range without the rarest values, as many of the small as of the large ones."""
-    del kind
-    shares = np.cumsum(histogram.counts) / histogram.counts.sum()
-    centres = histogram.centres
-    low = centres[np.searchsorted(shares, (1 - _PERCENTILE) / 2)]
-    high = centres[np.searchsorted(shares, 1 - (1 - _PERCENTILE) / 2)]
-    return min(float(low), 0.0), max(float(high), 0.0)
-
-
-def least_error(histogram: Histogram, kind: ActivationType) -> tuple[float, float]:
-    """The range whose grid changes the values least, by the mean of the squared changes."""
-    limits = [histogram.low, histogram.high]
-    for _ in range(2):
-        for side in (0, 1):
-            tried = [[*limits[:side], limits[side] * share, *limits[side + 1 :]] for share in _SHARES]
-            limits = min(tried, key=lambda pair: _error(histogram, pair, kind))
-    return float(limits[0]), float(limits[1])
-
-
-def _error(histogram: Histogram, limits: list[float], kind: ActivationType) -> float:
-    grid = activation_grid(limits[0], limits[1], kind)
-    changes = grid.dequantize(grid.quantize(histogram.centres)) - histogram.centres
-    return float((histogram.counts * changes**2).sum())

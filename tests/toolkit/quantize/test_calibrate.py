@@ -15,12 +15,13 @@ from edgekit.toolkit.datasets import part_of
 from edgekit.toolkit.quantize import gate
 from edgekit.toolkit.quantize.calibrate import expected_changes
 from edgekit.toolkit.quantize.grid import activation_grid
-from edgekit.toolkit.quantize.histogram import Histogram, count, histograms, least_error, percentile, with_width
+from edgekit.toolkit.quantize.histogram import Histogram, count, histograms, with_width
 from edgekit.toolkit.quantize.methods import AUTO, METHODS
 from edgekit.toolkit.quantize.observe import Batch, batches, ranges_of
 from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import quantize
+from edgekit.toolkit.quantize.ranges import Extremes, Seen, images_90, least_error, percentile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,9 +47,32 @@ def test_expected_changes_are_those_that_happen(seed: int, scale: float, noise: 
 def test_a_rare_value_does_not_widen_the_percentile() -> None:
     """If it is rarer than one in 200,000."""
     values = np.append(np.maximum(np.random.default_rng(0).normal(size=500_000), 0), 60.0)
-    low, high = percentile(_histogram(values), "uint8")
+    low, high = percentile(Seen(_histogram(values), np.empty((0, 2))), "uint8")
     assert low == 0
     assert 4 < high < 6
+
+
+def test_a_few_images_do_not_widen_the_range_of_most() -> None:
+    """However large their values are; the values of the others are all in it, at both ends."""
+    generator = np.random.default_rng(0)
+    extremes = np.stack([-generator.uniform(1, 2, 1000), generator.uniform(3, 4, 1000)], axis=1)
+    expected = extremes.min(axis=0)[0], extremes.max(axis=0)[1]
+    extremes[::11] *= 100
+    low, high = images_90(Seen(_histogram(np.zeros(1)), extremes), "uint8")
+    assert expected[0] <= low < -1.9
+    assert 3.9 < high <= expected[1]
+
+
+def test_extremes_are_of_each_image_and_bounded() -> None:
+    """Those of the first 1,024 batches are kept, and all are passed on."""
+    passed: list[np.ndarray] = []
+    watch = Extremes(lambda batch, values: passed.append(values))
+    for index in range(1100):
+        watch(Batch(np.empty(0), [str(index)]), np.array([[-index, index], [0.0, 1.0]]))
+    found = watch.of({"first": (0, 0), "second": (0, 0)})
+    assert found["first"].tolist() == [[-index, index] for index in range(1024)]
+    assert found["second"].tolist() == [[0, 1]] * 1024
+    assert len(passed) == 1100
 
 
 @pytest.mark.parametrize("kind", ["uint8", "symmetric"])
@@ -69,7 +93,7 @@ def test_the_least_error_is_found(shape: str, kind) -> None:
 
     shares = np.linspace(0.01, 1, 100)
     best = min(error(histogram.low * low, histogram.high * high) for low in shares[::5] for high in shares)
-    assert error(*least_error(histogram, kind)) < 1.1 * best
+    assert error(*least_error(Seen(histogram, np.empty((0, 2))), kind)) < 1.1 * best
 
 
 def test_histograms_count_every_value(fp32: Bundle) -> None:
