@@ -343,9 +343,9 @@ def test_help_lists_the_entries_of_the_registries() -> None:
 
 def test_an_address_for_the_phone_is_shown_with_its_qr_code(capsys: pytest.CaptureFixture[str]) -> None:
     """The library logs the address; the command line draws the code."""
-    from edgekit.toolkit.cli import _logged_to_stderr
+    from edgekit.toolkit.logs import logged_to_stderr
 
-    with _logged_to_stderr():
+    with logged_to_stderr():
         logging.getLogger("edgekit.x").info("open this: http://h/", extra={"address": "http://h/"})
         logging.getLogger("edgekit.x").warning("%s", "\x1b[31m")
         logging.getLogger("edgekit.x").debug("not shown")

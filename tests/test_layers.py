@@ -224,7 +224,7 @@ def test_registries_match_their_files(registry: str) -> None:
         ),
         "FORMATS": (
             {k: v.export for k, v in FORMATS.items()}, "edgekit.export", ROOT / "export",
-            {"eager", "onnx_file", "pixels", "export_bundle", "formats", "litert_child"},
+            {"eager", "onnx_file", "pixels", "export_bundle", "formats", "litert_child", "litert_packages"},
         ),
         "DEVICES": (
             {k: v.opens for k, v in DEVICES.items()}, "edgekit.deploy.devices", ROOT / "deploy/devices",

@@ -53,12 +53,13 @@ class Interpreter:
     def __init__(self, bundle: Bundle, threads: int = 1, *, xnnpack: bool = True, keep_tensors: bool = False) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        without = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        resolver: dict[str, Any] = {} if xnnpack else {"experimental_op_resolver_type": without}
         try:
             with warnings.catch_warnings():  # of the memory that keeping all tensors takes
                 warnings.simplefilter("ignore", UserWarning)
                 self._interpreter = Interpreter(
-                    model_path=str(bundle.model_path), num_threads=threads, experimental_op_resolver_type=resolver,
+                    model_path=str(bundle.model_path), num_threads=threads, **resolver,
                     experimental_preserve_all_tensors=keep_tensors,
                 )  # fmt: skip
             self._interpreter.allocate_tensors()

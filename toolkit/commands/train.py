@@ -15,8 +15,8 @@ from .completion import complete_bundles, complete_datasets, complete_networks, 
 from .options import IMAGES, MODEL, QUANTIZATION, TRAINING, AsJson, Out, SkipCorrupt
 from .output import report_new_bundle, show
 
-if TYPE_CHECKING:  # --help does not load it
-    from ..analysis.sweep import SweepRow
+if TYPE_CHECKING:  # imports numpy, which --help does not need
+    from ...deploy.bundle import Bundle
 
 
 def command(
@@ -152,8 +152,7 @@ def command(
     """Train a network and write a bundle."""
     from ...deploy.bundle import Bundle
     from ..console import progress_bar, stderr, stdout
-    from ..report.terminal import sweep_table
-    from ..training.train import extend_training, newest_training, resume_training, train
+    from ..training.train import train
 
     # torchrun starts one process per GPU; only the first one prints
     stderr.quiet = stdout.quiet = os.environ.get("RANK", "0") != "0"
@@ -162,9 +161,9 @@ def command(
         find.append("batch_size")
     if find_lr:
         find.append("lr")
+    others = (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, find, profile)
     if qat:
-        if any((data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, resume, find,
-                sweep, profile, as_json)):  # fmt: skip
+        if any((*others, resume, sweep, as_json)):
             raise EdgeKitError(
                 "--qat takes its network, images and recipe from the bundle",
                 fix="pass it with --epochs, --set, --target, --max-drop or --out",
@@ -174,55 +173,58 @@ def command(
         raise EdgeKitError("--target and --max-drop are about int8", fix="pass them with --qat, or to edgekit quantize")
     _check(find, settings or [], sweep=sweep, profile=profile, out=out, as_json=as_json)
     if resume and not sweep:
-        if any(
-            (data, model, recipe, pretrained, weights, freeze_backbone, root, download, skip_corrupt, settings, out,
-             find, profile)
-        ):  # fmt: skip
+        if any((*others, settings, out)):
             raise EdgeKitError(
                 "--resume continues a run with its own settings", fix="pass --resume alone, or with --epochs"
             )
-        with progress_bar("train", announced=False) as progress:
-            if epochs is None:
-                bundle = resume_training(newest_training(), progress)
-            else:
-                bundle = extend_training(newest_training(finished=True), epochs, progress)
-        report_new_bundle(bundle)
+        report_new_bundle(_resumed(epochs))
         return
-    settings_by_name = {
-        "data.data": data,
-        "data.root": root,
-        "train.epochs": epochs,
-        "model.pretrained": pretrained or None,
-        "model.weights": weights and str(weights.resolve()),
+    values = {
+        "data.data": data, "data.root": root, "data.skip_corrupt": skip_corrupt or None, "train.epochs": epochs,
+        "model.pretrained": pretrained or None, "model.weights": weights and str(weights.resolve()),
         "model.freeze": freeze_backbone,
-    }
-    settings_by_name["data.skip_corrupt"] = skip_corrupt or None
+    }  # fmt: skip
     if weights:
         architecture = Bundle.open(weights).manifest.architecture
         model = model or architecture.get("name")
-        settings_by_name["model.activation"] = architecture.get("activation")
-    named = [f"{key}={json.dumps(value)}" for key, value in settings_by_name.items() if value is not None]
+        values["model.activation"] = architecture.get("activation")
+    named = [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
     if sweep:
         if recipe or model:
             raise EdgeKitError(
                 "--sweep names the recipe and its model",
                 fix="leave out --recipe, --model and --weights; model.name and model.weights are keys of the file",
             )
-        rows = _swept(str(sweep), [*named, *(settings or [])], out, resume=resume, download=download)
-        show(rows, sweep_table, as_json)
+        _show_sweep(str(sweep), [*named, *(settings or [])], out, resume=resume, download=download, as_json=as_json)
         return
     chosen = _recipe(recipe, model, data, named).changed(settings or [])
     if profile:
-        from ..report.training_profile import profile_table
-        from ..training.profile import profile_training
-
-        with progress_bar("profile", announced=False) as progress:
-            found = profile_training(chosen, download=download, progress=progress)
-        show(found, profile_table, as_json)
+        _show_profile(chosen, download=download, as_json=as_json)
         return
     with progress_bar("train", announced=False) as progress:
         bundle = train(chosen, out=out, download=download, find=find, progress=progress)
     report_new_bundle(bundle)
+
+
+def _resumed(epochs: int | None) -> "Bundle":
+    """Continue the newest interrupted training, or extend the newest one to this number of epochs."""
+    from ..console import progress_bar
+    from ..training.train import extend_training, newest_training, resume_training
+
+    with progress_bar("train", announced=False) as progress:
+        if epochs is None:
+            return resume_training(newest_training(), progress)
+        return extend_training(newest_training(finished=True), epochs, progress)
+
+
+def _show_profile(recipe: Any, *, download: bool, as_json: bool) -> None:
+    from ..console import progress_bar
+    from ..report.training_profile import profile_table
+    from ..training.profile import profile_training
+
+    with progress_bar("profile", announced=False) as progress:
+        found = profile_training(recipe, download=download, progress=progress)
+    show(found, profile_table, as_json)
 
 
 def _check(
@@ -242,16 +244,19 @@ def _check(
         raise EdgeKitError("--json is for --profile and --sweep", fix="leave out --json; the bundle has manifest.json")
 
 
-def _swept(name: str, settings: list[str], out: Path | None, *, resume: bool, download: bool) -> "list[SweepRow]":
-    """Run the sweep of a file and say where its files are."""
+def _show_sweep(
+    name: str, settings: list[str], out: Path | None, *, resume: bool, download: bool, as_json: bool
+) -> None:
+    """Run the sweep of a file, say where its files are, and print its table."""
     from ..console import say
+    from ..report.terminal import sweep_table
     from ..training.run_sweep import PLOT, TABLE, run_sweep
     from ..training.sweep import Sweep
 
     found = run_sweep(Sweep.load(name, settings), out=out, resume=resume, download=download)
     for file in (TABLE, PLOT):
         say(f"wrote {found.folder / file}")
-    return found.rows
+    show(found.rows, sweep_table, as_json)
 
 
 def _train_quantized(

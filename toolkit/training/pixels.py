@@ -101,14 +101,15 @@ class Decoded(torch.utils.data.Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
         epoch, index = key
-        try:
-            if self._random_crop is None:
-                image = self._preprocess.pixels(self._images[index].image)
-            else:
-                seed = int(np.random.SeedSequence((self._seed, epoch, index)).generate_state(1)[0])
-                image = self._random_crop(self._images, index, seed)
-        except DataError as error:
-            raise DataError(f"{self._images.ids[index]}: {error}", fix=error.fix) from error
+        if self._random_crop is not None:
+            seed = int(np.random.SeedSequence((self._seed, epoch, index)).generate_state(1)[0])
+            image = self._random_crop(self._images, index, seed)
+        else:
+            image = self._images[index].image
+            try:
+                image = self._preprocess.pixels(image)
+            except DataError as error:
+                raise DataError(f"{self._images.ids[index]}: {error}", fix=error.fix) from error
         array = np.array(image, np.uint8)
         planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(planes)), int(self.targets[index])

@@ -19,7 +19,7 @@ from edgekit.deploy.parity import decibels, powers
 from edgekit.deploy.session import load
 from edgekit.toolkit.analysis.statistics import Interval
 from edgekit.toolkit.datasets import part_of
-from edgekit.toolkit.quantize import calibrate, compare, emit, gate, int8, observe, precise, trial, tune
+from edgekit.toolkit.quantize import compare, emit, float_model, gate, int8, observe, precise, trial, tune
 from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import quantize
@@ -215,13 +215,13 @@ def test_a_fusion_that_changes_answers_is_found(
     """A quantized Softmax over two values, with a finer scale than ONNX Runtime's kernel supports."""
     for name in ("leave_float", "read_float"):
         monkeypatch.setattr(emit, name, lambda model: [])
-    real = calibrate.observe
+    real = float_model.observe
 
     def narrow(*arguments):
         ranges = real(*arguments)
         return {**ranges, "c": (0.0, 0.75)}
 
-    monkeypatch.setattr(calibrate, "observe", narrow)
+    monkeypatch.setattr(float_model, "observe", narrow)
     options = QuantizeOptions(target="x86", calibration="minmax", calibration_images=16, float_layers=False)
     result = quantize(bundle_of(_selector()), options, out=tmp_path / "made")
     details = result.bundle.manifest.details

@@ -253,7 +253,7 @@ def test_a_sweep_runs_once_at_a_time(in_this_process: None, monkeypatch: pytest.
         (("--sweep", "grid.toml", "--resume"), "no sweep with this recipe"),
         (("--sweep", "missing.toml"), "pass a shipped recipe's name or a .toml file"),
         (("--recipe", "grid.toml"), "edgekit train --sweep grid.toml"),
-        (("--json",), "pass --sweep FILE"),
+        (("--json",), "--json is for --profile and --sweep"),
     ],
 )
 def test_wrong_requests_are_refused(
