@@ -13,6 +13,11 @@ _RISE = 1.1
 _FALL = 0.05
 # Training accuracy this far above guessing counts as learned.
 _LEARNED = 1.5
+# A training loss that is still above this share of the first epoch's after several epochs does not fall. With a rate of
+# 0.1 and momentum 0.9, LeNet's wavered (1.314 in the first of five epochs, 1.264 in the last).
+_STALLED, _STALLED_EPOCHS = 0.95, 3
+# With a training accuracy above this there is little left to learn.
+_ENOUGH = 0.9
 # The standard deviation of normalized inputs, about 1, is unusual outside this range.
 _USUAL_STD = (0.1, 10.0)
 # The share of the time that may be spent on waiting for images.
@@ -45,11 +50,8 @@ def advise(history: Sequence[Row], circumstances: Circumstances) -> Iterator[str
     Args:
         history: a row of metrics per epoch, at least one.
     """
-    lines = (
-        _nothing_learned(history, circumstances), over_fitting(history), diverging(history, circumstances.lr),
-        _slow(history),
-    )  # fmt: skip
-    for line in lines:
+    learning = _nothing_learned(history, circumstances) or diverging(history, circumstances.lr)
+    for line in (learning or stalled(history, circumstances.lr), over_fitting(history), _slow(history)):
         if line:
             yield line
 
@@ -108,6 +110,22 @@ def diverging(history: Sequence[Row], lr: float) -> str | None:
         f"diverging since epoch {first['epoch']:.0f}: the training loss rose from {first['train_loss']:.3f} to "
         f"{last['train_loss']:.3f}; try a tenth of the rate (--set train.lr={lr / 10:.3g}), a schedule that "
         "lowers it, or fewer epochs"
+    )
+
+
+def stalled(history: Sequence[Row], lr: float) -> str | None:
+    """One line if the training loss has not fallen since the first epoch, else None.
+
+    Args:
+        lr: the recipe's learning rate.
+    """
+    first, *later = (row["train_loss"] for row in history)
+    accuracy = history[-1]["train_accuracy"]
+    if len(history) < _STALLED_EPOCHS or accuracy > _ENOUGH or min(later) < _STALLED * first:
+        return None
+    return (
+        f"the training loss has not fallen since the first epoch ({first:.3f}, then at least {min(later):.3f}): try a "
+        f"tenth of the rate (--set train.lr={lr / 10:.3g}), or ten times the rate"
     )
 
 

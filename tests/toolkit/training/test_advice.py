@@ -68,6 +68,17 @@ def test_a_rate_that_is_too_low(recipe: Recipe, caplog: pytest.LogCaptureFixture
     assert "--set train.lr=1e-10" in warning
 
 
+def test_a_loss_that_does_not_fall() -> None:
+    """A rate far too high can stay a little above guessing; a network that has little left to learn is no such case."""
+    wavering = _rows([1.35, 1.38, 1.34, 1.37], [1.4] * 4, accuracy=0.32)
+    (warning,) = advise(wavering, FINE._replace(guessing=0.25, lr=0.1))
+    assert "the training loss has not fallen since the first epoch (1.350, then at least 1.340)" in warning
+    assert "--set train.lr=0.01)" in warning
+    assert list(advise(_rows([1.35, 1.2, 1.1], [1.3] * 3), FINE)) == []
+    assert list(advise(_rows([0.11, 0.11, 0.11], [0.3] * 3, accuracy=0.97), FINE)) == []
+    assert list(advise(wavering[:2], FINE)) == []
+
+
 def test_over_fitting_is_recognised() -> None:
     """The validation loss rises while the training loss falls; noise is not over-fitting."""
     train, rising = [2.0, 1.0, 0.5, 0.2, 0.1], [2.0, 1.2, 1.0, 1.3, 1.6]
