@@ -64,8 +64,9 @@ def render_quantization(bundle: Bundle) -> str:
 def _sections(record: QuantizationRecord) -> Iterator[Element]:
     if (search := record.get("mixed_precision")) is not None and search["points"]:
         yield section("Float layers", _search(search, record))
-    yield section("Where the noise comes from", _noise(record))
-    yield section("Rewrites", _rewrites(record))
+    if "rewrites" in record:  # int8 for ONNX
+        yield section("Where the noise comes from", _noise(record))
+        yield section("Rewrites", _rewrites(record))
     if "calibration" in record:
         yield section("Calibration", _calibration(record["calibration"]))
     if (portability := record.get("portability")) is not None:

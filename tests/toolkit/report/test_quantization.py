@@ -172,3 +172,14 @@ def test_the_noise_of_a_layer_is_that_of_its_result_and_weights() -> None:
     assert [(layer["name"], layer["result"], layer["weights"]) for layer in found] == [
         ("a", 0.1, 0.4), ("b", 0.0, 0.3), ("a (input)", 0.2, 0.0),
     ]  # fmt: skip
+
+
+def test_what_is_only_for_onnx_is_left_out(fp32: Bundle) -> None:
+    """The record of another format has neither rewrites nor noise; --sensitivity would be refused."""
+    details = searched()
+    for key in ("rewrites", "rewrites_refused", "sensitivity", "mixed_precision", "portability"):
+        del details[key]
+    page = render_quantization(with_details(fp32, details))
+    assert "Calibration" in page
+    assert "--sensitivity" not in page
+    assert "Rewrites" not in page
