@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,12 +40,18 @@ def describe(work: Path, recipe: Recipe) -> None:
     write_file(work / _LAUNCH, launch_id())
 
 
-def begun_by_this_launch(work: Path, recipe: Recipe) -> bool:
-    """Whether this launch of torchrun trained this recipe in a folder before it restarted its processes."""
+def begun_by_this_launch(work: Path, recipe: Recipe, found: Collection[str] = ()) -> bool:
+    """Whether this launch of torchrun trained this recipe in a folder before it restarted its processes.
+
+    Args:
+        found: names of settings of the section train that the training finds (see train.train).
+    """
     launch, file = launch_id(), work / _LAUNCH
     if not launch or not file.is_file() or file.read_text() != launch:
         return False
-    return Recipe.from_dict(json.loads((work / RECIPE).read_text())) == recipe
+    recorded = Recipe.from_dict(json.loads((work / RECIPE).read_text()))
+    asked = {name: getattr(recipe.train, name) for name in found}
+    return replace(recorded, train=replace(recorded.train, **asked)) == recipe
 
 
 @contextlib.contextmanager

@@ -55,21 +55,23 @@ def train(
     """
     fabric = open_fabric(recipe)
     # only one of several processes chooses the path, and all of them fail if it cannot
-    place: Any = fabric.broadcast(_place(recipe, out, runs) if fabric.is_global_zero else None)
+    place: Any = fabric.broadcast(_place(recipe, out, runs, find) if fabric.is_global_zero else None)
     if isinstance(place, EdgeKitError):
         raise place
     bundle_path, resumed = place
+    if resumed:  # with the numbers that it found before
+        recipe, find = _read_recipe(_work_of(bundle_path)), ()
     with claimed(bundle_path):
         return _train(
             fabric, recipe, _work_of(bundle_path), bundle_path, progress, resumed=resumed, download=download, find=find
         )
 
 
-def _place(recipe: Recipe, out: Path | None, runs: Path) -> tuple[Path, bool] | EdgeKitError:
+def _place(recipe: Recipe, out: Path | None, runs: Path, find: Collection[str]) -> tuple[Path, bool] | EdgeKitError:
     """The bundle's path, and whether a run for it is continued; else why there is none."""
     try:
         folders = [_work_of(out)] if out else runs.glob(f"*{TRAINING}")
-        begun = [work for work in folders if not _bundle_of(work).exists() and begun_by_this_launch(work, recipe)]
+        begun = [work for work in folders if not _bundle_of(work).exists() and begun_by_this_launch(work, recipe, find)]
         if begun:
             return _bundle_of(_newest(begun)), True
         bundle_path = out or new_path(recipe.name, runs)

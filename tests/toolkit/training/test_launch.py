@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 SETTINGS = ["model.name=cnn23", "preprocess.size=8", "train.epochs=3"]
 
 
-def _interrupt(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: Path | None = None) -> None:
+def _interrupt(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: Path | None = None, **options: Any) -> None:
     """Train one epoch, and stop."""
     real = checkpoint.save
 
@@ -32,7 +33,7 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: Path | None
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", stop)
         with pytest.raises(KeyboardInterrupt):
-            training.train(recipe, out=out, runs=Path("runs"))
+            training.train(recipe, out=out, runs=Path("runs"), **options)
 
 
 @pytest.mark.parametrize("out", [None, Path("made")])
@@ -48,11 +49,24 @@ def test_the_same_launch_continues(monkeypatch: pytest.MonkeyPatch, out: Path | 
             with pytest.raises(EdgeKitError, match=r"made.train already exists"):
                 training.train(other, out=out)
         else:
-            assert training._place(other, None, Path("runs"))[1] is False  # type: ignore[index]
+            assert training._place(other, None, Path("runs"), ())[1] is False  # type: ignore[index]
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-1")
     resumed = training.train(recipe, out=out, runs=Path("runs"))
     assert resumed.path == (out or Path("runs/001-digits"))
     assert resumed.model_path.read_bytes() == whole.model_path.read_bytes()
+
+
+def test_a_restart_keeps_the_rate_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not search again, and finishes the same run."""
+    recipe = Recipe.load("digits", SETTINGS)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-1")
+    _interrupt(monkeypatch, recipe, find=["lr"])
+    recorded = training._read_recipe(Path("runs/001-digits.train"))
+    assert recorded.train.lr != recipe.train.lr
+    monkeypatch.setattr(training, "find_lr", lambda *_: pytest.fail("searched again"))
+    resumed = training.train(recipe, runs=Path("runs"), find=["lr"])
+    assert resumed.path == Path("runs/001-digits")
+    assert resumed.manifest.details["recipe"]["train"]["lr"] == recorded.train.lr
 
 
 def test_a_launch_without_an_id_is_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
