@@ -14,6 +14,7 @@ import torch
 from edgekit.deploy.bundle import Bundle
 from edgekit.deploy.runtimes.runtime import ThreadOptions
 from edgekit.toolkit.quantize.histogram import Histogram
+from edgekit.toolkit.quantize.ranges import Seen
 from onnx import TensorProto, helper
 
 from .conftest import DATA
@@ -114,8 +115,8 @@ def test_a_device() -> None:
 
 def test_a_calibration_method() -> None:
     """The range is 5 % wider than that of all values."""
-    histogram = Histogram(-1.0, 3.0, np.ones(2048, np.int64))
-    assert _run("def widened(")["widened"](histogram, "uint8") == pytest.approx((-1.05, 3.15))
+    seen = Seen(Histogram(-1.0, 3.0, np.ones(2048, np.int64)), np.empty((0, 2)))
+    assert _run("def widened(")["widened"](seen, "uint8") == pytest.approx((-1.05, 3.15))
 
 
 def test_a_runtime(fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

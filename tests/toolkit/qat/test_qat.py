@@ -14,10 +14,11 @@ from edgekit.deploy.session import open_session
 from edgekit.export.export_bundle import Options, export_bundle
 from edgekit.toolkit.datasets import BundleImages, part_of
 from edgekit.toolkit.qat.qat import train_quantized
-from edgekit.toolkit.quantize import emit
+from edgekit.toolkit.quantize import calibrate, emit
 from edgekit.toolkit.quantize.grid import Grid, activation_grid
 from edgekit.toolkit.quantize.int8 import Int8
 from edgekit.toolkit.quantize.lowered import Request
+from edgekit.toolkit.quantize.methods import METHODS
 from edgekit.toolkit.quantize.options import QuantizeOptions
 from edgekit.toolkit.quantize.prepare import prepare
 from edgekit.toolkit.quantize.quantize import quantize
@@ -53,6 +54,8 @@ def test_training_undoes_what_rounding_does(exported: Bundle, monkeypatch: pytes
     Without fake quantization there would be nothing to learn.
     """
     monkeypatch.setattr(emit, "activation_grid", _coarse_grid)
+    # the ranges of all values, since auto would choose others for each grid
+    monkeypatch.setattr(calibrate, "METHODS", {"minmax": METHODS["minmax"]})
     rounded = quantize(exported, QuantizeOptions(target="arm", float_layers=False), out=Path("rounded")).bundle
     settings = ["train.epochs=3", "train.lr=0.001", "train.teacher_weight=1.0"]
     tuned = train_quantized(exported, settings, target="arm", out=Path("tuned")).bundle
