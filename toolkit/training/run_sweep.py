@@ -18,7 +18,7 @@ from ..analysis.statistics import wilson
 from ..analysis.sweep import SweepRow, sweep_csv
 from ..runs import RUNS, SWEEP, TRAINING, folders
 from ..workspace import claimed, locked, new_path, release
-from .advice import diverging, over_fitting
+from .advice import diverging, over_fitting, stalled
 from .checkpoint import METRICS, STATE
 from .curves import draw_comparison
 from .recipe import Recipe
@@ -217,14 +217,14 @@ def _row(folder: Path, point: Point, error: str | None = None) -> SweepRow:
         if Recipe.from_dict(details["recipe"]) != point.recipe:
             raise ValueError("another recipe")
         accuracy = float(details["test"]["accuracy"])
-        interval = wilson(round(accuracy * images), images)
+        interval, rate = wilson(round(accuracy * images), images), point.recipe.train.lr
         return {
             **row, "trained": True, "epochs": len(history), "test_accuracy": accuracy,
             "test_accuracy_low": interval.low, "test_accuracy_high": interval.high, "test_images": images,
             "best_validation": float(details["best_validation"]),
             "seconds": sum(epoch["seconds"] for epoch in history),
             "images_per_s": statistics.median(epoch["images_per_s"] for epoch in history),
-            "note": over_fitting(history) or diverging(history, point.recipe.train.lr) or "",
+            "note": over_fitting(history) or diverging(history, rate) or stalled(history, rate) or "",
         }  # fmt: skip
     except (RecipeError, ArithmeticError, KeyError, TypeError, ValueError) as problem:
         raise BundleError(
