@@ -4,9 +4,6 @@ The child process imports torch from the environment (see litert_packages.py). I
 program, which holds tensors and operators and no pickle.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from ..deploy.runtimes.program_archive import check_program
 from ..deploy.runtimes.runtime import runtime_named
 from . import litert_child
 from .export_bundle import Options
-from .litert_packages import CONVERTER, REASON, converter_packages, last_line
+from .litert_packages import CONVERTER, REASON, converter_packages, run_child
 
 
 def export(
@@ -43,7 +40,12 @@ def export(
         source = folder / "model.pt2"
         save_program(_capture(network, images[:1]), source)
         check_program(source)
-        _convert(packages, source, path)
+        reason = run_child(litert_child.__file__, packages, source, path)
+    if reason or not path.is_file():
+        raise EdgeKitError(
+            f"{CONVERTER} cannot convert this network: {reason or 'it wrote no file'}",
+            fix="export it to ONNX: --format onnx",
+        )
     return {"exporter": CONVERTER}
 
 
@@ -55,15 +57,3 @@ def _capture(network: nn.Module, image: np.ndarray) -> torch.export.ExportedProg
         raise EdgeKitError(
             f"torch.export cannot capture this network: {reason[:REASON]}", fix="export it to ONNX: --format onnx"
         ) from error
-
-
-def _convert(packages: Path, source: Path, path: Path) -> None:
-    """Run `litert_child`, which converts the program in `source` and writes the model to `path`."""
-    command = [sys.executable, "-I", litert_child.__file__, str(packages), str(source), str(path)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
-    if done.returncode or not path.is_file():
-        raise EdgeKitError(
-            f"{CONVERTER} cannot convert this network: {last_line(done.stderr) or f'it ended with {done.returncode}'}",
-            fix="export it to ONNX: --format onnx",
-        )

@@ -6,6 +6,7 @@ environment's packages.
 
 import hashlib
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -94,7 +95,19 @@ def _install(uv: str, folder: Path) -> None:
         raise EdgeKitError(reason or f"uv ended with {done.returncode}", fix="export again")
 
 
-def last_line(text: str) -> str:
+def run_child(script: str, packages: Path, *arguments: Path) -> str | None:
+    """Run a script in a process of its own, with the packages' folder and other paths as arguments.
+
+    Returns:
+        None, or why it failed.
+    """
+    command = [sys.executable, "-I", script, *map(str, (packages, *arguments))]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    return (_last_line(done.stderr) or f"it ended with {done.returncode}") if done.returncode else None
+
+
+def _last_line(text: str) -> str:
     """The last line of stderr, which has the reason of a failure."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:REASON] if lines else ""

@@ -6,9 +6,7 @@ which makes MobileNetV3-Small 2.8 times as slow as in float32.
 
 import json
 import math
-import os
-import subprocess
-import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,7 +20,7 @@ from ...deploy.manifest import Manifest
 from ...deploy.progress import Progress
 from ...deploy.runtimes.litert import Interpreter, built_in_operators, read_placement
 from ...deploy.runtimes.runtime import runtime_named
-from ...export.litert_packages import converter_packages, last_line
+from ...export.litert_packages import converter_packages, run_child
 from . import litert_child
 from .advice import Watch as AdviceWatch
 from .advice import advise
@@ -118,11 +116,15 @@ class _LiteRtFloat:
         self._interpreter = Interpreter(bundle, xnnpack=False, keep_tensors=True)
         written = {int(index) for operator in self._interpreter.operators for index in operator["outputs"]}
         written.add(self._interpreter.input)
-        self._activations = {
-            str(tensor["name"]): int(tensor["index"])
+        found = [
+            (str(tensor["name"]), int(tensor["index"]))
             for tensor in self._interpreter.tensors
             if tensor["dtype"] is np.float32 and int(tensor["index"]) in written
-        }
+        ]
+        self._activations = dict(found)
+        if len(self._activations) < len(found):  # the quantizer takes ranges by name
+            (name, _), *_ = Counter(name for name, _ in found).most_common(1)
+            raise EdgeKitError(f"{bundle.path} has two tensors with the name {name!r}", fix="export the model again")
 
     def groups(self, compared: int, limit: int | None) -> list[list[str]]:
         """See FloatModel: one group, because LiteRT keeps all activations of an image or none.
@@ -188,13 +190,10 @@ class _Writer:
             request, out = folder / "request.json", folder / "model.tflite"
             wanted = {"ranges": ranges, "float_operators": list(float_operators), "logits": self._logits}
             request.write_text(json.dumps(wanted))
-            arguments = [self._packages, self._bundle.model_path, request, out]
-            command = [sys.executable, "-I", litert_child.__file__, *map(str, arguments)]
-            environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
-            if done.returncode or not out.is_file():
+            reason = run_child(litert_child.__file__, self._packages, self._bundle.model_path, request, out)
+            if reason or not out.is_file():
                 raise EdgeKitError(
-                    f"ai-edge-quantizer cannot quantize this network: {last_line(done.stderr) or done.returncode}",
+                    f"ai-edge-quantizer cannot quantize this network: {reason or 'it wrote no file'}",
                     fix="quantize the ONNX bundle: edgekit export --format onnx",
                 )
             return out.read_bytes()

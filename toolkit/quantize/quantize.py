@@ -239,6 +239,8 @@ def _check_request(bundle: Bundle, options: QuantizeOptions, contract: Contract,
     if out is not None and out.exists():
         raise exists(out)
     precision = choose({name: name for name in PRECISIONS}, options.precision, "precision", EdgeKitError)
+    if precision != "int8" and options.target is not None:
+        raise EdgeKitError(f"{precision} is the same for every target", fix="leave out --target, or --precision int8")
     found = bundle.manifest.format
     name = options.target or default_target(found)
     target = choose(TARGETS, name, "target", EdgeKitError)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -40,28 +40,16 @@ def verify_int8(model: onnx.ModelProto, float_layers: Collection[str] = ()) -> d
     }
 
 
-def verify_int8_weights(model: onnx.ModelProto) -> dict[str, Any]:
-    """Weight bytes by type and the share of int8 weights.
+def verify_weights(model: onnx.ModelProto, precision: Literal["fp16", "int8"]) -> dict[str, Any]:
+    """Weight bytes by type, and the share of the weights that are stored in a precision.
 
     Raises:
-        EdgeKitError: less than 90 % of the weights of Conv, Gemm and MatMul are int8.
+        EdgeKitError: less than 90 % of the weights of Conv, Gemm and MatMul are.
     """
-    share = _share(model, onnx.TensorProto.INT8)
+    share = _share(model, onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8)
     if share < _MIN_SHARE:
-        raise EdgeKitError(f"only {share:.0%} of the weights became int8", fix="--precision fp16")
-    return {"int8_share": share, "weight_bytes": weight_bytes(model)}
-
-
-def verify_fp16(model: onnx.ModelProto) -> dict[str, Any]:
-    """Weight bytes by type and the share of weights in float16.
-
-    Raises:
-        EdgeKitError: less than 90 % of the weights of Conv, Gemm and MatMul are float16.
-    """
-    share = _share(model, onnx.TensorProto.FLOAT16)
-    if share < _MIN_SHARE:
-        raise EdgeKitError(f"only {share:.0%} of the weights became float16", fix="report this network")
-    return {"fp16_share": share, "weight_bytes": weight_bytes(model)}
+        raise EdgeKitError(f"only {share:.0%} of the weights became {precision}", fix="report this network")
+    return {f"{precision}_share": share, "weight_bytes": weight_bytes(model)}
 
 
 def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:

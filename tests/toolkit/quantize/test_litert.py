@@ -65,6 +65,15 @@ def test_an_activation_that_is_not_finite_is_named(bundle: Bundle) -> None:
         litert._LiteRtFloat(bundle).ranges_of(batches)
 
 
+def test_two_tensors_of_one_name_are_refused(bundle: Bundle) -> None:
+    """Ranges are given by name; the names of a file are another's."""
+    content = bundle.model_path.read_bytes()
+    assert content.count(b"t2\0") == 1
+    bundle.model_path.write_bytes(content.replace(b"t2\0", b"t0\0"))
+    with pytest.raises(EdgeKitError, match="two tensors with the name 't0'"):
+        litert._LiteRtFloat(bundle)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"target": "arm"}, "for arm, quantize takes fp32 ONNX"),
@@ -81,7 +90,7 @@ def test_what_is_for_onnx_is_refused(bundle: Bundle, tmp_path: Path, options: di
 
 @pytest.mark.parametrize(
     ("program", "reason"),
-    [("raise ValueError('no such operator')", "ValueError: no such operator"), ("sys.exit(9)", "9")],
+    [("raise ValueError('no such operator')", "ValueError: no such operator"), ("sys.exit(9)", "it ended with 9")],
 )
 def test_a_quantizer_that_fails_gives_its_reason(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
